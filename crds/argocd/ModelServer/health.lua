@@ -1,0 +1,39 @@
+-- argocd-cm: resource.customizations.health.finetune.dev_ModelServer
+-- A server is Healthy when every replica answers.
+local function condition(kind)
+  if obj.status ~= nil and obj.status.conditions ~= nil then
+    for _, entry in ipairs(obj.status.conditions) do
+      if entry.type == kind then
+        return entry
+      end
+    end
+  end
+  return nil
+end
+
+local function is(entry, status)
+  return entry ~= nil and entry.status == status
+end
+
+local function health(status, entry, otherwise)
+  local message = otherwise
+  if entry ~= nil and entry.message ~= nil and entry.message ~= "" then
+    message = entry.message
+  end
+  return { status = status, message = message }
+end
+
+-- An old status says nothing about a changed spec.
+if obj.status == nil or obj.status.observedGeneration == nil
+  or obj.status.observedGeneration ~= obj.metadata.generation then
+  return health("Progressing", nil, "Waiting for the operator")
+end
+
+local ready, stalled = condition("Ready"), condition("Stalled")
+if is(ready, "True") then
+  return health("Healthy", ready, "Ready")
+end
+if is(stalled, "True") then
+  return health("Degraded", stalled, "Stalled")
+end
+return health("Progressing", ready, "Not ready yet")

@@ -1,0 +1,41 @@
+"""Install the chart with real Helm: CRDs, roles and the operator, as a user of any cluster would."""
+
+import json
+import subprocess
+from pathlib import Path
+
+CHART = Path(__file__).resolve().parents[1] / "charts" / "finetune-operator"
+RELEASE = "finetune-operator"
+NAMESPACE = "finetune-system"
+_WAIT_SECONDS = 240
+
+# Two cores: one gibibyte of key-value cache is plenty for a small model, and pinning threads to cores
+# would make the engine fight with everything else that runs here.
+_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+# Processors without bf16 arithmetic multiply float32 six times faster (2000x576x1536: 60 ms against 390 ms).
+_ENGINE_ARGS = ["--enforce-eager", "--dtype", "float32"]
+
+
+class ChartError(RuntimeError):
+    """Helm refused; the message is Helm's."""
+
+
+def install(kubeconfig: Path, binaries: Path, images: dict[str, str]) -> None:
+    """Install or upgrade the release and wait until the operator is ready; ChartError when it does not.
+
+    `images` maps operator, trainer and serving to references that the nodes can pull.
+    """
+    helm = [str(binaries / "helm"), "upgrade", "--install", RELEASE, str(CHART)]
+    where = ["--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE, "--create-namespace"]
+    flags = ["--values", "-", "--wait", "--timeout", f"{_WAIT_SECONDS}s"]
+    done = subprocess.run(
+        [*helm, *where, *flags], input=json.dumps(values(images)), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ChartError(f"the chart could not be installed: {done.stderr.strip()}")
+
+
+def values(images: dict[str, str]) -> dict[str, object]:
+    """The chart's values for this machine."""
+    shipped = {name: images[name] for name in ("operator", "trainer", "serving")}
+    return {"images": shipped, "env": _ENV, "engineArgs": _ENGINE_ARGS, "progressSeconds": 2}

@@ -1,0 +1,1 @@
+"""The embedded cluster: real Kubernetes processes on this machine, in a folder of their own."""

@@ -1,0 +1,1 @@
+"""`make demo`: from nothing to a tuned adapter that answers behind an OpenAI-compatible address."""

@@ -1,0 +1,1 @@
+"""Kubernetes operator that tunes, gates and serves LoRA adapters declaratively."""

@@ -1,0 +1,1 @@
+"""Typed specs, statuses, names and conditions: the lowest layer, no I/O."""

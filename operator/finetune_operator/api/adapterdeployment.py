@@ -1,0 +1,129 @@
+"""AdapterDeployment: which adapter a public model name serves on which ModelServer."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from finetune_operator.api.objects import ApiObject, Status
+from finetune_operator.api.parts import PVC_FOLDER, Digest, ObjectName
+from finetune_operator.api.schema import ApiModel, Cel
+
+ALIAS = Cel(
+    "self.matches('^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$')",
+    "must be 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit",
+)
+
+
+class ServerRef(ApiModel):
+    """The ModelServer that serves the adapter."""
+
+    name: ObjectName = Field(description="Name of the ModelServer in this namespace.")
+
+
+class FineTuneJobRef(ApiModel):
+    """The run whose published adapter is served."""
+
+    name: ObjectName = Field(description="Name of the FineTuneJob in this namespace.")
+
+
+class AdapterSource(ApiModel):
+    """What is served: the adapter of a FineTuneJob, or one at an address, pinned by its digest."""
+
+    rules = (
+        Cel(
+            "has(self.fineTuneJobRef) ? !has(self.source) && !has(self.digest) : "
+            "has(self.source) && has(self.digest)",
+            "spec.adapter takes exactly one form: fineTuneJobRef alone, or source together with digest",
+        ),
+    )
+
+    fine_tune_job_ref: FineTuneJobRef | None = Field(
+        None,
+        description="The FineTuneJob whose adapter is served. If it is not finished, the AdapterDeployment "
+        "waits for it. The digest is kept in status, so the FineTuneJob may be deleted later.",
+    )
+    source: Annotated[str, Field(min_length=1, max_length=512), PVC_FOLDER] | None = Field(
+        None, description="Folder of a published adapter, pvc://CLAIM/PATH. Needs digest."
+    )
+    digest: Digest | None = Field(
+        None,
+        description="sha256:... of the adapter's manifest.json. Needs source.",
+    )
+
+
+class AdapterDeploymentSpec(ApiModel):
+    """The adapter that a public model name stands for. Changing `adapter` rolls the new one in."""
+
+    rules = (
+        Cel(
+            "self.serverRef == oldSelf.serverRef",
+            "spec.serverRef cannot be changed; create a new AdapterDeployment for the other server",
+            ".serverRef",
+        ),
+        Cel(
+            "self.alias == oldSelf.alias",
+            "spec.alias cannot be changed, applications call it; create an AdapterDeployment with a new name",
+            ".alias",
+        ),
+    )
+
+    server_ref: ServerRef = Field(description="The ModelServer to serve on. Cannot be changed.")
+    alias: Annotated[str, ALIAS] = Field(
+        description="The model name that applications send in their requests. Cannot be changed. If two "
+        "objects claim one alias on one server, the older one has it.",
+        min_length=1,
+        max_length=63,
+    )
+    adapter: AdapterSource = Field(
+        description="The adapter behind the alias. A change rolls it to every replica without failed "
+        "requests; reverting the change rolls back."
+    )
+    allow_unpromoted: bool = Field(
+        False, description="Serve the adapter even if its evaluation gate did not promote it."
+    )
+
+
+class ResolvedAdapter(ApiModel):
+    """The one artifact that should be served."""
+
+    source: str = Field(description="Where the adapter is.", max_length=512)
+    digest: str = Field(description="sha256:... of its manifest.json.", max_length=71)
+    version: str = Field(description="The name of this version in the server.", max_length=128)
+    allow_unpromoted: bool = Field(
+        False, description="Whether it is served even if its gate did not promote it."
+    )
+    fine_tune_job: str | None = Field(None, description="The FineTuneJob that made it.", max_length=253)
+
+
+class ServingAdapter(ApiModel):
+    """The version that answers now."""
+
+    version: str = Field(description="The name of the version.", max_length=128)
+    digest: str | None = Field(None, description="sha256:... of its manifest.json.", max_length=71)
+    since: str | None = Field(
+        None, description="Since when it answers.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class AdapterDeploymentStatus(Status):
+    """What is asked of the server, and what it serves."""
+
+    resolved: ResolvedAdapter | None = Field(
+        None, description="The artifact that spec.adapter stands for: what should be served."
+    )
+    serving: ServingAdapter | None = Field(None, description="The version that answers requests now.")
+    endpoint: str | None = Field(
+        None, description="Base URL for OpenAI clients inside the cluster.", max_length=512
+    )
+
+
+class AdapterDeployment(ApiObject):
+    """Serves one adapter under a public model name on a shared ModelServer."""
+
+    kind_name: ClassVar[str] = "AdapterDeployment"
+    plural: ClassVar[str] = "adapterdeployments"
+
+    spec: AdapterDeploymentSpec
+    status: AdapterDeploymentStatus = AdapterDeploymentStatus()

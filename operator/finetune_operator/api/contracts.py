@@ -1,0 +1,231 @@
+"""The JSON documents that pass between operator, trainer and server (docs/architecture.md, "Contracts").
+
+The operator writes job.json and the server manifest: these models are strict and export their schemas. What
+it reads (results, progress, /state) may come from another version or be cut, and is read key by key.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from finetune_operator.api.evaluation import DatasetSource, Evaluation, GraderType
+from finetune_operator.api.finetunejob import FineTuneJobSpec, Method
+from finetune_operator.api.finetunejobstatus import StageName
+from finetune_operator.api.parts import BaseModelSource
+
+Digest: TypeAlias = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$")]
+
+
+class Written(BaseModel):
+    """A part of a document that the operator writes; what the user left out is null."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+    def to_json_value(self) -> dict[str, Any]:
+        """Plain JSON values under their public names, nulls included."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def to_json(self) -> str:
+        """The document as text; the same content is always the same text."""
+        return json.dumps(self.to_json_value(), indent=1, sort_keys=True) + "\n"
+
+
+class JobModel(Written):
+    """The base model of job.json."""
+
+    source: str
+    revision: str | None = None
+    fingerprint: str | None = None
+
+
+class JobDataset(Written):
+    """A dataset of job.json."""
+
+    source: str
+    revision: str | None = None
+
+
+class JobLora(Written):
+    """Adapter settings of job.json."""
+
+    rank: int | None = None
+    alpha: int | None = None
+
+
+class JobTraining(Written):
+    """Training settings of job.json; the learning rate stays the string that the user wrote."""
+
+    epochs: int | None = None
+    learning_rate: str | None = None
+    effective_batch_size: int | None = None
+    max_length: int | None = None
+    seed: int | None = None
+
+
+class JobGrader(Written):
+    """A grader of job.json."""
+
+    name: str
+    type: GraderType
+    fields: tuple[str, ...] | None = None
+    schema_text: str | None = Field(None, alias="schema")
+
+
+class JobGate(Written):
+    """The gate of job.json."""
+
+    min_delta: str
+
+
+class JobEvaluation(Written):
+    """The evaluation of job.json, without `accept`: what is accepted changes no score."""
+
+    dataset: JobDataset
+    graders: tuple[JobGrader, ...] = Field(min_length=1, max_length=8)
+    primary: str | None = None
+    gate: JobGate
+    max_tokens: int
+
+
+class JobOutput(Written):
+    """The destination of job.json."""
+
+    destination: str
+
+
+class JobResources(Written):
+    """How many processes train together."""
+
+    nodes: int
+    gpus_per_node: int
+    processes_per_node: int | None = None
+
+
+class JobSpec(Written):
+    """The part of a FineTuneJob's spec that the trainer acts on."""
+
+    base_model: JobModel
+    method: Method
+    lora: JobLora | None = None
+    dataset: JobDataset
+    training: JobTraining | None = None
+    evaluation: JobEvaluation | None = None
+    output: JobOutput
+    resources: JobResources
+
+
+class PublishSpec(Written):
+    """What the operator decided about a run, for the publish stage."""
+
+    promoted: bool
+    verdict: str | None = None
+    accepted: tuple[str, ...] = ()
+
+
+class JobDocument(Written):
+    """job.json: the input of one attempt at a stage."""
+
+    schema_version: Literal[1] = 1
+    namespace: str
+    name: str
+    uid: str
+    stage: StageName
+    attempt: int = Field(ge=1)
+    spec_digest: Digest
+    input_digest: Digest
+    spec: JobSpec
+    publish: PublishSpec | None = None
+
+
+class ManifestBase(Written):
+    """The base model that a server's adapters must fit."""
+
+    name: str
+    fingerprint: str | None = None
+
+
+class ManifestVersion(Written):
+    """One version that the engines hold."""
+
+    name: str
+    source: str
+    digest: Digest
+    allow_unpromoted: bool = False
+
+
+class ManifestTarget(Written):
+    """A share of an alias's traffic, in percent."""
+
+    version: str
+    weight: int = Field(ge=0, le=100)
+
+
+class ManifestRoute(Written):
+    """Which versions answer an alias."""
+
+    alias: str
+    targets: tuple[ManifestTarget, ...] = Field(min_length=1)
+
+
+class ServerManifest(Written):
+    """The server manifest that the agent in each pod converges to."""
+
+    schema_version: Literal[1] = 1
+    generation: int = Field(ge=0)
+    base: ManifestBase
+    versions: tuple[ManifestVersion, ...] = ()
+    routes: tuple[ManifestRoute, ...] = ()
+
+
+def job_spec(spec: FineTuneJobSpec) -> JobSpec:
+    """The part of a spec that goes into job.json; credentials, placement and leave stay behind."""
+    return JobSpec(
+        base_model=_model(spec.base_model),
+        method=spec.method,
+        lora=None if spec.lora is None else JobLora.model_validate(spec.lora.to_dict()),
+        dataset=_dataset(spec.dataset),
+        training=None if spec.training is None else JobTraining.model_validate(spec.training.to_dict()),
+        evaluation=_evaluation(spec.evaluation),
+        output=JobOutput(destination=spec.output.destination),
+        resources=JobResources(
+            nodes=spec.resources.nodes,
+            gpus_per_node=spec.resources.gpus_per_node,
+            processes_per_node=spec.resources.processes_per_node,
+        ),
+    )
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """The schemas of the documents that the operator writes: job, serverManifest."""
+    return {
+        "job": JobDocument.model_json_schema(by_alias=True),
+        "serverManifest": ServerManifest.model_json_schema(by_alias=True),
+    }
+
+
+def _model(source: BaseModelSource) -> JobModel:
+    return JobModel(source=source.source, revision=source.revision, fingerprint=source.fingerprint)
+
+
+def _dataset(source: DatasetSource) -> JobDataset:
+    return JobDataset(source=source.source, revision=source.revision)
+
+
+def _evaluation(given: Evaluation | None) -> JobEvaluation | None:
+    """None without a hold-out, which only EvalMissing in `accept` allows (R4)."""
+    if given is None or given.dataset is None or not given.graders:
+        return None
+    graders = tuple(
+        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text) for g in given.graders
+    )
+    return JobEvaluation(
+        dataset=_dataset(given.dataset),
+        graders=graders,
+        primary=given.primary,
+        gate=JobGate(min_delta=given.gate.min_delta),
+        max_tokens=given.max_tokens,
+    )

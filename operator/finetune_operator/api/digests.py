@@ -1,0 +1,30 @@
+"""Digests of JSON values: equal values have equal digests, whatever the order of their keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from finetune_operator.api.contracts import JobSpec, PublishSpec, job_spec
+from finetune_operator.api.finetunejob import FineTuneJobSpec
+
+_RESULT_FIELDS = {"base_model", "method", "lora", "dataset", "training", "evaluation"}
+
+
+def digest_of(value: Any) -> str:
+    """`sha256:<64 hex>` over the canonical form of a JSON value (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def spec_digest(spec: FineTuneJobSpec) -> str:
+    """What the result depends on: model, data, method and how it is judged, not where or with what leave."""
+    return digest_of(job_spec(spec).model_dump(mode="json", by_alias=True, include=_RESULT_FIELDS))
+
+
+def input_digest(stage: str, spec: FineTuneJobSpec | JobSpec, publish: PublishSpec | None = None) -> str:
+    """What one stage's outcome depends on; attempt and names are left out."""
+    given = spec if isinstance(spec, JobSpec) else job_spec(spec)
+    decided = None if publish is None else publish.to_json_value()
+    return digest_of({"stage": stage, "spec": given.to_json_value(), "publish": decided})

@@ -1,0 +1,157 @@
+"""What a run is judged on: datasets, graders, the gate, and what the user accepts in advance."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from finetune_operator.api.parts import FRACTION, OBJECT, ORG_NAME, PATH, Revision, SecretRef
+from finetune_operator.api.schema import ApiModel, Cel
+
+GraderType: TypeAlias = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
+Acceptance: TypeAlias = Literal[
+    "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement"
+]
+
+
+class DatasetSource(ApiModel):
+    """A JSON Lines file."""
+
+    rules = (
+        Cel(
+            "!self.source.startsWith('hf://') || has(self.revision)",
+            "an hf:// dataset must be pinned: set revision to the commit (40 hex digits) to use",
+            ".revision",
+        ),
+        Cel(
+            "self.source.startsWith('hf://') || !has(self.revision)",
+            "only hf:// datasets have a revision; remove it",
+            ".revision",
+        ),
+        Cel(
+            "self.source.startsWith('hf://') || !has(self.credentialsSecretRef)",
+            "only hf:// datasets are fetched with credentials; remove credentialsSecretRef",
+            ".credentialsSecretRef",
+        ),
+    )
+
+    source: Annotated[
+        str,
+        Cel(
+            f"self.matches('^(hf://datasets/{ORG_NAME}{PATH}+|pvc://{OBJECT}{PATH}+|"
+            f"configmap://{OBJECT}/[A-Za-z0-9_][A-Za-z0-9._-]*)$')",
+            "must be hf://datasets/ORG/NAME/FILE, pvc://CLAIM/FILE or configmap://NAME/KEY",
+        ),
+    ] = Field(
+        description="The JSON Lines file: hf://datasets/ORG/NAME/FILE on the Hugging Face Hub, "
+        "pvc://CLAIM/FILE on a volume, or configmap://NAME/KEY for small data.",
+        min_length=1,
+        max_length=512,
+    )
+    revision: Revision | None = Field(
+        None, description="The commit of an hf:// dataset (40 hex digits). Required for hf://."
+    )
+    credentials_secret_ref: SecretRef | None = Field(
+        None, description="Secret whose key `token` holds a Hub access token, for gated or private datasets."
+    )
+
+
+class Grader(ApiModel):
+    """One way to score an answer against its reference, between 0 and 1."""
+
+    rules = (
+        Cel(
+            "(self.type == 'FieldMatch') == has(self.fields)",
+            "fields belongs to type FieldMatch, which needs it: list the JSON fields to compare",
+            ".fields",
+        ),
+        Cel(
+            "(self.type == 'JsonSchema') == has(self.schema)",
+            "schema belongs to type JsonSchema, which needs it: give a JSON Schema as text",
+            ".schema",
+        ),
+    )
+
+    name: Annotated[
+        str,
+        Cel(
+            "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
+            "must be lower-case letters, digits and hyphens",
+        ),
+    ] = Field(description="Name of the grader in reports and metrics.", min_length=1, max_length=40)
+    type: GraderType = Field(
+        description="ExactMatch compares the whole answer, FieldMatch the named fields of a JSON answer, "
+        "JsonSchema checks that the answer is JSON of the given shape."
+    )
+    fields: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
+        Field(json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = Field(None, description="FieldMatch: the fields to compare.", min_length=1, max_length=32)
+    schema_text: str | None = Field(
+        None, alias="schema", description="JsonSchema: the schema, as text.", min_length=2, max_length=16384
+    )
+
+
+class Gate(ApiModel):
+    """When the tuned model is promoted."""
+
+    min_delta: Annotated[
+        str,
+        Cel(
+            f"self.matches('{FRACTION}') && double(self) <= 1.0",
+            'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
+        ),
+    ] = Field(
+        "0.05",
+        description="How much better than its base the tuned model must score, a fraction as a string.",
+        min_length=1,
+        max_length=20,
+    )
+
+
+class Evaluation(ApiModel):
+    """The hold-out that base and tuned model are scored on. It must not be part of the training data."""
+
+    rules = (
+        Cel(
+            "has(self.dataset) == has(self.graders)",
+            "spec.evaluation.dataset and spec.evaluation.graders belong together; give both",
+        ),
+        Cel(
+            "!has(self.primary) || (has(self.graders) && self.graders.exists(g, g.name == self.primary))",
+            "must be the name of one of spec.evaluation.graders",
+            ".primary",
+        ),
+        Cel(
+            "!has(self.graders) || size(self.graders) < 2 || has(self.primary)",
+            "with several graders one must decide: set spec.evaluation.primary to its name",
+            ".primary",
+        ),
+    )
+
+    dataset: DatasetSource | None = Field(
+        None, description="The hold-out: 100 to 200 rows with known answers that are never trained on."
+    )
+    graders: tuple[Grader, ...] = Field(
+        (),
+        description="How answers are scored.",
+        min_length=1,
+        max_length=8,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    primary: str | None = Field(
+        None,
+        description="The grader that decides about promotion. May be left out when there is only one.",
+        min_length=1,
+        max_length=40,
+    )
+    gate: Gate = Field(Gate(), description="When the tuned model is promoted.")
+    max_tokens: int = Field(256, description="Longest answer in tokens.", ge=1, le=8192)
+    accept: tuple[Acceptance, ...] = Field(
+        (),
+        description="Verdicts that are accepted although they would stop the run or the promotion: an "
+        "explicit and visible decision. Entries can be added later, not removed.",
+        max_length=4,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )

@@ -1,0 +1,238 @@
+"""FineTuneJob: one run, from data to a published, judged adapter."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field
+
+from finetune_operator.api.evaluation import Acceptance, DatasetSource, Evaluation
+from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
+from finetune_operator.api.objects import ApiObject
+from finetune_operator.api.parts import (
+    FRACTION,
+    GPU_TYPE,
+    NODE_SELECTOR,
+    PVC_FOLDER,
+    SHARED_MEMORY,
+    TOLERATIONS,
+    BaseModelSource,
+    NodeSelector,
+    ObjectName,
+    Quantity,
+    Tolerations,
+)
+from finetune_operator.api.schema import ApiModel, Cel
+
+Method: TypeAlias = Literal["LoRA", "Full"]
+
+
+class Lora(ApiModel):
+    """Size of the adapter."""
+
+    rank: int | None = Field(
+        None, description="Rank of the adapter's matrices: more capacity, more memory.", ge=1, le=256
+    )
+    alpha: int | None = Field(None, description="Scale of the adapter, often twice the rank.", ge=1, le=1024)
+
+
+class Training(ApiModel):
+    """How long and how fast. Both are bounded: too much of either damages general ability (R38)."""
+
+    epochs: int | None = Field(None, description="Passes over the training data.", ge=1, le=25)
+    learning_rate: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=20),
+            Cel(
+                f"self.matches('{FRACTION}') && double(self) > 0.0000001 && double(self) <= 0.01",
+                'must be a number as a string, above 1e-7 and at most 1e-2, for example "2e-4"',
+            ),
+        ]
+        | None
+    ) = Field(None, description='Peak learning rate, a number as a string, for example "2e-4".')
+    effective_batch_size: int | None = Field(
+        None,
+        description="Rows of one optimizer step over all processes, whatever their number. Must be divisible "
+        "by the number of processes.",
+        ge=1,
+        le=1024,
+    )
+    max_length: int | None = Field(
+        None, description="Longest row in tokens, prompt and answer.", ge=16, le=131072
+    )
+    seed: int | None = Field(None, description="Seed of everything random.", ge=0, le=2**31 - 1)
+
+
+class Resources(ApiModel):
+    """What training gets: `nodes` pods with `gpusPerNode` GPUs each, one process per GPU."""
+
+    rules = (
+        Cel(
+            "!has(self.processesPerNode) || (has(self.gpusPerNode) && self.gpusPerNode == 0)",
+            "with GPUs there is one process per GPU; remove processesPerNode, or set gpusPerNode: 0",
+            ".processesPerNode",
+        ),
+        Cel(
+            "!has(self.gpuType) || !has(self.gpusPerNode) || self.gpusPerNode > 0",
+            "gpuType does nothing with gpusPerNode: 0; remove gpuType or ask for GPUs",
+            ".gpuType",
+        ),
+    )
+
+    nodes: int = Field(1, description="Pods that train together, each on its own node.", ge=1, le=64)
+    gpus_per_node: int = Field(1, description="GPUs of each pod; 0 trains on the CPU.", ge=0, le=16)
+    processes_per_node: int | None = Field(
+        None, description="Processes of each pod when training on the CPU. Default: 1.", ge=1, le=16
+    )
+    gpu_type: ObjectName | None = Field(None, description=GPU_TYPE)
+    cpu: Quantity | None = Field(None, description="CPU of each pod, for example 8.")
+    memory: Quantity | None = Field(None, description="Memory of each pod, for example 64Gi.")
+    shared_memory: Quantity | None = Field(None, description=SHARED_MEMORY)
+
+    @property
+    def processes(self) -> int:
+        """The world size: one process per GPU, or `processesPerNode` (default 1) on the CPU."""
+        return self.nodes * (self.gpus_per_node or self.processes_per_node or 1)
+
+
+class Workspace(ApiModel):
+    """The volume that holds base model, rows, checkpoints and results while the run lasts."""
+
+    rules = (
+        Cel(
+            "!has(self.claimName) || !(has(self.size) || has(self.storageClassName))",
+            "claimName names an existing volume; remove it, or remove size and storageClassName",
+            ".claimName",
+        ),
+    )
+
+    storage_class_name: ObjectName | None = Field(
+        None, description="Storage class of the volume. Default: the cluster's default class."
+    )
+    size: Quantity | None = Field(None, description="Size of the volume, for example 50Gi.")
+    claim_name: ObjectName | None = Field(
+        None, description="An existing PersistentVolumeClaim to use instead of a new one."
+    )
+
+
+class Output(ApiModel):
+    """Where the result goes."""
+
+    destination: Annotated[str, PVC_FOLDER] = Field(
+        description="Folder for the adapter (or model) and its manifest, pvc://CLAIM/PATH.",
+        min_length=1,
+        max_length=512,
+    )
+
+
+_IMMUTABLE = (
+    "spec cannot be changed, a FineTuneJob is one run; only suspend and ttlSecondsAfterFinished may change "
+    "and evaluation.accept may grow. Create a FineTuneJob with a new name instead"
+)
+_PROCESSES = (
+    "self.?resources.?nodes.orValue(1) * (self.?resources.?gpusPerNode.orValue(1) > 0 ? "
+    "self.?resources.?gpusPerNode.orValue(1) : self.?resources.?processesPerNode.orValue(1))"
+)
+# has() and not `.?accept.orValue([])`: the API server cannot bound the cost of the latter and refuses it.
+_ACCEPTS = "has(self.evaluation) && has(self.evaluation.accept)"
+_ACCEPT_GROWS = (
+    "(!has(oldSelf.evaluation) || !has(oldSelf.evaluation.accept) || "
+    f"oldSelf.evaluation.accept.all(a, {_ACCEPTS} && a in self.evaluation.accept))"
+)
+
+
+def _unchanged(model: type[ApiModel], but: set[str], prefix: str = "") -> str:
+    """The comparison of every field of a model with its old value, without the named ones.
+
+    has() and not `self.?x == oldSelf.?x`: the API server cannot bound the cost of the latter.
+    """
+    return " && ".join(
+        _same(f"{prefix}.{field.alias or name}", required=field.is_required())
+        for name, field in model.model_fields.items()
+        if (field.alias or name) not in but
+    )
+
+
+def _same(path: str, *, required: bool) -> str:
+    new, old = f"self{path}", f"oldSelf{path}"
+    return f"{new} == {old}" if required else f"(has({new}) ? has({old}) && {new} == {old} : !has({old}))"
+
+
+class FineTuneJobSpec(ApiModel):
+    """One run. What is left out is chosen by the system and shown in status.resolved."""
+
+    rules: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!has(self.lora) || !has(self.method) || self.method == 'LoRA'",
+            "spec.lora belongs to method LoRA; remove it, or set spec.method: LoRA",
+            ".lora",
+        ),
+        Cel(
+            "self.?evaluation.?dataset.hasValue() || "
+            f"({_ACCEPTS} && 'EvalMissing' in self.evaluation.accept)",
+            "a run needs an evaluation: set spec.evaluation.dataset and graders, or accept to ship without "
+            "knowing whether the model is better with spec.evaluation.accept: [EvalMissing]",
+            ".evaluation",
+        ),
+        Cel(
+            f"self.?training.?effectiveBatchSize.orValue(0) % ({_PROCESSES}) == 0",
+            "spec.training.effectiveBatchSize must be divisible by the number of processes: resources.nodes "
+            "times resources.gpusPerNode (times processesPerNode on the CPU)",
+            ".training",
+        ),
+    )
+
+    base_model: BaseModelSource = Field(description="The model to tune.")
+    method: Method = Field(
+        "LoRA",
+        description="LoRA trains a small adapter; Full trains every weight and publishes a model.",
+    )
+    lora: Lora | None = Field(None, description="Size of the adapter, for method LoRA.")
+    dataset: DatasetSource = Field(description="The training data.")
+    training: Training | None = Field(None, description="How long and how fast to train.")
+    evaluation: Evaluation | None = Field(
+        None,
+        description="How base and tuned model are compared. Required, unless accept: [EvalMissing] says that "
+        "the run may go without (R4).",
+    )
+    resources: Resources = Field(Resources(), description="What training gets. Default: one GPU.")
+    node_selector: NodeSelector = Field(default_factory=dict, description=NODE_SELECTOR)
+    tolerations: Tolerations = Field((), description=TOLERATIONS)
+    workspace: Workspace = Field(Workspace(), description="The volume that the run works on.")
+    output: Output = Field(description="Where the result is published.")
+    suspend: bool = Field(
+        False, description="Stop the pods and keep the checkpoints; false goes on from the newest one."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        None,
+        description="Delete pods and workspace this long after the end. The FineTuneJob itself stays.",
+        ge=0,
+        le=2**31 - 1,
+    )
+
+    @property
+    def accepted(self) -> tuple[Acceptance, ...]:
+        """The verdicts that the user accepted."""
+        return self.evaluation.accept if self.evaluation is not None else ()
+
+
+def immutability() -> Cel:
+    """The one rule that lists what may change; every other field, also a new one, may not."""
+    fixed = _unchanged(FineTuneJobSpec, {"suspend", "ttlSecondsAfterFinished", "evaluation"})
+    judged = _unchanged(Evaluation, {"accept"}, ".evaluation")
+    evaluation = f"(has(self.evaluation) && has(oldSelf.evaluation) ? {judged} : !has(oldSelf.evaluation))"
+    return Cel(f"{fixed} && {evaluation} && {_ACCEPT_GROWS}", _IMMUTABLE)
+
+
+FineTuneJobSpec.rules = (immutability(), *FineTuneJobSpec.rules)
+
+
+class FineTuneJob(ApiObject):
+    """One fine-tuning run: prepare, score the base, train, score the result, publish it with its verdict."""
+
+    kind_name: ClassVar[str] = "FineTuneJob"
+    plural: ClassVar[str] = "finetunejobs"
+
+    spec: FineTuneJobSpec
+    status: FineTuneJobStatus = FineTuneJobStatus()

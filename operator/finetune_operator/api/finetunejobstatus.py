@@ -1,0 +1,135 @@
+"""The status of a FineTuneJob; numbers that are not counts are strings (API conventions)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, JsonValue
+
+from finetune_operator.api.objects import Status
+from finetune_operator.api.schema import ApiModel
+
+StageName: TypeAlias = Literal["prepare", "baseline", "train", "evaluate", "publish"]
+AttemptState: TypeAlias = Literal["Recorded", "Running", "Succeeded", "Failed"]
+Number: TypeAlias = Annotated[str, Field(max_length=32)]
+DATE_TIME: dict[str, JsonValue] = {"format": "date-time"}
+STAGES: tuple[StageName, ...] = ("prepare", "baseline", "train", "evaluate", "publish")
+
+
+class Progress(ApiModel):
+    """How far the running stage is; refreshed while it runs."""
+
+    percent: int | None = Field(None, description="Share of the stage that is done.", ge=0, le=100)
+    step: int | None = Field(None, description="Steps done.", ge=0)
+    total_steps: int | None = Field(None, description="Steps of the stage.", ge=0)
+    loss: Number | None = Field(None, description="Training loss of the last steps.")
+    tokens_per_second: Number | None = Field(None, description="Training speed over all processes.")
+    eta_seconds: int | None = Field(None, description="Expected time to the end of the stage.", ge=0)
+    eta: str | None = Field(None, description="etaSeconds for people, for example 3m.", max_length=32)
+    message: str | None = Field(None, description="What the stage is doing.", max_length=1024)
+
+
+class Attempt(ApiModel):
+    """One try at a stage. It is recorded before its Job is created, and its outcome is final."""
+
+    stage: StageName = Field(description="The stage.")
+    number: int = Field(description="1 for the first try.", ge=1)
+    job: str = Field(description="Name of its Job.", max_length=63)
+    state: AttemptState = Field(description="How far it is.")
+    reason: str | None = Field(None, description="Why it ended, one word.", max_length=128)
+    message: str | None = Field(None, description="Why it ended, a sentence.", max_length=1024)
+    start_time: str | None = Field(None, description="When its Job was created.", json_schema_extra=DATE_TIME)
+    finish_time: str | None = Field(None, description="When it ended.", json_schema_extra=DATE_TIME)
+
+
+class ResolvedTraining(ApiModel):
+    """The training settings in force."""
+
+    epochs: int | None = Field(None, description="Passes over the data.", ge=0)
+    learning_rate: Number | None = Field(None, description="Peak learning rate.")
+    effective_batch_size: int | None = Field(None, description="Rows of one optimizer step.", ge=0)
+    max_length: int | None = Field(None, description="Longest row in tokens.", ge=0)
+    seed: int | None = Field(None, description="Seed of everything random.", ge=0)
+    steps: int | None = Field(None, description="Optimizer steps of the run.", ge=0)
+
+
+class ResolvedLora(ApiModel):
+    """The adapter settings in force."""
+
+    rank: int | None = Field(None, description="Rank of the adapter.", ge=0)
+    alpha: int | None = Field(None, description="Scale of the adapter.", ge=0)
+
+
+class Resolved(ApiModel):
+    """What the run really uses: pins, counts, and what the system chose."""
+
+    spec_digest: str | None = Field(
+        None, description="Digest of the part of the spec that decides the result.", max_length=71
+    )
+    base_name: str | None = Field(None, description="Name of the base model.", max_length=512)
+    base_revision: str | None = Field(None, description="Commit of the base model.", max_length=64)
+    base_fingerprint: str | None = Field(None, description="Fingerprint of the base model.", max_length=71)
+    rows: int | None = Field(None, description="Training rows.", ge=0)
+    holdout_rows: int | None = Field(None, description="Rows of the hold-out.", ge=0)
+    tokens: int | None = Field(None, description="Tokens of the training data.", ge=0)
+    dataset_digest: str | None = Field(None, description="Digest of the training data.", max_length=71)
+    holdout_digest: str | None = Field(None, description="Digest of the hold-out.", max_length=71)
+    training: ResolvedTraining | None = Field(None, description="The training settings in force.")
+    lora: ResolvedLora | None = Field(None, description="The adapter settings in force.")
+    warnings: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="What to know about the data or settings.", max_length=32
+    )
+
+
+class Interval(ApiModel):
+    """A score between 0 and 1 and its 95 % interval."""
+
+    score: Number | None = Field(None, description="The score.")
+    low: Number | None = Field(None, description="Lower end of its interval.")
+    high: Number | None = Field(None, description="Upper end of its interval.")
+
+
+class GraderScore(ApiModel):
+    """What one grader gave to both models."""
+
+    base: Number | None = Field(None, description="Score of the base model.")
+    tuned: Number | None = Field(None, description="Score of the tuned model.")
+
+
+class Scores(ApiModel):
+    """Base and tuned model on the same hold-out."""
+
+    metric: str | None = Field(None, description="The grader that decides.", max_length=64)
+    rows: int | None = Field(None, description="Rows that were scored.", ge=0)
+    base: Interval | None = Field(None, description="Score of the base model.")
+    tuned: Interval | None = Field(None, description="Score of the tuned model.")
+    delta: Interval | None = Field(None, description="Paired difference, tuned minus base.")
+    graders: dict[str, GraderScore] = Field(
+        default_factory=dict, description="Scores by grader.", max_length=8
+    )
+    baseline_verdict: str | None = Field(
+        None, description="What the base model's score says about tuning it.", max_length=64
+    )
+    verdict: str | None = Field(None, description="What the comparison says.", max_length=64)
+
+
+class Artifact(ApiModel):
+    """What was published."""
+
+    destination: str = Field(description="Where it is.", max_length=512)
+    digest: str = Field(description="sha256:... of its manifest.json.", max_length=71)
+    promoted: bool = Field(False, description="Whether it passed the gate, or was accepted.")
+    verdict: str | None = Field(None, description="The verdict in its manifest.", max_length=64)
+
+
+class FineTuneJobStatus(Status):
+    """How the run stands."""
+
+    stage: str | None = Field(None, description="What the run is doing, for display.", max_length=64)
+    progress: Progress | None = Field(None, description="How far the running stage is.")
+    attempts: tuple[Attempt, ...] = Field((), description="Every try at a stage, in order.", max_length=256)
+    resolved: Resolved | None = Field(None, description="What the run really uses.")
+    scores: Scores | None = Field(None, description="Base and tuned model compared.")
+    artifact: Artifact | None = Field(None, description="What was published.")
+    start_time: str | None = Field(None, description="When the run began.", json_schema_extra=DATE_TIME)
+    completion_time: str | None = Field(None, description="When the run ended.", json_schema_extra=DATE_TIME)

@@ -1,0 +1,168 @@
+"""ModelServer: a vLLM server that many adapters of one base model share."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field
+
+from finetune_operator.api.objects import ApiObject, Status
+from finetune_operator.api.parts import (
+    GPU_TYPE,
+    NODE_SELECTOR,
+    OBJECT,
+    SHARED_MEMORY,
+    TOLERATIONS,
+    BaseModelSource,
+    NodeSelector,
+    ObjectName,
+    Quantity,
+    SecretRef,
+    Tolerations,
+)
+from finetune_operator.api.schema import ApiModel, Cel
+
+LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
+AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Draining", "Failed"]
+
+STORE = Cel(
+    f"self.matches('^pvc://{OBJECT}/?$')", "must be pvc://CLAIM, a PersistentVolumeClaim of this namespace"
+)
+
+
+class ServerResources(ApiModel):
+    """What one replica gets."""
+
+    rules = (
+        Cel(
+            "!has(self.gpuType) || !has(self.gpus) || self.gpus > 0",
+            "gpuType does nothing with gpus: 0; remove gpuType or ask for GPUs",
+            ".gpuType",
+        ),
+    )
+
+    gpus: int = Field(1, description="GPUs of one replica; 0 serves on the CPU.", ge=0, le=16)
+    gpu_type: ObjectName | None = Field(None, description=GPU_TYPE)
+    cpu: Quantity | None = Field(None, description="CPU of the engine, for example 8.")
+    memory: Quantity | None = Field(None, description="Memory of the engine, for example 64Gi.")
+    shared_memory: Quantity | None = Field(None, description=SHARED_MEMORY)
+
+
+class ApiKeys(ApiModel):
+    """Who may call the server."""
+
+    secret_ref: SecretRef = Field(
+        description="Secret of which every value is an accepted key; name the entries after the callers."
+    )
+
+
+class ModelServerSpec(ApiModel):
+    """A shared server: one base model, and slots for adapters."""
+
+    rules = (
+        Cel(
+            "self.baseModel == oldSelf.baseModel",
+            "spec.baseModel cannot be changed, the adapters on the server are tied to it (R13); create a "
+            "ModelServer with a new name and move the AdapterDeployments",
+            ".baseModel",
+        ),
+        Cel(
+            "!has(self.maxCpuLoras) || self.maxCpuLoras >= (has(self.maxLoras) ? self.maxLoras : 4)",
+            "spec.maxCpuLoras must be at least spec.maxLoras (default 4); raise it or leave it out",
+            ".maxCpuLoras",
+        ),
+    )
+
+    base_model: BaseModelSource = Field(description="The base model of all adapters. Cannot be changed.")
+    replicas: int = Field(
+        1,
+        description="How many copies of the server run.",
+        ge=0,
+        le=64,
+        json_schema_extra={"x-stored-default": True},
+    )
+    resources: ServerResources = Field(ServerResources(), description="What one replica gets.")
+    max_loras: int = Field(
+        4, description="How many different adapters one batch may mix (memory on the GPU).", ge=1, le=64
+    )
+    max_cpu_loras: int | None = Field(
+        None,
+        description="How many adapters a replica holds in all, the slots of the server; at least maxLoras. "
+        "Default: twice maxLoras.",
+        ge=1,
+        le=1024,
+    )
+    max_lora_rank: LoraRank = Field(
+        64, description="The largest rank of an adapter that the server takes. A larger value costs memory."
+    )
+    max_model_length: int | None = Field(
+        None,
+        description="Longest request in tokens, prompt and answer. Default: what the model supports.",
+        ge=16,
+        le=10_485_760,
+    )
+    artifact_store: Annotated[str, STORE] = Field(
+        description="The volume that adapters are fetched from, pvc://CLAIM.", min_length=1, max_length=260
+    )
+    api_keys: ApiKeys | None = Field(
+        None,
+        description="Keys that callers must send. Left out, whoever reaches the server may call it.",
+    )
+    node_selector: NodeSelector = Field(default_factory=dict, description=NODE_SELECTOR)
+    tolerations: Tolerations = Field((), description=TOLERATIONS)
+
+
+class AdapterState(ApiModel):
+    """Where one alias stands on this server."""
+
+    alias: str = Field(description="The model name that applications use.", max_length=63)
+    deployment: str = Field(description="The AdapterDeployment that asks for it.", max_length=253)
+    version: str | None = Field(None, description="The version that should answer.", max_length=128)
+    digest: str | None = Field(None, description="sha256:... of that version.", max_length=71)
+    state: AdapterPhase = Field(description="How far the wanted version is.")
+    serving_version: str | None = Field(None, description="The version that answers now.", max_length=128)
+    reason: str = Field("", description="One word that says why, for programs.", max_length=128)
+    message: str = Field("", description="A sentence that says why, for people.", max_length=1024)
+    replicas_ready: int = Field(0, description="Replicas that hold and verified the wanted version.", ge=0)
+
+
+class ModelServerStatus(Status):
+    """What the server is and what it serves."""
+
+    replicas: int | None = Field(None, description="Pods that exist.", ge=0)
+    ready_replicas: int | None = Field(None, description="Pods that answer.", ge=0)
+    selector: str | None = Field(
+        None, description="Labels of the pods, for the scale subresource.", max_length=512
+    )
+    endpoint: str | None = Field(
+        None, description="Base URL for OpenAI clients inside the cluster.", max_length=512
+    )
+    image: str | None = Field(
+        None,
+        description="The image of the server; it stays when the operator is upgraded.",
+        max_length=512,
+    )
+    manifest_generation: int | None = Field(
+        None, description="Generation of the list of adapters that the pods follow.", ge=0
+    )
+    adapters_serving: str | None = Field(
+        None,
+        description="Adapters that answer in their wanted version, of all, for display.",
+        max_length=16,
+    )
+    adapters: tuple[AdapterState, ...] = Field(
+        (),
+        description="One entry for each AdapterDeployment on this server.",
+        max_length=1024,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["deployment"]},
+    )
+
+
+class ModelServer(ApiObject):
+    """A vLLM server with an OpenAI-compatible API, shared by many adapters of one base model."""
+
+    kind_name: ClassVar[str] = "ModelServer"
+    plural: ClassVar[str] = "modelservers"
+
+    spec: ModelServerSpec
+    status: ModelServerStatus = ModelServerStatus()

@@ -1,0 +1,64 @@
+"""Names and labels of everything the operator creates (docs/architecture.md, "Names")."""
+
+from __future__ import annotations
+
+import hashlib
+
+from finetune_operator.api.objects import GROUP, ApiObject
+
+MANAGED_BY = "finetune-operator"
+KIND_LABEL = f"{GROUP}/kind"
+OWNER_LABEL = f"{GROUP}/owner"
+UID_LABEL = f"{GROUP}/uid"
+STAGE_LABEL = f"{GROUP}/stage"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+
+
+def owner_hash(uid: str) -> str:
+    """Six hex digits of the owner's uid: a re-created object never adopts its predecessor's children."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:6]
+
+
+def child_name(owner: ApiObject, stage: str, number: int) -> str:
+    """The Job and the ConfigMap of one attempt at a stage."""
+    return f"{owner.metadata.name}-{stage}-{number}-{owner_hash(owner.metadata.uid)}"
+
+
+def workspace_name(owner: ApiObject) -> str:
+    """The PersistentVolumeClaim that all stages of a run share."""
+    return f"{owner.metadata.name}-work-{owner_hash(owner.metadata.uid)}"
+
+
+def train_service_name(owner: ApiObject) -> str:
+    """The headless Service under which the pods of a training attempt find each other."""
+    return f"{owner.metadata.name}-train-{owner_hash(owner.metadata.uid)}"
+
+
+def server_name(owner: ApiObject) -> str:
+    """The Deployment, Service and NetworkPolicy of a ModelServer; users put the Service name in code."""
+    return f"{owner.metadata.name}-server"
+
+
+def manifest_name(owner: ApiObject) -> str:
+    """The ConfigMap with the server manifest of a ModelServer."""
+    return f"{owner.metadata.name}-manifest-{owner_hash(owner.metadata.uid)}"
+
+
+def version_name(alias: str, digest: str) -> str:
+    """The name under which the engine holds one version of an alias; `digest` is `sha256:<64 hex>`."""
+    return f"{alias}--{digest.removeprefix('sha256:')[:12]}"
+
+
+def labels(owner: ApiObject, kind: str | None = None) -> dict[str, str]:
+    """The labels of every child of an object."""
+    return {
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        KIND_LABEL: kind or owner.kind_name,
+        OWNER_LABEL: owner.metadata.name,
+        UID_LABEL: owner.metadata.uid,
+    }
+
+
+def stage_labels(owner: ApiObject, stage: str, number: int) -> dict[str, str]:
+    """The labels of the children of one attempt at a stage."""
+    return {**labels(owner), STAGE_LABEL: stage, ATTEMPT_LABEL: str(number)}

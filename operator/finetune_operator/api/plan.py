@@ -1,0 +1,71 @@
+"""What a pure plan may ask the executor to do.
+
+`plan(observed, now)` returns a `Plan`; the executor performs `actions` in order, stops at the first
+error, and then writes `status` once, with the resourceVersion the plan was computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+Manifest: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create a child; a 409 for the same name is success (names are deterministic)."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Server-side apply of the full intent of a child that the operator solely owns."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Merge-patch one child, for fields that change during its life (`spec.suspend` of a Job)."""
+
+    api_version: str
+    kind: str
+    name: str
+    body: Manifest
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete a child in the background, only if it still is the object with this uid."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Record a Kubernetes event on the owner; equal events are folded by the recorder."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+Action: TypeAlias = Create | Apply | Patch | Delete | Emit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision of one reconcile. `status` None leaves the status as it is.
+
+    `requeue_after` is in seconds; None waits for the next watch event or resync.
+    """
+
+    actions: tuple[Action, ...] = ()
+    status: Manifest | None = None
+    requeue_after: float | None = None

@@ -1,0 +1,60 @@
+"""What only an administrator decides, read from the settings.json that the chart writes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class SettingsError(ValueError):
+    """settings.json cannot be used; the message names every wrong field."""
+
+
+class _Part(BaseModel):
+    """Unknown keys are refused: a misspelt setting would silently keep its default."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class Images(_Part):
+    """The images that stage pods and serving pods run."""
+
+    trainer: Text
+    serving: Text
+
+
+class GpuType(_Part):
+    """What a `gpuType` of a spec means on this cluster."""
+
+    resource_name: Text = "nvidia.com/gpu"
+    node_selector: dict[str, str] = Field(default_factory=dict)
+
+
+class Settings(_Part):
+    """All settings; durations in seconds. `env` and `engine_args` reach every pod and every engine."""
+
+    images: Images
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    gpu_types: dict[str, GpuType] = Field(default_factory=dict)
+    hub_endpoint: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    engine_args: tuple[str, ...] = ()
+    image_pull_deadline_seconds: int = Field(600, ge=1)
+    unschedulable_deadline_seconds: int = Field(86400, ge=1)
+    progress_seconds: float = Field(10, ge=1)
+
+
+def parse_settings(text: str | bytes) -> Settings:
+    """Read the JSON text of settings.json; SettingsError names each wrong field."""
+    try:
+        return Settings.model_validate_json(text)
+    except ValidationError as error:
+        found = [
+            f"{'.'.join(map(str, item['loc'])) or 'document'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError(f"The operator's settings are not valid: {'; '.join(found)}.") from error

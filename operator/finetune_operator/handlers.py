@@ -1,0 +1,111 @@
+"""The only place that knows kopf, which watches our three kinds and owns the life of the process.
+
+Handlers put keys on the queue and do nothing else: kopf never repeats an event whose handler failed, and
+everything that needs a finalizer or an annotation of kopf's on a user's object (change handlers, timers,
+daemons) is left unused. kopf's probe endpoint is left unused too: it answers 200 whatever the probes say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from finetune_operator.runtime.kube import authorization
+from finetune_operator.runtime.process import Process, StartError
+from finetune_operator.runtime.resources import OURS
+
+log = logging.getLogger(__name__)
+
+
+async def serve(process: Process, configuration: Callable[[], Any], namespace: str | None) -> None:
+    """Run kopf until SIGTERM, SIGINT or the failure of the process; `namespace` None serves all of them."""
+    registry = kopf.OperatorRegistry()
+    _register_life(registry, process)
+    _register_login(registry, configuration)
+    for resource in OURS:
+        _register_watch(registry, process, resource.kind, resource.plural, resource.api_version)
+    try:
+        await kopf.operator(
+            registry=registry,
+            standalone=True,
+            clusterwide=namespace is None,
+            namespaces=[namespace] if namespace is not None else [],
+            stop_flag=process.ending,
+        )
+    except Exception:
+        # A request of kopf's that the end interrupts can surface as an error: no reason to exit with one.
+        if not process.asked_to_stop:
+            raise
+        log.info("kopf was interrupted", exc_info=True)
+
+
+def _register_life(registry: kopf.OperatorRegistry, process: Process) -> None:
+    async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
+        _configure(settings)
+        try:
+            await process.start()
+        except Exception as error:  # kopf would try again for ever
+            if not isinstance(error, StartError):
+                log.exception("start failed")
+            process.fail(str(error))
+        for number in (signal.SIGTERM, signal.SIGINT):  # after kopf has set its own
+            asyncio.get_running_loop().add_signal_handler(number, process.ask_to_stop)
+
+    async def stop(**_: Any) -> None:
+        await process.stop()
+
+    kopf.on.startup(registry=registry)(start)
+    kopf.on.cleanup(registry=registry)(stop)
+
+
+def _register_login(registry: kopf.OperatorRegistry, configuration: Callable[[], Any]) -> None:
+    """kopf logs in with the same configuration as our own client, read again whenever a token is refused."""
+
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return connection(configuration())
+
+    kopf.on.login(registry=registry)(login)
+
+
+def _register_watch(
+    registry: kopf.OperatorRegistry, process: Process, kind: str, plural: str, api_version: str
+) -> None:
+    async def seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
+        process.seen(kind, type == "DELETED", body)
+
+    group, version = api_version.split("/")
+    kopf.on.event(group, version, plural, registry=registry, id=f"seen-{plural}")(seen)
+
+
+def _configure(settings: kopf.OperatorSettings) -> None:
+    settings.posting.enabled = False  # our recorder folds equal events, kopf's posts each
+    settings.scanning.disabled = True  # no list of namespaces and CRDs: their existence is checked before
+    settings.peering.standalone = True
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.watching.connect_timeout = 5
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.networking.error_backoffs = (1, 2, 3, 5, 8)
+    settings.execution.max_workers = 2  # no handler of ours is synchronous except login
+
+
+def connection(configuration: Any) -> kopf.ConnectionInfo:
+    """kopf's form of a `kubernetes` Configuration."""
+    header = authorization(configuration)
+    scheme, _, token = header.partition(" ") if header is not None else (None, "", None)
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme,
+        token=token,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        trust_env=True,  # the same proxy variables that our own client obeys
+    )

@@ -1,0 +1,1 @@
+"""AdapterDeployment: which adapter an alias should serve, and whether it does (pure)."""

@@ -1,0 +1,18 @@
+"""What one reconcile of an AdapterDeployment sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_operator.api.adapterdeployment import AdapterDeployment
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.modelserver import ModelServer
+
+
+@dataclass(frozen=True)
+class Observed:
+    """An AdapterDeployment with the run and the server it names (None while absent)."""
+
+    deployment: AdapterDeployment
+    job: FineTuneJob | None
+    server: ModelServer | None

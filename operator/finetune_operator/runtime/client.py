@@ -1,0 +1,70 @@
+"""What the runtime asks of the API server, as a protocol: raw dictionaries in and out.
+
+A small surface on purpose: it is where fault injection plugs in, and all that a later change of the client
+library has to provide (`kube.py` is the one implementation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol, TypeAlias
+
+from finetune_operator.api.plan import Manifest
+from finetune_operator.runtime.resources import Resource
+
+Object: TypeAlias = dict[str, Any]
+
+
+class ApiError(Exception):
+    """An answer other than 2xx, or none at all (`status` 0: refused, cut or timed out)."""
+
+    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None):
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+
+
+class Api(Protocol):
+    """Every method raises ApiError; `namespace` None means all namespaces."""
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """One object, None when there is none."""
+        ...
+
+    async def list_all(
+        self, resource: Resource, namespace: str | None, selector: str | None = None
+    ) -> tuple[list[Object], str]:
+        """All matching objects, read in pages, and the resourceVersion to watch from."""
+        ...
+
+    def watch(
+        self, resource: Resource, namespace: str | None, selector: str | None, version: str
+    ) -> AsyncGenerator[Object, None]:
+        """Watch events after `version`, bookmarks included, until the server ends the stream."""
+        ...
+
+    async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
+        """Create an object."""
+        ...
+
+    async def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
+        """Server-side apply the full intent, taking over fields that others have set."""
+        ...
+
+    async def patch(self, resource: Resource, namespace: str, name: str, body: Manifest) -> Object:
+        """Merge-patch an object."""
+        ...
+
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        """Delete an object in the background if it still has this uid (409 otherwise)."""
+        ...
+
+    async def replace_status(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
+        """PUT the status; 409 unless `metadata.resourceVersion` is the current one."""
+        ...
+
+    async def kinds(self, api_version: str) -> frozenset[str]:
+        """The plurals that the server knows in an API version; empty when it knows none."""
+        ...

@@ -1,0 +1,47 @@
+"""Which objects of ours name which others, learnt from watch events: whom to wake, never a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_operator.runtime.resources import Key
+
+
+class References:
+    """The AdapterDeployments and what they name."""
+
+    def __init__(self) -> None:
+        self._named: dict[Key, frozenset[Key]] = {}
+        self._naming: dict[Key, set[Key]] = {}
+
+    def changed(self, key: Key, spec: Mapping[str, Any]) -> set[Key]:
+        """Note an object as seen; returns every other object that should look again."""
+        before = self._named.get(key, frozenset())
+        named = _named_by(key, spec)
+        self._replace(key, named)
+        return {k for k in before | named if k.kind == "ModelServer"} | self._naming.get(key, set())
+
+    def gone(self, key: Key) -> set[Key]:
+        """Note that an object is gone; returns every other object that should look again."""
+        return self.changed(key, {})
+
+    def _replace(self, key: Key, named: frozenset[Key]) -> None:
+        for other in self._named.pop(key, frozenset()):
+            self._naming[other].discard(key)
+            if not self._naming[other]:
+                del self._naming[other]
+        if named:
+            self._named[key] = named
+        for other in named:
+            self._naming.setdefault(other, set()).add(key)
+
+
+def _named_by(key: Key, spec: Mapping[str, Any]) -> frozenset[Key]:
+    """A half-written spec of an older schema must not raise here: events are never repeated."""
+    if key.kind != "AdapterDeployment":
+        return frozenset()
+    job = ((spec.get("adapter") or {}).get("fineTuneJobRef") or {}).get("name")
+    server = (spec.get("serverRef") or {}).get("name")
+    found = (("FineTuneJob", job), ("ModelServer", server))
+    return frozenset(Key(kind, key.namespace, name) for kind, name in found if name)

@@ -1,0 +1,79 @@
+"""The kinds that the operator touches and where the API server keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+MANAGED_BY = "app.kubernetes.io/managed-by=finetune-operator"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the queue holds: one object of ours."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource type: where its collection lives under the API server's root."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """The URL path of a collection, an object or a subresource; `namespace` None spans all of them."""
+        prefix = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+        parts = [prefix]
+        if namespace is not None:
+            parts.append(f"namespaces/{namespace}")
+        parts += [part for part in (self.plural, name, subresource) if part is not None]
+        return "/".join(parts)
+
+
+FINETUNEJOB = Resource(f"{GROUP}/{VERSION}", "FineTuneJob", "finetunejobs")
+MODELSERVER = Resource(f"{GROUP}/{VERSION}", "ModelServer", "modelservers")
+ADAPTERDEPLOYMENT = Resource(f"{GROUP}/{VERSION}", "AdapterDeployment", "adapterdeployments")
+JOB = Resource("batch/v1", "Job", "jobs")
+POD = Resource("v1", "Pod", "pods")
+DEPLOYMENT = Resource("apps/v1", "Deployment", "deployments")
+CONFIGMAP = Resource("v1", "ConfigMap", "configmaps")
+SERVICE = Resource("v1", "Service", "services")
+CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+NETWORKPOLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+EVENT = Resource("v1", "Event", "events")
+
+OURS = (FINETUNEJOB, MODELSERVER, ADAPTERDEPLOYMENT)
+_ALL = (*OURS, JOB, POD, DEPLOYMENT, CONFIGMAP, SERVICE, CLAIM, NETWORKPOLICY, EVENT)
+_BY_KIND = {(resource.api_version, resource.kind): resource for resource in _ALL}
+_OURS_BY_KIND = {resource.kind: resource for resource in OURS}
+
+
+def resource_of(api_version: str, kind: str) -> Resource:
+    """The resource of a manifest; a kind outside the table is a bug of the plan, so KeyError."""
+    return _BY_KIND[(api_version, kind)]
+
+
+def own_resource(kind: str) -> Resource:
+    """The resource of one of our three kinds."""
+    return _OURS_BY_KIND[kind]
+
+
+def owner_key(manifest: Mapping[str, Any]) -> Key | None:
+    """The object of ours that a child belongs to, by its labels; None when it carries none."""
+    metadata = manifest.get("metadata") or {}
+    labels = metadata.get("labels") or {}
+    kind, owner = labels.get("finetune.dev/kind"), labels.get("finetune.dev/owner")
+    if kind not in _OURS_BY_KIND or not owner:
+        return None
+    return Key(kind, metadata.get("namespace", ""), owner)

@@ -1,0 +1,85 @@
+"""CPU, memory, GPUs and placement of stage pods: what the user asked for, split over containers."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.settings import GpuType, Settings
+
+_FACTORS = {
+    "m": Decimal("0.001"), "": Decimal(1),
+    "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12),
+    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
+}  # fmt: skip
+_QUANTITY = re.compile(r"([0-9]*\.?[0-9]+)(m|k|M|G|T|Ki|Mi|Gi|Ti|)")
+_SCORER_CPU = Decimal("0.25")
+_SCORER_MEMORY = Decimal(2**30)
+DEFAULT_GPU = GpuType()
+
+
+def stage_resources(job: FineTuneJob) -> dict[str, Any]:
+    """Requests equal to limits with everything that the spec gives a pod, GPUs aside."""
+    asked = job.spec.resources
+    return _equal({"cpu": asked.cpu, "memory": asked.memory})
+
+
+def train_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
+    """What a training pod gets: CPU, memory and all GPUs of the node."""
+    asked = job.spec.resources
+    return _equal({"cpu": asked.cpu, "memory": asked.memory, **_gpus(job, settings, asked.gpus_per_node)})
+
+
+def scorer_resources(job: FineTuneJob) -> dict[str, Any]:
+    """What the client of the engine gets: little, and never more than a quarter of the pod."""
+    asked = job.spec.resources
+    return _equal(
+        {"cpu": _share(asked.cpu, _SCORER_CPU)[0], "memory": _share(asked.memory, _SCORER_MEMORY)[0]}
+    )
+
+
+def engine_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
+    """What the engine gets: a GPU and the rest, so that a scoring pod is as large as a training pod."""
+    asked = job.spec.resources
+    amounts = {"cpu": _share(asked.cpu, _SCORER_CPU)[1], "memory": _share(asked.memory, _SCORER_MEMORY)[1]}
+    return _equal({**amounts, **_gpus(job, settings, min(1, asked.gpus_per_node))})
+
+
+def node_selector(job: FineTuneJob, settings: Settings) -> dict[str, str]:
+    """Where every stage runs: where training can, so that a zonal workspace is bound in the right zone."""
+    kind = gpu_type(job, settings)
+    chosen = kind.node_selector if kind is not None and job.spec.resources.gpus_per_node else {}
+    return {**chosen, **job.spec.node_selector}
+
+
+def gpu_type(job: FineTuneJob, settings: Settings) -> GpuType | None:
+    """The administrator's entry for the spec's gpuType; None when there is no such entry."""
+    name = job.spec.resources.gpu_type
+    return DEFAULT_GPU if name is None else settings.gpu_types.get(name)
+
+
+def _gpus(job: FineTuneJob, settings: Settings, count: int) -> dict[str, str | None]:
+    kind = gpu_type(job, settings) or DEFAULT_GPU
+    return {kind.resource_name: str(count)} if count else {}
+
+
+def _share(quantity: str | None, most: Decimal) -> tuple[str | None, str | None]:
+    """A quantity split in two, the first part at most `most` and a quarter; the units stay readable."""
+    found = _QUANTITY.fullmatch(quantity or "")
+    if found is None or quantity is None:
+        return quantity, quantity
+    whole = Decimal(found[1]) * _FACTORS[found[2]]
+    part = min(most, whole / 4)
+    return _write(part), _write(whole - part)
+
+
+def _write(amount: Decimal) -> str:
+    """Thousandths below a thousand (CPU), else whole kibibytes (memory)."""
+    return f"{int(amount * 1000)}m" if amount < 1024 else f"{int(amount // 1024)}Ki"
+
+
+def _equal(amounts: dict[str, str | None]) -> dict[str, Any]:
+    given = {key: value for key, value in amounts.items() if value is not None}
+    return {"requests": given, "limits": dict(given)}

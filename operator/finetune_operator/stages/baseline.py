@@ -1,0 +1,61 @@
+"""baseline: score the base on the hold-out before any training; a blocking verdict ends the run (R5-R8)."""
+
+from __future__ import annotations
+
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.settings import Settings
+from finetune_operator.stages import summaries
+from finetune_operator.stages.amounts import scorer_resources
+from finetune_operator.stages.draft import Draft
+from finetune_operator.stages.engine import engine
+from finetune_operator.stages.outcome import Outcome
+from finetune_operator.stages.pod import Parts
+from finetune_operator.stages.reading import text
+from finetune_operator.stages.scores import points, rows_and_metric
+from finetune_operator.stages.stage import Stage, Summary
+from finetune_operator.stages.volumes import add_base, add_destination, base_path, common
+
+_ADVICE = {
+    "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough (R5).",
+    "CheckTaskOrData": "That is below 40 %: check the task definition and the data first (R7).",
+}
+
+
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
+    """The scorer with the base in an engine beside it; scores are cached beside the destination."""
+    mounts = common(job, attempt.job)
+    add_base(mounts, job)
+    add_destination(mounts, job)
+    sidecar = engine(job, settings, base_path(job), mounts)
+    return Parts("baseline", mounts, scorer_resources(job), sidecars=(sidecar,))
+
+
+def read(draft: Draft, outcome: Outcome) -> None:
+    """Note the base's score; end the run if the verdict blocks and was not accepted."""
+    summary = outcome.summary
+    verdict = text(summary, "verdict")
+    scored = f"The base scores {points(summary)} on {rows_and_metric(summary)}."
+    draft.merge("scores", summaries.baseline_scores(summary))
+    draft.set("BaselineScored", True, verdict, scored)
+    if summary.get("blocking") is not True:
+        return
+    if verdict in draft.job.spec.accepted:
+        draft.event("Normal", "Accepted", f"{verdict} is accepted by spec.evaluation.accept: {scored}")
+        return
+    _refuse(draft, verdict, scored)
+
+
+def _refuse(draft: Draft, verdict: str, scored: str) -> None:
+    advice = _ADVICE.get(verdict, "The verdict does not recommend training.")
+    how = f"To train all the same, create a new FineTuneJob with {verdict} in spec.evaluation.accept."
+    message = f"{scored} {advice} Nothing was trained. {how}"
+    draft.set("Promoted", False, verdict, message)
+    draft.end(succeeded=False, reason=verdict, message=message, stalled=False)
+
+
+def _lacks(summary: Summary) -> str | None:
+    return None if text(summary, "verdict") else "a verdict"
+
+
+STAGE = Stage("baseline", "Baseline", "BaselineScored", "ScoringBase", parts, read, _lacks)

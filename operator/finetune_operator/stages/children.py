@@ -1,0 +1,127 @@
+"""The children of a stage attempt: Job, ConfigMap, Service; and the workspace that all stages share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.contracts import JobDocument, PublishSpec, job_spec
+from finetune_operator.api.digests import input_digest, spec_digest
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.names import UID_LABEL, labels, stage_labels, workspace_name
+from finetune_operator.api.plan import Manifest
+from finetune_operator.api.settings import Settings
+from finetune_operator.stages.pod import PROGRESS_PORT, Parts, pod_spec
+from finetune_operator.stages.reading import text
+
+DEFAULT_WORKSPACE_SIZE = "50Gi"
+
+
+def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Parts) -> Manifest:
+    """The Job of an attempt, suspended: its ConfigMap can be owned by it only once it has a uid.
+
+    An Indexed Job runs one pod per node and none twice (podReplacementPolicy Failed); any failure ends it,
+    since the operator alone decides on the next attempt.
+    """
+    carried = stage_labels(job, attempt.stage, attempt.number)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {**_metadata(job, attempt.job, carried), "ownerReferences": [job.owner_reference()]},
+        "spec": {
+            "suspend": True,
+            "backoffLimit": 0,
+            "completionMode": "Indexed",
+            "completions": parts.nodes,
+            "parallelism": parts.nodes,
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {"labels": carried},
+                "spec": pod_spec(job, settings, attempt.stage, parts),
+            },
+        },
+    }
+
+
+def job_document(job: FineTuneJob, attempt: Attempt, publish: PublishSpec | None) -> JobDocument:
+    """job.json of an attempt."""
+    spec = job_spec(job.spec)
+    return JobDocument(
+        namespace=job.metadata.namespace,
+        name=job.metadata.name,
+        uid=job.metadata.uid,
+        stage=attempt.stage,
+        attempt=attempt.number,
+        spec_digest=spec_digest(job.spec),
+        input_digest=input_digest(attempt.stage, spec, publish),
+        spec=spec,
+        publish=publish,
+    )
+
+
+def job_config_map(
+    job: FineTuneJob, attempt: Attempt, publish: PublishSpec | None, child: Manifest
+) -> Manifest:
+    """The ConfigMap that brings job.json into the pods of the Job that owns it."""
+    carried = stage_labels(job, attempt.stage, attempt.number)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]},
+        "immutable": True,
+        "data": {"job.json": job_document(job, attempt, publish).to_json()},
+    }
+
+
+def rendezvous_service(job: FineTuneJob, attempt: Attempt, child: Manifest) -> Manifest:
+    """The headless Service that names the pods of a gang, also before they are ready."""
+    carried = stage_labels(job, attempt.stage, attempt.number)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"batch.kubernetes.io/job-name": attempt.job, UID_LABEL: job.metadata.uid},
+            "ports": [{"name": "progress", "port": PROGRESS_PORT}],
+        },
+    }
+
+
+def workspace(job: FineTuneJob) -> Manifest:
+    """The claim that holds base, rows, checkpoints and results."""
+    asked = job.spec.workspace
+    spec: dict[str, Any] = {
+        "accessModes": [access_mode(job)],
+        "resources": {"requests": {"storage": asked.size or DEFAULT_WORKSPACE_SIZE}},
+    }
+    if asked.storage_class_name is not None:
+        spec["storageClassName"] = asked.storage_class_name
+    metadata = _metadata(job, workspace_name(job), labels(job))
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {**metadata, "ownerReferences": [job.owner_reference()]},
+        "spec": spec,
+    }
+
+
+def access_mode(job: FineTuneJob) -> str:
+    """What the workspace must allow: pods on several nodes need ReadWriteMany."""
+    return "ReadWriteMany" if job.spec.resources.nodes > 1 else "ReadWriteOnce"
+
+
+def _metadata(job: FineTuneJob, name: str, carried: dict[str, str]) -> dict[str, Any]:
+    return {"name": name, "namespace": job.metadata.namespace, "labels": carried}
+
+
+def _owned_by(child: Manifest) -> dict[str, Any]:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": text(child, "metadata", "name"),
+        "uid": text(child, "metadata", "uid"),
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }

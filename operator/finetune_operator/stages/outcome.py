@@ -1,0 +1,185 @@
+"""How an attempt ended: from its Job and pods to one of the failure classes of design.md section 4."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_operator.api.plan import Manifest
+from finetune_operator.stages.reading import condition, integer, is_true, items, mapping, text
+
+RETRIED = frozenset({"Interrupted", "Preempted", "NodeLost", "ChildDeleted", "ResultLost", "Unknown"})
+"""Failures that say nothing about the input, so another attempt may do better."""
+UNREAD = frozenset({"Preempted", "NodeLost", "ChildDeleted", "ResultLost"})
+"""Failures that hide what the stage may have stored: a CPU attempt reads that first."""
+
+# Of several pods of a gang the first class of this list is the cause, the rest are its consequences.
+_TELLING = (
+    "UserError",
+    "DatasetChanged",
+    "OutOfMemory",
+    "Diverged",
+    "NotStored",
+    "Preempted",
+    "NodeLost",
+    "Unknown",
+    "Interrupted",
+    "ChildDeleted",
+)
+_NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"})
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A recorded end of an attempt; `summary` has the shapes of docs/architecture.md."""
+
+    succeeded: bool
+    reason: str
+    message: str
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def outcome_of(stage: str, job: Manifest | None, pods: Sequence[Manifest]) -> Outcome | None:
+    """How the attempt ended, None while it goes on. `job` is None once the Job is gone.
+
+    A pod that still runs after its Job is gone is waited for: two attempts must never share a workspace.
+    """
+    if job is None:
+        return None if unfinished(pods) else _of_pods(stage, pods, _child_deleted())
+    if is_true(job, "Complete"):
+        return _of_pods(stage, pods, _result_lost())
+    if is_true(job, "Failed"):
+        return _of_pods(stage, pods, _result_lost(text(condition(job, "Failed"), "message")))
+    return None
+
+
+def finished(job: Manifest) -> bool:
+    """Whether the Job has come to its end."""
+    return is_true(job, "Complete") or is_true(job, "Failed")
+
+
+def unfinished(pods: Sequence[Manifest]) -> list[Manifest]:
+    """The pods that may still write."""
+    return [pod for pod in pods if text(pod, "status", "phase") not in ("Succeeded", "Failed")]
+
+
+def index_of(pod: Manifest) -> int:
+    """The completion index (the rank of the node), 0 when the pod carries none."""
+    carried = text(pod, "metadata", "annotations", INDEX) or text(pod, "metadata", "labels", INDEX)
+    return int(carried) if carried.isascii() and carried.isdigit() else 0
+
+
+def name_of(manifest: Manifest) -> str:
+    """The object's name for messages."""
+    return text(manifest, "metadata", "name") or "(unnamed)"
+
+
+def _child_deleted() -> Outcome:
+    return Outcome(False, "ChildDeleted", "The Job of this attempt was deleted before its result was read.")
+
+
+def _result_lost(detail: str = "") -> Outcome:
+    said = f" ({detail.rstrip('.')})" if detail else ""
+    return Outcome(False, "ResultLost", f"The Job ended{said}, but no pod is left that tells its result.")
+
+
+def _of_pods(stage: str, pods: Sequence[Manifest], otherwise: Outcome) -> Outcome:
+    ended = sorted(pods, key=index_of)
+    first = next((_reported(stage, pod) for pod in ended if index_of(pod) == 0), None)
+    if first is not None and first.succeeded:
+        return first  # rank 0 stores the result after every rank is done
+    told = [
+        outcome for pod in ended if (outcome := _of_pod(stage, pod)) is not None and not outcome.succeeded
+    ]
+    return min(told, key=_rank, default=otherwise)
+
+
+def _rank(outcome: Outcome) -> int:
+    return _TELLING.index(outcome.reason) if outcome.reason in _TELLING else _TELLING.index("Unknown")
+
+
+def _of_pod(stage: str, pod: Manifest) -> Outcome | None:
+    reported = _reported(stage, pod)
+    if reported is not None:
+        return _with_disruption(reported, pod)
+    return _out_of_memory(pod) or _disrupted(pod) or _crashed(pod)
+
+
+def _reported(stage: str, pod: Manifest) -> Outcome | None:
+    for container in items(pod, "status", "containerStatuses"):
+        outcome = parse_result(stage, text(container, "state", "terminated", "message"))
+        if outcome is not None:
+            return outcome
+    return None
+
+
+def parse_result(stage: str, message: str) -> Outcome | None:
+    """The result in a termination message, None when it is none of this stage."""
+    try:
+        document = json.loads(message)
+    except ValueError:
+        return None
+    known = isinstance(document, Mapping) and document.get("schemaVersion") == 1
+    if not known or text(document, "stage") != stage or not text(document, "reason"):
+        return None
+    return Outcome(
+        succeeded=document.get("outcome") == "Succeeded",
+        reason=text(document, "reason"),
+        message=text(document, "message"),
+        summary=mapping(document, "summary"),
+    )
+
+
+def _with_disruption(outcome: Outcome, pod: Manifest) -> Outcome:
+    """An interrupted stage says that it was asked to stop; the pod says by whom."""
+    why = text(condition(pod, "DisruptionTarget"), "message") or text(pod, "status", "message")
+    if outcome.reason != "Interrupted" or not why:
+        return outcome
+    return Outcome(False, outcome.reason, f"{outcome.message} Cause: {why}", outcome.summary)
+
+
+def _out_of_memory(pod: Manifest) -> Outcome | None:
+    containers = items(pod, "status", "containerStatuses")
+    for container in (*containers, *items(pod, "status", "initContainerStatuses")):
+        ended = mapping(container, "state", "terminated") or mapping(container, "lastState", "terminated")
+        if text(ended, "reason") == "OOMKilled":
+            return Outcome(False, "OutOfMemory", _memory_advice(pod, text(container, "name")))
+    return None
+
+
+def _memory_advice(pod: Manifest, container: str) -> str:
+    specs = (*items(pod, "spec", "containers"), *items(pod, "spec", "initContainers"))
+    spec = next((c for c in specs if c.get("name") == container), {})
+    limit = text(spec, "resources", "limits", "memory") or "its node's memory"
+    return (
+        f"Container {container} of pod {name_of(pod)} was killed because it needed more memory than {limit}; "
+        "raise spec.resources.memory, or lower spec.training.maxLength."
+    )
+
+
+def _disrupted(pod: Manifest) -> Outcome | None:
+    disruption = condition(pod, "DisruptionTarget")
+    reason = text(disruption, "reason") or text(pod, "status", "reason")
+    why = text(disruption, "message") or text(pod, "status", "message") or reason
+    if reason in _NODE_GONE:
+        node = text(pod, "spec", "nodeName") or "its node"
+        return Outcome(False, "NodeLost", f"Pod {name_of(pod)} was lost with {node}: {why}")
+    if reason:
+        return Outcome(False, "Preempted", f"Pod {name_of(pod)} was stopped from outside: {why}")
+    if text(pod, "metadata", "deletionTimestamp"):
+        # The Job controller deletes the rest of a gang too, so this never outranks what another pod tells.
+        return Outcome(False, "ChildDeleted", f"Pod {name_of(pod)} was deleted before it told its result.")
+    return None
+
+
+def _crashed(pod: Manifest) -> Outcome | None:
+    for container in items(pod, "status", "containerStatuses"):
+        ended = mapping(container, "state", "terminated")
+        code = integer(ended, "exitCode")
+        if code:
+            who = f"Container {text(container, 'name')} of pod {name_of(pod)}"
+            return Outcome(False, "Unknown", f"{who} ended with exit code {code} and no result; see its log.")
+    return None

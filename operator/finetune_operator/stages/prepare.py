@@ -1,0 +1,59 @@
+"""prepare: fetch, check and tokenise on the CPU, before any GPU pod exists; or adopt what is published."""
+
+from __future__ import annotations
+
+from finetune_operator.api.digests import spec_digest
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.settings import Settings
+from finetune_operator.stages import summaries
+from finetune_operator.stages.amounts import stage_resources
+from finetune_operator.stages.draft import Draft
+from finetune_operator.stages.outcome import Outcome
+from finetune_operator.stages.pod import Parts
+from finetune_operator.stages.reading import mapping
+from finetune_operator.stages.stage import Stage, Summary
+from finetune_operator.stages.volumes import add_base, add_credentials, add_data, add_destination, common
+
+
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
+    """The only pod with network access to a Hub, with credentials and with the data."""
+    mounts = common(job, attempt.job)
+    add_base(mounts, job)
+    add_data(mounts, job)
+    add_destination(mounts, job)
+    add_credentials(mounts, job)
+    env = {"HF_ENDPOINT": settings.hub_endpoint} if settings.hub_endpoint else {}
+    return Parts("prepare", mounts, stage_resources(job), env)
+
+
+def read(draft: Draft, outcome: Outcome) -> None:
+    """Note pins and counts; an adopted result ends the work of the run: it was done before."""
+    summary = outcome.summary
+    draft.merge("resolved", summaries.resolved(summary, spec_digest(draft.job.spec)))
+    draft.set("Validated", True, outcome.reason, outcome.message or _counts(summary))
+    if summary.get("adopted") is True:
+        _adopt(draft, summary)
+
+
+def _adopt(draft: Draft, summary: Summary) -> None:
+    destination = draft.job.spec.output.destination
+    draft.merge("scores", summaries.comparison(mapping(summary, "scores")))
+    draft.status["artifact"] = summaries.artifact(mapping(summary, "artifact"), destination)
+    message = f"{destination} already holds the result of this spec; it is adopted and nothing runs again."
+    for kind in ("BaselineScored", "Trained", "Evaluated", "Published"):
+        draft.set(kind, True, "Adopted", message)
+
+
+def _lacks(summary: Summary) -> str | None:
+    if summary.get("adopted") is True and summaries.artifact(mapping(summary, "artifact"), "") is None:
+        return "the digest of the result to adopt"
+    return None
+
+
+def _counts(summary: Summary) -> str:
+    rows, holdout = summary.get("rows", "All"), summary.get("holdoutRows", 0)
+    return f"{rows} training rows and {holdout} held-out rows are usable."
+
+
+STAGE = Stage("prepare", "Prepare", "Validated", "Preparing", parts, read, _lacks)

@@ -1,0 +1,143 @@
+"""Summaries of results as bounded status fields: a number too many must not make a status unwritable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_operator.api.conditions import clip
+from finetune_operator.stages.reading import integer, mapping, number, text
+
+_GRADERS = 8
+_WARNINGS = 32
+
+
+def resolved(summary: Mapping[str, Any], spec_digest: str) -> dict[str, Any]:
+    """`status.resolved` of the summary of prepare."""
+    training = mapping(summary, "training")
+    lora = mapping(summary, "lora")
+    warnings = summary.get("warnings")
+    said = [clip(w) for w in warnings if isinstance(w, str)] if isinstance(warnings, (list, tuple)) else []
+    return {
+        "specDigest": spec_digest,
+        "baseName": _text(summary, "baseName", 512),
+        "baseRevision": _text(summary, "baseRevision", 64),
+        "baseFingerprint": _text(summary, "baseFingerprint", 71),
+        "rows": _count(summary, "rows"),
+        "holdoutRows": _count(summary, "holdoutRows"),
+        "tokens": _count(summary, "tokens"),
+        "datasetDigest": _text(summary, "datasetDigest", 71),
+        "holdoutDigest": _text(summary, "holdoutDigest", 71),
+        "training": _training(training) or None,
+        "lora": _known({"rank": _count(lora, "rank"), "alpha": _count(lora, "alpha")}) or None,
+        "warnings": said[:_WARNINGS] or None,
+    }
+
+
+def baseline_scores(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`status.scores` of the summary of baseline."""
+    graders = {name: {"base": decimal(value)} for name, value in mapping(summary, "graders").items()}
+    return {
+        "metric": _text(summary, "metric", 64),
+        "rows": _count(summary, "rows"),
+        "base": _interval(summary),
+        "graders": _bounded(graders),
+        "baselineVerdict": _text(summary, "verdict", 64),
+    }
+
+
+def comparison(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`status.scores` of the summary of evaluate."""
+    graders = {
+        name: _known({side: decimal(mapping(pair).get(side)) for side in ("base", "tuned")})
+        for name, pair in mapping(summary, "graders").items()
+    }
+    return {
+        "metric": _text(summary, "metric", 64),
+        "rows": _count(summary, "rows"),
+        **{side: _interval(mapping(summary, side)) for side in ("base", "tuned", "delta")},
+        "graders": _bounded(graders),
+        "verdict": _text(summary, "verdict", 64),
+    }
+
+
+def artifact(summary: Mapping[str, Any], destination: str) -> dict[str, Any] | None:
+    """`status.artifact` of the summary of publish, None when it names no digest."""
+    digest = _text(summary, "digest", 71)
+    if digest is None:
+        return None
+    entry = {
+        "destination": _text(summary, "destination", 512) or destination,
+        "digest": digest,
+        "promoted": summary.get("promoted") is True,
+        "verdict": _text(summary, "verdict", 64),
+    }
+    return _known(entry)
+
+
+def progress(document: Mapping[str, Any] | None, stage: str) -> dict[str, Any] | None:
+    """`status.progress` of what the running stage serves, None while it serves nothing of this stage."""
+    if document is None or text(document, "stage") != stage:
+        return None
+    fraction, eta = number(document, "fraction"), number(document, "etaSeconds")
+    seconds = None if eta is None or eta < 0 else min(round(eta), 10**9)
+    entry = {
+        "percent": None if fraction is None else max(0, min(100, int(fraction * 100))),
+        "step": _count(document, "step"),
+        "totalSteps": _count(document, "totalSteps"),
+        "loss": decimal(document.get("loss")),
+        "tokensPerSecond": decimal(document.get("tokensPerSecond"), 1),
+        "etaSeconds": seconds,
+        "eta": None if seconds is None else span(seconds),
+        "message": clip(text(document, "message")) or None,
+    }
+    return _known(entry)
+
+
+def span(seconds: int) -> str:
+    """A duration for people: 45s, 3m, 2h 5m, 3d 4h."""
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes}m"
+    hours = minutes // 60
+    return f"{hours}h {minutes % 60}m" if hours < 24 else f"{hours // 24}d {hours % 24}h"
+
+
+def decimal(value: Any, digits: int = 4) -> str | None:
+    """A number as the API shows it: a string; a string that is a number stays as it is."""
+    if isinstance(value, str):
+        return value[:32] or None
+    found = number(value)
+    return None if found is None else f"{found:.{digits}f}"
+
+
+def _training(training: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("epochs", "effectiveBatchSize", "maxLength", "seed", "steps")
+    counts = {key: _count(training, key) for key in keys}
+    rate = training.get("learningRate")
+    # A learning rate of 1e-5 has no four decimals.
+    shown = f"{rate:g}" if number(rate) is not None else decimal(rate)
+    return _known({**counts, "learningRate": shown})
+
+
+def _interval(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    return _known({key: decimal(entry.get(key)) for key in ("score", "low", "high")}) or None
+
+
+def _bounded(graders: dict[str, Any]) -> dict[str, Any] | None:
+    return {str(name)[:63]: value for name, value in list(graders.items())[:_GRADERS]} or None
+
+
+def _known(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _text(summary: Mapping[str, Any], key: str, limit: int) -> str | None:
+    return text(summary, key)[:limit] or None
+
+
+def _count(summary: Mapping[str, Any], key: str) -> int | None:
+    found = integer(summary, key)
+    return found if found is not None and 0 <= found < 2**53 else None

@@ -1,0 +1,53 @@
+"""train: one pod per node, torchrun in each, one attempt living and dying together."""
+
+from __future__ import annotations
+
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.settings import Settings
+from finetune_operator.stages.amounts import train_resources
+from finetune_operator.stages.draft import Draft
+from finetune_operator.stages.outcome import Outcome
+from finetune_operator.stages.pod import Parts
+from finetune_operator.stages.reading import integer, number
+from finetune_operator.stages.stage import Stage, Summary
+from finetune_operator.stages.volumes import add_base, add_shared_memory, common
+
+CHECKPOINT_SECONDS = 120
+
+
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
+    """The gang: index 0 is found under its name behind a headless Service."""
+    asked = job.spec.resources
+    mounts = common(job, attempt.job)
+    add_base(mounts, job)
+    add_shared_memory(mounts, job)
+    gang = attempt.job if asked.nodes > 1 else None
+    env = {
+        "FT_NODES": str(asked.nodes),
+        "FT_PROCESSES": str(asked.gpus_per_node or asked.processes_per_node or 1),
+        "FT_MASTER_ADDR": "127.0.0.1" if gang is None else f"{attempt.job}-0.{gang}",
+    }
+    return Parts(
+        "train",
+        mounts,
+        train_resources(job, settings),
+        env,
+        nodes=asked.nodes,
+        grace_seconds=CHECKPOINT_SECONDS,
+        subdomain=gang,
+    )
+
+
+def read(draft: Draft, outcome: Outcome) -> None:
+    """Training is done; how good it is, evaluate says."""
+    draft.set("Trained", True, outcome.reason, outcome.message or _facts(outcome.summary))
+
+
+def _facts(summary: Summary) -> str:
+    steps, loss = integer(summary, "steps"), number(summary, "loss")
+    last = "" if loss is None else f", the last loss is {loss:.3f}"
+    return f"Training took {'all' if steps is None else steps} steps{last}."
+
+
+STAGE = Stage("train", "Train", "Trained", "Training", parts, read)

@@ -1,0 +1,1 @@
+"""The agent: makes the engine hold exactly the adapters of the server manifest and reports on it."""

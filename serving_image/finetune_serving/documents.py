@@ -1,0 +1,151 @@
+"""The JSON documents that pass through this image (docs/architecture.md, "Contracts").
+
+What we read (server manifest, adapter manifest) tolerates unknown fields, so a newer writer does no harm;
+what we write (`/state`) is exact. All models are immutable once read.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# Becomes a folder and a vLLM adapter name: nothing that could leave a folder or look like an option.
+VersionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+Phase = Literal["Fetching", "Loading", "Verifying", "Ready", "Draining", "Failed"]
+Reason = Literal[
+    "",
+    "ArtifactMissing",
+    "DigestMismatch",
+    "InvalidArtifact",
+    "BaseMismatch",
+    "Unpromoted",
+    "RankTooLarge",
+    "UnsupportedAdapter",
+    "SilentNoOp",
+    "LoadFailed",
+]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="ignore", frozen=True)
+
+
+class _Written(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="forbid", frozen=True)
+
+
+class ServedBase(_Read):
+    """The base model: its public name and, when the user pinned it, its fingerprint."""
+
+    name: str
+    fingerprint: Digest | None = None
+
+
+class VersionEntry(_Read):
+    """One version the engine should hold."""
+
+    name: VersionName
+    source: str
+    digest: Digest
+    allow_unpromoted: bool = False
+
+
+class Target(_Read):
+    """A version behind an alias and its share of the requests."""
+
+    version: str
+    weight: int = Field(default=100, ge=0, le=100)
+
+
+class Route(_Read):
+    """One alias and the versions that answer it."""
+
+    alias: str
+    targets: tuple[Target, ...] = Field(min_length=1)
+
+
+class ServerManifest(_Read):
+    """What this server should hold and answer (operator -> agent)."""
+
+    schema_version: Literal[1]
+    generation: int = Field(ge=0)
+    base: ServedBase
+    versions: tuple[VersionEntry, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+    def routed(self) -> frozenset[str]:
+        """Names of all versions that some route of this generation names."""
+        return frozenset(target.version for route in self.routes for target in route.targets)
+
+
+class AdapterBase(_Read):
+    """The base an adapter was trained on."""
+
+    fingerprint: Digest
+
+
+class AdapterShape(_Read):
+    """The trainer's record of the adapter's rank."""
+
+    rank: int
+
+
+class AdapterFile(_Read):
+    """One published file."""
+
+    path: str
+    sha256: Hex
+    bytes: int = Field(ge=0)
+
+
+class AdapterManifest(_Read):
+    """What we need of a published manifest.json (trainer -> serving)."""
+
+    schema_version: Literal[1]
+    kind: str
+    base_model: AdapterBase
+    adapter: AdapterShape | None = None
+    files: tuple[AdapterFile, ...]
+    promoted: bool
+
+
+class BaseState(_Written):
+    """The base in force: fingerprint is null while it is being computed or cannot be."""
+
+    name: str
+    fingerprint: Digest | None
+
+
+class VersionState(_Written):
+    """One version as this pod sees it; times in seconds, counts since this process started."""
+
+    name: str
+    digest: str
+    phase: Phase
+    reason: Reason = ""
+    message: str = ""
+    in_flight: int = 0
+    requests: int = 0
+    failures: int = 0
+    load_seconds: float | None = None
+
+
+class State(_Written):
+    """What the agent answers on /state (agent -> operator)."""
+
+    schema_version: Literal[1] = 1
+    generation: int
+    applied_generation: int
+    engine_id: str
+    ready: bool
+    base: BaseState
+    versions: tuple[VersionState, ...]
+    message: str = ""
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema of every document that this image writes, by name."""
+    return {"state": State.model_json_schema(by_alias=True, mode="serialization")}

@@ -1,0 +1,60 @@
+"""Real Helm over the real chart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dev.chart import CHART
+
+IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
+Object = dict[str, Any]
+
+
+def _helm() -> str:
+    """Helm of the embedded cluster, else one on PATH; a skip says how to get it."""
+    home = Path(os.environ.get("FINETUNE_DEV_HOME", Path.home() / ".cache" / "finetune-operator"))
+    built = sorted(home.glob("bin/**/helm"))
+    found = os.environ.get("HELM") or (str(built[-1]) if built else shutil.which("helm"))
+    if found is None:
+        pytest.skip("helm is not built yet: `make up` builds it")
+    return found
+
+
+@pytest.fixture(scope="session")
+def helm() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a Helm command with values on standard input."""
+    program = _helm()
+
+    def run(command: str, values: Object | None, *flags: str) -> subprocess.CompletedProcess[str]:
+        given = ["--values", "-"] if values is not None else []
+        name = ["finetune-operator"] if command == "template" else []
+        return subprocess.run(
+            [program, command, *name, str(CHART), "--namespace", "finetune-system", *given, *flags],
+            input=json.dumps(values) if values is not None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def render(helm: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., list[Object]]:
+    """The objects that the chart renders for some values, images given unless overridden."""
+
+    def objects(**values: Any) -> list[Object]:
+        done = helm("template", {"images": IMAGES, **values}, "--kube-version", "1.36.3")
+        assert done.returncode == 0, done.stderr
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    return objects

@@ -1,0 +1,260 @@
+"""Real vLLM on the CPU, started once per session, with a tiny Llama and PEFT adapters made here."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket as socket_module
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from finetune_serving.fingerprint import base_fingerprint
+from finetune_serving.health import check
+
+START_SECONDS = 900  # about a minute on an idle machine, several when it is shared
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "patient",
+    "took",
+    "medicine",
+    "and",
+    "slept",
+    "well",
+    "sick",
+    "pain",
+    "answer",
+]
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random weights and a word tokenizer with a chat template."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    words = dict.fromkeys(["<unk>", "<s>", "</s>", *WORDS, *"abcdefghijklmnopqrstuvwxyz."])
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    fast.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_adapter(base_model: Path) -> Callable[..., str]:
+    """Publish a PEFT adapter with its manifest into a folder; returns the digest of the manifest.
+
+    `strength` scales its random B matrices (0 makes an adapter that changes nothing).
+    """
+
+    def make(folder: Path, seed: int, strength: float = 0.5, rank: int = 8) -> str:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+        tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=16, target_modules="all-linear"))
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=strength)
+        scratch = Path(tempfile.mkdtemp())
+        tuned.save_pretrained(scratch)
+        folder.mkdir(parents=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copy(scratch / name, folder / name)
+        shutil.rmtree(scratch)
+        return _publish(folder, base_fingerprint(base_model), rank)
+
+    return make
+
+
+def _publish(folder: Path, fingerprint: str, rank: int) -> str:
+    files = []
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        files.append(
+            {"path": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        )
+    manifest = {
+        "schemaVersion": 1,
+        "kind": "Adapter",
+        "method": "LoRA",
+        "baseModel": {"source": "pvc://base/tiny", "revision": None, "fingerprint": fingerprint},
+        "adapter": {"rank": rank, "alpha": 16},
+        "files": files,
+        "promoted": True,
+    }
+    content = json.dumps(manifest, indent=2).encode()
+    (folder / "manifest.json").write_bytes(content)
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def engine_socket(base_model: Path) -> Iterator[Path]:
+    """The socket of a running `python -m finetune_serving engine` (about a minute to start)."""
+    folder = Path(tempfile.mkdtemp(prefix="ft-"))  # socket paths are limited to 107 bytes
+    socket = folder / "engine.sock"
+    command = [sys.executable, "-m", "finetune_serving", "engine", "--model", str(base_model)]
+    command += ["--served-name", "tiny", "--uds", str(socket), "--max-loras", "2", "--max-cpu-loras", "3"]
+    command += ["--max-lora-rank", "16", "--max-model-len", "256"]
+    env = os.environ | {
+        "FT_ENGINE_ARGS": '["--enforce-eager", "--max-num-seqs", "16"]',
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    log = (folder / "engine.log").open("wb")
+    process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait(process, socket, folder / "engine.log")
+        yield socket
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        log.close()
+        shutil.rmtree(folder)
+
+
+def _wait(process: "subprocess.Popen[bytes]", socket: Path, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while check(str(socket)) != 0:
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"the engine did not start:\n{log.read_text()[-4000:]}")
+        time.sleep(0.5)  # what the kubelet's startup probe does, only faster
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running gateway container: its folder holds sources/ and manifest.json, its API needs the key."""
+
+    folder: Path
+    url: str
+    agent_url: str
+    key: str
+
+    def write(self, generation: int, versions: list[dict[str, Any]], **routes: str) -> None:
+        """Swap in a server manifest whose aliases point at the named versions."""
+        document = {
+            "schemaVersion": 1,
+            "generation": generation,
+            "base": {"name": "tiny", "fingerprint": None},
+            "versions": versions,
+            "routes": [{"alias": a, "targets": [{"version": v, "weight": 100}]} for a, v in routes.items()],
+        }
+        (self.folder / "fresh.json").write_text(json.dumps(document))
+        (self.folder / "fresh.json").replace(self.folder / "manifest.json")
+
+    def state(self) -> dict[str, Any]:
+        """What the agent says on /state."""
+        response = httpx.get(f"{self.agent_url}/state", timeout=10)
+        return dict(response.json())
+
+    def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first state that meets the condition, asked for as the operator asks."""
+        deadline = time.monotonic() + 120
+        while not condition(state := self.state()):
+            assert time.monotonic() < deadline, state
+            time.sleep(0.1)
+        return state
+
+
+@pytest.fixture(scope="session")
+def server(engine_socket: Path, base_model: Path, make_adapter: Callable[..., str]) -> Iterator[Server]:
+    """`python -m finetune_serving gateway` in front of the engine, with three published adapters."""
+    folder = Path(tempfile.mkdtemp(prefix="ft-"))
+    (folder / "keys").mkdir()
+    (folder / "keys" / "team").write_text("team-key\n")
+    port, agent_port = _free_ports()
+    command = [
+        sys.executable,
+        "-m",
+        "finetune_serving",
+        "gateway",
+        "--manifest",
+        str(folder / "manifest.json"),
+    ]
+    command += ["--uds", str(engine_socket), "--model", str(base_model), "--keys", str(folder / "keys")]
+    command += ["--adapters", str(folder / "adapters"), "--sources", str(folder / "sources")]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--agent-port", str(agent_port)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([*command, "--max-lora-rank", "16"], env=env)
+    server = Server(folder, f"http://127.0.0.1:{port}/v1", f"http://127.0.0.1:{agent_port}", "team-key")
+    try:
+        _wait_for_port(process, agent_port)
+        yield server
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def adapters(server: Server, make_adapter: Callable[..., str]) -> dict[str, dict[str, Any]]:
+    """Entries for the server manifest: two adapters that differ, and one that changes nothing."""
+    entries = {}
+    for name, seed, strength in (("one", 1, 0.5), ("two", 2, 0.5), ("none", 3, 0.0)):
+        digest = make_adapter(server.folder / "sources" / "pvc" / "adapters" / name, seed, strength)
+        version = f"reviews--{digest[7:19]}"
+        source = f"pvc://adapters/{name}"
+        entries[name] = {"name": version, "source": source, "digest": digest, "allowUnpromoted": False}
+    return entries
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket_module.socket() as first, socket_module.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+def _wait_for_port(process: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1)
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("the gateway did not start; its log is above")

@@ -1,0 +1,74 @@
+"""The job.json that the operator writes is what the trainer reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.contracts import read_job
+from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
+
+STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
+FULL_SPEC: dict[str, Any] = {
+    "baseModel": {"source": "hf://org/model", "revision": "a" * 40, "credentialsSecretRef": {"name": "hub"}},
+    "lora": {"rank": 16, "alpha": 32},
+    "training": {"epochs": 2, "learningRate": "2e-4", "effectiveBatchSize": 8, "maxLength": 1024, "seed": 17},
+    "evaluation": {
+        "graders": [
+            {"name": "fields", "type": "FieldMatch", "fields": ["condition", "sentiment"]},
+            {"name": "format", "type": "JsonSchema", "schema": '{"type": "object"}'},
+            {"name": "exact", "type": "ExactMatch"},
+        ],
+        "primary": "fields",
+        "gate": {"minDelta": "0.1"},
+        "maxTokens": 64,
+        "accept": ["CheckTaskOrData"],
+    },
+}
+SPECS = [
+    pytest.param({}, id="the smallest spec"),
+    pytest.param(FULL_SPEC, id="every field"),
+    pytest.param({"method": "Full"}, id="a full fine-tune"),
+    pytest.param({"lora": {"rank": 8}, "training": {"epochs": 1}}, id="some fields left out"),
+    pytest.param(
+        {"resources": {"nodes": 2, "processesPerNode": 2}, "workspace": {"claimName": "shared"}}, id="a gang"
+    ),
+]
+
+
+def documents(**changes: Any) -> dict[str, str]:
+    """job.json of every stage of a run."""
+    world = KubernetesSimulation(**changes)
+    world.claims["shared"] = {"metadata": {"uid": "s"}, "spec": {"accessModes": ["ReadWriteMany"]}}
+    found = {}
+    for stage in STAGES:
+        name = world.to(stage).running()
+        found[stage] = world.others["ConfigMap", name]["data"]["job.json"]
+    return found
+
+
+@pytest.mark.parametrize("changes", SPECS)
+def test_the_trainer_reads_the_job_of_every_stage(changes: dict[str, Any], tmp_path: Path) -> None:
+    written = documents(**changes)
+    path = tmp_path / "job.json"
+    for stage, text in written.items():
+        path.write_text(text)
+        job = read_job(path)
+        assert (job.stage, job.attempt, job.namespace, job.name) == (stage, 1, "demo", "run")
+        assert (job.publish is not None) == (stage == "publish")
+    assert len({json.loads(text)["specDigest"] for text in written.values()}) == 1
+    assert len({json.loads(text)["inputDigest"] for text in written.values()}) == len(STAGES)
+
+
+def test_a_run_without_evaluation_is_read_too(tmp_path: Path) -> None:
+    world = KubernetesSimulation(evaluation={"dataset": None, "graders": None, "accept": ["EvalMissing"]})
+    name = world.to("publish").running()
+    path = tmp_path / "job.json"
+    path.write_text(world.others["ConfigMap", name]["data"]["job.json"])
+    job = read_job(path)
+    assert job.spec.evaluation is None
+    assert job.publish is not None
+    assert (job.publish.promoted, job.publish.accepted) == (True, ("EvalMissing",))

@@ -1,0 +1,136 @@
+"""Operator and agent, each with its own decisions, talking only through the manifest and /state."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_operator.api.contracts import ManifestBase
+from finetune_operator.serving.observed import PodState
+from finetune_operator.serving.routing import EMPTY, Table, Wanted, next_table, report, write_table
+from finetune_serving.agent.converge import Record, World, after_engine_restart, converge, failed
+from finetune_serving.agent.report import Process, state
+from finetune_serving.documents import ServerManifest, json_schemas
+from finetune_serving.gateway.ledger import Tally
+from finetune_serving.gateway.routing import resolve, table_of
+
+NEXT = {"Fetch": "Loading", "Load": "Verifying", "Verify": "Ready"}
+PROCESS = Process("engine-1", "sha256:" + "b" * 64)
+SLOTS = 4
+
+
+def want(alias: str, digit: str) -> Wanted:
+    digest = "sha256:" + digit * 64
+    return Wanted(alias, f"{alias}-deployment", f"{alias}--{digit * 12}", f"pvc://adapters/{digit}", digest)
+
+
+class Pod:
+    """An agent whose engine does everything at once, and what it would answer on /state."""
+
+    def __init__(self, broken: frozenset[str] = frozenset()) -> None:
+        self.world = World(engine_up=True)
+        self.broken = broken
+        self.in_flight: dict[str, int] = {}
+
+    def read(self, manifest: str) -> None:
+        """Converge completely to a manifest as the operator writes it."""
+        self.world = replace(self.world, manifest=ServerManifest.model_validate_json(manifest))
+        while True:
+            decision = converge(replace(self.world, in_flight=self.in_flight))
+            self.world = replace(self.world, records=decision.records, applied=decision.applied)
+            if decision.work is None:
+                return
+            self._do(decision.work.kind, decision.work.version)
+
+    def _do(self, kind: str, version: str) -> None:
+        records: dict[str, Record] = dict(self.world.records)
+        record = records.pop(version)
+        if kind != "Remove":
+            broken = version in self.broken
+            refused = failed(record, "InvalidArtifact", "It is broken; publish it again.", 0.0, retry=False)
+            records[version] = refused if broken else replace(record, phase=NEXT[kind])  # type: ignore[arg-type]
+        self.world = replace(self.world, records=records)
+
+    def report(self) -> PodState:
+        """The pod as the operator sees it."""
+        document = state(self.world, PROCESS, lambda v: Tally(in_flight=self.in_flight.get(v, 0)))
+        answer: Mapping[str, Any] = json.loads(document.model_dump_json(by_alias=True))
+        jsonschema.validate(answer, json_schemas()["state"])
+        return PodState("pod-1", "pod-1", bool(answer["ready"]), False, {}, answer)
+
+    def answers(self, alias: str) -> str | None:
+        """The version that the gateway would pick now; fails if it could not answer."""
+        if self.world.applied is None:
+            return None
+        version = resolve(table_of(self.world.applied), alias, 0.5)
+        assert version is None or self.world.records[version].phase == "Ready"
+        return version
+
+
+def settle(table: Table, wanted: list[Wanted], pod: Pod) -> Table:
+    """Operator and pod in turns until neither changes anything; the alias is answered at every step."""
+    served = {w.alias for w in wanted if pod.answers(w.alias)}
+    for _ in range(12):
+        after, _ = next_table(table, wanted, [pod.report()], SLOTS)
+        pod.read(write_table(after, ManifestBase(name="base")).model_dump_json(by_alias=True))
+        assert served <= {w.alias for w in wanted if pod.answers(w.alias)}
+        if after == table:
+            return after
+        table = after
+    pytest.fail(f"operator and agent never agree: {table}")
+
+
+def test_an_alias_rolls_to_a_new_version_and_the_old_one_goes() -> None:
+    pod = Pod()
+    table = settle(EMPTY, [want("reviews", "a")], pod)
+    assert pod.answers("reviews") == "reviews--" + "a" * 12
+    table = settle(table, [want("reviews", "b")], pod)
+    assert pod.answers("reviews") == "reviews--" + "b" * 12
+    assert list(table.versions) == list(pod.world.records) == ["reviews--" + "b" * 12]
+    assert report(want("reviews", "b"), table, [pod.report()], frozenset()).state == "Serving"
+
+
+def test_a_broken_version_is_reported_with_its_reason_and_the_old_one_stays() -> None:
+    pod = Pod(broken=frozenset({"reviews--" + "b" * 12}))
+    table = settle(EMPTY, [want("reviews", "a")], pod)
+    table = settle(table, [want("reviews", "b")], pod)
+    assert pod.answers("reviews") == "reviews--" + "a" * 12
+    said = report(want("reviews", "b"), table, [pod.report()], frozenset())
+    assert (said.state, said.reason, said.serving) == ("Failed", "InvalidArtifact", "reviews--" + "a" * 12)
+
+
+def test_a_version_with_a_request_in_flight_stays_until_it_is_answered() -> None:
+    pod, old = Pod(), "reviews--" + "a" * 12
+    table = settle(EMPTY, [want("reviews", "a")], pod)
+    pod.in_flight = {old: 1}
+    table = settle(table, [want("reviews", "b")], pod)
+    assert old in pod.world.records
+    pod.in_flight = {}
+    settle(table, [want("reviews", "b")], pod)
+    assert old not in pod.world.records
+
+
+def test_a_restarted_engine_is_not_ready_until_it_holds_everything_again() -> None:
+    pod = Pod()
+    table = settle(EMPTY, [want("reviews", "a")], pod)
+    pod.world = replace(pod.world, records=after_engine_restart(pod.world.records))
+    assert not pod.report().ready
+    assert next_table(table, [want("reviews", "a")], [pod.report()], SLOTS)[0] == table
+    pod.read(write_table(table, ManifestBase(name="base")).model_dump_json(by_alias=True))
+    assert pod.report().ready
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(["one", "two"]), st.sampled_from("abc")), max_size=6))
+def test_any_sequence_of_changes_ends_with_what_was_asked_last(changes: list[dict[str, str]]) -> None:
+    pod, table = Pod(), EMPTY
+    for change in changes:
+        wanted = [want(alias, digit) for alias, digit in change.items()]
+        table = settle(table, wanted, pod)
+        assert {w.alias: w.version for w in wanted} == dict(table.routes)
+        assert {w.version for w in wanted} == set(table.versions) == set(pod.world.records)

@@ -1,0 +1,236 @@
+"""From a FineTuneJob to an answer behind the server, and every way in which a version may be refused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from dev.demo.objects import Cluster
+from tests.e2e.builders import (
+    Object,
+    adapter_deployment,
+    condition,
+    copy_version,
+    ended,
+    evaluation,
+    run,
+    server,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+KEY = "sk-e2e-canary-4711"
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def trained(cluster: Cluster) -> Object:
+    """A run through all five stages on the small data."""
+    cluster.apply(run("reviews-v1", evaluation=evaluation()))
+    return cluster.wait("FineTuneJob", "reviews-v1", ended, 1800)
+
+
+@pytest.fixture(scope="module")
+def serving(cluster: Cluster) -> Iterator[openai.OpenAI]:
+    """A server with one key, and the official client for it."""
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"e2e": KEY}}
+    cluster.apply(secret, server("shared", apiKeys={"secretRef": {"name": "keys"}}))
+    cluster.wait("ModelServer", "shared", lambda s: condition(s, "Ready").get("status") == "True", 900)
+    service = cluster.core.read_namespaced_service("shared-server", cluster.namespace)
+    return openai.OpenAI(base_url=f"http://{service.spec.cluster_ip}:8000/v1", api_key=KEY, max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, trained: Object, serving: openai.OpenAI) -> Object:
+    """The run's adapter behind the alias `reviews`."""
+    cluster.apply(adapter_deployment("reviews", "shared", {"fineTuneJobRef": {"name": "reviews-v1"}}))
+    return cluster.wait("AdapterDeployment", "reviews", ready, 300)
+
+
+def ready(deployment: Object) -> bool:
+    return condition(deployment, "Ready").get("status") == "True"
+
+
+def test_a_run_goes_through_all_stages_and_tells_its_scores(trained: Object) -> None:
+    status = trained["status"]
+    assert condition(trained, "Succeeded")["status"] == "True", condition(trained, "Succeeded")
+    kinds = ["Validated", "Admitted", "BaselineScored", "Trained", "Evaluated", "Published", "Promoted"]
+    assert [condition(trained, k).get("status") for k in kinds] == ["True"] * len(kinds)
+    assert status["scores"]["rows"] == 50
+    assert float(status["scores"]["tuned"]["score"]) >= float(status["scores"]["base"]["score"])
+    assert status["artifact"]["digest"].startswith("sha256:")
+    assert status["resolved"]["baseFingerprint"].startswith("sha256:")
+    assert [a["number"] for a in status["attempts"]] == [1] * 5
+
+
+def test_no_finalizer_or_annotation_of_the_framework_is_left_on_user_objects(trained: Object) -> None:
+    assert "finalizers" not in trained["metadata"]
+    assert not [a for a in trained["metadata"].get("annotations", {}) if "kopf" in a]
+
+
+def test_the_same_spec_under_another_name_adopts_the_published_result(
+    cluster: Cluster, trained: Object
+) -> None:
+    again = run("reviews-v1-again", evaluation=evaluation())
+    again["spec"]["output"] = trained["spec"]["output"]
+    cluster.apply(again)
+    adopted = cluster.wait("FineTuneJob", "reviews-v1-again", ended, 300)
+    assert condition(adopted, "Succeeded")["status"] == "True"
+    assert [a["stage"] for a in adopted["status"]["attempts"]] == ["prepare"]
+    assert adopted["status"]["artifact"]["digest"] == trained["status"]["artifact"]["digest"]
+
+
+def test_the_alias_and_the_base_are_listed_and_answer_differently(
+    served: Object, serving: openai.OpenAI
+) -> None:
+    assert {m.id for m in serving.models.list()} == {"smollm2-135m-instruct", "reviews"}
+    prompt = [
+        {
+            "role": "user",
+            "content": "Great drug, my acne is gone. Reply as JSON with condition and sentiment.",
+        }
+    ]
+    answers = {
+        model: serving.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=24)  # type: ignore[call-overload]
+        for model in ("reviews", "smollm2-135m-instruct")
+    }
+    assert answers["reviews"].model == served["status"]["serving"]["version"]
+    texts = {name: answer.choices[0].message.content for name, answer in answers.items()}
+    assert texts["reviews"] != texts["smollm2-135m-instruct"]
+
+
+def test_streams_and_completions_answer_too(served: Object, serving: openai.OpenAI) -> None:
+    stream = serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8, stream=True)  # type: ignore[call-overload]
+    chunks = list(stream)
+    assert len(chunks) > 1
+    assert {c.model for c in chunks} == {served["status"]["serving"]["version"]}
+    assert serving.completions.create(model="reviews", prompt="Paris is", max_tokens=4).choices[0].text
+
+
+def test_a_wrong_key_and_an_unknown_model_are_refused_as_openai_does(
+    served: Object, serving: openai.OpenAI
+) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        serving.with_options(api_key="sk-wrong").models.list()
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        serving.chat.completions.create(model="nobody", messages=QUESTION)  # type: ignore[call-overload]
+
+
+def test_a_new_version_rolls_under_load_without_a_failed_request(
+    cluster: Cluster, served: Object, serving: openai.OpenAI, folder: Path
+) -> None:
+    version = copy_version(folder, "reviews-v1", "reviews-v2")
+    answered: dict[str, int] = {}
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                answer = serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8)  # type: ignore[call-overload]
+                answered[answer.model] = answered.get(answer.model, 0) + 1
+            except openai.OpenAIError as error:
+                failures.append(repr(error))
+
+    workers = [threading.Thread(target=load) for _ in range(5)]
+    for worker in workers:
+        worker.start()
+    try:
+        start = time.monotonic()
+        cluster.apply(adapter_deployment("reviews", "shared", version, allowUnpromoted=True))
+        new = "reviews--" + version["digest"].removeprefix("sha256:")[:12]
+        cluster.wait(
+            "AdapterDeployment",
+            "reviews",
+            lambda d: ready(d) and d["status"]["serving"]["version"] == new,
+            300,
+        )
+        seconds = time.monotonic() - start
+        old = served["status"]["serving"]["version"]
+        cluster.wait("ModelServer", "shared", lambda s: holds_only(cluster, new, old), 120)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(timeout=60)
+    print(f"rolled in {seconds:.1f} s; requests answered {answered}; failed {len(failures)}")
+    assert failures == []
+    assert set(answered) == {served["status"]["serving"]["version"], new}
+
+
+def holds_only(cluster: Cluster, new: str, old: str) -> bool:
+    """The server manifest lists the new version and no longer the old one."""
+    maps = cluster.core.list_namespaced_config_map(
+        cluster.namespace, label_selector="finetune.dev/owner=shared"
+    )
+    text = "".join(m.data["manifest.json"] for m in maps.items if "manifest.json" in (m.data or {}))
+    return new in text and old not in text
+
+
+REFUSALS = [
+    pytest.param({}, {"digest": "sha256:" + "0" * 64}, "DigestMismatch", id="a wrong digest"),
+    pytest.param(
+        {"verdict": "NoClearImprovement", "promoted": False}, {}, "Unpromoted", id="a gate that said no"
+    ),
+    pytest.param(
+        {"baseModel": {"source": "x", "revision": None, "fingerprint": "sha256:" + "1" * 64}},
+        {},
+        "BaseMismatch",
+        id="an adapter of another base",
+    ),
+    pytest.param(
+        {}, {"source": "pvc://adapters/nowhere"}, "ArtifactMissing", id="an artifact that is not there"
+    ),
+]
+
+
+@pytest.mark.parametrize(("manifest", "adapter", "reason"), REFUSALS)
+def test_refused_with_a_reason_and_without_harm(
+    cluster: Cluster,
+    served: Object,
+    serving: openai.OpenAI,
+    folder: Path,
+    manifest: Object,
+    adapter: Object,
+    reason: str,
+) -> None:
+    name = f"refused-{reason.lower()}"
+    version = copy_version(folder, "reviews-v1", name, **manifest)
+    cluster.apply(adapter_deployment(name, "shared", {**version, **adapter}))
+    refused = cluster.wait(
+        "AdapterDeployment", name, lambda d: condition(d, "Ready").get("reason") == reason, 120
+    )
+    assert condition(refused, "Ready")["status"] == "False"
+    assert len(condition(refused, "Ready")["message"]) > 20
+    assert "reviews" in {m.id for m in serving.models.list()}
+    cluster.kubectl("delete", "adep", name)
+
+
+def test_the_engine_has_no_port_and_the_gateway_no_admin_routes(cluster: Cluster, served: Object) -> None:
+    pods = cluster.core.list_namespaced_pod(
+        cluster.namespace, label_selector="finetune.dev/owner=shared"
+    ).items
+    engine = next(c for c in pods[0].spec.init_containers if c.name == "engine")
+    assert not engine.ports
+    script = "import urllib.request as u; u.urlopen(u.Request('http://127.0.0.1:8000/v1/load_lora_adapter', data=b'{}'))"
+    said = cluster.kubectl(
+        "exec", pods[0].metadata.name, "-c", "gateway", "--", "python", "-c", script, check=False
+    )
+    assert "401" in said or "404" in said
+
+
+def test_secrets_appear_in_no_status_event_or_log(cluster: Cluster, served: Object) -> None:
+    pods = cluster.core.list_namespaced_pod(
+        cluster.namespace, label_selector="finetune.dev/owner=shared"
+    ).items
+    logs = "".join(
+        cluster.core.read_namespaced_pod_log(p.metadata.name, cluster.namespace, container=c)
+        for p in pods
+        for c in ("gateway", "engine")
+    )
+    told = cluster.kubectl("get", "ftj,msv,adep,events,pods,deployments,configmaps", "-o", "yaml")
+    assert KEY not in logs
+    assert KEY not in told

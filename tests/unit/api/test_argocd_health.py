@@ -1,0 +1,80 @@
+"""The Argo CD health scripts, run by a real Lua on the statuses that the operator writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+lupa = pytest.importorskip("lupa", reason="lupa is not installed")
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "crds" / "argocd"
+
+
+def _object(
+    kind_status: dict[str, str], *, suspend: bool = False, observed: int | None = 2
+) -> dict[str, Any]:
+    conditions = [
+        {"type": kind, "status": status, "reason": "Why", "message": f"{kind} is {status}"}
+        for kind, status in kind_status.items()
+    ]
+    status = {"conditions": conditions, "observedGeneration": observed}
+    return {"metadata": {"generation": 2}, "spec": {"suspend": suspend}, "status": status}
+
+
+def _health(kind: str, body: dict[str, Any]) -> tuple[str, str]:
+    runtime = lupa.LuaRuntime(register_eval=False)
+    runtime.globals()["obj"] = runtime.table_from(_clean(body), recursive=True)
+    result = runtime.execute((SCRIPTS / kind / "health.lua").read_text())
+    return result["status"], result["message"]
+
+
+def _clean(body: dict[str, Any]) -> dict[str, Any]:
+    """Without nulls, as the API server returns objects."""
+    return {k: _clean(v) if isinstance(v, dict) else v for k, v in body.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"metadata": {"generation": 1}, "spec": {}}, ("Progressing", "Waiting for the operator")),
+        (_object({"Succeeded": "True"}, observed=1), ("Progressing", "Waiting for the operator")),
+        (_object({"Succeeded": "True"}), ("Healthy", "Succeeded is True")),
+        (_object({"Succeeded": "True"}, suspend=True), ("Healthy", "Succeeded is True")),
+        (_object({"Succeeded": "False", "Stalled": "True"}), ("Degraded", "Succeeded is False")),
+        (_object({"Succeeded": "Unknown", "Stalled": "True"}), ("Degraded", "Stalled is True")),
+        (_object({"Succeeded": "Unknown"}, suspend=True), ("Suspended", "Suspended by spec.suspend")),
+        (_object({"Admitted": "False", "Succeeded": "Unknown"}), ("Suspended", "Admitted is False")),
+        (_object({"Admitted": "True", "Succeeded": "Unknown"}), ("Progressing", "Succeeded is Unknown")),
+    ],
+    ids=[
+        "a new object is progressing",
+        "an old status is progressing",
+        "a success is healthy",
+        "a success stays healthy when suspended",
+        "a failure is degraded",
+        "a stalled run is degraded",
+        "a suspended run is suspended",
+        "a run without resources is suspended",
+        "a running run is progressing",
+    ],
+)
+def test_health_of_a_run(body: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert _health("FineTuneJob", body) == expected
+
+
+@pytest.mark.parametrize("kind", ["ModelServer", "AdapterDeployment"])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"metadata": {"generation": 1}, "spec": {}}, ("Progressing", "Waiting for the operator")),
+        (_object({"Ready": "True"}, observed=1), ("Progressing", "Waiting for the operator")),
+        (_object({"Ready": "True"}), ("Healthy", "Ready is True")),
+        (_object({"Ready": "False", "Stalled": "True"}), ("Degraded", "Stalled is True")),
+        (_object({"Ready": "False", "Stalled": "False"}), ("Progressing", "Ready is False")),
+    ],
+    ids=["a new object", "an old status", "ready", "stalled", "on its way"],
+)
+def test_health_of_what_serves(kind: str, body: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert _health(kind, body) == expected

@@ -1,0 +1,88 @@
+"""Digests, documents between the packages, and settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_operator.api.contracts import PublishSpec, job_spec
+from finetune_operator.api.digests import digest_of, input_digest, spec_digest
+from finetune_operator.api.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_operator.api.settings import SettingsError, parse_settings
+
+SAMPLES = Path(__file__).resolve().parents[3] / "crds" / "samples"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def _spec(**changes: Any) -> FineTuneJobSpec:
+    body = yaml.safe_load((SAMPLES / "finetunejob-full.yaml").read_text())
+    return FineTuneJob.model_validate({**body, "spec": {**body["spec"], **changes}}).spec
+
+
+@settings(deadline=None)  # other work shares the processor
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
+def test_a_digest_ignores_the_order_of_keys(value: dict[str, Any]) -> None:
+    assert digest_of(value) == digest_of(dict(reversed(list(value.items()))))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"method": "Full", "lora": None}, False),
+        ({"training": {"epochs": 2}}, False),
+        ({"dataset": {"source": "pvc://a/b"}}, False),
+        ({"evaluation": {"accept": ["EvalMissing"]}}, False),
+        ({"output": {"destination": "pvc://other/place"}}, True),
+        ({"resources": {"nodes": 1}}, True),
+        ({"suspend": True}, True),
+    ],
+    ids=["method", "training", "dataset", "no hold-out", "destination", "resources", "suspend"],
+)
+def test_the_spec_digest_covers_what_decides_the_result(change: dict[str, Any], same: bool) -> None:
+    assert (spec_digest(_spec(**change)) == spec_digest(_spec())) is same
+
+
+def test_accepting_a_verdict_keeps_both_digests() -> None:
+    given = yaml.safe_load((SAMPLES / "finetunejob-full.yaml").read_text())["spec"]["evaluation"]
+    accepted = _spec(evaluation={**given, "accept": ["NoClearImprovement"]})
+    assert spec_digest(accepted) == spec_digest(_spec())
+    assert input_digest("evaluate", accepted) == input_digest("evaluate", _spec())
+
+
+def test_the_input_digest_tells_stages_and_decisions_apart() -> None:
+    spec, yes, no = _spec(), PublishSpec(promoted=True), PublishSpec(promoted=False)
+    digests = [input_digest("train", spec), input_digest("evaluate", spec)]
+    digests += [input_digest("publish", spec, yes), input_digest("publish", spec, no)]
+    assert len(set(digests)) == 4
+
+
+def test_a_default_that_is_written_out_changes_no_digest() -> None:
+    evaluation = yaml.safe_load((SAMPLES / "finetunejob-full.yaml").read_text())["spec"]["evaluation"]
+    without = {key: value for key, value in evaluation.items() if key != "gate"}
+    assert spec_digest(_spec(evaluation=without)) == spec_digest(_spec(evaluation=evaluation))
+
+
+def test_credentials_never_reach_job_json() -> None:
+    assert "hub-token" not in job_spec(_spec()).to_json()
+
+
+def test_settings_name_every_wrong_field() -> None:
+    wrong = {"images": {"trainer": ""}, "progresSeconds": 5}
+    with pytest.raises(SettingsError, match=r"images\.trainer.*images\.serving.*progresSeconds"):
+        parse_settings(json.dumps(wrong))
+
+
+def test_settings_have_defaults() -> None:
+    settings = parse_settings('{"images": {"trainer": "t", "serving": "s"}, "gpuTypes": {"H200": {}}}')
+    assert settings.gpu_types["H200"].resource_name == "nvidia.com/gpu"
+    assert settings.image_pull_deadline_seconds == 600

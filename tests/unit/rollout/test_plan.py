@@ -1,0 +1,207 @@
+"""What an AdapterDeployment asks for, and what it says of its server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from finetune_operator.api.adapterdeployment import AdapterDeployment
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.api.plan import Emit, Plan
+from finetune_operator.api.settings import Settings
+from finetune_operator.rollout.observed import Observed
+from finetune_operator.rollout.plan import plan
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+SETTINGS = Settings.model_validate({"images": {"trainer": "t", "serving": "s"}})
+DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+NEW, OLD = "reviews--" + "a" * 12, "reviews--" + "b" * 12
+
+
+def deployment(status: dict[str, Any] | None = None, **spec: Any) -> AdapterDeployment:
+    body = {
+        "serverRef": {"name": "shared"},
+        "alias": "reviews",
+        "adapter": {"fineTuneJobRef": {"name": "run"}},
+    }
+    meta = {"name": "reviews", "namespace": "demo", "uid": "u1", "generation": 2}
+    return AdapterDeployment.model_validate(
+        {"metadata": meta, "spec": {**body, **spec}, "status": status or {}}
+    )
+
+
+def job(
+    succeeded: str = "True", promoted: bool = True, published: bool = True, method: str = "LoRA"
+) -> FineTuneJob:
+    spec = {
+        "baseModel": {"source": "pvc://models/base"},
+        "method": method,
+        "dataset": {"source": "pvc://data/x.jsonl"},
+        "output": {"destination": "pvc://adapters/run"},
+    }
+    artifact = {
+        "destination": "pvc://adapters/run",
+        "digest": DIGEST,
+        "promoted": promoted,
+        "verdict": "Promote" if promoted else "NoClearImprovement",
+    }
+    ended = {"type": "Succeeded", "status": succeeded, "reason": "UserError", "message": "row 3 is not JSON"}
+    status = {"conditions": [ended], **({"artifact": artifact} if published else {})}
+    return FineTuneJob.model_validate({"metadata": {"name": "run"}, "spec": spec, "status": status})
+
+
+def server(**entry: Any) -> ModelServer:
+    spec = {"baseModel": {"source": "pvc://models/base"}, "artifactStore": "pvc://adapters"}
+    adapters = [{"alias": "reviews", "deployment": "reviews", **entry}] if entry else []
+    status = {"endpoint": "http://shared-server.demo.svc:8000/v1", "adapters": adapters}
+    return ModelServer.model_validate({"metadata": {"name": "shared"}, "spec": spec, "status": status})
+
+
+def ready(decided: Plan) -> tuple[str, str]:
+    assert decided.status is not None
+    found = next(c for c in decided.status["conditions"] if c["type"] == "Ready")
+    return found["status"], found["reason"]
+
+
+def resolved(decided: Plan) -> str | None:
+    assert decided.status is not None
+    target = decided.status.get("resolved")
+    return target and target["version"]
+
+
+KEPT = {
+    "resolved": {"source": "pvc://adapters/old", "digest": OTHER, "version": OLD, "fineTuneJob": "before"}
+}
+KEPT_SAME = {
+    "resolved": {"source": "pvc://adapters/run", "digest": DIGEST, "version": NEW, "fineTuneJob": "run"}
+}
+DIRECT = {"adapter": {"source": "pvc://adapters/run", "digest": DIGEST}}
+
+CASES = [
+    pytest.param(
+        deployment(), None, server(), "WaitingForFineTuneJob", None, id="the run does not exist yet"
+    ),
+    pytest.param(
+        deployment(),
+        job("Unknown", published=False),
+        server(),
+        "WaitingForFineTuneJob",
+        None,
+        id="the run is going on",
+    ),
+    pytest.param(
+        deployment(),
+        job("False", published=False),
+        server(),
+        "FineTuneJobFailed",
+        None,
+        id="the run ended with nothing",
+    ),
+    pytest.param(
+        deployment(), job("False", promoted=False), server(), "Unpromoted", None, id="the gate said no"
+    ),
+    pytest.param(
+        deployment(allowUnpromoted=True),
+        job("False", promoted=False),
+        server(),
+        "Rolling",
+        NEW,
+        id="taken all the same",
+    ),
+    pytest.param(
+        deployment(),
+        job(method="Full"),
+        server(),
+        "UnsupportedAdapter",
+        None,
+        id="a whole model is no adapter",
+    ),
+    pytest.param(deployment(), job(), None, "ServerNotFound", NEW, id="the server does not exist"),
+    pytest.param(deployment(), job(), server(), "Rolling", NEW, id="resolved, the server has not looked yet"),
+    pytest.param(deployment(**DIRECT), None, server(), "Rolling", NEW, id="named by source and digest"),
+    pytest.param(
+        deployment(),
+        job(),
+        server(version=NEW, state="Serving", servingVersion=NEW),
+        "Serving",
+        NEW,
+        id="served",
+    ),
+    pytest.param(
+        deployment(),
+        job(),
+        server(version=NEW, state="Failed", servingVersion=OLD, reason="BaseMismatch", message="other base"),
+        "BaseMismatch",
+        NEW,
+        id="refused by the agent while the old version serves",
+    ),
+    pytest.param(
+        deployment(),
+        job(),
+        server(version=OLD, state="Serving", servingVersion=OLD),
+        "Rolling",
+        NEW,
+        id="the server still reports the version before",
+    ),
+    pytest.param(
+        deployment(KEPT),
+        None,
+        server(version=OLD, state="Serving"),
+        "WaitingForFineTuneJob",
+        OLD,
+        id="earlier kept",
+    ),
+    pytest.param(
+        deployment(KEPT_SAME),
+        None,
+        server(version=NEW, state="Serving", servingVersion=NEW),
+        "Serving",
+        NEW,
+        id="the run was deleted after it was resolved",
+    ),
+]
+
+
+@pytest.mark.parametrize(("mine", "run", "there", "reason", "version"), CASES)
+def test_where_a_deployment_stands(
+    mine: AdapterDeployment,
+    run: FineTuneJob | None,
+    there: ModelServer | None,
+    reason: str,
+    version: str | None,
+) -> None:
+    decided = plan(Observed(mine, run, there), SETTINGS, NOW)
+    assert ready(decided) == ("True" if reason == "Serving" else "False", reason)
+    assert resolved(decided) == version
+
+
+def test_a_refused_version_says_that_the_old_one_keeps_answering() -> None:
+    there = server(
+        version=NEW, state="Failed", servingVersion=OLD, reason="BaseMismatch", message="Other base."
+    )
+    decided = plan(Observed(deployment(), job(), there), SETTINGS, NOW)
+    assert decided.status is not None
+    assert decided.status["serving"]["version"] == OLD
+    message = next(c for c in decided.status["conditions"] if c["type"] == "Ready")["message"]
+    assert message == f"Other base. {OLD} keeps answering."
+
+
+def test_a_second_look_at_the_same_state_changes_nothing_and_tells_nothing() -> None:
+    there = server(version=NEW, state="Serving", servingVersion=NEW)
+    first = plan(Observed(deployment(), job(), there), SETTINGS, NOW)
+    assert [type(a) for a in first.actions] == [Emit]
+    assert first.status is not None
+    again = plan(Observed(deployment(dict(first.status)), job(), there), SETTINGS, NOW.replace(hour=13))
+    assert again.status == first.status
+    assert again.actions == ()
+
+
+def test_a_deleted_deployment_is_left_alone() -> None:
+    gone = deployment()
+    gone = gone.model_copy(
+        update={"metadata": gone.metadata.model_copy(update={"deletion_timestamp": "now"})}
+    )
+    assert plan(Observed(gone, None, None), SETTINGS, NOW) == Plan()

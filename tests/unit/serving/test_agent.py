@@ -1,0 +1,207 @@
+"""The agent against a stand-in engine: bring-up, roll-over, refusals, engine restarts, clean-up."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+
+from finetune_serving.agent.agent import Agent, Places
+from finetune_serving.agent.engine_client import EngineClient
+from finetune_serving.agent.manifest import ManifestFile
+from finetune_serving.agent.preflight import Limits
+from finetune_serving.documents import State
+from finetune_serving.gateway.book import Book
+from finetune_serving.gateway.keys import KeyRing
+from finetune_serving.gateway.ledger import Ledger
+
+Publish = Callable[..., dict[str, Any]]
+
+
+class Pod:
+    """An agent at work on a manifest that tests rewrite."""
+
+    def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.book = Book()
+        self.ledger = Ledger(CollectorRegistry())
+        places = Places(folder / "sources", folder / "adapters")
+        limits = Limits("sha256:" + "b" * 64, 16)
+        self.agent = Agent(
+            ManifestFile(folder / "manifest.json"), EngineClient(session), self.book, KeyRing(None),
+            self.ledger, places, limits, lambda _: None,
+        )  # fmt: skip
+
+    def write(self, generation: int, versions: list[dict[str, Any]], **routes: str) -> None:
+        document = {
+            "schemaVersion": 1,
+            "generation": generation,
+            "base": {"name": "base", "fingerprint": None},
+            "versions": versions,
+            "routes": [{"alias": a, "targets": [{"version": v, "weight": 100}]} for a, v in routes.items()],
+        }
+        fresh = self.folder / "fresh.json"
+        fresh.write_text(json.dumps(document))
+        fresh.replace(self.folder / "manifest.json")
+
+    async def until(self, condition: Callable[[State], bool]) -> State:
+        """The first state that meets the condition; fails after half a minute."""
+        async with asyncio.timeout(30):
+            while not condition(self.agent.state()):  # noqa: ASYNC110 - state is polled, as the operator does
+                await asyncio.sleep(0.01)
+        return self.agent.state()
+
+    def phases(self) -> dict[str, str]:
+        return {version.name: version.phase for version in self.agent.state().versions}
+
+
+@pytest.fixture
+async def pod(stand_in: Any, tmp_path: Path) -> AsyncIterator[Pod]:
+    connector = aiohttp.UnixConnector(str(stand_in.path), force_close=True)
+    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+        pod = Pod(tmp_path, session)
+        task = asyncio.create_task(pod.agent.run())
+        yield pod
+        task.cancel()
+
+
+async def test_a_routed_version_is_brought_up_and_the_pod_becomes_ready(
+    pod: Pod, stand_in: Any, publish: Publish
+) -> None:
+    entry = publish("a")
+    assert not pod.agent.state().ready
+    pod.write(1, [entry], reviews=entry["name"])
+    state = await pod.until(lambda s: s.ready)
+    assert (state.applied_generation, state.message) == (1, "")
+    assert state.versions[0].load_seconds is not None
+    assert stand_in.loras[entry["name"]] == str(pod.folder / "adapters" / entry["digest"][7:19])
+    assert pod.book.can_answer(entry["name"])
+    assert pod.book.created[entry["name"]] > 0
+
+
+async def test_a_server_without_adapters_is_ready_with_its_base(pod: Pod) -> None:
+    pod.write(1, [])
+    await pod.until(lambda s: s.ready)
+    assert pod.book.can_answer("base")
+
+
+async def test_a_roll_over_drains_before_it_removes(pod: Pod, stand_in: Any, publish: Publish) -> None:
+    old, new = publish("a"), publish("b")
+    pod.write(1, [old], reviews=old["name"])
+    await pod.until(lambda s: s.ready)
+    with pod.ledger.track(old["name"]):
+        pod.write(2, [new], reviews=new["name"])
+        await pod.until(lambda s: s.applied_generation == 2)
+        await pod.until(lambda s: pod.phases()[old["name"]] == "Draining")
+        await asyncio.sleep(0.6)  # two turns of the watch: time enough to do the wrong thing
+        assert stand_in.removed == []
+    await pod.until(lambda s: [v.name for v in s.versions] == [new["name"]])
+    assert stand_in.removed == [old["name"]]
+    assert not (pod.folder / "adapters" / old["digest"][7:19]).exists()
+    assert pod.agent.state().ready
+
+
+async def test_two_versions_with_one_digest_share_their_files(pod: Pod, publish: Publish) -> None:
+    entry = publish("a")
+    twin = entry | {"name": "twin--1"}
+    pod.write(1, [entry, twin], reviews=entry["name"], twin="twin--1")
+    await pod.until(lambda s: s.ready)
+    pod.write(2, [twin], twin="twin--1")
+    await pod.until(lambda s: [v.name for v in s.versions] == ["twin--1"])
+    assert (pod.folder / "adapters" / entry["digest"][7:19]).exists()
+
+
+async def test_a_broken_version_never_takes_over(pod: Pod, publish: Publish) -> None:
+    good, bad = publish("a"), publish("b", manifest={"promoted": False})
+    pod.write(1, [good], reviews=good["name"])
+    await pod.until(lambda s: s.ready)
+    pod.write(2, [good, bad], reviews=bad["name"])
+    state = await pod.until(lambda s: any(v.phase == "Failed" for v in s.versions))
+    assert (state.generation, state.applied_generation, state.ready) == (2, 1, True)
+    assert next(v.reason for v in state.versions if v.name == bad["name"]) == "Unpromoted"
+
+
+async def test_an_adapter_without_effect_is_a_silent_no_op(pod: Pod, stand_in: Any, publish: Publish) -> None:
+    entry = publish("a")
+    stand_in.no_ops.add(entry["name"])
+    pod.write(1, [entry])
+    state = await pod.until(lambda s: any(v.phase == "Failed" for v in s.versions))
+    assert state.versions[0].reason == "SilentNoOp"
+    assert entry["name"] in stand_in.removed
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "reason"),
+    [
+        (500, "LoRA rank 64 is greater than max_lora_rank 16.", "RankTooLarge"),
+        (500, "vLLM does not yet support DoRA. Adapter bias is not supported.", "UnsupportedAdapter"),
+        (500, "shapes cannot be multiplied", "LoadFailed"),
+        (404, "Loading lora x failed: No adapter found", "LoadFailed"),
+    ],
+)
+async def test_the_engines_refusals_get_a_reason(
+    pod: Pod, stand_in: Any, publish: Publish, status: int, message: str, reason: str
+) -> None:
+    stand_in.refuse_load = (status, {"error": {"message": message, "type": "x", "code": status}})
+    pod.write(1, [publish("a")])
+    state = await pod.until(lambda s: any(v.phase == "Failed" for v in s.versions))
+    assert state.versions[0].reason == reason
+    assert message in state.versions[0].message
+
+
+async def test_a_restarted_engine_gets_everything_again_before_the_pod_is_ready(
+    pod: Pod, stand_in: Any, publish: Publish
+) -> None:
+    entry = publish("a")
+    pod.write(1, [entry], reviews=entry["name"])
+    await pod.until(lambda s: s.ready)
+    await stand_in.stop()
+    await pod.until(lambda s: s.message == "waiting for the engine")
+    assert not pod.book.can_answer(entry["name"])
+    await stand_in.restart()
+    await pod.until(lambda s: s.ready and s.engine_id == "engine-1+")
+    assert entry["name"] in stand_in.loras
+
+
+async def test_an_engine_that_forgot_a_version_gets_it_back_after_the_first_complaint(
+    pod: Pod, stand_in: Any, publish: Publish
+) -> None:
+    entry = publish("a")
+    pod.write(1, [entry], reviews=entry["name"])
+    await pod.until(lambda s: s.ready)
+    stand_in.loras.clear()
+    pod.book.trouble.set()
+    await pod.until(lambda _: entry["name"] in stand_in.loras)
+    await pod.until(lambda s: s.ready)
+
+
+async def test_leftovers_of_an_earlier_process_are_removed(pod: Pod, stand_in: Any, publish: Publish) -> None:
+    stand_in.loras["ghost--1"] = "/adapters/ghost"
+    (pod.folder / "adapters" / "0123456789ab").mkdir(parents=True)
+    entry = publish("a")
+    pod.write(1, [entry], reviews=entry["name"])
+    await pod.until(lambda s: s.ready)
+    assert stand_in.removed == ["ghost--1"]
+    assert [path.name for path in (pod.folder / "adapters").iterdir()] == [entry["digest"][7:19]]
+
+
+async def test_a_broken_manifest_changes_nothing(pod: Pod) -> None:
+    pod.write(1, [])
+    await pod.until(lambda s: s.ready)
+    (pod.folder / "manifest.json").write_text("{")
+    state = await pod.until(lambda s: s.message != "")
+    assert state.ready
+    assert "previous one stays" in state.message
+
+
+async def test_another_base_than_the_server_asks_for_is_never_ready(pod: Pod) -> None:
+    pod.write(1, [])
+    document = json.loads((pod.folder / "manifest.json").read_text())
+    document["base"]["fingerprint"] = "sha256:" + "f" * 64
+    (pod.folder / "manifest.json").write_text(json.dumps(document))
+    state = await pod.until(lambda s: "asks for" in s.message)
+    assert not state.ready

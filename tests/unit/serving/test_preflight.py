@@ -1,0 +1,80 @@
+"""What is refused before the engine is asked."""
+
+from typing import Any
+
+import pytest
+
+from finetune_serving.agent.preflight import Limits, check_config, check_manifest
+from finetune_serving.agent.refusal import RefusedError
+from finetune_serving.documents import AdapterManifest, VersionEntry
+
+LIMITS = Limits("sha256:" + "b" * 64, 16)
+ENTRY = VersionEntry(name="a--1", source="pvc://adapters/a", digest="sha256:" + "a" * 64)
+
+
+def adapter(**changes: Any) -> AdapterManifest:
+    document = {
+        "schemaVersion": 1,
+        "kind": "Adapter",
+        "baseModel": {"fingerprint": LIMITS.base_fingerprint},
+        "adapter": {"rank": 8},
+        "files": [],
+        "promoted": True,
+    }
+    return AdapterManifest.model_validate(document | changes)
+
+
+def reason_of_manifest(manifest: AdapterManifest, entry: VersionEntry = ENTRY) -> str:
+    try:
+        check_manifest(manifest, entry, LIMITS)
+    except RefusedError as error:
+        return error.reason
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({}, "", id="a fitting adapter passes"),
+        pytest.param({"kind": "Model", "adapter": None}, "InvalidArtifact", id="a whole model is no adapter"),
+        pytest.param({"baseModel": {"fingerprint": "sha256:" + "c" * 64}}, "BaseMismatch", id="other base"),
+        pytest.param({"promoted": False}, "Unpromoted", id="an adapter that did not pass its gate"),
+        pytest.param({"adapter": {"rank": 17}}, "RankTooLarge", id="a rank above the server's"),
+        pytest.param({"adapter": {"rank": 16}}, "", id="the largest rank still fits"),
+    ],
+)
+def test_manifest(changes: dict[str, Any], reason: str) -> None:
+    assert reason_of_manifest(adapter(**changes)) == reason
+
+
+def test_allow_unpromoted_lets_it_through() -> None:
+    allowed = ENTRY.model_copy(update={"allow_unpromoted": True})
+    assert reason_of_manifest(adapter(promoted=False), allowed) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({}, "", id="plain LoRA passes"),
+        pytest.param({"peft_type": "IA3"}, "UnsupportedAdapter", id="another PEFT method"),
+        pytest.param({"r": 32}, "RankTooLarge", id="rank in the config above the server's"),
+        pytest.param({"rank_pattern": {"q_proj": 64}}, "RankTooLarge", id="one module above it"),
+        pytest.param({"r": 0}, "InvalidArtifact", id="a rank that is none"),
+        pytest.param({"r": None}, "InvalidArtifact", id="no rank at all"),
+        pytest.param({"use_dora": True}, "UnsupportedAdapter", id="DoRA"),
+        pytest.param({"bias": "all"}, "UnsupportedAdapter", id="trained biases"),
+        pytest.param({"lora_bias": True}, "UnsupportedAdapter", id="LoRA biases"),
+        pytest.param({"modules_to_save": ["lm_head"]}, "UnsupportedAdapter", id="whole modules"),
+        pytest.param({"modules_to_save": []}, "", id="no whole modules"),
+        pytest.param({"init_lora_weights": "pissa"}, "UnsupportedAdapter", id="PiSSA changes the base"),
+        pytest.param({"init_lora_weights": "gaussian"}, "", id="gaussian does not"),
+        pytest.param({"use_rslora": True}, "", id="rank-stabilised scaling is served"),
+    ],
+)
+def test_config(changes: dict[str, Any], reason: str) -> None:
+    found = ""
+    try:
+        check_config({"peft_type": "LORA", "r": 8, "bias": "none", **changes}, LIMITS)
+    except RefusedError as error:
+        found = error.reason
+    assert found == reason

@@ -1,0 +1,186 @@
+"""The container's processes: start, probe, shut down, fetch; each on real sockets."""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from finetune_serving import serve as serving
+from finetune_serving.engine import engine_arguments, remove_stale_socket
+from finetune_serving.fetch_base import MARKER
+from finetune_serving.health import check
+
+REVISION = "a" * 40
+
+
+def options(stand_in: Any, folder: Path) -> serving.Options:
+    model = folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        port, agent_port = one.getsockname()[1], two.getsockname()[1]
+    manifest = {"schemaVersion": 1, "generation": 1, "base": {"name": "base"}, "versions": [], "routes": []}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return serving.Options(
+        folder / "manifest.json", str(stand_in.path), model, None, 16, folder / "adapters",
+        folder / "sources", "127.0.0.1", port, agent_port, 4096, 20.0,
+    )  # fmt: skip
+
+
+async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_first(
+    stand_in: Any, tmp_path: Path
+) -> None:
+    settings, stop = options(stand_in, tmp_path), asyncio.Event()
+    stand_in.hold = asyncio.Event()
+    running = asyncio.create_task(serving.serve(settings, "sha256:" + "b" * 64, stop))
+    agent, api = f"http://127.0.0.1:{settings.agent_port}", f"http://127.0.0.1:{settings.port}"
+    async with aiohttp.ClientSession() as client, asyncio.timeout(60):
+        await _ready(client, agent)
+        body = {"model": "base", "prompt": "x"}
+        asked = asyncio.create_task(client.post(f"{api}/v1/completions", json=body))
+        await stand_in.started.wait()
+        stop.set()
+        async with client.get(f"{agent}/readyz") as response:
+            assert (response.status, await response.text()) == (503, "shutting down\n")
+        stand_in.hold.set()
+        assert (await asked).status == 200
+        async with client.get(f"{agent}/metrics") as metrics:
+            assert 'finetune_gateway_requests_total{code="200",version="base"} 1.0' in await metrics.text()
+        await running
+
+
+async def _ready(client: aiohttp.ClientSession, agent: str) -> None:
+    while True:
+        try:
+            async with client.get(f"{agent}/readyz") as response:
+                if response.status == 200:
+                    return
+        except aiohttp.ClientConnectionError:
+            pass
+        await asyncio.sleep(0.02)  # as the kubelet's probe asks again
+
+
+async def test_the_probe_tells_a_running_engine_from_none(stand_in: Any, tmp_path: Path) -> None:
+    assert await asyncio.to_thread(check, str(stand_in.path)) == 0
+    await stand_in.stop()
+    assert await asyncio.to_thread(check, str(stand_in.path)) == 1
+    assert check(str(tmp_path / "nowhere.sock")) == 1
+
+
+def test_the_probe_loads_nothing_heavy() -> None:
+    import subprocess
+
+    code = "import sys, finetune_serving.__main__, finetune_serving.health; print(len(sys.modules))"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    loaded = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True, text=True)
+    assert int(loaded.stdout) < 200
+
+
+def test_a_stale_socket_is_removed_and_a_file_is_not(tmp_path: Path) -> None:
+    stale, plain = tmp_path / "e.sock", tmp_path / "plain"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(stale))
+    plain.write_text("keep me")
+    for path in (stale, plain, tmp_path / "nothing"):
+        remove_stale_socket(path)
+    assert not stale.exists()
+    assert plain.exists()
+
+
+@pytest.mark.parametrize("extra", ["{}", "[1]", "--enforce-eager"])
+def test_extra_arguments_that_are_no_list_of_strings_end_the_engine(extra: str) -> None:
+    args = argparse.Namespace(
+        model="/m",
+        served_name="n",
+        uds="/s",
+        max_loras=1,
+        max_cpu_loras=2,
+        max_lora_rank=8,
+        max_model_len=None,
+    )
+    with pytest.raises(SystemExit, match="FT_ENGINE_ARGS"):
+        engine_arguments(args, extra)
+    assert engine_arguments(args, '["--enforce-eager"]')[-1] == "--enforce-eager"
+
+
+FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"}
+
+
+@pytest.fixture
+async def hub() -> Any:
+    """A Hub with one model, on a real port; it records what was asked with which token."""
+    asked: list[tuple[str, str | None]] = []
+
+    async def info(request: web.Request) -> web.Response:
+        asked.append((request.path, request.headers.get("Authorization")))
+        tree = [{"type": "file", "path": n, "size": len(c), "oid": "0" * 40} for n, c in FILES.items()]
+        return web.json_response(tree)
+
+    async def resolve(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        asked.append((name, request.headers.get("Authorization")))
+        headers = {"X-Repo-Commit": REVISION, "ETag": f'"{name}"', "Accept-Ranges": "none"}
+        return web.Response(body=FILES[name], headers=headers)
+
+    app = web.Application()
+    app.router.add_get(f"/api/models/org/model/tree/{REVISION}", info)
+    app.router.add_get(f"/org/model/resolve/{REVISION}/{{name}}", resolve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}", asked
+    await runner.cleanup()
+
+
+async def fetch(endpoint: str, target: Path, *more: str) -> tuple[int, str]:
+    """Run the real command line; HF_ENDPOINT is read when its library is imported, so in a process."""
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_OFFLINE": "0",
+    }
+    env["HF_HOME"] = str(target.parent / "home")
+    command = [sys.executable, "-m", "finetune_serving", "fetch-base", "--source", "hf://org/model", *more]
+    process = await asyncio.create_subprocess_exec(
+        *command, "--to", str(target), env=env, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    return process.returncode or 0, errors.decode()
+
+
+async def test_an_hf_base_is_fetched_once_with_its_token_and_without_pickles(
+    hub: Any, tmp_path: Path
+) -> None:
+    endpoint, asked = hub
+    token = tmp_path / "token"
+    token.write_text("hf_secret\n")
+    target = tmp_path / "base"
+    more = ("--revision", REVISION, "--token-file", str(token))
+    code, errors = await fetch(endpoint, target, *more)
+    assert code == 0, errors
+    assert sorted(path.name for path in target.iterdir() if path.is_file()) == sorted(
+        {MARKER, "config.json", "model.safetensors"}
+    )
+    assert {header for _, header in asked} == {"Bearer hf_secret"}
+    assert "hf_secret" not in errors
+    count = len(asked)
+    assert (await fetch(endpoint, target, *more))[0] == 0
+    assert len(asked) == count
+
+
+async def test_a_revision_that_does_not_exist_is_said_in_one_line(hub: Any, tmp_path: Path) -> None:
+    code, errors = await fetch(hub[0], tmp_path / "base", "--revision", "b" * 40)
+    assert code == 1
+    assert "cannot fetch hf://org/model" in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,191 @@
+"""prepare through the command line, on real files: what it writes, adopts and refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.contracts import Job
+from finetune_trainer.data.prepared import check_prepared
+from finetune_trainer.errors import DatasetChanged
+from finetune_trainer.files import read_json_lines
+from finetune_trainer.fingerprint import fingerprint
+from finetune_trainer.workspace import Workspace
+
+Run = Callable[..., tuple[int, dict[str, Any]]]
+Make = Callable[..., dict[str, Any]]
+
+
+def test_a_good_job_is_prepared_and_the_choices_are_reported(
+    job_document: Make, run_cli: Run, volumes: Any, tiny_base: Path
+) -> None:
+    code, result = run_cli(job_document())
+    assert (code, result["outcome"], result["reason"]) == (0, "Succeeded", "Completed")
+    summary = result["summary"]
+    assert summary["baseName"] == "model"
+    assert summary["baseFingerprint"] == fingerprint(tiny_base)
+    assert (summary["rows"], summary["holdoutRows"]) == (12, 100)
+    assert summary["training"] | {"maxLength": 0} == {
+        "epochs": 3, "learningRate": 3e-4, "effectiveBatchSize": 8, "maxLength": 0, "seed": 17, "steps": 6,
+    }  # fmt: skip
+    assert summary["lora"] == {"rank": 16, "alpha": 32}
+    assert len(volumes.termination.read_bytes()) <= 2048
+
+
+def test_the_prepared_files_are_what_the_later_stages_read(
+    job_document: Make, run_cli: Run, volumes: Any, tokenizer: Any
+) -> None:
+    run_cli(job_document())
+    workspace = Workspace(volumes.workspace)
+    rows = read_json_lines(workspace.dataset_train)
+    assert len(rows) == 12
+    trained = [label for label in rows[0]["labels"] if label != -100]
+    assert tokenizer._tokenizer.decode(trained) == "answer 0<|im_end|>"
+    assert read_json_lines(workspace.holdout)[3] == {
+        "id": "h3", "messages": [{"role": "user", "content": "held out 3"}], "reference": "answer 3",
+    }  # fmt: skip
+    assert "<script" not in workspace.report_html.read_text()
+    assert json.loads(workspace.report_json.read_text())["findings"] == []
+
+
+def test_a_rerun_reports_the_stored_result_without_reading_anything(
+    job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    document = job_document()
+    _, first = run_cli(document)
+    (volumes.configmaps / "data" / "..data" / "train.jsonl").unlink()
+    assert run_cli(document) == (0, first)
+    assert run_cli(document, "reemit") == (0, first)
+
+
+def test_later_stages_notice_changed_data(job_document: Make, run_cli: Run, volumes: Any) -> None:
+    document = job_document()
+    run_cli(document)
+    job, workspace = Job.model_validate(document), Workspace(volumes.workspace)
+    assert check_prepared(workspace, job).summary["rows"] == 12
+    workspace.dataset_train.write_text("{}\n")
+    with pytest.raises(DatasetChanged, match=r"dataset/train\.jsonl is not what was checked"):
+        check_prepared(workspace, job)
+    other = Job.model_validate({**document, "specDigest": "sha256:" + "c" * 64})
+    with pytest.raises(DatasetChanged, match="no data prepared for this spec"):
+        check_prepared(workspace, other)
+
+
+def test_another_spec_takes_over_a_workspace_without_its_checkpoints(
+    job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    run_cli(job_document())
+    (volumes.workspace / "checkpoints" / "step-1").mkdir(parents=True)
+    code, _ = run_cli(
+        {**job_document(), "specDigest": "sha256:" + "c" * 64, "inputDigest": "sha256:" + "d" * 64}
+    )
+    assert code == 0
+    assert not (volumes.workspace / "checkpoints").exists()
+
+
+def test_without_evaluation_there_is_no_holdout(job_document: Make, run_cli: Run, volumes: Any) -> None:
+    code, result = run_cli(job_document(evaluation=None))
+    assert code == 0
+    assert result["summary"]["holdoutDigest"] is None
+    assert not Workspace(volumes.workspace).holdout.exists()
+
+
+def _data(volumes: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"dataset": {"source": volumes.configmap("bad", "train.jsonl", rows)}}
+
+
+BAD = {
+    "training rows lack an answer": (
+        lambda v: _data(v, [{"prompt": "a", "completion": "b"}, {"prompt": "c"}]),
+        ["Row 2: `completion` is missing"],
+    ),
+    "the dataset is not there": (
+        lambda v: {"dataset": {"source": "configmap://data/nothing.jsonl"}},
+        ["configmap://data/nothing.jsonl does not exist", "holds holdout.jsonl, train.jsonl"],
+    ),
+    "the claim is not mounted": (
+        lambda v: {"dataset": {"source": "pvc://nowhere/train.jsonl"}},
+        ["pvc://nowhere/train.jsonl: the volume is not mounted", "PersistentVolumeClaim nowhere exists"],
+    ),
+    "the path leaves the volume": (
+        lambda v: {"dataset": {"source": "pvc://models/../../secret"}},
+        ["leaves its volume"],
+    ),
+    "the dataset is a folder": (
+        lambda v: {"dataset": {"source": "pvc://models/model"}},
+        ["is a folder that holds", "name one JSON-lines file"],
+    ),
+    "the file is empty": (lambda v: _data(v, []), ["has no rows"]),
+    "the base is another one": (
+        lambda v: {"baseModel": {"source": "pvc://models/model", "fingerprint": "sha256:" + "0" * 64}},
+        ["has the fingerprint sha256:", "asks for sha256:000"],
+    ),
+    "the base is no model": (
+        lambda v: (v.claims / "models" / "empty").mkdir() or {"baseModel": {"source": "pvc://models/empty"}},
+        ["holds no *.safetensors file"],
+    ),
+    "the batch does not fit the processes": (
+        lambda v: {"training": {"effectiveBatchSize": 3}, "resources": {"nodes": 2}},
+        ["effectiveBatchSize is 3 for 2 processes", "such as 4"],
+    ),
+    "the schema of a grader is broken": (
+        lambda v: {"evaluation": {
+            "dataset": {"source": "configmap://data/holdout.jsonl"},
+            "graders": [{"name": "format", "type": "JsonSchema", "schema": "{"}]}},
+        ["evaluation.graders: format: the schema is not valid JSON"],
+    ),
+    "rows are longer than allowed": (
+        lambda v: {"training": {"maxLength": 16}},
+        ["exceed 16 tokens", "raise training.maxLength"],
+    ),
+    "a prompt leaves no room for an answer": (
+        lambda v: {"evaluation": {
+            "dataset": {"source": "configmap://data/holdout.jsonl"},
+            "graders": [{"name": "exact", "type": "ExactMatch"}], "maxTokens": 250}},
+        ["leave no room for evaluation.maxTokens"],
+    ),
+    "the hold-out is in the training data": (
+        lambda v: _data(v, [{"prompt": "Held  OUT 7", "completion": "x"}]),
+        ["1 hold-out inputs are in the training data, first row 8 (training row 1)"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
+def test_what_is_wrong_is_said_in_a_sentence(
+    case: tuple[Callable[[Any], dict[str, Any]], list[str]], job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    change, expected = case
+    job_document()  # mounts the good sources, so that messages can list what is there
+    code, result = run_cli(job_document(**change(volumes)))
+    assert (code, result["reason"]) == (64, "UserError"), result["message"]
+    for text in expected:
+        assert text in result["message"]
+
+
+def test_all_structural_errors_are_reported_at_once_and_in_the_report(
+    job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    rows = [
+        {"messages": [{"role": "bot", "content": "x"}]},
+        {"messages": [{"role": "user", "content": ""}]},
+        {"messages": [{"role": "user"}]},
+        {"messages": []},
+    ]
+    _, result = run_cli(job_document(**_data(volumes, rows)))
+    report = json.loads(Workspace(volumes.workspace).report_json.read_text())
+    assert {finding["rule"] for finding in report["findings"]} == {5, 6, 8, 9, 10}
+    assert "And 2 more findings" in result["message"]
+    assert "dataset/report.html" in result["message"]
+
+
+def test_a_destination_that_holds_other_files_is_refused(
+    job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    (volumes.destination / "adapters" / "result").mkdir()
+    (volumes.destination / "adapters" / "result" / "notes.txt").write_text("mine")
+    code, result = run_cli(job_document())
+    assert code == 64
+    assert "pvc://adapters/result is not empty and no published result (notes.txt)" in result["message"]

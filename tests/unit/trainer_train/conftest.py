@@ -1,0 +1,169 @@
+"""A tiny Llama with rows that it can learn, a job that trains it, and a stand-in engine for faults."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from finetune_trainer.contracts import Job
+from finetune_trainer.data.prepared import write_prepared
+from finetune_trainer.workspace import Workspace
+
+DIGEST = "sha256:" + "0" * 64
+EVALUATION = {
+    "dataset": {"source": "configmap://d/holdout.jsonl"},
+    "graders": [
+        {"name": "exact", "type": "ExactMatch"},
+        {"name": "json", "type": "JsonSchema", "schema": '{"type": "object"}'},
+    ],
+    "primary": "exact",
+    "maxTokens": 8,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job file and the workspace that belongs to it."""
+
+    job_path: Path
+    job: Job
+    workspace: Workspace
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Build a run of a stage whose prepare is done; rows and hold-out as given."""
+    monkeypatch.setenv("FT_SOURCES_ROOT", str(tmp_path / "sources"))
+    monkeypatch.setenv("FT_DESTINATION_ROOT", str(tmp_path / "destination"))
+    (tmp_path / "destination" / "adapters").mkdir(parents=True)
+    monkeypatch.setenv("FT_TERMINATION_LOG", str(tmp_path / "termination"))
+    monkeypatch.setenv("FT_PROGRESS_PORT", "0")
+
+    def make(stage: str, name: str = "run", method: str = "LoRA", rows: Any = (), holdout: Any = ()) -> Run:
+        document = _job(stage, method)
+        root = tmp_path / name
+        root.mkdir()
+        (root / "job.json").write_text(json.dumps(document))
+        job, workspace = Job.model_validate(document), Workspace(root / "workspace")
+        workspace.dataset_dir.mkdir(parents=True)
+        workspace.dataset_train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        workspace.holdout.write_text("".join(json.dumps(row) + "\n" for row in holdout))
+        write_prepared(workspace, job, _summary(len(rows), method))
+        return Run(root / "job.json", job, workspace)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def learnable_rows() -> list[dict[str, list[int]]]:
+    """37 rows of unequal length (so that the last batch of 8 is small), trained on their last tokens."""
+    chance = random.Random(1)
+    rows = []
+    for _ in range(37):
+        length, trained, start = chance.randint(8, 40), chance.randint(2, 6), chance.randint(0, 200)
+        ids = [(start + position) % 255 for position in range(length)]
+        rows.append({"input_ids": ids, "labels": [-100] * (length - trained) + ids[-trained:]})
+    return rows
+
+
+@dataclass
+class StandIn:
+    """A stand-in for the engine that can fail: `answer` decides what a chat request gets."""
+
+    socket: Path
+    answer: Callable[[dict[str, Any]], tuple[int, Any]]
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    loaded: list[dict[str, Any]] = field(default_factory=list)
+    unhealthy: int = 0
+
+
+@pytest.fixture(scope="session")
+def chat_answer() -> Callable[..., tuple[int, Any]]:
+    """Makes a successful answer in the engine's shape."""
+    return _chat_answer
+
+
+def _chat_answer(text: str, logprob: float = -0.5) -> tuple[int, Any]:
+    choice = {
+        "message": {"content": text},
+        "finish_reason": "stop",
+        "logprobs": {"content": [{"logprob": logprob}]},
+    }
+    return 200, {"choices": [choice], "usage": {"completion_tokens": 1}}
+
+
+@pytest.fixture
+async def stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[StandIn]]]:
+    """Start a stand-in engine on a unix socket of its own."""
+    runners: list[web.AppRunner] = []
+
+    async def start(answer: Callable[[dict[str, Any]], tuple[int, Any]]) -> StandIn:
+        server = StandIn(tmp_path / "engine.sock", answer)
+        monkeypatch.setenv("FT_ENGINE_SOCKET", str(server.socket))
+        runner = web.AppRunner(_application(server))
+        await runner.setup()
+        runners.append(runner)
+        await web.UnixSite(runner, str(server.socket)).start()
+        return server
+
+    yield start
+    await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+
+def _application(server: StandIn) -> web.Application:
+    async def health(_: web.Request) -> web.Response:
+        server.unhealthy -= 1
+        return web.Response(status=503 if server.unhealthy >= 0 else 200)
+
+    async def models(_: web.Request) -> web.Response:
+        served = [{"id": "base", "parent": None}, *({"id": "tuned", "parent": "base"} for _ in server.loaded)]
+        return web.json_response({"data": served})
+
+    async def load(request: web.Request) -> web.Response:
+        server.loaded.append(await request.json())
+        return web.Response(text="Success")
+
+    async def chat(request: web.Request) -> web.Response:
+        server.requests.append(await request.json())
+        status, document = server.answer(server.requests[-1])
+        return web.json_response(document, status=status)
+
+    application = web.Application()
+    application.router.add_get("/health", health)
+    application.router.add_get("/v1/models", models)
+    application.router.add_post("/v1/load_lora_adapter", load)
+    application.router.add_post("/v1/chat/completions", chat)
+    return application
+
+
+def _job(stage: str, method: str) -> dict[str, Any]:
+    spec = {
+        "baseModel": {"source": "pvc://base/model"},
+        "method": method,
+        "dataset": {"source": "configmap://d/train.jsonl"},
+        "evaluation": EVALUATION,
+        "output": {"destination": "pvc://adapters/x"},
+        "resources": {"nodes": 1, "gpusPerNode": 0, "processesPerNode": 1},
+    }
+    return {
+        "schemaVersion": 1, "namespace": "demo", "name": "x", "uid": "u", "stage": stage, "attempt": 1,
+        "specDigest": DIGEST, "inputDigest": "sha256:" + "1" * 64, "spec": spec,
+    }  # fmt: skip
+
+
+def _summary(rows: int, method: str) -> dict[str, Any]:
+    training = {"epochs": 2, "learningRate": 1e-2 if method == "LoRA" else 1e-3, "effectiveBatchSize": 8}
+    return {
+        "baseFingerprint": DIGEST,
+        "holdoutDigest": DIGEST,
+        "training": {**training, "maxLength": 64, "seed": 17, "steps": -(-rows // 8) * 2},
+        "lora": {"rank": 8, "alpha": 16} if method == "LoRA" else None,
+    }

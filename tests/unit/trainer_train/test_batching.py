@@ -1,0 +1,76 @@
+"""Which rows train together must not depend on how many processes share the work."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.training.batching import (
+    IGNORED,
+    Collator,
+    MicroBatchSampler,
+    Share,
+    global_batches,
+    micro_batches,
+    tokens_of_steps,
+)
+
+LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
+
+
+@given(
+    lengths=LENGTHS, world=st.sampled_from([1, 2, 4]), micro=st.sampled_from([1, 2]), epoch=st.integers(0, 3)
+)
+def test_all_processes_together_train_every_global_batch_exactly(
+    lengths: list[int], world: int, micro: int, epoch: int
+) -> None:
+    for batch in global_batches(len(lengths), 8, 17, epoch):
+        parts = [micro_batches(batch, lengths, Share(rank, world, micro)) for rank in range(world)]
+        assert sorted(row for part in parts for rows in part for row in rows) == sorted(batch)
+        assert {len(part) for part in parts} == {micro}
+
+
+@given(lengths=LENGTHS, epoch=st.integers(0, 3))
+def test_an_epoch_holds_every_row_once(lengths: list[int], epoch: int) -> None:
+    batches = global_batches(len(lengths), 8, 17, epoch)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert all(len(batch) == 8 for batch in batches[:-1])
+
+
+@given(lengths=LENGTHS, world=st.sampled_from([1, 2, 4]))
+def test_a_sampler_is_as_long_as_it_says_in_every_process(lengths: list[int], world: int) -> None:
+    for rank in range(world):
+        sampler = MicroBatchSampler(lengths, 8, 17, Share(rank, world, 2))
+        assert len(list(sampler)) == len(sampler) == -(-len(lengths) // 8) * 2
+
+
+def test_epochs_differ_and_repeat() -> None:
+    sampler = MicroBatchSampler(list(range(1, 41)), 8, 17, Share(0, 1, 1))
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    sampler.set_epoch(0)
+    assert first != second
+    assert list(sampler) == first
+
+
+def test_neighbouring_micro_batches_hold_rows_of_similar_length() -> None:
+    lengths = [3, 40, 5, 38, 4, 39, 2, 41]
+    rows = micro_batches(range(8), lengths, Share(0, 1, 2))
+    assert [[lengths[row] for row in part] for part in rows] == [[41, 40, 39, 38], [5, 4, 3, 2]]
+
+
+def test_padding_is_neither_attended_nor_trained() -> None:
+    batch = Collator(7)(
+        [{"input_ids": [1, 2, 3], "labels": [IGNORED, 2, 3]}, {"input_ids": [4], "labels": [4]}]
+    )
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 7, 7]]
+    assert batch["labels"].tolist() == [[IGNORED, 2, 3], [4, IGNORED, IGNORED]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_a_process_without_rows_gets_a_batch_that_trains_nothing() -> None:
+    assert set(Collator(7)([])["labels"].flatten().tolist()) == {IGNORED}
+
+
+@given(lengths=LENGTHS, epochs=st.integers(1, 3))
+def test_tokens_are_counted_without_padding(lengths: list[int], epochs: int) -> None:
+    assert sum(tokens_of_steps(lengths, 8, 17, epochs)) == sum(lengths) * epochs

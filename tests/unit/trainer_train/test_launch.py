@@ -1,0 +1,110 @@
+"""What process 1 of a train pod reads, starts and concludes."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.launch.cores import oom_kills, usable_cores
+from finetune_trainer.launch.outcome import WorkerOutcome, decide, record, recorded
+from finetune_trainer.launch.torchrun import command, read_gang, worker_environment
+
+
+def outcome(reason: str, rank: int = 0) -> WorkerOutcome:
+    return WorkerOutcome(rank, reason, f"{reason} of {rank}", {})
+
+
+CASES = [
+    ("all succeeded", [outcome("Completed"), outcome("Completed", 1)], 0, False, False, "Completed"),
+    ("one failed with a known reason", [outcome("Unknown"), outcome("Diverged", 1)], 1, False, False, "Diverged"),
+    ("a known reason beats the signal", [outcome("OutOfMemory")], 1, True, False, "OutOfMemory"),
+    ("the kernel killed a worker", [outcome("Unknown")], 1, False, True, "OutOfMemory"),
+    ("stopped after the checkpoint", [outcome("Interrupted"), outcome("Interrupted", 1)], 0, True, False, "Interrupted"),
+    ("another pod was stopped", [outcome("Interrupted")], 0, False, False, "Interrupted"),
+    ("stopped before anything was recorded", [], -15, True, False, "Interrupted"),
+    ("stopped, and the others lost contact", [outcome("Unknown")], 1, True, False, "Interrupted"),
+    ("ended without a word", [], 1, False, False, "Unknown"),
+    ("an unforeseen error", [outcome("Unknown")], 1, False, False, "Unknown"),
+    ("success that torchrun denies", [outcome("Completed")], 1, False, False, "Completed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code", "terminated", "oom", "reason"),
+    [case[1:] for case in CASES],
+    ids=[c[0] for c in CASES],
+)
+def test_the_pods_outcome_is_the_most_telling_one(
+    outcomes: list[WorkerOutcome], code: int, terminated: bool, oom: bool, reason: str
+) -> None:
+    assert decide(outcomes, code, terminated, oom).reason == reason
+
+
+def test_outcomes_survive_the_way_through_files(tmp_path: Path) -> None:
+    outcomes = [WorkerOutcome(0, "Completed", "done", {"loss": 1.5}), outcome("Unknown", 1)]
+    for one in reversed(outcomes):
+        record(tmp_path, one)
+    assert recorded(tmp_path) == outcomes
+
+
+def test_a_gang_of_two_pods_starts_torchrun_with_static_rendezvous() -> None:
+    gang = read_gang(
+        {"FT_NODES": "2", "FT_PROCESSES": "4", "JOB_COMPLETION_INDEX": "1", "FT_MASTER_ADDR": "x-0.x"}
+    )
+    line = " ".join(command(gang, Path("/j"), Path("/w"), Path("/o")))
+    for part in (
+        "--nnodes 2",
+        "--nproc-per-node 4",
+        "--node-rank 1",
+        "--master-addr x-0.x",
+        "--max-restarts 0",
+    ):
+        assert part in line
+    assert not gang.first
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"FT_NODES": "2"},
+        {"FT_NODES": "two", "FT_MASTER_ADDR": "x"},
+        {"FT_NODES": "2", "FT_MASTER_ADDR": "x", "JOB_COMPLETION_INDEX": "2"},
+        {"FT_PROCESSES": "0"},
+    ],
+    ids=["several nodes without an address", "not a number", "rank beyond the nodes", "no process"],
+)
+def test_an_environment_that_describes_no_gang_is_an_error(environment: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="FT_NODES"):
+        read_gang(environment)
+
+
+def test_cores_are_shared_out_unless_the_administrator_decides() -> None:
+    assert worker_environment({}, processes=2, cores=8)["OMP_NUM_THREADS"] == "4"
+    assert worker_environment({}, processes=4, cores=2)["OMP_NUM_THREADS"] == "1"
+    assert worker_environment({"OMP_NUM_THREADS": "3"}, processes=2, cores=8)["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+    ],
+    ids=["cgroup v2", "cgroup v1"],
+)
+def test_the_containers_cpu_limit_counts(tmp_path: Path, files: dict[str, str], cores: int) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores
+
+
+def test_without_a_limit_all_cores_count(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cores(tmp_path) == usable_cores(tmp_path / "absent")
+
+
+def test_kills_by_the_kernel_are_counted(tmp_path: Path) -> None:
+    assert oom_kills(tmp_path) == 0
+    (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 0\n")
+    assert oom_kills(tmp_path) == 2

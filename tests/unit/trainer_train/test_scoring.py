@@ -1,0 +1,167 @@
+"""Scoring against a stand-in engine that fails in the ways a real one may."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.contracts import Result
+from finetune_trainer.errors import UserError
+from finetune_trainer.scoring.client import Engine, EngineUnavailable, Refused
+from finetune_trainer.stages import baseline, evaluate
+
+HOLDOUT = [
+    {"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}], "reference": "right"}
+    for n in range(60)
+]
+MESSAGES = HOLDOUT[0]["messages"]
+Start = Callable[..., Awaitable[Any]]
+Answer = Callable[..., tuple[int, Any]]
+
+
+async def stage(name: str, run: Any) -> tuple[str, Result]:
+    """Run the stage in a thread, since it has an event loop of its own."""
+    function = {"baseline": baseline.run, "evaluate": evaluate.run}[name]
+    return name, await asyncio.to_thread(function, run.job, run.workspace)
+
+
+async def test_the_base_is_scored_on_every_row_and_every_output_is_stored(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(
+        lambda body: chat_answer("right" if body["messages"][0]["content"][-1] in "02" else "no")
+    )
+    run = make_run("baseline", holdout=HOLDOUT)
+    _, result = await stage("baseline", run)
+    assert (result.summary["score"], result.summary["rows"], result.summary["cached"]) == (0.2, 60, False)
+    assert result.summary["verdict"] == "CheckTaskOrData"
+    assert result.summary["graders"] == {"exact": 0.2, "json": 0.0}
+    [path] = (run.workspace.results_dir / "rows").iterdir()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [row["id"] for row in HOLDOUT]
+    assert rows[1]["output"] == "no"
+    assert rows[1]["grades"]["exact"] == {
+        "score": 0.0, "passed": False, "reason": "differs from the expected output",
+    }  # fmt: skip
+    assert {(body["temperature"], body["max_tokens"], body["model"]) for body in server.requests} == {
+        (0.0, 8, "base")
+    }
+
+
+async def test_a_second_run_of_the_same_base_asks_nothing(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    await stage("baseline", make_run("baseline", "first", holdout=HOLDOUT))
+    asked = len(server.requests)
+    run = make_run("baseline", "second", holdout=HOLDOUT)
+    _, result = await stage("baseline", run)
+    assert len(server.requests) == asked
+    assert result.summary["cached"]
+    assert list((run.workspace.results_dir / "rows").iterdir())
+
+
+async def test_the_tuned_model_is_compared_row_by_row(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(
+        lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("no")
+    )
+    run = make_run("evaluate", holdout=HOLDOUT)
+    await stage("baseline", run)
+    _, result = await stage("evaluate", run)
+    assert result.summary["verdict"] == "Promote"
+    assert (result.summary["base"]["score"], result.summary["tuned"]["score"]) == (0.0, 1.0)
+    assert result.summary["graders"]["exact"] == {"base": 0.0, "tuned": 1.0}
+    assert server.loaded == [{"lora_name": "tuned", "lora_path": str(run.workspace.adapter_dir)}]
+
+
+async def test_an_adapter_that_changes_nothing_is_an_error(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    await stand_in(lambda _: chat_answer("no"))
+    run = make_run("evaluate", holdout=HOLDOUT)
+    await stage("baseline", run)
+    with pytest.raises(UserError, match="changes nothing"):
+        await stage("evaluate", run)
+
+
+async def test_a_full_model_is_asked_under_its_own_name(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(lambda _: chat_answer("no"))
+    run = make_run("evaluate", method="Full", holdout=HOLDOUT)
+    await stage("baseline", run)
+    _, result = await stage("evaluate", run)
+    assert result.summary["verdict"] == "NoClearImprovement"
+    assert server.loaded == []
+
+
+async def test_rows_that_the_engine_refuses_are_ungraded_not_zero(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    refusal = (400, {"error": {"message": "the prompt is too long"}})
+    await stand_in(lambda b: refusal if b["messages"][0]["content"].endswith(" 7") else chat_answer("right"))
+    _, result = await stage("baseline", make_run("baseline", holdout=HOLDOUT))
+    assert result.summary["score"] == 1.0
+
+
+async def test_an_engine_that_refuses_everything_is_named(make_run: Any, stand_in: Start) -> None:
+    await stand_in(lambda _: (400, {"error": {"message": "no chat template"}}))
+    with pytest.raises(UserError, match="every hold-out prompt; it said: no chat template"):
+        await stage("baseline", make_run("baseline", holdout=HOLDOUT))
+
+
+async def test_without_the_base_answers_there_is_nothing_to_compare(make_run: Any) -> None:
+    with pytest.raises(UserError, match="no answers of the base"):
+        await stage("evaluate", make_run("evaluate", holdout=HOLDOUT))
+
+
+async def test_an_error_of_the_engine_is_tried_again(stand_in: Start, chat_answer: Answer) -> None:
+    answers = [(500, {}), (503, {}), chat_answer("late")]
+    server = await stand_in(lambda _: answers.pop(0))
+    async with Engine(server.socket, first_wait=0.001) as engine:
+        assert (await engine.chat("base", MESSAGES, 8)).text == "late"
+
+
+async def test_a_refusal_is_not_tried_again(stand_in: Start) -> None:
+    server = await stand_in(lambda _: (400, {"error": {"message": "too long"}}))
+    async with Engine(server.socket, first_wait=0.001) as engine:
+        with pytest.raises(Refused, match="too long"):
+            await engine.chat("base", MESSAGES, 8)
+    assert len(server.requests) == 1
+
+
+async def test_an_engine_that_is_gone_ends_the_stage_with_a_reason(stand_in: Start) -> None:
+    server = await stand_in(lambda _: (500, {"error": {"message": "dead"}}))
+    async with Engine(server.socket, first_wait=0.001) as engine:
+        with pytest.raises(EngineUnavailable, match="HTTP 500: dead"):
+            await engine.chat("base", MESSAGES, 8)
+
+
+async def test_a_slow_start_is_waited_for(stand_in: Start, chat_answer: Answer) -> None:
+    server = await stand_in(lambda _: chat_answer("x"))
+    server.unhealthy = 2
+    async with Engine(server.socket, first_wait=0.001) as engine:
+        await engine.wait_ready()
+        assert await engine.base_name() == "base"
+
+
+async def test_an_engine_that_never_starts_is_an_error(tmp_path: Path) -> None:
+    async with Engine(tmp_path / "none.sock", start_seconds=0.05, first_wait=0.01) as engine:
+        with pytest.raises(EngineUnavailable, match="not ready"):
+            await engine.wait_ready()
+
+
+async def test_a_gone_engine_is_unknown_to_the_runner_and_so_tried_again(
+    make_run: Any, stand_in: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stand_in(lambda _: (500, {}))
+    monkeypatch.setattr("finetune_trainer.scoring.client._MOST_WAIT", 0.001)
+    run = make_run("baseline", holdout=HOLDOUT)
+    with pytest.raises(EngineUnavailable) as caught:
+        await stage("baseline", run)
+    assert (caught.value.reason, caught.value.exit_code) == ("Unknown", 1)

@@ -1,0 +1,147 @@
+"""Parts of the training core that need no process group."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState
+
+from finetune_trainer.errors import Diverged
+from finetune_trainer.training.batching import IGNORED, Collator
+from finetune_trainer.training.callbacks import CheckpointCallback, DivergenceCallback, Speed
+from finetune_trainer.training.plan import micro_batch_rows, needs_checkpointing
+from finetune_trainer.training.sharding import deepspeed_config
+from finetune_trainer.training.signals import CONTINUE, SAVE, STOP, SaveClock, StopRequest, wish
+from finetune_trainer.training.trainer import _projected_sum
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+ROWS = [
+    {"input_ids": [1, 2, 3, 4, 5, 6, 7], "labels": [IGNORED] * 5 + [6, 7]},
+    {"input_ids": [9, 8, 7, 6], "labels": [IGNORED, 8, IGNORED, 6]},
+]
+
+
+def test_projecting_only_trained_columns_gives_the_loss_and_gradient_of_all_of_them(
+    model: LlamaForCausalLM,
+) -> None:
+    batch = Collator(0)(ROWS)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    whole = cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    ours = _projected_sum(model, batch)
+    gradients = torch.autograd.grad(ours, list(model.parameters()))
+    torch.testing.assert_close(ours, whole)
+    for mine, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_trains_nothing_gives_zero_with_a_gradient(model: LlamaForCausalLM) -> None:
+    loss = _projected_sum(model, Collator(0)([]))
+    loss.backward()
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "longest", "limit", "expected"),
+    [
+        (8, 100, 512, 4),
+        (8, 600, 512, 1),
+        (6, 100, 512, 3),
+        (8, 10, 512, 8),
+        (1, 10_000, 512, 1),
+        (7, 100, 512, 1),
+    ],
+    ids=["half a batch", "long rows", "a divisor", "all at once", "one row", "seven rows"],
+)
+def test_micro_batches_divide_the_batch_and_fit(rows: int, longest: int, limit: int, expected: int) -> None:
+    assert micro_batch_rows(rows, longest, limit) == expected
+
+
+def test_activations_are_recomputed_only_where_they_do_not_fit() -> None:
+    eight_billion = {"layers": 32, "hidden": 4096, "intermediate": 14336}
+    assert needs_checkpointing(16384, **eight_billion, memory_bytes=80 * 10**9)
+    assert not needs_checkpointing(4096, **eight_billion, memory_bytes=141 * 10**9)
+    assert not needs_checkpointing(16384, **eight_billion, memory_bytes=None)
+
+
+@pytest.mark.parametrize(("full", "stage"), [(True, 2), (False, 0)], ids=["Full", "LoRA"])
+def test_only_full_training_shards_its_state(full: bool, stage: int) -> None:
+    config = deepspeed_config(full=full, precision="bf16")
+    assert config["zero_optimization"]["stage"] == stage
+    assert config["bf16"]["enabled"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "save", "expected"),
+    [(False, False, CONTINUE), (False, True, SAVE), (True, False, STOP), (True, True, STOP)],
+    ids=["go on", "save", "stop", "stopping saves too"],
+)
+def test_the_strongest_wish_wins(stop: bool, save: bool, expected: int) -> None:
+    assert wish(stop, save) == expected
+    assert max(CONTINUE, SAVE, STOP) == STOP
+
+
+def step(callback: CheckpointCallback, number: int, total: int = 10) -> TrainerControl:
+    args = SimpleNamespace(process_index=0, device=torch.device("cpu"))
+    return callback.on_step_end(args, TrainerState(global_step=number, max_steps=total), TrainerControl())
+
+
+def test_a_signal_saves_and_stops_after_the_step() -> None:
+    stop = StopRequest()
+    callback = CheckpointCallback("key", stop, SaveClock(60, lambda: 0.0))
+    assert not step(callback, 1).should_save
+    stop(15, None)
+    control = step(callback, 2)
+    assert control.should_save
+    assert control.should_training_stop
+    assert callback.stopped
+
+
+def test_a_signal_in_the_last_step_lets_the_run_end() -> None:
+    stop = StopRequest()
+    stop(15, None)
+    callback = CheckpointCallback("key", stop, SaveClock(60, lambda: 0.0))
+    assert not step(callback, 10).should_save
+    assert not callback.stopped
+
+
+def test_checkpoints_are_taken_by_the_clock() -> None:
+    now = [0.0]
+    callback = CheckpointCallback("key", StopRequest(), SaveClock(60, lambda: now[0]))
+    now[0] = 59.0
+    assert not step(callback, 1).should_save
+    now[0] = 60.0
+    control = step(callback, 2)
+    assert control.should_save
+    assert not control.should_training_stop
+
+
+@pytest.mark.parametrize(
+    "logs", [{"loss": math.nan}, {"loss": 1.0, "grad_norm": math.inf}], ids=["loss", "gradient"]
+)
+def test_a_loss_that_is_no_number_ends_the_run(logs: dict[str, Any]) -> None:
+    with pytest.raises(Diverged, match=r"step 3 of 10; lower training\.learningRate"):
+        DivergenceCallback().on_log(None, TrainerState(global_step=3, max_steps=10), TrainerControl(), logs)
+
+
+def test_speed_counts_real_tokens_and_predicts_the_rest() -> None:
+    now = [0.0]
+    speed = Speed([100, 100, 200, 200], lambda: now[0])
+    speed.mark(0)
+    assert speed.tokens_per_second is None
+    now[0] = 2.0
+    speed.mark(2)
+    assert (speed.tokens_per_second, speed.seconds_left) == (100.0, 4.0)

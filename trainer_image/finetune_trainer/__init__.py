@@ -1,0 +1,1 @@
+"""The trainer image: one command line, one subcommand per stage of a FineTuneJob (docs/architecture.md)."""

@@ -1,0 +1,78 @@
+"""Command line of the trainer image: `python -m finetune_trainer <stage> --job FILE [--workspace DIR]`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+STAGES = {
+    "prepare": "fetch and pin the base, check and tokenise the data, plan the training (CPU)",
+    "baseline": "score the base model on the hold-out",
+    "train": "train under torchrun, resumable",
+    "evaluate": "score the tuned model on the same hold-out",
+    "publish": "copy the result and its manifest to the destination",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code of docs/architecture.md."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="COMMAND")
+    for name, text in STAGES.items():
+        _with_paths(commands.add_parser(name, help=text, description=text)).set_defaults(
+            command=_run_gang if name == "train" else _run_stage
+        )
+    text = "report the stored result of the stage that the job file names, and run nothing"
+    _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
+    text = "print the JSON Schemas of job, result and manifest"
+    commands.add_parser("schemas", help=text, description=text).set_defaults(command=_schemas)
+    return parser
+
+
+def _with_paths(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    job, workspace = Path("/etc/finetune/job/job.json"), Path("/workspace")
+    parser.add_argument("--job", type=Path, default=job, help=f"the stage's input (default {job})")
+    parser.add_argument("--workspace", type=Path, default=workspace, help=f"the volume (default {workspace})")
+    return parser
+
+
+# Imports happen inside the commands: torch and transformers take seconds, --help must not.
+def _run_stage(options: argparse.Namespace) -> int:
+    from finetune_trainer import launch
+    from finetune_trainer.results import run_stage
+
+    if options.stage == "train":
+        return launch.main(options.job, options.workspace)
+    function = import_module(f"finetune_trainer.stages.{options.stage}").run
+    return run_stage(options.stage, options.job, options.workspace, function)
+
+
+def _run_gang(options: argparse.Namespace) -> int:
+    from finetune_trainer.launch.gang import main as run_gang
+
+    return run_gang(options.job, options.workspace)
+
+
+def _reemit(options: argparse.Namespace) -> int:
+    from finetune_trainer.results import reemit
+
+    return reemit(options.job, options.workspace)
+
+
+def _schemas(_: argparse.Namespace) -> int:
+    from finetune_trainer.contracts import json_schemas
+
+    print(json.dumps(json_schemas(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

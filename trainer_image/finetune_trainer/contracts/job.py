@@ -1,0 +1,205 @@
+"""job.json, the input of every stage (operator -> trainer)."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from finetune_trainer.contracts.document import Digest, Document
+from finetune_trainer.errors import UserError
+
+StageName = Literal["prepare", "baseline", "train", "evaluate", "publish"]
+Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+ModelSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc)://.+")]
+DataSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc|configmap)://.+")]
+
+
+class BaseModelSpec(Document):
+    """Which model is tuned; an hf source is pinned by revision, a pvc source may be by fingerprint."""
+
+    source: ModelSource
+    revision: Revision | None = None
+    fingerprint: Digest | None = None
+
+    @model_validator(mode="after")
+    def _hub_sources_are_pinned(self) -> "BaseModelSpec":
+        _require_pin(self.source, self.revision)
+        return self
+
+
+class DatasetSpec(Document):
+    """Where rows come from."""
+
+    source: DataSource
+    revision: Revision | None = None
+
+    @model_validator(mode="after")
+    def _hub_sources_are_pinned(self) -> "DatasetSpec":
+        _require_pin(self.source, self.revision)
+        return self
+
+
+class LoraSpec(Document):
+    """LoRA settings; null means: choose for me."""
+
+    rank: int | None = Field(None, ge=1, le=256)
+    alpha: int | None = Field(None, ge=1, le=1024)
+
+
+class TrainingSpec(Document):
+    """Training settings; null means: choose for me (planning/defaults.py)."""
+
+    epochs: int | None = Field(None, ge=1, le=25)
+    learning_rate: Annotated[Decimal, Field(gt=Decimal("1e-7"), le=Decimal("1e-2"))] | None = None
+    effective_batch_size: int | None = Field(None, ge=1, le=1024)
+    max_length: int | None = Field(None, ge=16, le=131072)
+    seed: int | None = Field(None, ge=0, lt=2**31)
+
+
+class GraderSpec(Document):
+    """One way to score an output against its reference."""
+
+    name: str = Field(min_length=1)
+    type: Literal["ExactMatch", "FieldMatch", "JsonSchema"]
+    fields: tuple[str, ...] | None = None
+    schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
+
+    @model_validator(mode="after")
+    def _has_what_its_type_needs(self) -> "GraderSpec":
+        if self.type == "FieldMatch" and not self.fields:
+            raise ValueError(f"grader {self.name!r} of type FieldMatch needs `fields`; list the JSON fields")
+        if self.type == "JsonSchema" and not self.schema_text:
+            raise ValueError(f"grader {self.name!r} of type JsonSchema needs `schema`; give a JSON Schema")
+        return self
+
+
+class GateSpec(Document):
+    """When a tuned model is promoted; `minDelta` is a fraction (0.05 = five points)."""
+
+    min_delta: Annotated[Decimal, Field(ge=0, le=1)] | None = None
+
+
+class EvaluationSpec(Document):
+    """The hold-out and how it is scored."""
+
+    dataset: DatasetSpec
+    graders: tuple[GraderSpec, ...] = Field(min_length=1, max_length=8)
+    primary: str | None = None
+    gate: GateSpec | None = None
+    max_tokens: int | None = Field(None, ge=1, le=8192)
+
+    @model_validator(mode="after")
+    def _primary_is_a_grader(self) -> "EvaluationSpec":
+        names = [grader.name for grader in self.graders]
+        if self.primary is None and len(names) > 1:
+            raise ValueError(f"`primary` must name one of the graders {', '.join(names)}")
+        if self.primary is not None and self.primary not in names:
+            raise ValueError(f"`primary` is {self.primary!r}; it must be one of {', '.join(names)}")
+        return self
+
+    @property
+    def primary_grader(self) -> GraderSpec:
+        """The grader whose score decides the verdicts."""
+        return next(grader for grader in self.graders if self.primary in (None, grader.name))
+
+    @property
+    def min_delta(self) -> float:
+        """The improvement that promotion asks for (a fraction, default 0.05)."""
+        given = self.gate.min_delta if self.gate else None
+        return 0.05 if given is None else float(given)
+
+    @property
+    def output_tokens(self) -> int:
+        """How many tokens an answer may have (default 256)."""
+        return self.max_tokens or 256
+
+
+class OutputSpec(Document):
+    """Where the result is published."""
+
+    destination: Annotated[str, StringConstraints(pattern=r"^pvc://[^/]+/.+")]
+
+
+class ResourcesSpec(Document):
+    """How many processes train together."""
+
+    nodes: int = Field(1, ge=1, le=64)
+    gpus_per_node: int = Field(0, ge=0, le=16)
+    processes_per_node: int | None = Field(None, ge=1, le=16)
+
+    @property
+    def processes(self) -> int:
+        """The world size: one process per GPU, or `processesPerNode` (default 1) on CPU."""
+        return self.nodes * (self.gpus_per_node or self.processes_per_node or 1)
+
+
+class Spec(Document):
+    """The part of the FineTuneJob's spec that the trainer acts on."""
+
+    base_model: BaseModelSpec
+    method: Literal["LoRA", "Full"] = "LoRA"
+    lora: LoraSpec | None = None
+    dataset: DatasetSpec
+    training: TrainingSpec | None = None
+    evaluation: EvaluationSpec | None = None
+    output: OutputSpec
+    resources: ResourcesSpec = ResourcesSpec()
+
+
+class PublishSpec(Document):
+    """What the operator decided about the run, written into the manifest."""
+
+    promoted: bool
+    verdict: str | None = None
+    accepted: tuple[str, ...] = ()
+
+
+class Job(Document):
+    """The whole of job.json."""
+
+    schema_version: Literal[1] = 1
+    namespace: str
+    name: str
+    uid: str
+    stage: StageName
+    attempt: int = Field(ge=1)
+    spec_digest: Digest
+    input_digest: Digest
+    spec: Spec
+    publish: PublishSpec | None = None
+
+    @model_validator(mode="after")
+    def _publish_only_when_publishing(self) -> "Job":
+        if (self.stage == "publish") != (self.publish is not None):
+            raise ValueError("`publish` must be given in the publish stage and only there")
+        return self
+
+
+def read_job(path: Path) -> Job:
+    """Read and check job.json; raise UserError that names every wrong field."""
+    try:
+        return Job.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"The job file {path} cannot be read ({error.strerror}); give its path with --job."
+        ) from error
+    except ValidationError as error:
+        raise UserError(f"The job file {path} is not valid: {_sentences(error)}") from error
+
+
+def _require_pin(source: str, revision: str | None) -> None:
+    if source.startswith("hf://") and revision is None:
+        raise ValueError(
+            f"{source} needs `revision`, the 40 hex digits of a commit, so that reruns use the same"
+        )
+    if not source.startswith("hf://") and revision is not None:
+        raise ValueError(f"{source} takes no `revision`; only hf:// sources have revisions")
+
+
+def _sentences(error: ValidationError) -> str:
+    found = [
+        f"{'.'.join(map(str, item['loc'])) or 'document'}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors(include_url=False, include_input=False)
+    ]
+    return "; ".join(found) + "."

@@ -1,0 +1,67 @@
+"""manifest.json, published beside the files of an adapter or model (trainer -> serving, trainer)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from finetune_trainer.contracts.document import Digest, Document
+
+Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ManifestBase(Document):
+    """The base model that was tuned."""
+
+    source: str
+    revision: str | None = None
+    fingerprint: Digest
+
+
+class ManifestLora(Document):
+    """The adapter's shape."""
+
+    rank: int
+    alpha: int
+
+
+class ManifestFile(Document):
+    """One published file."""
+
+    path: str
+    sha256: Hex
+    bytes: int = Field(ge=0)
+
+
+class DataDigests(Document):
+    """Digests of the canonical training rows and of the hold-out (null without evaluation)."""
+
+    train: Digest
+    holdout: Digest | None = None
+
+
+class ManifestJob(Document):
+    """The FineTuneJob that made it."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class AdapterManifest(Document):
+    """What was published, from what, and how good it is. Its own sha256 is the adapter's digest."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["Adapter", "Model"]
+    spec_digest: Digest
+    method: Literal["LoRA", "Full"]
+    base_model: ManifestBase
+    adapter: ManifestLora | None = None
+    files: tuple[ManifestFile, ...]
+    data: DataDigests
+    training: dict[str, Any]
+    scores: dict[str, Any] | None = None
+    verdict: str | None = None
+    promoted: bool
+    accepted: tuple[str, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    job: ManifestJob

@@ -1,0 +1,101 @@
+"""The hold-out: prompts with expected answers, and the rules about them (data rules 36, 41, 42)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from finetune_trainer.contracts import GraderSpec
+from finetune_trainer.data.findings import Finding, found, name_rows
+from finetune_trainer.data.formats import Message, Row
+from finetune_trainer.grading import reference_problem
+from finetune_trainer.grading.values import normalise
+
+_TOO_FEW = 50
+_FEW = 100
+
+
+@dataclass(frozen=True)
+class HoldoutRow:
+    """A prompt and its expected answer ("" when the row has none)."""
+
+    number: int
+    id: str
+    messages: tuple[Message, ...]
+    reference: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as holdout.jsonl holds it."""
+        return {"id": self.id, "messages": list(self.messages), "reference": self.reference}
+
+
+def split_reference(row: Row) -> HoldoutRow:
+    """Take a closing assistant turn as the reference and the rest as the prompt."""
+    *before, last = row.messages
+    if last["role"] != "assistant":
+        return HoldoutRow(row.number, row.id, row.messages, "")
+    return HoldoutRow(row.number, row.id, tuple(before), last.get("content") or "")
+
+
+def leak_exact(train: Sequence[Row], holdout: Sequence[HoldoutRow]) -> Finding | None:
+    """Rule 36: no hold-out prompt is a training prompt (case and white space aside)."""
+    trained = {_key(prompt): row.number for row in train for prompt in _prompts(row)}
+    wrong = [(row.number, trained[_key(row.messages)]) for row in holdout if _key(row.messages) in trained]
+    if not wrong:
+        return None
+    numbers = [number for number, _ in wrong]
+    text = (
+        f"{len(wrong)} hold-out inputs are in the training data, first row {wrong[0][0]} (training row "
+        f"{wrong[0][1]}); remove them from one side, or the score means nothing."
+    )
+    return found(36, "leak_exact", numbers, text)
+
+
+def eval_size(holdout: Sequence[HoldoutRow]) -> Finding | None:
+    """Rule 41: at least 50 rows, better 100 to 200."""
+    count = len(holdout)
+    if count >= _FEW:
+        return None
+    text = f"The hold-out has {count} rows; give at least {_TOO_FEW}, better 100 to 200."
+    return Finding(41, "eval_size", "error" if count < _TOO_FEW else "warning", count, (), text)
+
+
+def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpec]) -> Finding | None:
+    """Rule 42: every row has the ground truth that each grader needs."""
+    wrong = [
+        (row.number, grader.name, problem)
+        for row in holdout
+        for grader in graders
+        if (problem := reference_problem(grader, row.reference))
+    ]
+    if not wrong:
+        return None
+    numbers = list(dict.fromkeys(number for number, _, _ in wrong))
+    number, grader, problem = wrong[0]
+    text = (
+        f"Grader {grader} cannot judge {name_rows(numbers)}: in row {number} {problem}; correct the answer."
+    )
+    return found(42, "eval_no_reference", numbers, text)
+
+
+def duplicate_ids(holdout: Sequence[HoldoutRow]) -> Finding | None:
+    """Ids must be distinct: the rows of base and tuned are paired by them (checked with rule 42)."""
+    seen: dict[str, int] = {}
+    wrong = [row.number for row in holdout if seen.setdefault(row.id, row.number) != row.number]
+    text = (
+        f"The `id` of {name_rows(wrong)} is used before; make every id in the hold-out distinct."
+        if wrong
+        else ""
+    )
+    return found(42, "duplicate_ids", wrong, text)
+
+
+def _prompts(row: Row) -> list[tuple[Message, ...]]:
+    """What stands before each assistant turn: every one of them is an input that is trained on."""
+    return [row.messages[:i] for i, turn in enumerate(row.messages) if turn["role"] == "assistant"]
+
+
+def _key(messages: Sequence[Message]) -> bytes:
+    parts = [[turn["role"], normalise(turn.get("content") or "")] for turn in messages]
+    return sha256(json.dumps(parts).encode()).digest()

@@ -1,0 +1,47 @@
+"""What prepare leaves for the later stages, with the digests that show whether it is still the same."""
+
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from finetune_trainer.contracts import Job
+from finetune_trainer.contracts.document import Digest, Document
+from finetune_trainer.errors import DatasetChanged
+from finetune_trainer.files import file_sha256, write_atomically
+from finetune_trainer.workspace import Workspace
+
+
+class Prepared(Document):
+    """dataset/prepared.json: whose data this is, its files' digests and prepare's summary."""
+
+    spec_digest: Digest
+    files: dict[str, str] = Field(default_factory=dict)
+    summary: dict[str, Any] = Field(default_factory=dict)
+
+
+def write_prepared(workspace: Workspace, job: Job, summary: dict[str, Any]) -> None:
+    """Record the prepared files; written last, so that it is only there when they are complete."""
+    files = [workspace.dataset_train, *([workspace.holdout] if workspace.holdout.is_file() else [])]
+    digests = {path.name: file_sha256(path) for path in files}
+    record = Prepared(spec_digest=job.spec_digest, files=digests, summary=summary)
+    write_atomically(workspace.prepared, record.to_json())
+
+
+def read_prepared(workspace: Workspace) -> Prepared | None:
+    """The record of whatever was prepared in this workspace, or None."""
+    try:
+        return Prepared.model_validate_json(workspace.prepared.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def check_prepared(workspace: Workspace, job: Job) -> Prepared:
+    """The record, once it is the job's own and every file still has its digest; else DatasetChanged."""
+    record = read_prepared(workspace)
+    if record is None or record.spec_digest != job.spec_digest:
+        raise DatasetChanged("The workspace holds no data prepared for this spec; run the job again.")
+    for name, digest in record.files.items():
+        path = workspace.dataset_dir / name
+        if not path.is_file() or file_sha256(path) != digest:
+            raise DatasetChanged(f"dataset/{name} is not what was checked and prepared; run the job again.")
+    return record

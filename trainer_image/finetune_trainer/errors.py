@@ -1,0 +1,68 @@
+"""What can end a stage, as exceptions: the name is the reason in the result, the code the exit status.
+
+The names are the reasons that a user reads in status, so they carry no "Error" where the reason has none.
+"""
+
+from typing import ClassVar
+
+
+class StageError(Exception):
+    """A stage ended for a known reason; the text is one sentence for the user."""
+
+    reason: ClassVar[str]
+    exit_code: ClassVar[int]
+
+
+class UserError(StageError):
+    """Data, source, destination or configuration is wrong; the text names what and how to fix it."""
+
+    reason = "UserError"
+    exit_code = 64
+
+
+class DatasetChanged(StageError):  # noqa: N818
+    """The prepared data no longer has the digest that was checked."""
+
+    reason = "DatasetChanged"
+    exit_code = 65
+
+
+class OutOfMemory(StageError):  # noqa: N818
+    """The accelerator or the container ran out of memory."""
+
+    reason = "OutOfMemory"
+    exit_code = 70
+
+
+class Diverged(StageError):  # noqa: N818
+    """The loss became infinite or not a number."""
+
+    reason = "Diverged"
+    exit_code = 76
+
+
+class NotStored(StageError):  # noqa: N818
+    """`reemit` found no stored result for the input digest."""
+
+    reason = "NotStored"
+    exit_code = 78
+
+
+class SourceUnavailableError(StageError):
+    """A source did not answer; trying again may help, so the attempt counts as one of unknown cause."""
+
+    reason = "Unknown"
+    exit_code = 1
+
+
+class Interrupted(BaseException):
+    """SIGTERM arrived. Not an Exception, so that library code which catches those cannot swallow it."""
+
+    reason: ClassVar[str] = "Interrupted"
+    exit_code: ClassVar[int] = 75
+
+
+UNKNOWN_EXIT_CODE = 1
+EXIT_CODES: dict[str, int] = {
+    error.reason: error.exit_code for error in (UserError, DatasetChanged, OutOfMemory, Diverged, NotStored)
+} | {Interrupted.reason: Interrupted.exit_code, "Unknown": UNKNOWN_EXIT_CODE}

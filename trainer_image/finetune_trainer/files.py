@@ -1,0 +1,46 @@
+"""Writing files so that a reader sees either the old or the whole new content."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text by a temporary file and a rename in the same folder, which is made if needed."""
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, parts: Iterable[str]) -> None:
+    """Like write_atomically, for parts that together may be large; they are written as they come."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; another stage's container may run as another user of the group.
+        Path(name).chmod(0o664)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file that this package wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def file_sha256(path: Path) -> str:
+    """The hex SHA-256 of a file's bytes, read in pieces."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,9 @@
+"""Graders: pure functions from an output and its reference to a score in [0, 1].
+
+An output that cannot be read scores 0. A grader that cannot work (no usable reference, a broken schema)
+gives no score at all: such a row is ungraded, never 0.
+"""
+
+from finetune_trainer.grading.graders import Grade, grade, reference_problem, schema_problem
+
+__all__ = ["Grade", "grade", "reference_problem", "schema_problem"]

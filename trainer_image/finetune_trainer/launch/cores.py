@@ -1,0 +1,41 @@
+"""How many CPU cores the container may use."""
+
+import math
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores(cgroup: Path = CGROUP) -> int:
+    """The cores this process may run on, cut to the container's CPU limit (cgroup v2 or v1)."""
+    allowed = len(os.sched_getaffinity(0))
+    limit = _limit_v2(cgroup / "cpu.max") or _limit_v1(cgroup / "cpu")
+    return max(1, min(allowed, math.ceil(limit))) if limit else allowed
+
+
+def oom_kills(cgroup: Path = CGROUP) -> int:
+    """How many processes of the container the kernel has killed for memory; 0 if it does not say."""
+    for path in (cgroup / "memory.events", cgroup / "memory" / "memory.oom_control"):
+        for line in _read(path).splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def _limit_v2(path: Path) -> float | None:
+    quota, _, period = _read(path).strip().partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def _limit_v1(folder: Path) -> float | None:
+    quota, period = (_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

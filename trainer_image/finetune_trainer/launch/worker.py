@@ -1,0 +1,78 @@
+"""What torchrun starts in every process: the train stage, with its outcome recorded in a file.
+
+torchrun turns every failure into exit code 1, so the reason travels beside it.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from finetune_trainer import logs
+from finetune_trainer.contracts import read_job
+from finetune_trainer.errors import Interrupted, OutOfMemory, StageError
+from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, UNKNOWN, WorkerOutcome, record
+from finetune_trainer.training.signals import StopRequest
+from finetune_trainer.workspace import Workspace
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, record the outcome, and end with 0 unless it failed."""
+    options = _parser().parse_args(arguments)
+    stop = StopRequest()
+    stop.install()  # before the slow imports: a signal during them must not kill the process
+    job = read_job(options.job)
+    logs.configure(job)
+    rank = int(os.environ.get("RANK", "0"))
+    outcome = _outcome(rank, options, stop)
+    record(options.outcomes, outcome)
+    failed = outcome.reason not in (SUCCEEDED, INTERRUPTED)
+    if failed:
+        # Other threads (gloo, NCCL) may wait for peers for ever; the outcome is on disk.
+        logging.shutdown()
+        os._exit(1)
+    return 0
+
+
+def _outcome(rank: int, options: argparse.Namespace, stop: StopRequest) -> WorkerOutcome:
+    try:
+        from finetune_trainer.stages.train import train_process
+
+        result = train_process(read_job(options.job), Workspace(options.workspace), stop)
+        return WorkerOutcome(rank, SUCCEEDED, result.message, result.summary)
+    except Interrupted as stopped:
+        return WorkerOutcome(rank, INTERRUPTED, str(stopped))
+    except StageError as error:
+        return WorkerOutcome(rank, error.reason, str(error))
+    except Exception as error:
+        _log.exception("training failed")
+        return WorkerOutcome(rank, *_classified(error))
+
+
+def _classified(error: Exception) -> tuple[str, str]:
+    """Reason and message of an error that library code raised."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _is_allocation(error):
+        text = "The model and its micro-batches do not fit into memory"
+        return OutOfMemory.reason, f"{text}; use more memory, a shorter maxLength or a smaller rank."
+    # The text of an unforeseen error may hold anything (paths, addresses): it stays in the log.
+    return UNKNOWN, f"Training failed with {type(error).__name__}; the pod's log has the traceback."
+
+
+def _is_allocation(error: Exception) -> bool:
+    """torch reports failed allocations on the CPU as RuntimeError."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("job", "workspace", "outcomes"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Ask one model all questions of the hold-out at once, and grade what it answers."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from finetune_trainer.contracts import EvaluationSpec
+from finetune_trainer.errors import UserError
+from finetune_trainer.scoring.client import Answer, Engine, Refused
+from finetune_trainer.scoring.rows import GradedRow, Question, graded
+
+# Enough to fill the engine's batches; it queues what it cannot run.
+CONCURRENCY = 32
+
+
+async def answer_all(
+    engine: Engine,
+    model: str,
+    questions: Sequence[Question],
+    evaluation: EvaluationSpec,
+    done: Callable[[int], None],
+) -> list[GradedRow]:
+    """Rows in the order of the questions; UserError when the engine accepted none of the prompts.
+
+    `done` is called with the number of rows that are finished.
+    """
+    places = asyncio.Semaphore(CONCURRENCY)
+    finished = 0
+
+    async def one(question: Question) -> GradedRow:
+        nonlocal finished
+        async with places:
+            answer = await _answer(engine, model, question, evaluation.output_tokens)
+        finished += 1
+        done(finished)
+        return graded(question, answer, evaluation.graders)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(question)) for question in questions]
+    except BaseExceptionGroup as failures:
+        # The stage runner knows reasons, not groups; one engine that is gone fails every row alike.
+        raise failures.exceptions[0] from failures
+    rows = [task.result() for task in tasks]
+    if rows and all(row.problem for row in rows):
+        raise UserError(f"The engine refused every hold-out prompt; it said: {rows[0].problem}")
+    return rows
+
+
+async def _answer(engine: Engine, model: str, question: Question, max_tokens: int) -> Answer | str:
+    try:
+        return await engine.chat(model, list(question.messages), max_tokens)
+    except Refused as error:
+        return str(error)

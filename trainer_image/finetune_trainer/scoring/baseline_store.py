@@ -1,0 +1,48 @@
+"""The base's graded answers: in the workspace for evaluate, and beside the destination for the next run."""
+
+import json
+import logging
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer.contracts import EvaluationSpec, Job
+from finetune_trainer.scoring.rows import GradedRow, read_rows, write_rows
+from finetune_trainer.workspace import Workspace, destination_dir
+
+_FORMAT = 1  # changed when the meaning of stored rows or the way of asking changes
+_log = logging.getLogger(__name__)
+
+
+def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec) -> str:
+    """What the base's graded answers depend on: base, hold-out, graders, decoding (64 hex digits)."""
+    parts = {
+        "format": _FORMAT,
+        "base": summary["baseFingerprint"],
+        "holdout": summary["holdoutDigest"],
+        "graders": [spec.model_dump(mode="json", by_alias=True) for spec in evaluation.graders],
+        "decoding": {"maxTokens": evaluation.output_tokens, "temperature": 0},
+    }
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def rows_path(workspace: Workspace, who: str, key: str) -> Path:
+    """Where the graded answers of `who` (base or tuned) are stored in the workspace."""
+    return workspace.results_dir / "rows" / f"{who}-{key[:12]}.jsonl"
+
+
+def cached_baseline(job: Job, key: str) -> list[GradedRow] | None:
+    """What an earlier run stored beside the destination, or None."""
+    return read_rows(_cache_path(job, key))
+
+
+def cache_baseline(job: Job, key: str, rows: list[GradedRow]) -> None:
+    """Keep the rows for the next run; without a place to keep them, the next run just asks again."""
+    try:
+        write_rows(_cache_path(job, key), rows)
+    except OSError as error:
+        _log.warning("the baseline is not cached beside the destination: %s", error.strerror)
+
+
+def _cache_path(job: Job, key: str) -> Path:
+    return destination_dir(job).parent / ".finetune-baselines" / f"{key}.jsonl"

@@ -1,0 +1,141 @@
+"""A client for the engine in the same pod: OpenAI's API over a unix socket."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from finetune_trainer.errors import StageError, UserError
+
+SOCKET = Path("/run/engine/engine.sock")
+_ANSWER_SECONDS = 900.0  # one answer may wait behind all others on a slow machine
+_START_SECONDS = 900.0
+_TRIES = 4
+_MOST_WAIT = 5.0
+
+
+class EngineUnavailable(StageError):  # noqa: N818
+    """The engine does not answer or answers with an error of its own; another attempt may help."""
+
+    reason = "Unknown"
+    exit_code = 1
+
+
+class Refused(Exception):  # noqa: N818
+    """The engine refuses this one request (HTTP 4xx), such as a prompt longer than its context."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion; `finish` is "stop" when the model ended it, "length" when it was cut."""
+
+    text: str
+    finish: str
+    tokens: int
+
+
+def socket_path() -> Path:
+    """Where the engine listens (`FT_ENGINE_SOCKET` replaces the path of docs/architecture.md)."""
+    return Path(os.environ.get("FT_ENGINE_SOCKET", SOCKET))
+
+
+class Engine:
+    """The engine behind one socket; an async context manager. Retries what may pass, never what cannot."""
+
+    def __init__(self, path: Path, start_seconds: float = _START_SECONDS, first_wait: float = 0.5) -> None:
+        self._path, self._start_seconds, self._first_wait = path, start_seconds, first_wait
+        self._http = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(path)),
+            base_url="http://engine",
+            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=10.0),
+        )
+
+    async def __aenter__(self) -> "Engine":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def wait_ready(self) -> None:
+        """Return once /health answers 200; EngineUnavailable when it does not in time."""
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                while not await self._healthy():  # noqa: ASYNC110 - another container: no event to wait for
+                    await asyncio.sleep(self._first_wait)
+        except TimeoutError as error:
+            raise EngineUnavailable(
+                f"The engine was not ready within {self._start_seconds:.0f} s; its container's log says why."
+            ) from error
+
+    async def base_name(self) -> str:
+        """The served model's name (adapters name it as their parent)."""
+        answer = await self._send("GET", "/v1/models", None)
+        return str(next(item["id"] for item in answer["data"] if not item.get("parent")))
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA adapter that the engine sees under the same path; UserError when it refuses it."""
+        try:
+            await self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+        except Refused as error:
+            if "already been loaded" not in str(error):
+                raise UserError(f"The engine refuses the adapter: {error}") from error
+
+    async def chat(self, model: str, messages: list[dict[str, Any]], max_tokens: int) -> Answer:
+        """The model's greedy answer; Refused when the engine does not accept the prompt."""
+        body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
+        choice = await self._send("POST", "/v1/chat/completions", body)
+        first, usage = choice["choices"][0], choice.get("usage") or {}
+        text = first["message"].get("content") or ""
+        return Answer(text, str(first.get("finish_reason")), int(usage.get("completion_tokens", 0)))
+
+    async def log_probabilities(self, model: str, messages: list[dict[str, Any]]) -> list[float]:
+        """Log-probabilities of the first greedy tokens: a fingerprint of the weights that answer."""
+        body = {"model": model, "messages": messages, "max_tokens": 4, "temperature": 0.0, "logprobs": True}
+        choice = await self._send("POST", "/v1/chat/completions", body)
+        return [float(token["logprob"]) for token in choice["choices"][0]["logprobs"]["content"]]
+
+    async def _healthy(self) -> bool:
+        try:
+            return (await self._http.get("/health", timeout=10.0)).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        problem = ""
+        for attempt in range(_TRIES):
+            if attempt:
+                await asyncio.sleep(min(self._first_wait * 2**attempt, _MOST_WAIT))
+            try:
+                response = await self._http.request(method, path, json=body)
+            except httpx.TransportError as error:
+                problem = type(error).__name__
+                continue
+            if response.status_code < 400:
+                return _json(response)
+            problem = f"HTTP {response.status_code}: {_error_text(response)}"
+            if response.status_code < 500 and response.status_code != 429:
+                raise Refused(_error_text(response))
+        text = f"The engine failed {_TRIES} times at {path} ({problem})"
+        raise EngineUnavailable(f"{text}; its container's log says why.")
+
+
+def _json(response: httpx.Response) -> Any:
+    """The document, or the text where an answer is none (loading an adapter answers with a sentence)."""
+    try:
+        return response.json()
+    except ValueError:
+        return response.text
+
+
+def _error_text(response: httpx.Response) -> str:
+    try:
+        document = response.json()
+        return str(document.get("error", document).get("message", document))[:300]
+    except (ValueError, AttributeError):
+        return response.text[:300]

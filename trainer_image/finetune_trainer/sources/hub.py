@@ -1,0 +1,147 @@
+"""hf:// sources: pinned files of a Hub repository (address by HF_ENDPOINT, default the public Hub)."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from finetune_trainer.errors import SourceUnavailableError, UserError
+from finetune_trainer.files import write_atomically
+from finetune_trainer.fingerprint import TEXT_FILES
+
+# In the target: which base is complete, and which is being fetched (a restart goes on with that one).
+_FETCHED = ".fetched"
+_FETCHING = ".fetching"
+_LISTED = 10
+
+
+def fetch_base(source: str, revision: str, target: Path) -> None:
+    """Fetch config, tokenizer and safetensors of `hf://org/name` into `target`; a finished fetch is kept."""
+    repo = source.removeprefix("hf://").strip("/")
+    done, begun, wanted = target / _FETCHED, target / _FETCHING, f"{repo}@{revision}"
+    if _says(done, wanted):
+        return
+    if not _says(begun, wanted):
+        shutil.rmtree(target, ignore_errors=True)  # another base: none of its files may stay
+        write_atomically(begun, wanted)
+    with _explained(source, revision):
+        token = read_token("base-model")
+        names = _wanted_files(source, HfApi(_endpoint(), token).list_repo_files(repo, revision=revision))
+        snapshot_download(
+            repo,
+            revision=revision,
+            local_dir=target,
+            allow_patterns=names,
+            token=token,
+            endpoint=_endpoint(),
+        )
+    write_atomically(done, wanted)
+
+
+def fetch_file(source: str, revision: str, target: Path) -> Path:
+    """Fetch `hf://datasets/org/name/path/file` below `target` and return its path."""
+    parts = source.removeprefix("hf://datasets/").split("/", 2)
+    if not source.startswith("hf://datasets/") or len(parts) < 3:
+        raise UserError(f"{source} is not understood; write hf://datasets/org/name/path/to/file.jsonl.")
+    repo, path = "/".join(parts[:2]), parts[2]
+    token = read_token("dataset")
+    with _explained(source, revision):
+        try:
+            found = hf_hub_download(
+                repo,
+                path,
+                repo_type="dataset",
+                revision=revision,
+                local_dir=target,
+                token=token,
+                endpoint=_endpoint(),
+            )
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError as error:
+            names = HfApi(_endpoint(), token).list_repo_files(repo, repo_type="dataset", revision=revision)
+            text = f"{source} does not exist at revision {revision}; the repository holds {_some(names)}."
+            raise UserError(text) from error
+    return Path(found)
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+
+
+def read_token(purpose: str) -> str | bool:
+    """The mounted token for a purpose, or False: a token of the surroundings is never sent."""
+    root = Path(os.environ.get("FT_CREDENTIALS_ROOT", "/etc/finetune/credentials"))
+    path = root / purpose / "token"
+    return (path.read_text(encoding="utf-8").strip() or False) if path.is_file() else False
+
+
+def _says(marker: Path, wanted: str) -> bool:
+    return marker.is_file() and marker.read_text(encoding="utf-8") == wanted
+
+
+def _wanted_files(source: str, names: list[str]) -> list[str]:
+    wanted = [name for name in names if name in TEXT_FILES or _is_weight(name)]
+    if "config.json" not in wanted or not any(map(_is_weight, wanted)):
+        text = f"{source} lacks config.json or *.safetensors at its top level; it holds {_some(names)}"
+        raise UserError(f"{text}. Choose a repository in the transformers format with safetensors.")
+    return wanted
+
+
+def _is_weight(name: str) -> bool:
+    return "/" not in name and name.endswith((".safetensors", ".safetensors.index.json"))
+
+
+@contextmanager
+def _explained(source: str, revision: str) -> Iterator[None]:
+    """Turn the Hub's errors into sentences; what may pass by itself is unavailable, the rest the user's."""
+    place = f"{source} at {_endpoint()}"
+    try:
+        yield
+    except GatedRepoError as error:
+        text = f"{place} is gated; accept its terms and name a Secret with a token in credentialsSecretRef."
+        raise UserError(text) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{place} has no revision {revision}; give a commit that exists.") from error
+    except RepositoryNotFoundError as error:
+        text = (
+            f"{place} does not exist or is private; check its name or name a Secret in credentialsSecretRef."
+        )
+        raise UserError(text) from error
+    except HFValidationError as error:
+        raise UserError(f"{source} is not understood; write hf://org/name.") from error
+    except HfHubHTTPError as error:
+        raise _http_error(place, error) from error
+    except (httpx2.HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        text = f"{place} cannot be reached ({type(error).__name__}); check the address and the network."
+        raise SourceUnavailableError(text) from error
+
+
+def _http_error(place: str, error: HfHubHTTPError) -> UserError | SourceUnavailableError:
+    status = error.response.status_code if error.response is not None else 0
+    if status in (401, 403):
+        return UserError(f"{place} refuses access (HTTP {status}); check the token in credentialsSecretRef.")
+    if 400 <= status < 500 and status not in (408, 429):
+        return UserError(f"{place} cannot be read (HTTP {status}); check the name and the revision.")
+    return SourceUnavailableError(f"{place} failed with HTTP {status}; it is tried again.")
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return "no files"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(sorted(names)[:_LISTED]) + more

@@ -1,0 +1,78 @@
+"""baseline: score the untuned base on the hold-out, before any accelerator is spent on training."""
+
+import asyncio
+from typing import Any
+
+from finetune_trainer import verdicts
+from finetune_trainer.contracts import EvaluationSpec, Job, Result
+from finetune_trainer.data.prepared import check_prepared
+from finetune_trainer.errors import UserError
+from finetune_trainer.progress import ProgressServer
+from finetune_trainer.results import succeeded
+from finetune_trainer.scoring.ask import answer_all
+from finetune_trainer.scoring.baseline_store import baseline_key, cache_baseline, cached_baseline, rows_path
+from finetune_trainer.scoring.client import Engine, socket_path
+from finetune_trainer.scoring.compare import means, rounded, score
+from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
+from finetune_trainer.workspace import Workspace
+
+
+def run(job: Job, workspace: Workspace) -> Result:
+    """Ask the base every question, or take what an earlier run of the same base and hold-out stored."""
+    prepared = check_prepared(workspace, job)
+    evaluation = required_evaluation(job)
+    key = baseline_key(prepared.summary, evaluation)
+    questions = read_questions(workspace.holdout)
+    cached = _usable(cached_baseline(job, key), questions)
+    rows = cached or _ask(questions, evaluation)
+    write_rows(rows_path(workspace, "base", key), rows)
+    if not cached:
+        cache_baseline(job, key, rows)
+    return _result(job, evaluation, rows, cached=bool(cached))
+
+
+def required_evaluation(job: Job) -> EvaluationSpec:
+    """The job's evaluation; UserError when it has none."""
+    if job.spec.evaluation is None:
+        raise UserError("The job has no `evaluation`, so nothing can be scored; add one or skip this stage.")
+    return job.spec.evaluation
+
+
+def _usable(rows: list[GradedRow] | None, questions: list[Question]) -> list[GradedRow] | None:
+    return rows if rows and [row.id for row in rows] == [question.id for question in questions] else None
+
+
+def _ask(questions: list[Question], evaluation: EvaluationSpec) -> list[GradedRow]:
+    with ProgressServer("baseline") as server:
+        server.update(total_steps=len(questions), message="waiting for the engine")
+        return asyncio.run(_answers(questions, evaluation, server))
+
+
+async def _answers(
+    questions: list[Question], evaluation: EvaluationSpec, server: ProgressServer
+) -> list[GradedRow]:
+    async with Engine(socket_path()) as engine:
+        await engine.wait_ready()
+        model = await engine.base_name()
+        server.update(message="asking the base model")
+        return await answer_all(engine, model, questions, evaluation, lambda done: server.update(step=done))
+
+
+def _result(job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], cached: bool) -> Result:
+    metric = evaluation.primary_grader.name
+    interval = score(rows, metric)
+    judged = verdicts.baseline(interval)
+    summary: dict[str, Any] = {
+        "metric": metric,
+        "rows": len(rows),
+        **rounded(interval),
+        "graders": means(rows, evaluation),
+        "verdict": judged.verdict,
+        "blocking": judged.blocking,
+        "cached": cached,
+    }
+    text = (
+        f"The base scores {interval.score:.1%} by {metric} on {len(rows)} rows "
+        f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
+    )
+    return succeeded(job, text, summary)

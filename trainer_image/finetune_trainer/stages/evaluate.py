@@ -1,0 +1,104 @@
+"""evaluate: score the tuned model on the same hold-out, and compare it with the base row by row."""
+
+import asyncio
+import logging
+from typing import Any
+
+from finetune_trainer.contracts import EvaluationSpec, Job, Result
+from finetune_trainer.data.prepared import check_prepared
+from finetune_trainer.errors import UserError
+from finetune_trainer.progress import ProgressServer
+from finetune_trainer.results import succeeded
+from finetune_trainer.scoring.ask import answer_all
+from finetune_trainer.scoring.baseline_store import baseline_key, rows_path
+from finetune_trainer.scoring.client import Engine, socket_path
+from finetune_trainer.scoring.compare import Comparison, compare, means, rounded
+from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
+from finetune_trainer.stages.baseline import required_evaluation
+from finetune_trainer.workspace import Workspace
+
+ADAPTER_NAME = "tuned"
+_PROBES = 3
+_log = logging.getLogger(__name__)
+
+
+def run(job: Job, workspace: Workspace) -> Result:
+    """Ask the tuned model every question and judge the paired difference to the stored baseline."""
+    prepared = check_prepared(workspace, job)
+    evaluation = required_evaluation(job)
+    key = baseline_key(prepared.summary, evaluation)
+    base = read_rows(rows_path(workspace, "base", key))
+    if base is None:
+        raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
+    questions = read_questions(workspace.holdout)
+    tuned = _ask(job, workspace, questions, evaluation)
+    write_rows(rows_path(workspace, "tuned", key), tuned)
+    return _result(job, evaluation, base, tuned)
+
+
+def _ask(
+    job: Job, workspace: Workspace, questions: list[Question], evaluation: EvaluationSpec
+) -> list[GradedRow]:
+    with ProgressServer("evaluate") as server:
+        server.update(total_steps=len(questions), message="waiting for the engine")
+        return asyncio.run(_answers(job, workspace, questions, evaluation, server))
+
+
+async def _answers(
+    job: Job,
+    workspace: Workspace,
+    questions: list[Question],
+    evaluation: EvaluationSpec,
+    server: ProgressServer,
+) -> list[GradedRow]:
+    async with Engine(socket_path()) as engine:
+        await engine.wait_ready()
+        model = await engine.base_name()
+        if job.spec.method == "LoRA":
+            await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
+            await _check_effect(engine, model, questions)
+            model = ADAPTER_NAME
+        server.update(message="asking the tuned model")
+        return await answer_all(engine, model, questions, evaluation, lambda done: server.update(step=done))
+
+
+async def _check_effect(engine: Engine, base: str, questions: list[Question]) -> None:
+    """UserError when the adapter changes no probability at all: it was not trained, or not applied.
+
+    Equal answers alone would not prove it; equal log-probabilities do.
+    """
+    for question in questions[:_PROBES]:
+        messages = list(question.messages)
+        before = await engine.log_probabilities(base, messages)
+        if await engine.log_probabilities(ADAPTER_NAME, messages) != before:
+            return
+    raise UserError(
+        "The adapter changes nothing: base and tuned model give the same probabilities; raise "
+        "training.learningRate or training.epochs."
+    )
+
+
+def _result(job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow]) -> Result:
+    outcome = compare(base, tuned, evaluation)
+    metric = evaluation.primary_grader.name
+    before, after = means(base, evaluation), means(tuned, evaluation)
+    summary: dict[str, Any] = {
+        "metric": metric,
+        "rows": len(tuned),
+        "base": rounded(outcome.base),
+        "tuned": rounded(outcome.tuned),
+        "delta": rounded(outcome.delta),
+        "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
+        "verdict": outcome.verdict,
+    }
+    return succeeded(job, _sentence(metric, outcome, len(tuned)), summary)
+
+
+def _sentence(metric: str, outcome: Comparison, rows: int) -> str:
+    delta = outcome.delta
+    text = (
+        f"The tuned model scores {outcome.tuned.score:.1%} by {metric}, the base {outcome.base.score:.1%}: "
+        f"{delta.score:+.1%} (95 % interval {delta.low:+.1%} to {delta.high:+.1%}), {outcome.verdict}."
+    )
+    ungraded = round((1 - outcome.graded_share) * rows)
+    return f"{text} {ungraded} of {rows} rows could not be graded." if ungraded else text

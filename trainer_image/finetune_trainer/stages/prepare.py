@@ -1,0 +1,241 @@
+"""prepare: fetch and pin the base, check and tokenise the data, plan the training. CPU only."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer.contracts import AdapterManifest, Job, Result
+from finetune_trainer.data.check import check_graders, check_holdout, tokenise
+from finetune_trainer.data.findings import Finding, errors
+from finetune_trainer.data.holdout import HoldoutRow, split_reference
+from finetune_trainer.data.load import Loaded, load
+from finetune_trainer.data.prepared import read_prepared, write_prepared
+from finetune_trainer.data.report import report_html, report_json
+from finetune_trainer.data.tokenise import Encoded, load_tokenizer
+from finetune_trainer.errors import UserError
+from finetune_trainer.files import write_atomically, write_lines
+from finetune_trainer.fingerprint import fingerprint
+from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
+from finetune_trainer.planning.model import read_positions
+from finetune_trainer.progress import ProgressServer
+from finetune_trainer.results import succeeded
+from finetune_trainer.sources.hub import fetch_base
+from finetune_trainer.stages.publication import artifact, published_manifest
+from finetune_trainer.workspace import Workspace, destination_dir
+
+_MESSAGES = 3  # of findings in the outcome; the report has all
+_WARNINGS = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: Loaded
+    holdout: Loaded | None
+
+    def digests(self) -> tuple[str, str | None]:
+        return self.train.digest, self.holdout.digest if self.holdout else None
+
+    def findings(self) -> list[Finding]:
+        return self.train.findings + (self.holdout.findings if self.holdout else [])
+
+
+def run(job: Job, workspace: Workspace) -> Result:
+    """Prepare everything that needs no accelerator, or adopt what this spec already published."""
+    with ProgressServer("prepare") as progress:
+        _check_request(job)
+        destination = destination_dir(job)
+        manifest = published_manifest(job, destination)
+        _claim(job, workspace)
+        progress.update(message="reading the data")
+        data = _load_data(job, workspace)
+        if manifest is None:
+            _check_writable(job, destination)
+            return _prepare(job, workspace, data, progress)
+        _check_same_data(job, workspace, manifest, data)
+        return _adopt(job, manifest, destination)
+
+
+def _check_request(job: Job) -> None:
+    """What needs no data to be wrong fails before anything is fetched."""
+    training = job.spec.training
+    effective_batch(training.effective_batch_size if training else None, job.spec.resources.processes)
+    if job.spec.evaluation:
+        check_graders(job.spec.evaluation.graders)
+
+
+def _claim(job: Job, workspace: Workspace) -> None:
+    """A workspace holds the run of one spec: checkpoints of another must never be resumed."""
+    record = read_prepared(workspace)
+    if record is not None and record.spec_digest != job.spec_digest:
+        _log.info("the workspace held another run; its checkpoints, output and results are removed")
+        for folder in workspace.of_one_run:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _load_data(job: Job, workspace: Workspace) -> _Data:
+    scratch = workspace.dataset_dir / "source"
+    evaluation = job.spec.evaluation
+    train = load(job.spec.dataset, scratch / "train", "train")
+    return _Data(train, load(evaluation.dataset, scratch / "holdout", "holdout") if evaluation else None)
+
+
+def _check_writable(job: Job, destination: Path) -> None:
+    nearest = next(parent for parent in destination.parents if parent.is_dir())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        text = f"{job.spec.output.destination} cannot be written by the pod's user"
+        raise UserError(f"{text}; make the volume writable for its group (fsGroup).")
+
+
+def _prepare(job: Job, workspace: Workspace, data: _Data, progress: ProgressServer) -> Result:
+    if errors(data.findings()):
+        _refuse(job, workspace, data.findings())
+    progress.update(message="fetching and fingerprinting the base model")
+    base = _base(job, workspace)
+    digest = _checked_fingerprint(job, base)
+    tokenizer, positions = load_tokenizer(base), read_positions(base)
+    limit = length_limit(job.spec, positions)
+    progress.update(message="tokenising and checking the data")
+    tokenised = tokenise(tokenizer, data.train.rows, limit)
+    holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
+    findings = data.findings() + tokenised.findings
+    if job.spec.evaluation:
+        findings += check_holdout(job.spec.evaluation, tokenizer, data.train.rows, holdout, positions)
+    if errors(findings):
+        _refuse(job, workspace, findings)
+    rows = [_shortened(row, limit) for row in tokenised.rows]
+    plan = make_plan(job.spec, len(rows), max(len(row.input_ids) for row in rows), positions)
+    summary = _summary(job, digest, data, rows, plan, findings)
+    _write(job, workspace, rows, holdout, findings, summary)
+    return succeeded(job, _sentence(summary), summary)
+
+
+def _base(job: Job, workspace: Workspace) -> Path:
+    spec = job.spec.base_model
+    if spec.revision is not None:
+        _log.info("fetching the base model %s at %s", spec.source, spec.revision)
+        fetch_base(spec.source, spec.revision, workspace.fetched_base)
+    return workspace.base_dir(job)
+
+
+def _checked_fingerprint(job: Job, base: Path) -> str:
+    spec = job.spec.base_model
+    try:
+        digest = fingerprint(base)
+    except (ValueError, NotADirectoryError) as error:
+        raise UserError(
+            f"{spec.source} is no usable base model: {error}; give a transformers folder."
+        ) from error
+    if spec.fingerprint not in (None, digest):
+        text = (
+            f"{spec.source} has the fingerprint {digest}, baseModel.fingerprint asks for {spec.fingerprint}"
+        )
+        raise UserError(f"{text}; correct one of them.")
+    return digest
+
+
+def _refuse(job: Job, workspace: Workspace, findings: Sequence[Finding]) -> None:
+    _write_reports(job, workspace, {}, findings)
+    wrong = errors(findings)
+    shown = " ".join(f"[{item.dataset}] {item.message}" for item in wrong[:_MESSAGES])
+    more = f" And {len(wrong) - _MESSAGES} more findings." if len(wrong) > _MESSAGES else ""
+    raise UserError(f"{shown}{more} The report is in the workspace at dataset/report.html.")
+
+
+def _shortened(row: Encoded, limit: int) -> Encoded:
+    """Cut what rule 25 allows to be cut: tokens after the last trained one."""
+    return Encoded(row.number, row.input_ids[:limit], row.labels[:limit], row.stops, row.prefix_kept)
+
+
+def _summary(
+    job: Job, base: str, data: _Data, rows: Sequence[Encoded], plan: Plan, findings: Sequence[Finding]
+) -> dict[str, Any]:
+    train_digest, holdout_digest = data.digests()
+    return {
+        "adopted": False,
+        **_base_facts(job, base),
+        "rows": len(rows),
+        "holdoutRows": len(data.holdout.rows) if data.holdout else 0,
+        "tokens": sum(len(row.input_ids) for row in rows),
+        "trainedTokens": sum(row.trained for row in rows),
+        "datasetDigest": train_digest,
+        "holdoutDigest": holdout_digest,
+        "training": plan.training(),
+        "lora": plan.lora(),
+        "warnings": _warnings(findings),
+    }
+
+
+def _warnings(findings: Sequence[Finding]) -> list[str]:
+    warnings = [item for item in findings if item.severity == "warning"]
+    return [f"{item.dataset}: {item.message}" for item in warnings[:_WARNINGS]]
+
+
+def _base_facts(job: Job, base: str) -> dict[str, Any]:
+    spec = job.spec.base_model
+    name = spec.source.removeprefix("hf://") if spec.revision else spec.source.rstrip("/").rsplit("/", 1)[-1]
+    return {"baseName": name, "baseRevision": spec.revision, "baseFingerprint": base}
+
+
+def _sentence(summary: dict[str, Any]) -> str:
+    steps, held_out = summary["training"]["steps"], summary["holdoutRows"]
+    ready = f"{summary['rows']} rows with {summary['tokens']} tokens are ready for {steps} steps"
+    return f"{ready}; the hold-out has {held_out} rows."
+
+
+def _write(
+    job: Job,
+    workspace: Workspace,
+    rows: Sequence[Encoded],
+    holdout: Sequence[HoldoutRow],
+    findings: Sequence[Finding],
+    summary: dict[str, Any],
+) -> None:
+    workspace.prepared.unlink(missing_ok=True)  # it must not vouch for files that are being replaced
+    write_lines(workspace.dataset_train, _train_lines(rows))
+    workspace.holdout.unlink(missing_ok=True)
+    if job.spec.evaluation:
+        lines = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in holdout)
+        write_lines(workspace.holdout, lines)
+    _write_reports(job, workspace, summary, findings)
+    write_prepared(workspace, job, summary)
+
+
+def _train_lines(rows: Sequence[Encoded]) -> Iterator[str]:
+    return (json.dumps({"input_ids": row.input_ids, "labels": row.labels}) + "\n" for row in rows)
+
+
+def _write_reports(
+    job: Job, workspace: Workspace, facts: dict[str, Any], findings: Sequence[Finding]
+) -> None:
+    write_atomically(workspace.report_json, report_json(facts, findings))
+    title = f"Data of {job.namespace}/{job.name}"
+    write_atomically(workspace.report_html, report_html(title, facts, findings))
+
+
+def _check_same_data(job: Job, workspace: Workspace, manifest: AdapterManifest, data: _Data) -> None:
+    """A volume's content can change under an equal spec; then the publication is not this job's result."""
+    where = f"{job.spec.output.destination} already holds a result of this spec"
+    if (manifest.data.train, manifest.data.holdout) != data.digests():
+        raise UserError(f"{where}, made from other data; choose another output.destination or delete it.")
+    # A pinned hf revision cannot change, so only a volume is looked at again.
+    pinned = job.spec.base_model.revision is not None
+    if not pinned and _checked_fingerprint(job, workspace.base_dir(job)) != manifest.base_model.fingerprint:
+        raise UserError(f"{where}, made from another base; choose another output.destination or delete it.")
+
+
+def _adopt(job: Job, manifest: AdapterManifest, destination: Path) -> Result:
+    prepared = manifest.training.get("prepare", {})
+    summary = {
+        **prepared,
+        "adopted": True,
+        "artifact": artifact(job.spec.output.destination, destination, manifest),
+        "scores": manifest.scores,
+    }
+    text = f"{job.spec.output.destination} already holds this spec's result; it is used as it is."
+    return succeeded(job, text, summary)

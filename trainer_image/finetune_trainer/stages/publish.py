@@ -1,0 +1,165 @@
+"""publish: copy what was trained to the destination, with a manifest that says what it is."""
+
+import json
+import logging
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from finetune_trainer.contracts import (
+    AdapterManifest,
+    DataDigests,
+    Job,
+    ManifestBase,
+    ManifestFile,
+    ManifestJob,
+    ManifestLora,
+    PublishSpec,
+    Result,
+)
+from finetune_trainer.data.prepared import Prepared, check_prepared
+from finetune_trainer.errors import UserError
+from finetune_trainer.files import file_sha256, write_atomically
+from finetune_trainer.fingerprint import TEXT_FILES
+from finetune_trainer.progress import ProgressServer
+from finetune_trainer.results import latest_succeeded, succeeded
+from finetune_trainer.stages.publication import MANIFEST, artifact, published_manifest
+from finetune_trainer.workspace import Workspace, destination_dir
+
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate")
+_log = logging.getLogger(__name__)
+
+
+def run(job: Job, workspace: Workspace) -> Result:
+    """Publish once; a rerun finds its own publication and reports it again."""
+    destination = destination_dir(job)
+    manifest = published_manifest(job, destination)
+    if manifest is None or manifest.job.uid != job.uid:
+        _refuse_foreign(job, manifest)
+        with ProgressServer("publish") as progress:
+            progress.update(message="copying to the destination")
+            manifest = _publish(job, workspace, destination)
+    summary = artifact(job.spec.output.destination, destination, manifest)
+    return succeeded(job, _sentence(manifest, job), summary)
+
+
+def _refuse_foreign(job: Job, manifest: AdapterManifest | None) -> None:
+    if manifest is not None:
+        owner = f"{manifest.job.namespace}/{manifest.job.name}"
+        text = f"{job.spec.output.destination} was published by {owner} while this job ran"
+        raise UserError(f"{text}; choose another output.destination or delete it.")
+
+
+def _publish(job: Job, workspace: Workspace, destination: Path) -> AdapterManifest:
+    prepared = check_prepared(workspace, job)
+    # Hidden and beside the destination: on the same volume, so that the rename is one step.
+    partial = destination.parent / f".{destination.name}.{job.uid}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _copy(job, workspace.output_dir(job), partial)
+        manifest = _manifest(job, workspace, prepared, partial)
+        write_atomically(partial / MANIFEST, manifest.to_json())
+        _sync(partial)
+        partial.replace(destination)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _copy(job: Job, source: Path, target: Path) -> None:
+    for name in _file_names(job, source):
+        _log.info("copying %s", name)
+        shutil.copyfile(source / name, target / name)
+    if job.spec.method == "LoRA":
+        _name_base(job, target / "adapter_config.json")
+
+
+def _file_names(job: Job, source: Path) -> list[str]:
+    """The files that belong to the result: weights, configuration and, of a model, its tokenizer."""
+    there = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
+    adapter = job.spec.method == "LoRA"
+    names = list(_ADAPTER_FILES) if adapter else [name for name in there if _of_model(name)]
+    missing = [name for name in (names if adapter else ["config.json"]) if name not in there]
+    if not any(name.endswith(".safetensors") for name in names):
+        missing.append("*.safetensors")
+    if missing:
+        text = f"output/{source.name} lacks {', '.join(missing)} (it holds {', '.join(there) or 'nothing'})"
+        raise UserError(f"{text}, so there is nothing complete to publish; run the job again.")
+    return names
+
+
+def _of_model(name: str) -> bool:
+    return name in TEXT_FILES or name.endswith((".safetensors", ".safetensors.index.json"))
+
+
+def _name_base(job: Job, path: Path) -> None:
+    """PEFT records where the base was in the pod, which means nothing elsewhere: name what the user named."""
+    config = json.loads(path.read_bytes())
+    base = job.spec.base_model
+    config["base_model_name_or_path"] = base.source.removeprefix("hf://")
+    config["revision"] = base.revision
+    write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) -> AdapterManifest:
+    summary, publish = prepared.summary, job.publish or PublishSpec(promoted=False)
+    trained, evaluated = (latest_succeeded(workspace, stage) for stage in ("train", "evaluate"))
+    lora = summary["lora"]
+    return AdapterManifest(
+        kind="Adapter" if job.spec.method == "LoRA" else "Model",
+        spec_digest=job.spec_digest,
+        method=job.spec.method,
+        base_model=ManifestBase(
+            source=job.spec.base_model.source,
+            revision=job.spec.base_model.revision,
+            fingerprint=summary["baseFingerprint"],
+        ),
+        adapter=ManifestLora(rank=lora["rank"], alpha=lora["alpha"]) if lora else None,
+        files=_manifest_files(folder),
+        data=DataDigests(train=summary["datasetDigest"], holdout=summary["holdoutDigest"]),
+        training={"prepare": summary, "train": trained.summary if trained else {}},
+        scores=evaluated.summary if evaluated and job.spec.evaluation else None,
+        verdict=publish.verdict,
+        promoted=publish.promoted,
+        accepted=publish.accepted,
+        versions=_versions(),
+        job=ManifestJob(namespace=job.namespace, name=job.name, uid=job.uid),
+    )
+
+
+def _manifest_files(folder: Path) -> tuple[ManifestFile, ...]:
+    return tuple(
+        ManifestFile(path=path.name, sha256=file_sha256(path), bytes=path.stat().st_size)
+        for path in sorted(folder.iterdir())
+    )
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _sync(folder: Path) -> None:
+    """Everything must be on disk before the rename makes it visible."""
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sentence(manifest: AdapterManifest, job: Job) -> str:
+    what = "The adapter" if manifest.kind == "Adapter" else "The model"
+    state = "promoted" if manifest.promoted else "not promoted"
+    where, verdict = job.spec.output.destination, manifest.verdict or "not evaluated"
+    return f"{what} is published at {where}, {state} ({verdict})."

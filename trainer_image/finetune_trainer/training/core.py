@@ -1,0 +1,227 @@
+"""One training run: model, data and plan in; adapter or model folder, or a checkpoint, out."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.json
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from trl import SFTConfig
+
+from finetune_trainer.training.batching import Collator, tokens_of_steps
+from finetune_trainer.training.callbacks import (
+    CheckpointCallback,
+    DivergenceCallback,
+    ProgressCallback,
+    ReportStep,
+    Speed,
+)
+from finetune_trainer.training.checkpoints import newest_complete, remove_incomplete, step_of
+from finetune_trainer.training.plan import (
+    Folders,
+    Hardware,
+    LoraPlan,
+    TrainPlan,
+    micro_batch_rows,
+    needs_checkpointing,
+)
+from finetune_trainer.training.sharding import deepspeed_config, keep_from_compiling
+from finetune_trainer.training.signals import SaveClock, StopRequest
+from finetune_trainer.training.trainer import TokenMeanTrainer, save_adapter, save_full_model
+
+_LONGEST_LINE = 64 * 1024 * 1024
+_WARMUP = 0.03
+_LAST_LOSSES = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `losses` per optimizer step since step 1; `tokens` and `seconds` of this attempt."""
+
+    stopped: bool
+    steps: int
+    losses: tuple[float, ...]
+    tokens: int
+    seconds: float
+    resumed_from: int
+    world_size: int
+
+    @property
+    def final_loss(self) -> float | None:
+        """The mean loss of the last steps; None when there was none."""
+        last = self.losses[-_LAST_LOSSES:]
+        return sum(last) / len(last) if last else None
+
+
+def local_hardware() -> Hardware:
+    """What this process has: bf16 on CUDA, fp32 on the CPU (bf16 is not faster there)."""
+    if not torch.cuda.is_available():
+        return Hardware(cuda=False, precision="fp32")
+    memory = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0"))).total_memory
+    return Hardware(cuda=True, precision="bf16", memory_bytes=int(memory))
+
+
+def train(
+    plan: TrainPlan,
+    folders: Folders,
+    key: str,
+    stop: StopRequest,
+    report: ReportStep,
+    hardware: Hardware | None = None,
+    finish: Callable[[Path], None] = lambda _: None,
+) -> Outcome:
+    """Run or resume the training of `key` in every process of the group; Diverged when the loss is lost.
+
+    `finish` may complete the output folder (first process only) before it appears under its name.
+    """
+    keep_from_compiling()
+    hardware = hardware or local_hardware()
+    dataset = load_rows(folders.dataset)
+    lengths = [len(row) for row in dataset["input_ids"]]
+    trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
+    speed = Speed(tokens_of_steps(lengths, plan.effective_batch_size, plan.seed, plan.epochs))
+    checkpointing = CheckpointCallback(key, stop, SaveClock(plan.checkpoint_seconds, time.monotonic))
+    # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
+    for callback in (DivergenceCallback(), ProgressCallback(speed, report), checkpointing):
+        trainer.add_callback(callback)
+    resume = _prepare_checkpoints(trainer, folders.checkpoints, key)
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    seconds = time.monotonic() - start
+    if not checkpointing.stopped:
+        _save_output(trainer, plan, folders.output, finish)
+    return _outcome(trainer, speed, checkpointing.stopped, seconds, step_of(resume) if resume else 0)
+
+
+def load_rows(path: Path) -> Dataset:
+    """The pre-tokenised rows, with columns input_ids and labels."""
+    options = pyarrow.json.ReadOptions(block_size=_LONGEST_LINE)
+    return Dataset(pyarrow.json.read_json(path, read_options=options).select(["input_ids", "labels"]))
+
+
+def _build_trainer(
+    plan: TrainPlan, folders: Folders, hardware: Hardware, dataset: Dataset, lengths: list[int]
+) -> TokenMeanTrainer:
+    tokenizer = AutoTokenizer.from_pretrained(str(folders.model), local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folders.model),
+        dtype=torch.bfloat16 if hardware.precision == "bf16" else torch.float32,
+        attn_implementation="sdpa",
+        local_files_only=True,
+    )
+    trainer = TokenMeanTrainer(
+        lengths=lengths,
+        batch_size=plan.effective_batch_size,
+        model=model,
+        args=_arguments(plan, folders, hardware, model.config, max(lengths)),
+        train_dataset=dataset,
+        data_collator=Collator(_pad_token(tokenizer)),
+        processing_class=tokenizer,
+        peft_config=_lora_config(plan.lora) if plan.lora else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(
+    plan: TrainPlan, folders: Folders, hardware: Hardware, config: Any, longest_row: int
+) -> SFTConfig:
+    rows = plan.effective_batch_size // int(os.environ.get("WORLD_SIZE", "1"))
+    micro = micro_batch_rows(rows, longest_row, hardware.micro_batch_tokens)
+    return SFTConfig(
+        output_dir=str(folders.checkpoints),
+        num_train_epochs=plan.epochs,
+        learning_rate=plan.learning_rate,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=rows // micro,
+        lr_scheduler_type="cosine",
+        warmup_steps=_WARMUP,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        seed=plan.seed,
+        bf16=hardware.precision == "bf16",
+        use_cpu=not hardware.cuda,
+        gradient_checkpointing=_recompute(config, micro * longest_row, hardware),
+        deepspeed=deepspeed_config(full=plan.lora is None, precision=hardware.precision),
+        save_strategy="no",  # CheckpointCallback decides
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would show a made-up loss instead of the divergence
+        disable_tqdm=True,
+        report_to="none",
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        average_tokens_across_devices=True,
+    )
+
+
+def _recompute(config: Any, tokens: int, hardware: Hardware) -> bool:
+    text = config.get_text_config()
+    width = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    return needs_checkpointing(tokens, text.num_hidden_layers, text.hidden_size, width, hardware.memory_bytes)
+
+
+def _lora_config(lora: LoraPlan) -> LoraConfig:
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _pad_token(tokenizer: Any) -> int:
+    """Any token will do: padding is masked out of attention and loss."""
+    return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+
+
+def _prepare_checkpoints(trainer: TokenMeanTrainer, folder: Path, key: str) -> Path | None:
+    """The checkpoint to resume from; the same for all processes, since one cleans up before any looks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if trainer.args.process_index == 0:
+        remove_incomplete(folder, key)
+    trainer.accelerator.wait_for_everyone()
+    return newest_complete(folder, key)
+
+
+def _save_output(
+    trainer: TokenMeanTrainer, plan: TrainPlan, output: Path, finish: Callable[[Path], None]
+) -> None:
+    """Write the whole folder beside its place, then move it there."""
+    partial = output.with_name(f".{output.name}.partial")
+    if trainer.args.should_save:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    (save_adapter if plan.lora else save_full_model)(trainer, partial)
+    if trainer.args.should_save:
+        finish(partial)
+        for path in partial.rglob("*"):
+            # safetensors makes files private; the engine's container may run as another user of the group.
+            path.chmod(0o775 if path.is_dir() else 0o664)
+        shutil.rmtree(output, ignore_errors=True)
+        partial.replace(output)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _outcome(
+    trainer: TokenMeanTrainer, speed: Speed, stopped: bool, seconds: float, resumed_from: int
+) -> Outcome:
+    state = trainer.state
+    return Outcome(
+        stopped=stopped,
+        steps=state.global_step,
+        losses=tuple(entry["loss"] for entry in state.log_history if "loss" in entry),
+        tokens=speed.tokens_between(resumed_from, state.global_step),
+        seconds=seconds,
+        resumed_from=resumed_from,
+        world_size=trainer.args.world_size,
+    )

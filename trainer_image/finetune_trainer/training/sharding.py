@@ -1,0 +1,47 @@
+"""The DeepSpeed configuration, and the one setting that DeepSpeed lacks."""
+
+from typing import Any
+
+from finetune_trainer.training.plan import Precision
+
+_BUCKET = 50_000_000  # elements reduced at once: small enough to overlap with the backward pass
+
+
+def deepspeed_config(full: bool, precision: Precision) -> dict[str, Any]:
+    """LoRA: replicas whose gradients are averaged; Full: gradients and optimizer state sharded (ZeRO-2).
+
+    An adapter's optimizer state is a few MB, so sharding it would only add traffic. "auto" is filled in
+    from the training arguments.
+    """
+    return {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": False},
+        "zero_optimization": _zero2() if full else {"stage": 0},
+        "zero_allow_untested_optimizer": True,
+        "wall_clock_breakdown": False,
+    }
+
+
+def keep_from_compiling() -> None:
+    """Tell DeepSpeed to do without its shared-memory communication operator on the CPU.
+
+    It would be compiled at the first start (about 50 s, needs g++ and a writable folder) and serves
+    inference only: gradients go through gloo or NCCL either way.
+    """
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _zero2() -> dict[str, Any]:
+    return {
+        "stage": 2,
+        "overlap_comm": False,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": _BUCKET,
+        "allgather_bucket_size": _BUCKET,
+    }

@@ -1,0 +1,93 @@
+"""TRL's SFTTrainer with our batches, a loss that projects only trained tokens, and lean checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import Trainer
+from trl import SFTTrainer
+
+from finetune_trainer.training.batching import (
+    IGNORED,
+    EpochLoader,
+    MicroBatchSampler,
+    Share,
+)
+
+
+class TokenMeanTrainer(SFTTrainer):
+    """Minimises the mean loss over the trained tokens of each global batch, however it is spread.
+
+    `num_items_in_batch`, which the Trainer counts over all processes and micro-batches, is the divisor;
+    since gradients are averaged over processes, each process's part is multiplied by their number.
+    """
+
+    def __init__(self, *, lengths: list[int], batch_size: int, **kwargs: Any) -> None:
+        self._lengths, self._batch_size = lengths, batch_size
+        super().__init__(**kwargs)
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """This process's micro-batches; not sharded again by accelerate, which would reorder them."""
+        share = Share(self.args.process_index, self.args.world_size, self.args.gradient_accumulation_steps)
+        sampler = MicroBatchSampler(self._lengths, self._batch_size, self.args.seed, share)
+        return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """This micro-batch's part of the global batch's loss (a scalar that carries the gradient)."""
+        if return_outputs or num_items_in_batch is None:
+            raise ValueError("the training loss has no outputs and needs the number of trained tokens")
+        summed = _fused_sum(model, inputs) if _has_fused_kernel(inputs) else _projected_sum(model, inputs)
+        return summed / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Inside a checkpoint nothing: DeepSpeed saves what training changed, and one copy is enough."""
+        if not _internal_call:
+            super().save_model(output_dir)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # SFTTrainer would write a model card into the checkpoints' folder first.
+        Trainer._save_checkpoint(self, model, trial)
+
+
+def save_adapter(trainer: TokenMeanTrainer, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors (called by every process, one writes)."""
+    if trainer.args.should_save:
+        trainer.model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's template without content
+
+
+def save_full_model(trainer: TokenMeanTrainer, folder: Path) -> None:
+    """Write a model folder with tokenizer (called by every process: gathering is collective)."""
+    weights = trainer.accelerator.get_state_dict(trainer.deepspeed)
+    if trainer.args.should_save:
+        trainer.model.save_pretrained(str(folder), state_dict=weights)
+        trainer.processing_class.save_pretrained(str(folder))
+
+
+def _has_fused_kernel(inputs: dict[str, Any]) -> bool:
+    """TRL's fused head skips untrained tokens only where Triton runs; elsewhere it projects all of them."""
+    return bool(inputs["input_ids"].is_cuda)
+
+
+def _fused_sum(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    log_probs: torch.Tensor = model(**inputs, use_cache=False, fused_lm_head=True).log_probs
+    return -log_probs.sum()
+
+
+def _projected_sum(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """Project the hidden states only in columns where some row has a trained next token.
+
+    Answers come last and micro-batches hold rows of similar length, so these columns are few: with a
+    vocabulary of 49k the head is otherwise a fifth of the work.
+    """
+    targets = inputs["labels"][:, 1:]
+    columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
+    if not len(columns):
+        columns = torch.zeros(1, dtype=torch.long)  # keeps the sum connected to the weights; it is 0
+    arguments = {key: value for key, value in inputs.items() if key != "labels"}
+    logits = model(**arguments, use_cache=False, logits_to_keep=columns).logits
+    kept = targets[:, columns]
+    return cross_entropy(logits.flatten(0, 1).float(), kept.flatten(), ignore_index=IGNORED, reduction="sum")

@@ -1,0 +1,93 @@
+"""Where things are on the volumes of a stage pod (docs/architecture.md, "Paths inside stage pods")."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_trainer.contracts import Job
+from finetune_trainer.sources.volumes import resolve_volume_path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Typed paths below the workspace volume; nothing is created until it is written."""
+
+    root: Path
+
+    def base_dir(self, job: Job) -> Path:
+        """The base model's folder: fetched into the workspace for hf, in place (or UserError) for pvc."""
+        source = job.spec.base_model.source
+        return self.fetched_base if source.startswith("hf://") else resolve_volume_path(source)
+
+    @property
+    def fetched_base(self) -> Path:
+        """The folder that an hf base is fetched into."""
+        return self.root / "base"
+
+    @property
+    def dataset_dir(self) -> Path:
+        """Everything that prepare writes about the data."""
+        return self.root / "dataset"
+
+    @property
+    def dataset_train(self) -> Path:
+        """JSON lines of {"input_ids": [...], "labels": [...]}, one per row, labels -100 where untrained."""
+        return self.dataset_dir / "train.jsonl"
+
+    @property
+    def holdout(self) -> Path:
+        """JSON lines of {"id", "messages" (the prompt), "reference" (the expected answer)}."""
+        return self.dataset_dir / "holdout.jsonl"
+
+    @property
+    def prepared(self) -> Path:
+        """prepare's record for the later stages (data/prepared.py)."""
+        return self.dataset_dir / "prepared.json"
+
+    @property
+    def report_json(self) -> Path:
+        """The findings about the data, for programs."""
+        return self.dataset_dir / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        """The findings about the data, for people."""
+        return self.dataset_dir / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of the train stage."""
+        return self.root / "checkpoints"
+
+    @property
+    def adapter_dir(self) -> Path:
+        """The trained adapter (method LoRA)."""
+        return self.root / "output" / "adapter"
+
+    @property
+    def model_dir(self) -> Path:
+        """The trained model (method Full)."""
+        return self.root / "output" / "model"
+
+    def output_dir(self, job: Job) -> Path:
+        """What publish copies: the adapter or the model."""
+        return self.adapter_dir if job.spec.method == "LoRA" else self.model_dir
+
+    @property
+    def of_one_run(self) -> tuple[Path, ...]:
+        """The folders that belong to one run; only the base may serve the next."""
+        return self.dataset_dir, self.checkpoints, self.root / "output", self.results_dir
+
+    @property
+    def results_dir(self) -> Path:
+        """Stored results, one file per stage and input digest."""
+        return self.root / "results"
+
+
+def destination_dir(job: Job) -> Path:
+    """The folder that the job publishes to; `FT_DESTINATION_ROOT` replaces /destination."""
+    return resolve_volume_path(
+        job.spec.output.destination,
+        Path(os.environ.get("FT_DESTINATION_ROOT", "/destination")),
+        must_exist=False,
+    )
