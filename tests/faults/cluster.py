@@ -10,7 +10,7 @@ import yaml
 
 from finetune_operator.runtime.client import ApiError
 from finetune_operator.runtime.kube import KubernetesApi
-from finetune_operator.runtime.resources import CLAIM, CONFIGMAP, FINETUNEJOB, Resource
+from finetune_operator.runtime.resources import CLAIM, CONFIGMAP, FINETUNEJOB, JOB, POD, Resource
 
 NAMESPACES = Resource("v1", "Namespace", "namespaces")
 ACCOUNTS = Resource("v1", "ServiceAccount", "serviceaccounts")
@@ -72,6 +72,14 @@ def essence(run: dict[str, Any]) -> dict[str, Any]:
         "scores": status.get("scores"),
         "marks": (run["metadata"].get("annotations"), run["metadata"].get("finalizers")),
     }
+
+
+async def standing(api: KubernetesApi, namespace: str) -> str:
+    """Where a run stands, with its children, for the message of a test that waited in vain."""
+    kinds = (FINETUNEJOB, JOB, POD)
+    found = [item for kind in kinds for item in (await api.list_all(kind, namespace))[0]]
+    shown = [{"name": item["metadata"]["name"], "status": item.get("status")} for item in found]
+    return str(yaml.safe_dump(shown, sort_keys=False))
 
 
 def _outcome(run: dict[str, Any]) -> str:

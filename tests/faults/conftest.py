@@ -51,6 +51,8 @@ async def kubelet(admin: KubernetesApi) -> AsyncIterator[Kubelet]:
     player = Kubelet(admin)
     task = asyncio.create_task(player.run())
     yield player
+    if task.done():
+        task.result()  # it only ends by a fault of its own, which must not pass for one of the operator
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

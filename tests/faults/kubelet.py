@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections import Counter
+from contextlib import aclosing
 from typing import Any
 
 from finetune_operator.runtime.children import finished
+from finetune_operator.runtime.client import ApiError
 from finetune_operator.runtime.kube import KubernetesApi
 from finetune_operator.runtime.resources import JOB, MANAGED_BY, POD
 
+log = logging.getLogger(__name__)
 _NOW = "2026-01-01T00:00:00Z"
 _DIGEST = "sha256:" + "0" * 64
 _SCORE = {"score": 0.2, "low": 0.1, "high": 0.3}
@@ -81,16 +86,25 @@ class Kubelet:
 
     def __init__(self, api: KubernetesApi):
         self._api = api
+        self._begun: set[str] = set()
         self._done: set[str] = set()
         self.started: Counter[tuple[str, str]] = Counter()
 
     async def run(self) -> None:
-        """Watch for ever."""
+        """Watch for ever; like the real ones it begins again with a list when a request fails."""
         while True:
-            jobs, version = await self._api.list_all(JOB, None, MANAGED_BY)
-            for job in jobs:
-                await self._play(job)
-            async for event in self._api.watch(JOB, None, MANAGED_BY, version):
+            try:
+                await self._follow()
+            except ApiError as error:
+                log.warning("played kubelet lists again", extra={"error": str(error)})
+                await asyncio.sleep(0.1)
+
+    async def _follow(self) -> None:
+        jobs, version = await self._api.list_all(JOB, None, MANAGED_BY)
+        for job in jobs:
+            await self._play(job)
+        async with aclosing(self._api.watch(JOB, None, MANAGED_BY, version)) as events:
+            async for event in events:
                 if event["type"] in ("ADDED", "MODIFIED"):
                     await self._play(event["object"])
 
@@ -98,15 +112,18 @@ class Kubelet:
         metadata = job["metadata"]
         if metadata["uid"] in self._done or job["spec"].get("suspend") or finished(job):
             return
-        self._done.add(metadata["uid"])
-        self.started[metadata["namespace"], metadata["labels"]["finetune.dev/stage"]] += 1
+        if metadata["uid"] not in self._begun:
+            self._begun.add(metadata["uid"])
+            self.started[metadata["namespace"], metadata["labels"]["finetune.dev/stage"]] += 1
         await self._run_pod(job)
         body = {"status": _complete(job)}
         await self._api.patch(JOB, metadata["namespace"], f"{metadata['name']}/status", body)
+        self._done.add(metadata["uid"])
 
     async def _run_pod(self, job: dict[str, Any]) -> None:
         namespace, name = job["metadata"]["namespace"], f"{job['metadata']['name']}-0"
-        await self._api.create(POD, namespace, _pod(job, name))
+        if await self._api.get(POD, namespace, name) is None:
+            await self._api.create(POD, namespace, _pod(job, name))
         await self._api.patch(POD, namespace, f"{name}/status", {"status": _succeeded(job)})
 
 

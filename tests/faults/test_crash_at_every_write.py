@@ -14,7 +14,7 @@ from finetune_operator.app import assemble
 from finetune_operator.runtime.kube import KubernetesApi
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Key
-from tests.faults.cluster import essence, finished, make_namespace, start_run
+from tests.faults.cluster import essence, finished, make_namespace, standing, start_run
 from tests.faults.kubelet import SUMMARIES, Kubelet
 
 pytestmark = pytest.mark.apiserver
@@ -77,15 +77,22 @@ async def _run(
     await start_run(admin, namespace)
     end = asyncio.create_task(finished(admin, namespace))
     api = MortalApi(configuration, fatal, after)
-    async with asyncio.timeout(SECONDS):
-        async with _operator(api, namespace):
-            dead = asyncio.create_task(api.dead.wait())
-            await asyncio.wait([end, dead], return_when=asyncio.FIRST_COMPLETED)
-            dead.cancel()
-        if not end.done():
-            async with _operator(MortalApi(configuration, 0, after), namespace):
-                await end
+    try:
+        async with asyncio.timeout(SECONDS):
+            await _two_lives(api, MortalApi(configuration, 0, after), namespace, end)
+    except TimeoutError:
+        pytest.fail(f"{namespace} stands still:\n{await standing(admin, namespace)}")
     return essence(end.result()), api.writes
+
+
+async def _two_lives(first: MortalApi, second: MortalApi, namespace: str, end: asyncio.Task[Any]) -> None:
+    async with _operator(first, namespace):
+        dead = asyncio.create_task(first.dead.wait())
+        await asyncio.wait([end, dead], return_when=asyncio.FIRST_COMPLETED)
+        dead.cancel()
+    if not end.done():
+        async with _operator(second, namespace):
+            await end
 
 
 @pytest.mark.parametrize(

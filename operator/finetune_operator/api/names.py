@@ -29,11 +29,6 @@ def workspace_name(owner: ApiObject) -> str:
     return f"{owner.metadata.name}-work-{owner_hash(owner.metadata.uid)}"
 
 
-def train_service_name(owner: ApiObject) -> str:
-    """The headless Service under which the pods of a training attempt find each other."""
-    return f"{owner.metadata.name}-train-{owner_hash(owner.metadata.uid)}"
-
-
 def server_name(owner: ApiObject) -> str:
     """The Deployment, Service and NetworkPolicy of a ModelServer; users put the Service name in code."""
     return f"{owner.metadata.name}-server"

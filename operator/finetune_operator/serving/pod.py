@@ -11,10 +11,10 @@ from typing import Any
 
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.api.names import manifest_name
+from finetune_operator.api.restricted import container_security, pod_security
 from finetune_operator.api.settings import Settings
 from finetune_operator.api.sources import Source, parse_source
 
-RUN_AS = 10001
 SOCKET = "/run/engine/engine.sock"
 HF_BASE = "/models/base"
 GRACE_SECONDS = 120
@@ -29,13 +29,7 @@ def pod_spec(server: ModelServer, settings: Settings, image: str) -> dict[str, A
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": RUN_AS,
-            "runAsGroup": RUN_AS,
-            "fsGroup": RUN_AS,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "initContainers": [*_fetch(server, settings, image), _engine(server, settings, image)],
         "containers": [_gateway(server, settings, image)],
         "volumes": _volumes(server),
@@ -64,11 +58,7 @@ def _container(name: str, image: str, settings: Settings, args: list[str]) -> Co
         "command": ["python", "-m", "finetune_serving"],
         "args": args,
         "env": [{"name": key, "value": value} for key, value in env.items()],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     }
@@ -94,12 +84,10 @@ def _engine(server: ModelServer, settings: Settings, image: str) -> Container:
     ]
     container["restartPolicy"] = "Always"
     container["resources"] = _resources(server, settings)
-    container["startupProbe"] = {
-        "exec": {"command": ["python", "-m", "finetune_serving", "health", "--uds", SOCKET]},
-        "periodSeconds": 5,
-        "timeoutSeconds": 10,
-        "failureThreshold": 360,
-    }
+    asks = {"exec": {"command": ["python", "-m", "finetune_serving", "health", "--uds", SOCKET]}}
+    container["startupProbe"] = {**asks, "periodSeconds": 5, "timeoutSeconds": 10, "failureThreshold": 360}
+    # Patient: only an engine that hangs is killed, never one that is busy; a crashed one ends by itself.
+    container["livenessProbe"] = {**asks, "periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 10}
     container["volumeMounts"] += [
         {"name": "run", "mountPath": "/run/engine"},
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.restricted import container_security, pod_security
 from finetune_operator.api.settings import Settings
 from finetune_operator.stages.amounts import node_selector
 from finetune_operator.stages.volumes import JOB_FILE, Mounts
 
-RUN_AS = 10001
 PROGRESS_PORT = 8080
 GRACE_SECONDS = 30
 
@@ -42,14 +42,7 @@ def pod_spec(job: FineTuneJob, settings: Settings, stage: str, parts: Parts) -> 
         "enableServiceLinks": False,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": parts.grace_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": RUN_AS,
-            "runAsGroup": RUN_AS,
-            "fsGroup": RUN_AS,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [_main(settings, stage, parts)],
         "volumes": list(parts.mounts.volumes.values()),
         "nodeSelector": node_selector(job, settings),
@@ -70,11 +63,7 @@ def container(name: str, image: str, settings: Settings, env: dict[str, str]) ->
         "image": image,
         "imagePullPolicy": settings.image_pull_policy,
         "env": [{"name": key, "value": value} for key, value in variables.items()],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
     }
 
 

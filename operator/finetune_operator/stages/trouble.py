@@ -19,6 +19,7 @@ PULL_REASONS = frozenset(
 )  # fmt: skip
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 ENGINE_STARTS = 3
+PLACE_PATIENCE = timedelta(seconds=5)
 MOUNT_PATIENCE = timedelta(seconds=15)
 POD_PATIENCE = timedelta(seconds=30)
 
@@ -63,7 +64,7 @@ def scheduled(pods: Sequence[Manifest]) -> bool:
 
 
 def _of_pod(job: FineTuneJob, pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
-    yield from _unscheduled(pod, settings)
+    yield from _unscheduled(pod, settings, now)
     containers = (*items(pod, "status", "initContainerStatuses"), *items(pod, "status", "containerStatuses"))
     for container in containers:
         yield from _image(pod, container, settings)
@@ -72,12 +73,15 @@ def _of_pod(job: FineTuneJob, pod: Manifest, settings: Settings, now: datetime) 
     yield from _volumes(job, pod, now)
 
 
-def _unscheduled(pod: Manifest, settings: Settings) -> Iterator[Trouble]:
+def _unscheduled(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    """A new volume is bound a moment after the pod that wants it came; that is no trouble yet."""
     placed = condition(pod, "PodScheduled")
     if text(placed, "status") != "False":
         return
-    why = text(placed, "message") or "no node fits"
     since = moment(placed, "lastTransitionTime") or moment(pod, "metadata", "creationTimestamp")
+    if since is not None and now - since < PLACE_PATIENCE:
+        return
+    why = text(placed, "message") or "no node fits"
     yield Trouble(
         "Unschedulable",
         f"No node takes pod {name_of(pod)}: {why}",

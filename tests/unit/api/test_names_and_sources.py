@@ -28,7 +28,6 @@ def test_every_name_is_a_dns_label(name: str, uid: object, stage: str, number: i
     made = [
         names.child_name(owner, stage, number) + "-63",  # the host name of pod 63 of an Indexed Job
         names.workspace_name(owner),
-        names.train_service_name(owner),
         names.server_name(owner),
         names.manifest_name(owner),
     ]

@@ -226,6 +226,15 @@ def test_a_pod_that_cannot_run_is_explained_at_once(status: Object, reason: str,
     assert world.condition("Succeeded")[0] == "Unknown"
 
 
+def test_a_pod_that_waits_a_moment_for_its_new_volume_is_no_trouble() -> None:
+    world = KubernetesSimulation().settle()
+    waits = {"phase": "Pending", "conditions": [scheduling("False", "unbound PersistentVolumeClaims")]}
+    world.pods[world.running()][0]["status"] = waits
+    world.pass_time(2)
+    assert world.condition("Succeeded")[1] != "Unschedulable"
+    assert [e.reason for e in world.events if e.type == "Warning"] == []
+
+
 DEADLINES = [
     pytest.param({"containerStatuses": [waiting("ErrImagePull")]}, "ImagePull", 600, id="image"),
     pytest.param({"conditions": [scheduling("False", "no")]}, "Unschedulable", 86400, id="node"),
@@ -236,7 +245,7 @@ DEADLINES = [
 def test_waiting_ends_after_the_administrators_deadline(status: Object, reason: str, seconds: int) -> None:
     world = KubernetesSimulation().settle()
     world.pods[world.running()][0]["status"] = {"phase": "Pending", **status}
-    world.pass_time(1)
+    world.pass_time(6)
     world.pass_time(seconds - 1)
     assert world.condition("Succeeded")[0] == "Unknown"
     world.pass_time(2)
