@@ -96,7 +96,8 @@ class Process:
         queue = self._parts.reconciler.queue
         queue.close()
         try:
-            await asyncio.wait_for(queue.drained(), DRAIN_SECONDS)
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await queue.drained()
         except TimeoutError:
             log.warning("not drained in time", extra={"in_flight": queue.in_flight})
         await self._supervisor.stop()
@@ -115,7 +116,8 @@ class Process:
     async def _synced(self) -> None:
         waits = [reflector.synced.wait() for reflector in self._parts.reflectors]
         try:
-            await asyncio.wait_for(asyncio.gather(*waits), SYNC_SECONDS)
+            async with asyncio.timeout(SYNC_SECONDS):
+                await asyncio.gather(*waits)
         except TimeoutError:
             names = [r.resource.plural for r in self._parts.reflectors if not r.synced.is_set()]
             raise StartError(

@@ -7,6 +7,7 @@ failures back off per key. `Schedule` is pure (time is an argument), `WorkQueue`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -154,7 +155,7 @@ class WorkQueue(Generic[K]):
         due = self._schedule.next_due()
         timeout = None if due is None else max(0.0, due - self._clock())
         self._changed.clear()
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            # Not wait_for: Python 3.11's swallows a cancellation that meets the event, and the worker stays.
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()

@@ -132,3 +132,19 @@ async def test_close_ends_waiting_workers_and_drained_waits_for_the_busy_ones() 
     assert not drained.done()
     queue.done("a")
     await asyncio.wait_for(drained, 1)
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_a_worker_that_is_cancelled_while_it_is_woken_ends(ticks: int) -> None:
+    queue: WorkQueue[str] = WorkQueue(asyncio.get_running_loop().time)
+    queue.add("later", delay=2000)
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    queue.add("sooner", delay=1000)
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    worker.cancel()
+    done, _ = await asyncio.wait([worker], timeout=1)
+    assert done == {worker}
+    assert worker.cancelled()
