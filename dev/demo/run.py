@@ -25,11 +25,13 @@ NAMESPACE = "demo"
 RUN, SERVER, ALIAS = "drug-reviews-v1", "reviews", "drug-reviews"
 POD_USER = 10001
 RUN_LIMIT_SECONDS = 3600.0
+WIDTH = 110
 
 
 def main(home: Path) -> int:
     """Run everything; exit code 0 only when the tuned model answers behind the endpoint."""
     console = Console()
+    console.width = max(console.width, WIDTH)  # a pipe says 80, too narrow for four columns
     timeline = Timeline(console)
     with timeline.part("Start the cluster and install the operator"):
         running = up.up(home)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 Object = Mapping[str, Any]
+SHOWN_QUESTION = 160
 
 STAGES = (
     ("Prepare", "Validated"),
@@ -105,6 +107,6 @@ def answers_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
     )
     for heading in ("review", "base answers", "tuned answers", "reference"):
         table.add_column(heading, overflow="fold", ratio=1)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+    for question, *answers in rows:
+        table.add_row(*(Text(cell) for cell in (shorten(question, SHOWN_QUESTION), *answers)))
     return table

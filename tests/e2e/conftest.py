@@ -25,9 +25,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def running() -> up.Running:
+    """The embedded cluster, started if it does not run."""
+    return up.up(home())
+
+
+@pytest.fixture(scope="session")
+def cluster(running: up.Running) -> Iterator[Cluster]:
     """A fresh namespace that enforces Pod Security `restricted`, with the base model and the data in it."""
-    running = up.up(home())
     name = f"e2e-{uuid.uuid4().hex[:6]}"
     found = Cluster(running.kubeconfig, running.binaries / "kubectl", name)
     enforce = {"pod-security.kubernetes.io/enforce": "restricted"}

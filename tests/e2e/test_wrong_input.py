@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from dev import chart
+from dev.cluster.up import Running
 from dev.demo.objects import Cluster
+from dev.images.build import references
 from tests.e2e.builders import BASE, Object, condition, config_map, ended, run
 
 pytestmark = pytest.mark.e2e
@@ -95,6 +98,25 @@ def test_a_missing_object_is_named_and_awaited(
     )
     assert not ended(cluster.get("FineTuneJob", name))
     cluster.kubectl("delete", "ftj", name)
+
+
+def test_an_image_that_cannot_be_pulled_is_named(
+    cluster: Cluster, running: Running
+) -> None:
+    images = references()
+    absent = images["trainer"] + "-absent"
+    chart.install(running.kubeconfig, running.binaries, {**images, "trainer": absent})
+    try:
+        cluster.apply(run("no-image"))
+        job = cluster.wait(
+            "FineTuneJob", "no-image", lambda j: condition(j, "Admitted").get("reason") == "ImagePull", 120
+        )
+        assert absent in condition(job, "Admitted")["message"]
+        assert "ImagePull" in cluster.kubectl("get", "events", "--field-selector=involvedObject.name=no-image")
+        assert not ended(job)
+        cluster.kubectl("delete", "ftj", "no-image")
+    finally:
+        chart.install(running.kubeconfig, running.binaries, images)
 
 
 def test_an_object_that_the_schema_refuses_never_reaches_the_operator(cluster: Cluster) -> None:
