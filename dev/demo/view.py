@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import shorten
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -108,5 +107,11 @@ def answers_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
     for heading in ("review", "base answers", "tuned answers", "reference"):
         table.add_column(heading, overflow="fold", ratio=1)
     for question, *answers in rows:
-        table.add_row(*(Text(cell) for cell in (shorten(question, SHOWN_QUESTION), *answers)))
+        table.add_row(*(Text(cell) for cell in (_end(question), *answers)))
     return table
+
+
+def _end(question: str) -> str:
+    """The end of a question: the instruction before it is the same in every row."""
+    text = " ".join(question.split())
+    return text if len(text) <= SHOWN_QUESTION else "…" + text[-SHOWN_QUESTION:]
