@@ -86,7 +86,7 @@ def server(name: str, **changes: Any) -> Object:
     spec = {
         "baseModel": {"source": BASE},
         "replicas": 1,
-        "resources": {"gpus": 0, "memory": "4Gi"},
+        "resources": {"gpus": 0, "memory": "6Gi"},
         "maxLoras": 2,
         "maxCpuLoras": 8,
         "maxLoraRank": 16,

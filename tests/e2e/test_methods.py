@@ -34,7 +34,7 @@ def stored_result(cluster: Cluster, name: str) -> Object:
 
 def test_the_same_global_batch_gives_the_same_loss_on_every_layout(cluster: Cluster) -> None:
     results = {
-        name: train(cluster, name, resources={"gpusPerNode": 0, "memory": "4Gi", **layout})["summary"]
+        name: train(cluster, name, resources={"gpusPerNode": 0, "memory": "6Gi", **layout})["summary"]
         for name, layout in LAYOUTS.items()
     }
     losses = {name: r["loss"] for name, r in results.items()}

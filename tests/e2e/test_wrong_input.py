@@ -100,9 +100,7 @@ def test_a_missing_object_is_named_and_awaited(
     cluster.kubectl("delete", "ftj", name)
 
 
-def test_an_image_that_cannot_be_pulled_is_named(
-    cluster: Cluster, running: Running
-) -> None:
+def test_an_image_that_cannot_be_pulled_is_named(cluster: Cluster, running: Running) -> None:
     images = references()
     absent = images["trainer"] + "-absent"
     chart.install(running.kubeconfig, running.binaries, {**images, "trainer": absent})
@@ -112,7 +110,9 @@ def test_an_image_that_cannot_be_pulled_is_named(
             "FineTuneJob", "no-image", lambda j: condition(j, "Admitted").get("reason") == "ImagePull", 120
         )
         assert absent in condition(job, "Admitted")["message"]
-        assert "ImagePull" in cluster.kubectl("get", "events", "--field-selector=involvedObject.name=no-image")
+        assert "ImagePull" in cluster.kubectl(
+            "get", "events", "--field-selector=involvedObject.name=no-image"
+        )
         assert not ended(job)
         cluster.kubectl("delete", "ftj", "no-image")
     finally:

@@ -46,12 +46,13 @@ def standing(deployment: AdapterDeployment, resolution: Resolution, server: Mode
     assert resolution.target is not None
     version = resolution.target["version"]
     if entry is None or entry.version != version:
-        return Standing(False, False, serving, "Rolling", f"Waiting for ModelServer {server.metadata.name}.")
+        waits = f"Waiting for ModelServer {server.metadata.name}."
+        return Standing(False, False, serving, "Rolling", waits + _trouble(server))
     if entry.state == "Serving":
         return Standing(True, True, serving, "Serving", entry.message)
     if entry.state == "Failed":
         return Standing(False, False, serving, entry.reason, entry.message + _kept(serving))
-    return Standing(False, False, serving, "Rolling", entry.message)
+    return Standing(False, False, serving, "Rolling", entry.message + _trouble(server))
 
 
 def _entry(deployment: AdapterDeployment, server: ModelServer) -> AdapterState | None:
@@ -60,3 +61,11 @@ def _entry(deployment: AdapterDeployment, server: ModelServer) -> AdapterState |
 
 def _kept(serving: str | None) -> str:
     return f" {serving} keeps answering." if serving else ""
+
+
+def _trouble(server: ModelServer) -> str:
+    """What keeps the server itself from being ready: it is what the rollout waits for."""
+    ready = next((c for c in server.status.conditions if c.type == "Ready"), None)
+    if ready is None or ready.status != "False":
+        return ""
+    return f" ModelServer {server.metadata.name} is not ready: {ready.message}"

@@ -87,17 +87,31 @@ def _trouble(observed: Observed) -> tuple[str, str]:
 def _pod_trouble(pod: PodState) -> tuple[str, str] | None:
     status = pod.pod.get("status", {})
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-        waiting = container.get("state", {}).get("waiting")
-        if waiting and waiting.get("reason") not in (None, "PodInitializing", "ContainerCreating"):
-            detail = waiting.get("message") or _last_exit(container)
-            return waiting["reason"], f"{pod.name}, container {container['name']}: {detail}"
+        trouble = _restarts(pod, container) or _waits(pod, container)
+        if trouble is not None:
+            return trouble
     for condition in status.get("conditions", []):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return "Unschedulable", f"{pod.name}: {condition.get('message', 'no node fits')}"
     return None
 
 
-def _last_exit(container: Manifest) -> str:
-    ended = container.get("lastState", {}).get("terminated") or {}
+def _restarts(pod: PodState, container: Manifest) -> tuple[str, str] | None:
+    """A container that ended before: how its last run ended says more than that it is started again."""
+    ended = container.get("lastState", {}).get("terminated")
+    if not ended:
+        return None
+    where = f"{pod.name}, container {container['name']}"
+    if ended.get("reason") == "OOMKilled":
+        return "OutOfMemory", f"{where}: it was ended for memory; raise spec.resources.memory."
     said = str(ended.get("message") or ended.get("reason") or "no message").strip()
-    return f"the last run ended with exit code {ended.get('exitCode', '?')}: {said[-600:]}"
+    text = f"{where}: the last run ended with exit code {ended.get('exitCode', '?')}: {said[-600:]}"
+    return "CrashLoopBackOff", text
+
+
+def _waits(pod: PodState, container: Manifest) -> tuple[str, str] | None:
+    waiting = container.get("state", {}).get("waiting") or {}
+    reason = waiting.get("reason")
+    if reason in (None, "PodInitializing", "ContainerCreating"):
+        return None
+    return reason, f"{pod.name}, container {container['name']}: {waiting.get('message') or reason}"
