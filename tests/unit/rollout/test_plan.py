@@ -205,3 +205,15 @@ def test_a_deleted_deployment_is_left_alone() -> None:
         update={"metadata": gone.metadata.model_copy(update={"deletion_timestamp": "now"})}
     )
     assert plan(Observed(gone, None, None), SETTINGS, NOW) == Plan()
+
+
+def test_a_rollout_that_waits_for_its_server_says_what_is_wrong_with_it() -> None:
+    there = server(version=NEW, state="Loading", message="being loaded.")
+    trouble = {"type": "Ready", "status": "False", "reason": "OutOfMemory", "message": "raise the memory."}
+    there = ModelServer.model_validate(
+        {**there.to_dict(), "status": {**there.status.to_dict(), "conditions": [trouble]}}
+    )
+    decided = plan(Observed(deployment(KEPT_SAME), None, there), SETTINGS, NOW)
+    assert decided.status is not None
+    (message,) = {c["message"] for c in decided.status["conditions"] if c["type"] == "Ready"}
+    assert message == "being loaded. ModelServer shared is not ready: raise the memory."

@@ -146,6 +146,50 @@ def test_a_missing_claim_is_named() -> None:
     assert "adapters" in ready["message"]
 
 
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
+ENGINES = [
+    pytest.param(
+        {"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}},
+        "ErrImagePull",
+        "no such image",
+        id="an image that cannot be pulled",
+    ),
+    pytest.param(
+        {"state": BACK_OFF, "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
+        "OutOfMemory",
+        "raise spec.resources.memory",
+        id="an engine that was ended for memory",
+    ),
+    pytest.param(
+        {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
+        "OutOfMemory",
+        "raise spec.resources.memory",
+        id="the same while it starts again",
+    ),
+    pytest.param(
+        {"state": BACK_OFF, "lastState": {"terminated": {"exitCode": 1, "message": "unknown option --x"}}},
+        "CrashLoopBackOff",
+        "exit code 1: unknown option --x",
+        id="an engine that refuses its arguments",
+    ),
+    pytest.param({"state": {"running": {}}}, "Starting", "loading", id="an engine that loads"),
+]
+
+
+@pytest.mark.parametrize(("engine", "reason", "words"), ENGINES)
+def test_a_replica_that_is_missing_is_explained(engine: Manifest, reason: str, words: str) -> None:
+    status = {"initContainerStatuses": [{"name": "engine", **engine}]}
+    pod = PodState(
+        "p-0", "u-0", ready=False, terminating=False, pod={"metadata": {}, "status": status}, state=None
+    )
+    first = plan(Observed(server(), None, None), SETTINGS, NOW)
+    decided = plan(observed_after(first, pods=(pod,)), SETTINGS, NOW)
+    assert decided.status is not None
+    ready = next(c for c in decided.status["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", reason)
+    assert words in ready["message"]
+
+
 def test_the_manifest_lists_a_wanted_version_before_it_is_routed() -> None:
     mine = (adapter("a", "reviews", "t"),)
     document = json.loads(
