@@ -47,6 +47,19 @@ class Settings(_Part):
     unschedulable_deadline_seconds: int = Field(86400, ge=1)
     progress_seconds: float = Field(10, ge=1)
 
+    def gpu_type(self, name: str | None) -> GpuType | None:
+        """What a gpuType means: NVIDIA's resource when a spec names none, None when nobody configured it."""
+        return GpuType() if name is None else self.gpu_types.get(name)
+
+    def gpu_type_problem(self, name: str | None) -> str | None:
+        """Why a spec's gpuType cannot be had, in a sentence."""
+        if self.gpu_type(name) is not None:
+            return None
+        known = ", ".join(sorted(self.gpu_types)) or "none"
+        return (
+            f"spec.resources.gpuType is {name}, which the administrator has not configured; known: {known}."
+        )
+
 
 def parse_settings(text: str | bytes) -> Settings:
     """Read the JSON text of settings.json; SettingsError names each wrong field."""

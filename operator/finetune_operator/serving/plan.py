@@ -30,7 +30,7 @@ def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
     table, reports = _rollout(observed)
     image = _image(observed, settings)
     actions = [*_children(observed, settings, image, table), *_nudges(observed.pods, table)]
-    status = next_status(observed, image, table, reports, now)
+    status = next_status(observed, settings, image, table, reports, now)
     return Plan(tuple(actions), status, _look_again(observed, table, reports))
 
 
@@ -61,8 +61,9 @@ def _children(observed: Observed, settings: Settings, image: str, table: Table) 
         (observed.manifest, children.manifest_configmap(server, write_table(table, base))),
         (observed.service, children.service(server)),
         (observed.policy, children.network_policy(server)),
-        (observed.deployment, children.deployment(server, settings, image)),
     ]
+    if settings.gpu_type(server.spec.resources.gpu_type) is not None:
+        intended.append((observed.deployment, children.deployment(server, settings, image)))
     return [Apply(want) for have, want in intended if children.intent_of(have) != children.intent_of(want)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.api.names import manifest_name
 from finetune_operator.api.restricted import container_security, pod_security
-from finetune_operator.api.settings import Settings
+from finetune_operator.api.settings import GpuType, Settings
 from finetune_operator.api.sources import Source, parse_source
 
 SOCKET = "/run/engine/engine.sock"
@@ -33,7 +33,7 @@ def pod_spec(server: ModelServer, settings: Settings, image: str) -> dict[str, A
         "initContainers": [*_fetch(server, settings, image), _engine(server, settings, image)],
         "containers": [_gateway(server, settings, image)],
         "volumes": _volumes(server),
-        "nodeSelector": {**_gpu_selector(server, settings), **server.spec.node_selector},
+        "nodeSelector": {**_gpu(server, settings).node_selector, **server.spec.node_selector},
         "tolerations": [t.to_dict() for t in server.spec.tolerations],
     }
     return spec
@@ -75,6 +75,8 @@ def _engine(server: ModelServer, settings: Settings, image: str) -> Container:
     ]
     args += ["--uds", SOCKET, "--max-loras", str(spec.max_loras), "--max-cpu-loras", str(cpu_slots(server))]
     args += ["--max-lora-rank", str(spec.max_lora_rank)]
+    if spec.resources.gpus > 1:
+        args += ["--tensor-parallel-size", str(spec.resources.gpus)]
     if spec.max_model_length:
         args += ["--max-model-len", str(spec.max_model_length)]
     container = _container("engine", image, settings, args)
@@ -160,6 +162,13 @@ def mounted_claims(server: ModelServer) -> list[str]:
     return sorted({name for name in (base, store_claim(server)) if name})
 
 
+def mounted_secrets(server: ModelServer) -> list[str]:
+    """Every Secret the pod mounts."""
+    spec = server.spec
+    refs = (spec.base_model.credentials_secret_ref, spec.api_keys.secret_ref if spec.api_keys else None)
+    return [ref.name for ref in refs if ref is not None]
+
+
 def _base_mounts(server: ModelServer, *, read_only: bool) -> list[dict[str, Any]]:
     source = parse_source(server.spec.base_model.source)
     if source.scheme == "hf":
@@ -209,16 +218,11 @@ def _resources(server: ModelServer, settings: Settings) -> dict[str, Any]:
     asked = server.spec.resources
     limits: dict[str, Any] = {"cpu": asked.cpu, "memory": asked.memory}
     if asked.gpus:
-        limits[_gpu_resource(server, settings)] = str(asked.gpus)
+        limits[_gpu(server, settings).resource_name] = str(asked.gpus)
     amounts = {key: value for key, value in limits.items() if value is not None}
     return {"requests": amounts, "limits": dict(amounts)}
 
 
-def _gpu_resource(server: ModelServer, settings: Settings) -> str:
-    kind = settings.gpu_types.get(server.spec.resources.gpu_type or "")
-    return kind.resource_name if kind else "nvidia.com/gpu"
-
-
-def _gpu_selector(server: ModelServer, settings: Settings) -> dict[str, str]:
-    kind = settings.gpu_types.get(server.spec.resources.gpu_type or "")
-    return dict(kind.node_selector) if kind else {}
+def _gpu(server: ModelServer, settings: Settings) -> GpuType:
+    """The administrator's entry for the server's gpuType; a server whose type is unknown gets no pods."""
+    return settings.gpu_type(server.spec.resources.gpu_type) or GpuType()

@@ -17,7 +17,6 @@ _FACTORS = {
 _QUANTITY = re.compile(r"([0-9]*\.?[0-9]+)(m|k|M|G|T|Ki|Mi|Gi|Ti|)")
 _SCORER_CPU = Decimal("0.25")
 _SCORER_MEMORY = Decimal(2**30)
-DEFAULT_GPU = GpuType()
 
 
 def stage_resources(job: FineTuneJob) -> dict[str, Any]:
@@ -49,19 +48,13 @@ def engine_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
 
 def node_selector(job: FineTuneJob, settings: Settings) -> dict[str, str]:
     """Where every stage runs: where training can, so that a zonal workspace is bound in the right zone."""
-    kind = gpu_type(job, settings)
+    kind = settings.gpu_type(job.spec.resources.gpu_type)
     chosen = kind.node_selector if kind is not None and job.spec.resources.gpus_per_node else {}
     return {**chosen, **job.spec.node_selector}
 
 
-def gpu_type(job: FineTuneJob, settings: Settings) -> GpuType | None:
-    """The administrator's entry for the spec's gpuType; None when there is no such entry."""
-    name = job.spec.resources.gpu_type
-    return DEFAULT_GPU if name is None else settings.gpu_types.get(name)
-
-
 def _gpus(job: FineTuneJob, settings: Settings, count: int) -> dict[str, str | None]:
-    kind = gpu_type(job, settings) or DEFAULT_GPU
+    kind = settings.gpu_type(job.spec.resources.gpu_type) or GpuType()
     return {kind.resource_name: str(count)} if count else {}
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from finetune_operator.api.names import workspace_name
 from finetune_operator.api.settings import Settings
 from finetune_operator.api.sources import SourceError
-from finetune_operator.stages.amounts import gpu_type
 from finetune_operator.stages.children import access_mode
 from finetune_operator.stages.observed import Observed
 from finetune_operator.stages.reading import mapping, text
@@ -47,13 +46,9 @@ def _evaluation(observed: Observed) -> Iterator[Violation]:
 
 
 def _gpu_type(observed: Observed, settings: Settings) -> Iterator[Violation]:
-    name = observed.job.spec.resources.gpu_type
-    if gpu_type(observed.job, settings) is None:
-        known = ", ".join(sorted(settings.gpu_types)) or "none"
-        yield Violation(
-            "UnknownGpuType",
-            f"spec.resources.gpuType is {name}, which the administrator has not configured; known: {known}.",
-        )
+    problem = settings.gpu_type_problem(observed.job.spec.resources.gpu_type)
+    if problem is not None:
+        yield Violation("UnknownGpuType", problem)
 
 
 def _addresses(observed: Observed, stage: str) -> Iterator[Violation]:

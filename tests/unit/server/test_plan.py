@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -188,6 +188,43 @@ def test_a_replica_that_is_missing_is_explained(engine: Manifest, reason: str, w
     ready = next(c for c in decided.status["conditions"] if c["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("False", reason)
     assert words in ready["message"]
+
+
+def test_a_pod_that_waits_for_a_missing_secret_names_it_after_a_while() -> None:
+    mine = server(apiKeys={"secretRef": {"name": "keys"}})
+    first = plan(Observed(mine, None, None), SETTINGS, NOW)
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-23T11:59:50Z"}
+    status = {"conditions": [placed, {"type": "PodReadyToStartContainers", "status": "False"}]}
+    pod = PodState("p-0", "u-0", False, False, {"metadata": {}, "status": status}, None)
+    seen = observed_after(first, server=mine, pods=(pod,))
+    assert _ready(plan(seen, SETTINGS, NOW))[0] == "Starting"
+    reason, message = _ready(plan(seen, SETTINGS, NOW + timedelta(seconds=10)))
+    assert reason == "SecretOrVolumeMissing"
+    assert "Secret keys" in message
+
+
+def test_a_gpu_type_that_nobody_configured_gets_no_pods_and_is_named() -> None:
+    mine = server(resources={"gpus": 1, "gpuType": "H900"})
+    decided = plan(Observed(mine, None, None), SETTINGS, NOW)
+    assert "Deployment" not in applied(decided)
+    reason, message = _ready(decided)
+    assert reason == "UnknownGpuType"
+    assert "H900" in message
+
+
+def test_several_gpus_share_one_engine() -> None:
+    mine = server(resources={"gpus": 4})
+    spec = applied(plan(Observed(mine, None, None), SETTINGS, NOW))["Deployment"]["spec"]["template"]["spec"]
+    engine = spec["initContainers"][-1]
+    assert engine["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert engine["args"][engine["args"].index("--tensor-parallel-size") + 1] == "4"
+
+
+def _ready(decided: Plan) -> tuple[str, str]:
+    assert decided.status is not None
+    ready = next(c for c in decided.status["conditions"] if c["type"] == "Ready")
+    assert ready["status"] == "False"
+    return ready["reason"], ready["message"]
 
 
 def test_the_manifest_lists_a_wanted_version_before_it_is_routed() -> None:
