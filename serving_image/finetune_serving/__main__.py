@@ -55,6 +55,7 @@ def _engine(engine: argparse.ArgumentParser) -> None:
     engine.add_argument("--max-loras", type=int, default=2, help="adapters in one batch")
     engine.add_argument("--max-cpu-loras", type=int, default=4, help="adapters held at all")
     engine.add_argument("--max-lora-rank", type=int, default=64)
+    engine.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs that share the model")
     engine.add_argument("--max-model-len", type=int, default=None, help="default: the model's own")
 
 

@@ -39,6 +39,8 @@ def engine_arguments(args: argparse.Namespace, extra: str) -> list[str]:
     ]
     arguments += ["--max-lora-rank", str(args.max_lora_rank), "--shutdown-timeout", str(_SHUTDOWN_SECONDS)]
     arguments += ["--disable-fastapi-docs", "--disable-uvicorn-access-log"]
+    if args.tensor_parallel_size > 1:
+        arguments += ["--tensor-parallel-size", str(args.tensor_parallel_size)]
     if args.max_model_len:
         arguments += ["--max-model-len", str(args.max_model_len)]
     return arguments + _extra(extra)

@@ -107,6 +107,7 @@ def test_extra_arguments_that_are_no_list_of_strings_end_the_engine(extra: str) 
         max_cpu_loras=2,
         max_lora_rank=8,
         max_model_len=None,
+        tensor_parallel_size=1,
     )
     with pytest.raises(SystemExit, match="FT_ENGINE_ARGS"):
         engine_arguments(args, extra)

@@ -94,11 +94,20 @@ def test_lora_has_the_same_losses_in_one_process_in_two_and_in_two_pods(
     assert [pod.wait() for pod in pods] == [0, 0]
     assert list(alone) == list(range(1, 11))
     assert alone[10] < alone[1]
-    assert together == pytest.approx(alone, abs=1e-4)
-    assert spread == pytest.approx(alone, abs=1e-4)
+    # Where the processor multiplies in bf16, other micro-batches round otherwise: 4e-4 of 5.5 was seen.
+    assert together == pytest.approx(alone, abs=2e-3)
+    assert spread == pytest.approx(alone, abs=2e-3)
     assert {path.name for path in run.workspace.adapter_dir.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors",
     }  # fmt: skip
+
+
+def test_full_training_which_is_fp32_on_every_cpu_has_the_same_losses_to_four_digits(
+    train_run: Callable[..., Any],
+) -> None:
+    alone = train(train_run("alone", "Full"), free_port())
+    together = train(train_run("together", "Full"), free_port(), processes=2)
+    assert together == pytest.approx(alone, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_activations_are_recomputed_only_where_they_do_not_fit() -> None:
 def test_only_full_training_shards_its_state(full: bool, stage: int) -> None:
     config = deepspeed_config(full=full, precision="bf16")
     assert config["zero_optimization"]["stage"] == stage
-    assert config["bf16"]["enabled"]
+    assert config["bf16"]["enabled"] is full  # it would round an adapter's fp32 weights
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,12 @@ from finetune_trainer.training.plan import (
 )
 from finetune_trainer.training.sharding import deepspeed_config, keep_from_compiling
 from finetune_trainer.training.signals import SaveClock, StopRequest
-from finetune_trainer.training.trainer import TokenMeanTrainer, save_adapter, save_full_model
+from finetune_trainer.training.trainer import (
+    TokenMeanTrainer,
+    save_adapter,
+    save_full_model,
+    without_input_casts,
+)
 
 _LONGEST_LINE = 64 * 1024 * 1024
 _WARMUP = 0.03
@@ -61,9 +66,11 @@ class Outcome:
 
 
 def local_hardware() -> Hardware:
-    """What this process has: bf16 on CUDA, fp32 on the CPU (bf16 is not faster there)."""
+    """bf16 on CUDA, and on CPUs that have instructions for it (1.5 times as fast there); else fp32."""
     if not torch.cuda.is_available():
-        return Hardware(cuda=False, precision="fp32")
+        able = torch.cpu.get_capabilities()
+        fast = any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
+        return Hardware(cuda=False, precision="bf16" if fast else "fp32")
     memory = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0"))).total_memory
     return Hardware(cuda=True, precision="bf16", memory_bytes=int(memory))
 
@@ -83,6 +90,8 @@ def train(
     """
     keep_from_compiling()
     hardware = hardware or local_hardware()
+    if not hardware.cuda and plan.lora is None:
+        hardware = replace(hardware, precision="fp32")  # the pods of a gang may have different processors
     dataset = load_rows(folders.dataset)
     lengths = [len(row) for row in dataset["input_ids"]]
     trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
@@ -93,7 +102,8 @@ def train(
         trainer.add_callback(callback)
     resume = _prepare_checkpoints(trainer, folders.checkpoints, key)
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with without_input_casts(trainer):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.monotonic() - start
     if not checkpointing.stopped:
         _save_output(trainer, plan, folders.output, finish)
@@ -119,6 +129,7 @@ def _build_trainer(
     trainer = TokenMeanTrainer(
         lengths=lengths,
         batch_size=plan.effective_batch_size,
+        autocast=plan.lora is not None and hardware.precision == "bf16",
         model=model,
         args=_arguments(plan, folders, hardware, model.config, max(lengths)),
         train_dataset=dataset,
@@ -147,7 +158,7 @@ def _arguments(
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
         seed=plan.seed,
-        bf16=hardware.precision == "bf16",
+        bf16=plan.lora is None and hardware.precision == "bf16",
         use_cpu=not hardware.cuda,
         gradient_checkpointing=_recompute(config, micro * longest_row, hardware),
         deepspeed=deepspeed_config(full=plan.lora is None, precision=hardware.precision),

@@ -1,0 +1,1 @@
+"""What is measured, side by side with what users would pick instead. See benchmarks/README.md."""
