@@ -67,7 +67,7 @@ $(STAMP): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "finetune-operator needs Python 3.11 or 3.12 (this is %d.%d); say which with PYTHON=..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	UV_LINK_MODE=hardlink VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes requirements-dev.lock
+	UV_LINK_MODE=hardlink VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements-dev.lock
 	$(RUN) -m ensurepip --upgrade > /dev/null 2>&1 || true
 	cp requirements-dev.lock $@
 

@@ -41,7 +41,9 @@ class ServerResources(ApiModel):
         ),
     )
 
-    gpus: int = Field(1, description="GPUs of one replica, which share the model; 0 serves on the CPU.", ge=0, le=16)
+    gpus: int = Field(
+        1, description="GPUs of one replica, which share the model; 0 serves on the CPU.", ge=0, le=16
+    )
     gpu_type: ObjectName | None = Field(None, description=GPU_TYPE)
     cpu: Quantity | None = Field(None, description="CPU of the engine, for example 8.")
     memory: Quantity | None = Field(None, description="Memory of the engine, for example 64Gi.")

@@ -56,6 +56,8 @@ def _unmounted(
     server: ModelServer, pod: PodState, conditions: Mapping[Any, Manifest], now: datetime
 ) -> Trouble | None:
     """The kubelet tells only in events which volume it waits for, and the operator reads no Secrets."""
+    if pod.pod["status"].get("phase") != "Pending":
+        return None
     since = conditions.get("PodScheduled", {}).get("lastTransitionTime")
     if conditions.get("PodReadyToStartContainers", {}).get("status") != "False" or since is None:
         return None

@@ -138,7 +138,12 @@ def _engine(pod: Manifest, container: Manifest) -> Iterator[Trouble]:
 
 
 def _volumes(job: FineTuneJob, pod: Manifest, now: datetime) -> Iterator[Trouble]:
-    """Until the volumes are mounted there is no sandbox; the kubelet tells the reason only in events."""
+    """Until the volumes are mounted there is no sandbox; the kubelet tells the reason only in events.
+
+    Nor is there one when the pod has done its work and is being taken down: then it is no longer Pending.
+    """
+    if text(pod, "status", "phase") != "Pending":
+        return
     since = moment(condition(pod, "PodScheduled"), "lastTransitionTime")
     ready = text(condition(pod, "PodReadyToStartContainers"), "status")
     if ready != "False" or since is None or now - since < MOUNT_PATIENCE:

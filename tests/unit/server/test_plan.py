@@ -194,7 +194,8 @@ def test_a_pod_that_waits_for_a_missing_secret_names_it_after_a_while() -> None:
     mine = server(apiKeys={"secretRef": {"name": "keys"}})
     first = plan(Observed(mine, None, None), SETTINGS, NOW)
     placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-23T11:59:50Z"}
-    status = {"conditions": [placed, {"type": "PodReadyToStartContainers", "status": "False"}]}
+    waits = {"type": "PodReadyToStartContainers", "status": "False"}
+    status = {"phase": "Pending", "conditions": [placed, waits]}
     pod = PodState("p-0", "u-0", False, False, {"metadata": {}, "status": status}, None)
     seen = observed_after(first, server=mine, pods=(pod,))
     assert _ready(plan(seen, SETTINGS, NOW))[0] == "Starting"

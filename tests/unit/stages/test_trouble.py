@@ -235,6 +235,14 @@ def test_a_pod_that_waits_a_moment_for_its_new_volume_is_no_trouble() -> None:
     assert [e.reason for e in world.events if e.type == "Warning"] == []
 
 
+def test_a_pod_that_is_taken_down_after_its_work_is_no_trouble() -> None:
+    world = KubernetesSimulation().settle()
+    ending = {"phase": "Running", "conditions": [scheduling("True"), MOUNTING]}
+    world.pods[world.running()][0]["status"] = ending
+    world.pass_time(20)
+    assert [e.reason for e in world.events if e.type == "Warning"] == []
+
+
 DEADLINES = [
     pytest.param({"containerStatuses": [waiting("ErrImagePull")]}, "ImagePull", 600, id="image"),
     pytest.param({"conditions": [scheduling("False", "no")]}, "Unschedulable", 86400, id="node"),
