@@ -35,7 +35,7 @@ test-fast: $(STAMP) ## What takes under two minutes warm
 	$(RUN) -m pytest tests -n 2 -q $(FAST)
 
 test-long: test ## The same end-to-end tests, repeated
-	FINETUNE_TEST_REPEAT=5 $(RUN) -m dev test --only e2e-long
+	FINETUNE_TEST_REPEAT=5 $(RUN) -m dev test --only e2e
 
 lint: $(STAMP) ## Style, types, layers, generated files
 	$(RUN) -m ruff check .

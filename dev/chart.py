@@ -19,17 +19,16 @@ class ChartError(RuntimeError):
     """Helm refused; the message is Helm's."""
 
 
-def install(kubeconfig: Path, binaries: Path, images: dict[str, str]) -> None:
+def install(kubeconfig: Path, binaries: Path, images: dict[str, str], **changes: object) -> None:
     """Install or upgrade the release and wait until the operator is ready; ChartError when it does not.
 
-    `images` maps operator, trainer and serving to references that the nodes can pull.
+    `images` maps operator, trainer and serving to references for the nodes; `changes` replace values.
     """
     helm = [str(binaries / "helm"), "upgrade", "--install", RELEASE, str(CHART)]
     where = ["--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE, "--create-namespace"]
     flags = ["--values", "-", "--wait", "--timeout", f"{_WAIT_SECONDS}s"]
-    done = subprocess.run(
-        [*helm, *where, *flags], input=json.dumps(values(images)), capture_output=True, text=True, check=False
-    )
+    wanted = json.dumps({**values(images), **changes})
+    done = subprocess.run([*helm, *where, *flags], input=wanted, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ChartError(f"the chart could not be installed: {done.stderr.strip()}")
 

@@ -14,9 +14,8 @@ SUITES = {
     "slow": ["-m", "slow and not apiserver and not engine and not e2e"],
     "apiserver": ["-m", "apiserver"],
     "engine": ["-m", "engine"],
-    "e2e": ["-m", "e2e and not long"],
+    "e2e": ["-m", "e2e"],
 }
-LONG = {"e2e-long": ["-m", "e2e"]}
 
 
 def main(home: Path, only: str | None = None) -> int:
@@ -36,7 +35,7 @@ def run(name: str) -> int:
     """One suite under pytest, with its time."""
     start = time.monotonic()
     print(f"== {name}", flush=True)
-    command = [sys.executable, "-m", "pytest", "tests", "-q", "--durations=5", *{**SUITES, **LONG}[name]]
+    command = [sys.executable, "-m", "pytest", "tests", "-q", "--durations=5", *SUITES[name]]
     code = subprocess.run(command, check=False).returncode
     print(f"== {name}: {time.monotonic() - start:.0f} s", flush=True)
     return code

@@ -9,7 +9,7 @@ import pytest
 from dev.demo.objects import Cluster, workspace_folder
 from tests.e2e.builders import Object, condition, ended, run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = pytest.mark.e2e
 LAYOUTS = {
     "one-process": {"nodes": 1},
     "two-processes": {"nodes": 1, "processesPerNode": 2},

@@ -10,7 +10,7 @@ from dev import chart
 from dev.cluster.up import Running
 from dev.demo.objects import Cluster
 from dev.images.build import references
-from tests.e2e.builders import BASE, Object, condition, config_map, ended, run
+from tests.e2e.builders import BASE, Object, condition, config_map, ended, run, server
 
 pytestmark = pytest.mark.e2e
 
@@ -98,6 +98,37 @@ def test_a_missing_object_is_named_and_awaited(
     )
     assert not ended(cluster.get("FineTuneJob", name))
     cluster.kubectl("delete", "ftj", name)
+
+
+SERVERS = [
+    pytest.param(
+        {"apiKeys": {"secretRef": {"name": "absent-keys"}}},
+        ("SecretOrVolumeMissing", "Secret absent-keys"),
+        id="keys that do not exist",
+    ),
+    pytest.param(
+        {"artifactStore": "pvc://absent"}, ("ClaimNotFound", "absent"), id="a store without a claim"
+    ),
+    pytest.param(
+        {"resources": {"gpus": 1, "gpuType": "h900"}},
+        ("UnknownGpuType", "h900"),
+        id="a GPU nobody configured",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), SERVERS)
+def test_a_server_that_cannot_start_says_why(
+    cluster: Cluster, changes: Object, expected: tuple[str, str]
+) -> None:
+    reason, words = expected
+    cluster.apply(server("cannot-start", **changes))
+    found = cluster.wait(
+        "ModelServer", "cannot-start", lambda s: condition(s, "Ready").get("reason") == reason, 90
+    )
+    assert words in condition(found, "Ready")["message"]
+    assert condition(found, "Stalled")["status"] == "True"
+    cluster.kubectl("delete", "msv", "cannot-start", "--timeout=60s")
 
 
 def test_an_image_that_cannot_be_pulled_is_named(cluster: Cluster, running: Running) -> None:

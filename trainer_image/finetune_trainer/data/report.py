@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_trainer.data.findings import Finding
 
+_ELSEWHERE = ("adopted", "warnings")  # the findings below are the warnings; a report is about new data
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 table{border-collapse:collapse;width:100%;margin:1rem 0}th,td{text-align:left;padding:.4rem .6rem;
@@ -24,7 +25,9 @@ def report_json(facts: Mapping[str, Any], findings: Sequence[Finding]) -> str:
 def report_html(title: str, facts: Mapping[str, Any], findings: Sequence[Finding]) -> str:
     """The same as one page."""
     known = "".join(
-        f"<tr><th>{escape(str(key))}</th><td>{escape(str(value))}</td></tr>" for key, value in facts.items()
+        f"<tr><th>{escape(str(key))}</th><td>{escape(_words(value))}</td></tr>"
+        for key, value in facts.items()
+        if key not in _ELSEWHERE
     )
     listed = "".join(map(_row, findings)) or '<tr><td colspan="5">Nothing to complain about.</td></tr>'
     return (
@@ -35,9 +38,17 @@ def report_html(title: str, facts: Mapping[str, Any], findings: Sequence[Finding
     )
 
 
+def _words(value: Any) -> str:
+    """A fact for people: `epochs 3, seed 17` instead of Python's notation."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return "none" if value is None else str(value)
+
+
 def _row(finding: Finding) -> str:
     rows = ", ".join(map(str, finding.rows)) + (" ..." if finding.count > len(finding.rows) > 0 else "")
-    cells = (escape(finding.dataset), f"{finding.count}: {rows}", escape(finding.message))
+    counted = f"{finding.count}: {rows}" if rows else str(finding.count)
+    cells = (escape(finding.dataset), counted, escape(finding.message))
     return (
         f"<tr><td>{finding.rule} {escape(finding.name)}</td>"
         f'<td class="{finding.severity}">{finding.severity}</td>'
