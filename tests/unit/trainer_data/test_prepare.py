@@ -46,7 +46,9 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     assert read_json_lines(workspace.holdout)[3] == {
         "id": "h3", "messages": [{"role": "user", "content": "held out 3"}], "reference": "answer 3",
     }  # fmt: skip
-    assert "<script" not in workspace.report_html.read_text()
+    page = workspace.report_html.read_text()
+    assert "<script" not in page
+    assert "{'" not in page  # Python's notation
     assert json.loads(workspace.report_json.read_text())["findings"] == []
 
 
