@@ -49,7 +49,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     ordered = sorted(values)
     middle = len(ordered) // 2
     median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    return {"min": round(ordered[0], 2), "median": round(median, 2), "max": round(ordered[-1], 2)}
+    return {"min": round(ordered[0], 4), "median": round(median, 4), "max": round(ordered[-1], 4)}
 
 
 def _commit() -> str:

@@ -22,6 +22,7 @@ CASES = [
     ("stopped after the checkpoint", [outcome("Interrupted"), outcome("Interrupted", 1)], 0, True, False, "Interrupted"),
     ("another pod was stopped", [outcome("Interrupted")], 0, False, False, "Interrupted"),
     ("stopped before anything was recorded", [], -15, True, False, "Interrupted"),
+    ("finished before the signal came through", [outcome("Completed"), outcome("Completed", 1)], -15, True, False, "Completed"),
     ("stopped, and the others lost contact", [outcome("Unknown")], 1, True, False, "Interrupted"),
     ("ended without a word", [], 1, False, False, "Unknown"),
     ("an unforeseen error", [outcome("Unknown")], 1, False, False, "Unknown"),
@@ -37,7 +38,13 @@ CASES = [
 def test_the_pods_outcome_is_the_most_telling_one(
     outcomes: list[WorkerOutcome], code: int, terminated: bool, oom: bool, reason: str
 ) -> None:
-    assert decide(outcomes, code, terminated, oom).reason == reason
+    processes = max(1, len(outcomes))
+    assert decide(outcomes, processes, code, terminated, oom).reason == reason
+
+
+def test_a_pod_is_not_done_while_one_of_its_processes_was_stopped() -> None:
+    found = decide([outcome("Completed")], 2, -15, terminated=True, out_of_memory=False)
+    assert found.reason == "Interrupted"
 
 
 def test_outcomes_survive_the_way_through_files(tmp_path: Path) -> None:

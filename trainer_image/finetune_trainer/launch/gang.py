@@ -61,7 +61,7 @@ def _supervise(gang: Gang, job_path: Path, workspace: Workspace, outcomes: Path)
     # A signal that arrived before this line raised Interrupted; torchrun then ends with the container.
     signal.signal(signal.SIGTERM, forward)
     exit_code = child.wait()
-    return decide(recorded(outcomes), exit_code, forward.terminated, oom_kills() > kills)
+    return decide(recorded(outcomes), gang.processes, exit_code, forward.terminated, oom_kills() > kills)
 
 
 class _Forward:

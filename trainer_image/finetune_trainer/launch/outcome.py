@@ -35,7 +35,11 @@ def recorded(folder: Path) -> list[WorkerOutcome]:
 
 
 def decide(
-    outcomes: Sequence[WorkerOutcome], exit_code: int, terminated: bool, out_of_memory: bool
+    outcomes: Sequence[WorkerOutcome],
+    processes: int,
+    exit_code: int,
+    terminated: bool,
+    out_of_memory: bool,
 ) -> WorkerOutcome:
     """The pod's outcome: the most telling one of its workers.
 
@@ -51,8 +55,8 @@ def decide(
     interrupted = [outcome for outcome in outcomes if outcome.reason == INTERRUPTED]
     if interrupted:
         return interrupted[0]
-    if exit_code == 0 and outcomes and all(outcome.reason == SUCCEEDED for outcome in outcomes):
-        return outcomes[0]
+    if len(outcomes) == processes and all(outcome.reason == SUCCEEDED for outcome in outcomes):
+        return outcomes[0]  # also when a signal came too late, which torchrun answers with a failure
     if terminated:
         return WorkerOutcome(0, INTERRUPTED, "Training was asked to stop (SIGTERM) before its first step.")
     return next(iter(outcomes), _silent(exit_code))
