@@ -41,6 +41,9 @@ class MortalApi(KubernetesApi):
             await self._die()
         try:
             return await super()._call(verb, request)
+        except asyncio.CancelledError:
+            fatal = False  # its own write ended the run, and this life, before the answer came
+            raise
         finally:
             if fatal:
                 await self._die()
