@@ -9,8 +9,8 @@ from dev.cluster.failure import ClusterError
 from dev.cluster.home import State
 from dev.cluster.network import NODE_ADDRESS
 from dev.cluster.process import Supervisor
-from dev.cluster.readiness import answers, client_context, wait_until
-from dev.cluster.remains import listens, port_in_use
+from dev.cluster.readiness import answers, client_context, cri_answers, wait_until
+from dev.cluster.remains import port_in_use
 
 Check = Callable[[], bool]
 
@@ -25,7 +25,7 @@ def checks(state: State) -> dict[str, Check]:
         "kube-apiserver": _get(f"{place.url}/readyz", admin),
         "kube-controller-manager": _get(f"https://{NODE_ADDRESS}:10257/healthz", admin),
         "kube-scheduler": _get(f"https://{NODE_ADDRESS}:10259/healthz", admin),
-        "containerd": lambda: listens(state.socket),
+        "containerd": lambda: cri_answers(state.socket),
         "kubelet": _get(f"http://{NODE_ADDRESS}:10248/healthz"),
         "kube-proxy": _get(f"http://{NODE_ADDRESS}:10256/healthz"),
         "coredns": _get(f"http://{NODE_ADDRESS}:8181/ready"),

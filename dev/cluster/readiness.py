@@ -8,6 +8,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
+
 from dev.cluster.failure import ClusterError
 from dev.cluster.pki import Pki
 from dev.cluster.process import Supervisor
@@ -33,6 +35,19 @@ def answers(url: str, context: ssl.SSLContext | None = None) -> bool:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def cri_answers(socket: Path) -> bool:
+    """Whether the runtime behind the socket answers the kubelet's first question, its version (CRI v1).
+
+    containerd listens before its CRI service is initialised, and a kubelet that asks in between gives up.
+    """
+    with grpc.insecure_channel(f"unix://{socket}") as channel:
+        try:
+            channel.unary_unary("/runtime.v1.RuntimeService/Version")(b"", timeout=2)
+        except grpc.RpcError:
+            return False
+    return True
 
 
 def client_context(pki: Pki, name: str, authority: Path | None = None) -> ssl.SSLContext:

@@ -19,7 +19,7 @@ from dev.cluster.home import State
 from dev.cluster.node import IDENTITIES, NODE_NAME, Node
 from dev.cluster.pki import write_private
 from dev.cluster.process import Command, Supervisor
-from dev.cluster.readiness import wait_until
+from dev.cluster.readiness import cri_answers, wait_until
 from dev.cluster.remains import clear_after_reboot
 from dev.images.build import references
 
@@ -90,8 +90,8 @@ def start_first(node: Node, supervisor: Supervisor) -> None:
 
 
 def start_rest(node: Node, supervisor: Supervisor) -> None:
-    """What needs our roles; the kubelet after containerd listens, or it gives up."""
-    wait_until(node.state.socket.is_socket, supervisor, "containerd", _READY_SECONDS)
+    """What needs our roles; the kubelet after containerd answers, or it gives up."""
+    wait_until(lambda: cri_answers(node.state.socket), supervisor, "containerd", _READY_SECONDS)
     for command in (node.kubelet(), node.proxy(), node.dns(), provisioner(node)):
         supervisor.start(command)
 
