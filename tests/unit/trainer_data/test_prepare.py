@@ -178,7 +178,7 @@ def test_all_structural_errors_are_reported_at_once_and_in_the_report(
     ]
     _, result = run_cli(job_document(**_data(volumes, rows)))
     report = json.loads(Workspace(volumes.workspace).report_json.read_text())
-    assert {finding["rule"] for finding in report["findings"]} == {5, 6, 8, 9, 10}
+    assert {finding["number"] for finding in report["findings"]} == {5, 6, 8, 9, 10}
     assert "And 2 more findings" in result["message"]
     assert "dataset/report.html" in result["message"]
 

@@ -87,7 +87,7 @@ def test_a_right_row_is_left_alone(rule: Any, row: Any) -> None:
 def test_an_unreadable_line_is_named_with_its_number(raw: bytes, rule: int, text: str) -> None:
     good = json.dumps(PAIR).encode()
     (finding,) = check_structure(read_lines([good, b"\n", raw, good]), "train")
-    assert (finding.rule, finding.rows) == (rule, (3,))
+    assert (finding.number, finding.rows) == (rule, (3,))
     assert text in finding.message
     assert "ow 3 " in finding.message
 
@@ -107,7 +107,7 @@ def test_one_format_is_not_mixed() -> None:
 def test_a_hold_out_row_may_end_without_an_answer() -> None:
     lines = read_lines([json.dumps({"messages": [USER]}).encode(), json.dumps({"messages": [USER]}).encode()])
     assert check_structure(lines, "holdout") == []
-    assert [finding.rule for finding in check_structure(lines, "train")] == [10]
+    assert [finding.number for finding in check_structure(lines, "train")] == [10]
 
 
 json_values = st.recursive(

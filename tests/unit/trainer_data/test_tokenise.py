@@ -90,13 +90,13 @@ def test_a_template_without_an_end_token_is_an_error(tokenizer: ChatTokenizer) -
     endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     result = tokenise(_retemplated(tokenizer, endless), [_row(("user", "a"), ("assistant", "b"))], 64)
     (finding,) = result.findings
-    assert (finding.rule, finding.severity, finding.rows) == (18, "error", (1,))
+    assert (finding.number, finding.severity, finding.rows) == (18, "error", (1,))
     assert "would not learn to stop" in finding.message
 
 
 def test_no_template_is_an_error(tokenizer: ChatTokenizer) -> None:
     result = tokenise(_retemplated(tokenizer, None), [_row(("user", "a"), ("assistant", "b"))], 64)
-    assert [finding.rule for finding in result.findings] == [16]
+    assert [finding.number for finding in result.findings] == [16]
 
 
 def test_a_template_that_refuses_a_row_is_quoted(tokenizer: ChatTokenizer) -> None:
@@ -104,7 +104,7 @@ def test_a_template_that_refuses_a_row_is_quoted(tokenizer: ChatTokenizer) -> No
     (finding,) = tokenise(
         _retemplated(tokenizer, refuses), [_row(("user", "a"), ("assistant", "b"))], 64
     ).findings
-    assert finding.rule == 17
+    assert finding.number == 17
     assert (
         finding.message
         == "The chat template cannot render row 1: Only user and assistant roles are supported."
@@ -155,7 +155,7 @@ def test_a_shared_token_at_the_boundary_is_a_warning() -> None:
     row = Encoded(4, [1], [1], stops=True, prefix_kept=False)
     finding = token_rules.prompt_not_prefix([row])
     assert finding is not None
-    assert (finding.rule, finding.severity, finding.rows) == (21, "warning", (4,))
+    assert (finding.number, finding.severity, finding.rows) == (21, "warning", (4,))
 
 
 def test_a_base_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -11,11 +11,18 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A row in canonical form: its line number, its id and its messages."""
+    """A row in canonical form: its number, its id and its messages; or, of the text format, its text.
+
+    `group` names what the row was made from (a document, a customer): its rows belong to one side of the
+    split. `tools` are the functions that the chat template is told about.
+    """
 
     number: int
     id: str
     messages: tuple[Message, ...]
+    text: str | None = None
+    group: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
 
     def content(self) -> str:
         """The row as one canonical line of JSON, without its place in the file."""

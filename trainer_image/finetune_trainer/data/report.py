@@ -50,7 +50,7 @@ def _row(finding: Finding) -> str:
     counted = f"{finding.count}: {rows}" if rows else str(finding.count)
     cells = (escape(finding.dataset), counted, escape(finding.message))
     return (
-        f"<tr><td>{finding.rule} {escape(finding.name)}</td>"
+        f"<tr><td>{finding.number} {escape(finding.rule)}</td>"
         f'<td class="{finding.severity}">{finding.severity}</td>'
         f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_trainer.contracts import AdapterManifest, Job, Result
 from finetune_trainer.data.check import check_graders, check_holdout, tokenise
-from finetune_trainer.data.findings import Finding, errors
+from finetune_trainer.data.findings import Finding, errors, warnings
 from finetune_trainer.data.holdout import HoldoutRow, split_reference
 from finetune_trainer.data.load import Loaded, load
 from finetune_trainer.data.prepared import read_prepared, write_prepared
@@ -172,8 +172,7 @@ def _summary(
 
 
 def _warnings(findings: Sequence[Finding]) -> list[str]:
-    warnings = [item for item in findings if item.severity == "warning"]
-    return [f"{item.dataset}: {item.message}" for item in warnings[:_WARNINGS]]
+    return [f"{item.dataset}: {item.message}" for item in warnings(findings)[:_WARNINGS]]
 
 
 def _base_facts(job: Job, base: str) -> dict[str, Any]:
