@@ -8,14 +8,15 @@ from finetune_trainer.data.holdout import (
     HoldoutRow,
     duplicate_ids,
     eval_no_reference,
+    eval_reference_fails,
     eval_size,
-    leak_exact,
     split_reference,
 )
 
 EXACT = GraderSpec(name="exact", type="ExactMatch")
 FIELDS = GraderSpec(name="fields", type="FieldMatch", fields=("a",))
 FORMAT = GraderSpec(name="format", type="JsonSchema", schema="{}")
+NEEDS_A = GraderSpec(name="needs a", type="JsonSchema", schema='{"required": ["a"]}')
 
 
 def _row(number: int, *turns: tuple[str, str]) -> Row:
@@ -32,28 +33,13 @@ def test_the_closing_assistant_turn_is_the_reference() -> None:
     assert row.reference == "d"
 
 
+def test_the_group_of_a_row_is_kept() -> None:
+    row = Row(1, "1", ({"role": "user", "content": "a"},), group="document 7")
+    assert split_reference(row).group == "document 7"
+
+
 def test_a_row_that_ends_with_the_user_has_no_reference() -> None:
     assert split_reference(_row(1, ("user", "a"))).reference == ""
-
-
-@pytest.mark.parametrize(
-    ("prompt", "leaks"),
-    [("What is X?", True), ("what  is x?", True), ("What is Y?", False)],
-    ids=["the same", "case and blanks differ", "another"],
-)
-def test_leak_exact(prompt: str, leaks: bool) -> None:
-    train = [_row(3, ("user", "What is X?"), ("assistant", "b"))]
-    finding = leak_exact(train, [_held(9, prompt)])
-    assert (finding is not None) == leaks
-    if finding:
-        assert finding.rows == (9,)
-        assert "first row 9 (training row 3)" in finding.message
-
-
-def test_a_prompt_inside_a_longer_training_conversation_leaks_too() -> None:
-    train = [_row(1, ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))]
-    assert leak_exact(train, [_held(1, "a")]) is not None
-    assert leak_exact(train, [_held(1, "c")]) is None
 
 
 @pytest.mark.parametrize(
@@ -88,3 +74,25 @@ def test_ids_must_be_distinct() -> None:
     assert finding is not None
     assert finding.rows == (3,)
     assert duplicate_ids([_held(1), _held(2)]) is None
+
+
+@pytest.mark.parametrize(
+    ("graders", "reference", "fails"),
+    [
+        ([EXACT], "x", False),
+        ([FIELDS], '{"a": 1}', False),
+        ([FORMAT], "prose", True),
+        ([NEEDS_A, EXACT], '{"b": 1}', True),
+        ([NEEDS_A], '{"a": 1}', False),
+        ([FIELDS], "prose", False),
+        ([FORMAT], "", False),
+    ],
+    ids=["exact", "fields", "prose is no JSON", "the schema wants another key", "the schema is met",
+         "rule 42 has what cannot be judged", "no answer is expected"],
+)  # fmt: skip
+def test_eval_reference_fails(graders: list[GraderSpec], reference: str, fails: bool) -> None:
+    finding = eval_reference_fails([_held(5, reference=reference)], graders)
+    assert (finding is not None) == fails
+    if finding:
+        assert finding.rows == (5,)
+        assert f"row 5, {graders[0].name}: " in finding.message

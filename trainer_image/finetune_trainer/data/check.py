@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec
 from finetune_trainer.data import holdout as holdout_rules
 from finetune_trainer.data import token_rules
+from finetune_trainer.data.corpus import leaks
+from finetune_trainer.data.corpus.facts import SAMPLE, Facts, learn, measure
+from finetune_trainer.data.corpus.texts import held_out
 from finetune_trainer.data.findings import Finding, found, present
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.holdout import HoldoutRow
@@ -57,13 +60,18 @@ def check_holdout(
     return present(
         [
             *_prompt_findings(tokenizer, rows, space),
-            holdout_rules.leak_exact(train, rows),
+            leaks.leak_exact(*_measured(train, rows)),
             holdout_rules.eval_size(rows),
             holdout_rules.duplicate_ids(rows),
             holdout_rules.eval_no_reference(rows, evaluation.graders),
         ],
         "holdout",
     )
+
+
+def _measured(train: Sequence[Row], rows: Sequence[HoldoutRow]) -> tuple[Facts, Facts]:
+    context = learn(train[:SAMPLE], rows)
+    return measure(train, context), measure([held_out(row) for row in rows], context)
 
 
 def _prompt_findings(

@@ -1,16 +1,13 @@
-"""The hold-out: prompts with expected answers, and the rules about them (data rules 36, 41, 42)."""
+"""The hold-out: prompts with expected answers, and the rules about them (data rules 41, 42, 43)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data.findings import Finding, found, name_rows
 from finetune_trainer.data.formats import Message, Row
-from finetune_trainer.grading import reference_problem
-from finetune_trainer.grading.values import normalise
+from finetune_trainer.grading import grade, reference_problem
 
 _TOO_FEW = 50
 _FEW = 100
@@ -24,6 +21,7 @@ class HoldoutRow:
     id: str
     messages: tuple[Message, ...]
     reference: str
+    group: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as holdout.jsonl holds it."""
@@ -34,22 +32,8 @@ def split_reference(row: Row) -> HoldoutRow:
     """Take a closing assistant turn as the reference and the rest as the prompt."""
     *before, last = row.messages
     if last["role"] != "assistant":
-        return HoldoutRow(row.number, row.id, row.messages, "")
-    return HoldoutRow(row.number, row.id, tuple(before), last.get("content") or "")
-
-
-def leak_exact(train: Sequence[Row], holdout: Sequence[HoldoutRow]) -> Finding | None:
-    """Rule 36: no hold-out prompt is a training prompt (case and white space aside)."""
-    trained = {_key(prompt): row.number for row in train for prompt in _prompts(row)}
-    wrong = [(row.number, trained[_key(row.messages)]) for row in holdout if _key(row.messages) in trained]
-    if not wrong:
-        return None
-    numbers = [number for number, _ in wrong]
-    text = (
-        f"{len(wrong)} hold-out inputs are in the training data, first row {wrong[0][0]} (training row "
-        f"{wrong[0][1]}); remove them from one side, or the score means nothing."
-    )
-    return found(36, "leak_exact", numbers, text)
+        return HoldoutRow(row.number, row.id, row.messages, "", row.group)
+    return HoldoutRow(row.number, row.id, tuple(before), last.get("content") or "", row.group)
 
 
 def eval_size(holdout: Sequence[HoldoutRow]) -> Finding | None:
@@ -79,6 +63,25 @@ def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpe
     return found(42, "eval_no_reference", numbers, text)
 
 
+def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpec]) -> Finding | None:
+    """Rule 43: every grader that can judge the expected answer (rule 42) gives it full marks."""
+    wrong = [
+        (row.number, grader.name, result.reason)
+        for row in holdout
+        for grader in graders
+        if row.reference and (result := grade(grader, row.reference, row.reference)).passed is False
+    ]
+    if not wrong:
+        return None
+    numbers = list(dict.fromkeys(number for number, _, _ in wrong))
+    number, grader, reason = wrong[0]
+    text = (
+        f"{len(numbers)} expected answers fail their own graders: {name_rows(numbers)} (row {number}, "
+        f"{grader}: {reason}); correct the answer or the grader."
+    )
+    return found(43, "eval_reference_fails", numbers, text)
+
+
 def duplicate_ids(holdout: Sequence[HoldoutRow]) -> Finding | None:
     """Ids must be distinct: the rows of base and tuned are paired by them (checked with rule 42)."""
     seen: dict[str, int] = {}
@@ -89,13 +92,3 @@ def duplicate_ids(holdout: Sequence[HoldoutRow]) -> Finding | None:
         else ""
     )
     return found(42, "duplicate_ids", wrong, text)
-
-
-def _prompts(row: Row) -> list[tuple[Message, ...]]:
-    """What stands before each assistant turn: every one of them is an input that is trained on."""
-    return [row.messages[:i] for i, turn in enumerate(row.messages) if turn["role"] == "assistant"]
-
-
-def _key(messages: Sequence[Message]) -> bytes:
-    parts = [[turn["role"], normalise(turn.get("content") or "")] for turn in messages]
-    return sha256(json.dumps(parts).encode()).digest()
