@@ -6,11 +6,12 @@ import numpy as np
 
 from finetune_trainer.data.corpus.compare import (
     VERIFIED_PAIRS,
+    jaccard,
     same_numbers,
     similarities,
     word_jaccard,
 )
-from finetune_trainer.data.corpus.duplicates import SLACK
+from finetune_trainer.data.corpus.duplicates import BANDS, SLACK
 from finetune_trainer.data.corpus.facts import Context, Facts
 from finetune_trainer.data.corpus.minhash import Pairs, similar
 from finetune_trainer.data.corpus.texts import ARRAY, OBJECT, PROSE, Texts, input_text, last_answer
@@ -18,7 +19,6 @@ from finetune_trainer.data.corpus.words import SHORT, Mask
 from finetune_trainer.data.findings import Finding, found, name_rows
 
 SAME_INPUT = 0.9
-_BANDS = 32
 _LONG_AGREE = 0.5
 _TOO_MANY = 0.02
 _NAMED = 20  # rows that a mixed-format message counts from
@@ -110,11 +110,11 @@ def _equal_inputs(train: Facts, distinct: _Distinct) -> Pairs:
 
 def _near_inputs(train: Facts, texts: Texts, context: Context, distinct: _Distinct) -> Pairs:
     rows = np.sort(distinct.first)
-    pairs = rows[similar(train.input_signature[rows], _BANDS, SAME_INPUT - SLACK)]
+    pairs = rows[similar(train.input_signature[rows], BANDS, SAME_INPUT - SLACK)]
     left, right = pairs[:, 0], pairs[:, 1]
     other = (train.answer[left] != train.answer[right]) & (train.prompt[left] != train.prompt[right])
     pairs = pairs[other & (train.system[left] == train.system[right])][:VERIFIED_PAIRS]
-    values = similarities(pairs, texts, texts, input_text, context.templates)
+    values = similarities(pairs, texts, texts, input_text, context.templates, jaccard)
     least = np.where((train.own_words[pairs] < SHORT).any(axis=1), 1.0, SAME_INPUT)
     pairs = pairs[values >= least]
     same = [same_numbers(input_text(texts(i)), input_text(texts(j))) for i, j in pairs.tolist()]

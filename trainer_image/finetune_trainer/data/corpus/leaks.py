@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finetune_trainer.data.corpus.compare import same_numbers, similarities
+from finetune_trainer.data.corpus.compare import HALF, same_numbers, similarities
+from finetune_trainer.data.corpus.duplicates import BANDS, SLACK
 from finetune_trainer.data.corpus.facts import LEAK, TEMPLATE_SHARE, Context, Facts, frequent
 from finetune_trainer.data.corpus.minhash import Pairs, estimate, similar_across
 from finetune_trainer.data.corpus.texts import Texts, held_out, input_text, said
@@ -14,8 +15,6 @@ from finetune_trainer.data.holdout import HoldoutRow
 
 SUSPECT = 0.6
 SAME = 0.8
-_BANDS = 32  # of 4: a pair at 0.6 becomes a candidate with probability 0.988, one at 0.2 with 0.05
-_SLACK = 0.13  # three standard errors of the estimate at 0.6
 _CLOSEST = 5  # training rows that are compared exactly with each hold-out row
 
 
@@ -102,7 +101,7 @@ def _closest(train: Facts, holdout: Facts) -> Pairs:
     _, distinct = np.unique(train.prompt, return_index=True)
     distinct = np.sort(distinct)
     left, right = holdout.input_signature, train.input_signature[distinct]
-    pairs = similar_across(left, right, _BANDS, SUSPECT - _SLACK)
+    pairs = similar_across(left, right, BANDS, HALF - SLACK)
     order = np.lexsort((pairs[:, 1], -estimate(left[pairs[:, 0]], right[pairs[:, 1]]), pairs[:, 0]))
     pairs = pairs[order]
     rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
