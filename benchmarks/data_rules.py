@@ -3,7 +3,7 @@
     python -m benchmarks.data_rules [--sets 10]
 
 Each case plants eight defects of one kind into 300 training and 100 hold-out rows (tests/defects.py) and
-asks which rows the rule names, on so many data sets. Cases without an aim are beyond what a rule that compares
+asks which rows the rule names, on so many data sets. Cases without an aim are beyond what rules that compare
 words can see; their recall is recorded so that nobody expects more.
 """
 
@@ -72,7 +72,11 @@ CASES = (
         for edit in defects.SAME_WORDS
     ),
     Case("input extended by a sentence", "contradiction", "reviews", _contradiction(defects.extended)),
-    Case("input with one or two edits", "contradiction", "reviews", _contradiction(_TWO), None),
+    *(
+        Case(f"input {edit.__name__}", "contradiction", "reviews", _contradiction(edit))
+        for edit in (defects.swapped, defects.mistyped)
+    ),
+    Case("input dropped (a word)", "contradiction", "reviews", _contradiction(defects.dropped), None),
     *(Case("same input", "leak_exact", source, defects.plant_exact_leaks, 1.0) for source in SOURCES),
     *(
         Case("two edits in 100 words", "leak_near", source, _near_leak(_TWO))

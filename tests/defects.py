@@ -169,7 +169,7 @@ def edited(text: str, random: Random, per_hundred: float) -> str:
 def swapped(text: str, random: Random) -> str:
     """Two neighbouring words change places."""
     words = text.split()
-    i = random.randrange(len(words) // 2, len(words) - 1)
+    i = random.choice([i for i in range(len(words) // 2, len(words) - 1) if words[i] != words[i + 1]])
     words[i], words[i + 1] = words[i + 1], words[i]
     return " ".join(words)
 
@@ -182,10 +182,12 @@ def dropped(text: str, random: Random) -> str:
 
 
 def mistyped(text: str, random: Random) -> str:
-    """A letter of a word is doubled."""
+    """Two letters inside a word (of four at least) change places."""
     words = text.split()
-    i = random.randrange(len(words) // 2, len(words))
-    words[i] = words[i][:1] + words[i]
+    i = random.choice(
+        [i for i, word in enumerate(words) if i >= len(words) // 2 and word[2:3] != word[3:4] != ""]
+    )
+    words[i] = words[i][:2] + words[i][3] + words[i][2] + words[i][4:]
     return " ".join(words)
 
 

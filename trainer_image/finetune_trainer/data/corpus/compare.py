@@ -1,7 +1,9 @@
 """Exact similarity of a pair of rows on their texts, after the signatures have named the pair."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +19,8 @@ from finetune_trainer.data.formats import Row
 VERIFIED_PAIRS = 20_000
 _BATCH = 500
 _NUMBER = re.compile(r"\d+")
-HALF = 0.5
+_SLIP = 0.8
+SOME = 0.4  # of the shingles agree: enough to ask the words
 Reader = Callable[[Row], str]
 Values = NDArray[np.float64]
 Measure = Callable[[Sequence[str], Sequence[str], Hashes], Values]
@@ -31,7 +34,7 @@ def jaccard(left: Sequence[str], right: Sequence[str], templates: Hashes) -> Val
 
 
 def likeness(left: Sequence[str], right: Sequence[str], templates: Hashes) -> Values:
-    """How alike texts are: by their shingles, or by their words once half of the shingles agree.
+    """How alike texts are: by their shingles, or by their words once 0.4 of the shingles agree.
 
     One changed word changes five shingles, so shingles alone call a text of 60 words with two slips another
     text (0.72). Words count only for texts of 20 words of their own or more that name the same numbers.
@@ -42,7 +45,7 @@ def likeness(left: Sequence[str], right: Sequence[str], templates: Hashes) -> Va
     by_words = _overlaps(words.hashes, words.owner, len(left))
     is_long = words.per_text() >= SHORT
     numbers = np.array([same_numbers(*pair) for pair in zip(left, right, strict=True)], dtype=np.bool_)
-    trusted = (by_shingles >= HALF) & is_long[: len(left)] & is_long[len(left) :] & numbers
+    trusted = (by_shingles >= SOME) & is_long[: len(left)] & is_long[len(left) :] & numbers
     return np.where(trusted, np.maximum(by_shingles, by_words), by_shingles)
 
 
@@ -61,6 +64,22 @@ def similarities(
 def same_numbers(left: str, right: str) -> bool:
     """Whether two texts name the same numbers: a task with other numbers is another task."""
     return sorted(_NUMBER.findall(left)) == sorted(_NUMBER.findall(right))
+
+
+def same_but_for_slips(left: str, right: str) -> bool:
+    """Whether two texts have the same words, in any order, but for misspellings.
+
+    A word with a prefix (`legal`, `illegal`) is another word, not a slip.
+    """
+    mine, theirs = Counter(left.split()), Counter(right.split())
+    only, others = list((mine - theirs).elements()), list((theirs - mine).elements())
+    return len(only) == len(others) and all(any(_is_slip(word, other) for other in others) for word in only)
+
+
+def _is_slip(word: str, other: str) -> bool:
+    if word.endswith(other) or other.endswith(word):
+        return False
+    return SequenceMatcher(None, word, other, autojunk=False).ratio() >= _SLIP
 
 
 def word_jaccard(left: str, right: str) -> float:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune_trainer.data.corpus.compare import (
+    SOME,
     VERIFIED_PAIRS,
     jaccard,
+    same_but_for_slips,
     same_numbers,
     similarities,
     word_jaccard,
@@ -37,9 +39,9 @@ class _Distinct:
 def contradiction(train: Facts, texts: Texts, context: Context) -> Finding | None:
     """Rule 34: the same input has one answer.
 
-    The same input: equal, or alike to 0.9 with the same numbers; under 20 words of its own, where one word
-    decides, only punctuation may differ. Answers differ when they are not equal (JSON by value); two long
-    ones when they share less than half of their words.
+    The same input: equal, or alike to 0.9 or with the same words but for misspellings, always with the same
+    numbers; under 20 words of its own, where one word decides, only punctuation may differ. Answers differ
+    when they are not equal (JSON by value); two long ones when they share less than half of their words.
     """
     distinct = _distinct(train)
     exact, near = _equal_inputs(train, distinct), _near_inputs(train, texts, context, distinct)
@@ -110,16 +112,22 @@ def _equal_inputs(train: Facts, distinct: _Distinct) -> Pairs:
 
 def _near_inputs(train: Facts, texts: Texts, context: Context, distinct: _Distinct) -> Pairs:
     rows = np.sort(distinct.first)
-    pairs = rows[similar(train.input_signature[rows], BANDS, SAME_INPUT - SLACK)]
+    pairs = rows[similar(train.input_signature[rows], BANDS, SOME - SLACK)]
     left, right = pairs[:, 0], pairs[:, 1]
     other = (train.answer[left] != train.answer[right]) & (train.prompt[left] != train.prompt[right])
     pairs = pairs[other & (train.system[left] == train.system[right])][:VERIFIED_PAIRS]
     values = similarities(pairs, texts, texts, input_text, context.templates, jaccard)
-    least = np.where((train.own_words[pairs] < SHORT).any(axis=1), 1.0, SAME_INPUT)
-    pairs = pairs[values >= least]
-    same = [same_numbers(input_text(texts(i)), input_text(texts(j))) for i, j in pairs.tolist()]
+    short = (train.own_words[pairs] < SHORT).any(axis=1)
+    pairs, values = pairs[values >= np.where(short, 1.0, SOME)], values[values >= np.where(short, 1.0, SOME)]
+    same = [_same_input(texts, i, j, value) for (i, j), value in zip(pairs.tolist(), values, strict=True)]
     kept: Pairs = pairs[np.array(same, dtype=np.bool_)]
     return kept
+
+
+def _same_input(texts: Texts, i: int, j: int, likeness: float) -> bool:
+    left, right = input_text(texts(i)), input_text(texts(j))
+    alike = likeness >= SAME_INPUT or same_but_for_slips(left, right)
+    return alike and same_numbers(left, right)
 
 
 def _answers_differ(train: Facts, texts: Texts, pairs: Pairs) -> Mask:

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from finetune_trainer.data.corpus.compare import HALF, VERIFIED_PAIRS, similarities
+from finetune_trainer.data.corpus.compare import SOME, VERIFIED_PAIRS, similarities
 from finetune_trainer.data.corpus.facts import Context, Facts
-from finetune_trainer.data.corpus.minhash import Pairs, components, estimate, similar
+from finetune_trainer.data.corpus.minhash import Pairs, components, estimates, similar
 from finetune_trainer.data.corpus.texts import Texts, row_text
 from finetune_trainer.data.findings import Finding, found, name_rows
 
 NEAR = 0.85
 SLACK = 0.13  # an estimate this much below a threshold is still verified: three standard errors
-BANDS = 32  # of 4: a pair at 0.6 becomes a candidate with probability 0.988, one at 0.2 with 0.05
+BANDS = 42  # of 3: a pair at 0.5 becomes a candidate with probability 0.996, one at 0.1 with 0.04
 _TOO_MANY = 0.2
 
 
@@ -32,7 +32,7 @@ def exact_duplicate(train: Facts) -> Finding | None:
 def near_duplicate(train: Facts, texts: Texts, context: Context) -> Finding | None:
     """Rule 32: no two rows are the same but for a few words; exact copies are rule 31's."""
     distinct = np.sort(_first_of(train)[0])
-    pairs = distinct[similar(train.row_signature[distinct], BANDS, HALF - SLACK)]
+    pairs = distinct[similar(train.row_signature[distinct], BANDS, SOME - SLACK)]
     pairs = pairs[train.system[pairs[:, 0]] == train.system[pairs[:, 1]]]
     values = _values(train, texts, context, pairs)
     pairs, values = pairs[values >= NEAR], values[values >= NEAR]
@@ -53,7 +53,7 @@ def _values(train: Facts, texts: Texts, context: Context, pairs: Pairs) -> np.nd
     """Exact similarities of the first pairs, estimates of the rest."""
     exact = similarities(pairs[:VERIFIED_PAIRS], texts, texts, row_text, context.templates)
     rest = pairs[VERIFIED_PAIRS:]
-    guessed = estimate(train.row_signature[rest[:, 0]], train.row_signature[rest[:, 1]])
+    guessed = estimates(train.row_signature, train.row_signature, rest)
     return np.concatenate((exact, guessed))
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finetune_trainer.data.corpus.compare import HALF, same_numbers, similarities
+from finetune_trainer.data.corpus.compare import SOME, same_numbers, similarities
 from finetune_trainer.data.corpus.duplicates import BANDS, SLACK
 from finetune_trainer.data.corpus.facts import LEAK, TEMPLATE_SHARE, Context, Facts, frequent
-from finetune_trainer.data.corpus.minhash import Pairs, estimate, similar_across
+from finetune_trainer.data.corpus.minhash import Pairs, estimates, similar_across
 from finetune_trainer.data.corpus.texts import Texts, held_out, input_text, said
 from finetune_trainer.data.corpus.words import SHORT, Indices, Mask, member, ngrams, read_words
 from finetune_trainer.data.findings import Finding, found, name_rows
@@ -101,8 +101,8 @@ def _closest(train: Facts, holdout: Facts) -> Pairs:
     _, distinct = np.unique(train.prompt, return_index=True)
     distinct = np.sort(distinct)
     left, right = holdout.input_signature, train.input_signature[distinct]
-    pairs = similar_across(left, right, BANDS, HALF - SLACK)
-    order = np.lexsort((pairs[:, 1], -estimate(left[pairs[:, 0]], right[pairs[:, 1]]), pairs[:, 0]))
+    pairs = similar_across(left, right, BANDS, SOME - SLACK)
+    order = np.lexsort((pairs[:, 1], -estimates(left, right, pairs), pairs[:, 0]))
     pairs = pairs[order]
     rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
     pairs = pairs[rank < _CLOSEST]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.data.corpus.words import Grams, Hashes, Indices, Mask, mix
+from finetune_trainer.data.corpus.words import Grams, Hashes, Indices, mix
 
 Signatures = NDArray[np.uint32]  # [rows, PERMUTATIONS]
 Pairs = NDArray[np.int64]  # [pairs, 2]
@@ -21,7 +21,7 @@ EMPTY = np.uint32(0xFFFFFFFF)  # in every place of a row without shingles
 # 50,000 rows costs a multiple of its rows, not their square.
 _NEIGHBOURS = 4
 _BUCKET = 64
-_BLOCK = 1 << 16
+_BLOCK = 1 << 14
 
 _random = np.random.Generator(np.random.PCG64(20240229))
 _FACTORS = _random.integers(1 << 31, size=PERMUTATIONS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
@@ -40,9 +40,16 @@ def signatures(grams: Grams, count: int) -> Signatures:
     return np.ascontiguousarray(result.T)
 
 
-def estimate(left: Signatures, right: Signatures) -> NDArray[np.float64]:
-    """The estimated Jaccard similarity of rows of equal place; its standard error is at most 0.045."""
-    return np.asarray((left == right).mean(axis=1))
+def estimates(left: Signatures, right: Signatures, pairs: Pairs) -> NDArray[np.float64]:
+    """The estimated Jaccard similarity of pairs (row of left, row of right); standard error at most 0.045.
+
+    In blocks, so that the signatures of all pairs never stand in memory at once.
+    """
+    result = np.zeros(len(pairs))
+    for start in range(0, len(pairs), _BLOCK):
+        part = pairs[start : start + _BLOCK]
+        result[start : start + _BLOCK] = (left[part[:, 0]] == right[part[:, 1]]).mean(axis=1)
+    return result
 
 
 def similar(rows: Signatures, bands: int, least: float) -> Pairs:
@@ -54,7 +61,7 @@ def similar(rows: Signatures, bands: int, least: float) -> Pairs:
         keys.append(np.unique(pairs.min(axis=1) * len(rows) + pairs.max(axis=1)))
     merged = np.unique(np.concatenate(keys))
     pairs = np.stack((merged // max(len(rows), 1), merged % max(len(rows), 1)), axis=1)
-    return pairs[_alike(rows, rows, pairs, least)]
+    return pairs[estimates(rows, rows, pairs) >= least]
 
 
 def similar_across(left: Signatures, right: Signatures, bands: int, least: float) -> Pairs:
@@ -66,7 +73,7 @@ def similar_across(left: Signatures, right: Signatures, bands: int, least: float
         keys.append(mine[pairs[:, 0]] * len(right) + theirs[pairs[:, 1]])
     merged = np.unique(np.concatenate(keys))
     pairs = np.stack((merged // max(len(right), 1), merged % max(len(right), 1)), axis=1)
-    return pairs[_alike(left, right, pairs, least)]
+    return pairs[estimates(left, right, pairs) >= least]
 
 
 def _bands(rows: Signatures, bands: int) -> Iterator[Hashes]:
@@ -101,15 +108,6 @@ def _matches(left: Hashes, right: Hashes) -> Pairs:
     rows = np.repeat(np.arange(len(left)), taken)
     place = np.arange(int(taken.sum())) - np.repeat(np.cumsum(taken) - taken, taken)
     return np.stack((rows, order[low[rows] + place * (high - low)[rows] // taken[rows]]), axis=1)
-
-
-def _alike(left: Signatures, right: Signatures, pairs: Pairs, least: float) -> Mask:
-    """Which pairs reach the estimate; in blocks, so that their signatures never stand in memory at once."""
-    kept = np.zeros(len(pairs), dtype=np.bool_)
-    for start in range(0, len(pairs), _BLOCK):
-        part = pairs[start : start + _BLOCK]
-        kept[start : start + _BLOCK] = estimate(left[part[:, 0]], right[part[:, 1]]) >= least
-    return kept
 
 
 def components(pairs: Pairs, count: int) -> Indices:
