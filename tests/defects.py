@@ -182,11 +182,10 @@ def dropped(text: str, random: Random) -> str:
 
 
 def mistyped(text: str, random: Random) -> str:
-    """Two letters inside a word (of four at least) change places."""
+    """Two letters inside a word of five or more change places; in a shorter one they make another word."""
     words = text.split()
-    i = random.choice(
-        [i for i, word in enumerate(words) if i >= len(words) // 2 and word[2:3] != word[3:4] != ""]
-    )
+    usable = [i for i, w in enumerate(words) if len(w) > 4 and w.isalpha() and w[2] != w[3]]
+    i = random.choice(usable[len(usable) // 2 :])
     words[i] = words[i][:2] + words[i][3] + words[i][2] + words[i][4:]
     return " ".join(words)
 
