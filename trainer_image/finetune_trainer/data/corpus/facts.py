@@ -38,7 +38,9 @@ class Context:
     """What is known before a row is measured; sorted hashes.
 
     `templates` are 5-grams of words in more than 5 % of the (distinct) rows: instructions and forms, which
-    say nothing about what makes rows the same. `form` are words in more than half of the inputs: a form that
+    say nothing about what makes rows the same. (The price: a text that more than 5 % of the rows repeat with
+    small changes is a template too, and these rows are no near-duplicates; from half of the rows on it may
+    be low_variety.) `form` are words in more than half of the inputs: a form that
     most inputs fill consists of them. `answers` are the 13-grams of hold-out answers.
     """
 
