@@ -14,6 +14,7 @@ from trl import SFTTrainer
 from finetune_trainer.training.batching import (
     IGNORED,
     EpochLoader,
+    Layout,
     MicroBatchSampler,
     Share,
 )
@@ -26,13 +27,21 @@ class TokenMeanTrainer(SFTTrainer):
     since gradients are averaged over processes, each process's part is multiplied by their number.
     """
 
-    def __init__(self, *, lengths: list[int], batch_size: int, autocast: bool, **kwargs: Any) -> None:
-        self._lengths, self._batch_size, self._autocast = lengths, batch_size, autocast
+    def __init__(
+        self, *, lengths: list[int], batch_size: int, layout: Layout, autocast: bool, **kwargs: Any
+    ) -> None:
+        self._lengths, self._batch_size, self._layout = lengths, batch_size, layout
+        self._autocast = autocast
         super().__init__(**kwargs)
 
     def get_train_dataloader(self) -> EpochLoader:
         """This process's micro-batches; not sharded again by accelerate, which would reorder them."""
-        share = Share(self.args.process_index, self.args.world_size, self.args.gradient_accumulation_steps)
+        share = Share(
+            self.args.process_index,
+            self.args.world_size,
+            self.args.gradient_accumulation_steps,
+            self._layout,
+        )
         sampler = MicroBatchSampler(self._lengths, self._batch_size, self.args.seed, share)
         return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
 
