@@ -103,7 +103,8 @@ def test_deepspeed_gets_the_planned_stage_and_offload(execution: Execution, expe
 
 @pytest.mark.parametrize("full", [True, False], ids=["Full", "LoRA"])
 def test_deepspeed_never_rounds_an_adapter(full: bool) -> None:
-    assert deepspeed_config(full, "bf16", Execution(1024))["bf16"]["enabled"] is full
+    config = deepspeed_config(full, "bf16", Execution(1024))
+    assert (config["bf16"]["enabled"], config["torch_autocast"]["enabled"]) == (full, not full)
 
 
 @pytest.mark.parametrize(

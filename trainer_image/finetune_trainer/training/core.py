@@ -137,7 +137,6 @@ def _build_trainer(
         lengths=lengths,
         batch_size=plan.effective_batch_size,
         layout=layout,
-        autocast=plan.lora is not None and hardware.precision == "bf16",
         model=model,
         args=_arguments(plan, folders, hardware, _accumulation(plan, lengths, layout)),
         train_dataset=dataset,
