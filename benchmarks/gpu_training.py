@@ -19,9 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import patch
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -94,13 +96,16 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
     import torch
 
     from finetune_trainer.training import core
-    from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
+    from finetune_trainer.training.plan import Execution, Folders, LoraPlan, Offload, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
-    if case.layout == "padded":
-        core.can_pack = lambda _: False
+    packs: AbstractContextManager[Any] = (
+        nullcontext() if case.layout is None else patch.object(core, "can_pack", lambda _: False)
+    )
     rows = _rows(case.rows_per_step * STEPS, SHAPES[case.shape]["vocab_size"])
-    execution = Execution(case.micro_batch_tokens, case.checkpointing, case.zero_stage, case.offload)  # type: ignore[arg-type]
+    execution = Execution(
+        case.micro_batch_tokens, case.checkpointing, case.zero_stage, cast(Offload, case.offload)
+    )
     plan = TrainPlan(
         1, 1e-4, case.rows_per_step, 17, LoraPlan(16, 32) if case.method == "LoRA" else None, execution
     )
@@ -110,9 +115,14 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
         data = folder / "train.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         folders = Folders(model, data, folder / "checkpoints", folder / "output")
-        outcome = core.train(
-            plan, folders, "benchmark", StopRequest(), lambda step, *_: marks.append((step, time.monotonic()))
-        )
+        with packs:
+            outcome = core.train(
+                plan,
+                folders,
+                "benchmark",
+                StopRequest(),
+                lambda step, *_: marks.append((step, time.monotonic())),
+            )
     lengths = [len(row["input_ids"]) for row in rows]
     return {
         **asdict(case),

@@ -62,7 +62,7 @@ class Outcome:
     seconds: float
     resumed_from: int
     world_size: int
-    peak_bytes: int | None = None  # of one GPU, over the whole attempt; None on the CPU
+    peak_bytes: int | None = None  # the most that tensors took on this GPU; None on the CPU
 
     @property
     def final_loss(self) -> float | None:
@@ -243,5 +243,5 @@ def _outcome(
         seconds=seconds,
         resumed_from=resumed_from,
         world_size=trainer.args.world_size,
-        peak_bytes=torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None,
+        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     )
