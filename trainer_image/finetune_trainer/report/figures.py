@@ -40,10 +40,10 @@ def _tokens(train: DataSummary) -> Figure | None:
 
 
 def _packing(packing: Packing) -> Figure:
-    micro_batches = (
-        "1 micro-batch" if packing.micro_batches == 1 else f"{number(packing.micro_batches)} micro-batches"
+    batches = "micro-batch" if packing.micro_batches == 1 else "micro-batches"
+    return Figure(
+        "Packing", share(packing.efficiency, 1), f"{number(packing.micro_batches)} {batches} per epoch"
     )
-    return Figure("Packing", share(packing.efficiency, 1), f"full, {micro_batches} per epoch")
 
 
 def _steps(training: dict[str, object]) -> Figure | None:

@@ -12,8 +12,8 @@ from finetune_trainer.report import plots, words
 from finetune_trainer.report.document import Duplicates, Estimate, Example, Lengths, MemoryPlan, Report
 from finetune_trainer.report.figures import key_figures
 from finetune_trainer.report.mask import Gap, abbreviated, runs, visible
-from finetune_trainer.report.plots import Mark
 from finetune_trainer.report.readiness import over_budget, readiness
+from finetune_trainer.report.scale import Mark
 
 _GROUPS = {"error": "Errors", "warning": "Warnings", "info": "For information"}
 
@@ -120,7 +120,7 @@ def _cost(estimate: Estimate) -> str | None:
         return None
     budget = estimate.budget
     marks = [] if budget is None else [Mark(budget, f"budget {words.money(budget, None)}", "budget")]
-    return plots.band("Cost", low, middle, high, marks, lambda value: words.money(value, None))
+    return plots.band("Cost", (low, middle, high), lambda value: words.money(value, None), marks)
 
 
 def _settings(report: Report) -> dict[str, Mapping[str, Any]]:

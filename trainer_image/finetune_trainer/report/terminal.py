@@ -40,7 +40,7 @@ def terminal_report(report: Report, width: int = 80, colour: bool = False) -> st
     columns = max(_NARROWEST, min(width, _WIDEST))
     blocks = [_headline(report), _data(report), _findings(report.findings), _numbers(report), _advice(report)]
     written = ["".join(_lines(entry, columns, colour) for entry in block) for block in blocks if block]
-    return "\n".join(written)
+    return "\n".join(written).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def check_json(findings: Sequence[Finding], rows: int, tokens: int | None) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _lines(entry: _Entry, width: int, colour: bool) -> str:
 def _headline(report: Report) -> list[_Entry]:
     verdict = readiness(report)
     about = f"{report.job.namespace}/{report.job.name}: " if report.job else ""
-    sign = {"good": "ok", "warning": "look", "error": "stop"}[verdict.level]
+    sign = {"good": "ready", "warning": "check", "error": "refused"}[verdict.level]
     return [_Entry(sign, (f"{about}{verdict.text}",), verdict.level)]
 
 

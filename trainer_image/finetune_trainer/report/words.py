@@ -1,7 +1,11 @@
-"""How numbers and texts of the report are written for people, on the page and in the terminal."""
+"""How numbers and texts of the report are written for people, on the page and in the terminal.
+
+No line breaks between a number and its unit: they are joined by a no-break space.
+"""
 
 import re
 
+_JOIN = "\N{NO-BREAK SPACE}"
 _HOURS_A_DAY = 24
 # C0 and C1 controls, line separators and bidirectional controls, surrogates, noncharacters.
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -14,25 +18,25 @@ def number(value: float) -> str:
 
 def gib(value: float) -> str:
     """`12.3 GiB`."""
-    return f"{value:,.1f} GiB"
+    return f"{value:,.1f}{_JOIN}GiB"
 
 
 def money(value: float, currency: str | None) -> str:
     """`USD 1.35`; the bare number when the price table names no currency."""
-    return f"{currency} {value:,.2f}" if currency else f"{value:,.2f}"
+    return f"{currency}{_JOIN}{value:,.2f}" if currency else f"{value:,.2f}"
 
 
 def duration(hours: float) -> str:
     """`8 min`, `3.4 h` or `2.1 days`."""
     if hours < 1:
-        return f"{max(1, round(hours * 60))} min"
-    return f"{hours:.1f} h" if hours < 2 * _HOURS_A_DAY else f"{hours / _HOURS_A_DAY:,.1f} days"
+        return f"{max(1, round(hours * 60))}{_JOIN}min"
+    return f"{hours:.1f}{_JOIN}h" if hours < 2 * _HOURS_A_DAY else f"{hours / _HOURS_A_DAY:,.1f}{_JOIN}days"
 
 
 def share(part: float, whole: float) -> str:
     """`14 %`, with a digit behind the point under 10 %."""
     percent = 100 * part / whole if whole else 0.0
-    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %"
+    return f"{percent:.0f}{_JOIN}%" if percent >= 10 or percent == 0 else f"{percent:.1f}{_JOIN}%"
 
 
 def plural(count: int, noun: str) -> str:
