@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     text = "report the stored result of the stage that the job file names, and run nothing"
     _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
-    text = "print the JSON Schemas of job, result and manifest"
+    text = "print the JSON Schemas of job, result, manifest and report"
     commands.add_parser("schemas", help=text, description=text).set_defaults(command=_schemas)
     return parser
 
