@@ -104,7 +104,7 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
     )
     rows = _rows(case.rows_per_step * STEPS, SHAPES[case.shape]["vocab_size"])
     execution = Execution(
-        case.micro_batch_tokens, case.checkpointing, case.zero_stage, cast(Offload, case.offload)
+        case.micro_batch_tokens, case.checkpointing, case.zero_stage, cast("Offload", case.offload)
     )
     plan = TrainPlan(
         1, 1e-4, case.rows_per_step, 17, LoraPlan(16, 32) if case.method == "LoRA" else None, execution
