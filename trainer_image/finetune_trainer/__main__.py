@@ -1,4 +1,4 @@
-"""Command line of the trainer image: `python -m finetune_trainer <stage> --job FILE [--workspace DIR]`."""
+"""Command line of the trainer: a stage with `--job FILE [--workspace DIR]`, or `plan` without a cluster."""
 
 import argparse
 import json
@@ -6,6 +6,10 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.planning import command as planning
 
 STAGES = {
     "prepare": "fetch and pin the base, check and tokenise the data, plan the training (CPU)",
@@ -23,8 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
     return command(options)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with 64 on wrong usage, as on any other wrong input."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(UserError.exit_code, f"{self.prog}: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
+    parser = _Parser(prog="python -m finetune_trainer", description=__doc__)
     commands = parser.add_subparsers(dest="stage", required=True, metavar="COMMAND")
     for name, text in STAGES.items():
         _with_paths(commands.add_parser(name, help=text, description=text)).set_defaults(
@@ -32,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
         )
     text = "report the stored result of the stage that the job file names, and run nothing"
     _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
+    text = "say whether a model fits the GPUs, and how, from its config.json (no job, no GPU)"
+    plan = commands.add_parser("plan", help=text, description=text)
+    planning.add_arguments(plan)
+    plan.set_defaults(command=planning.run)
     text = "print the JSON Schemas of job, result, manifest and report"
     commands.add_parser("schemas", help=text, description=text).set_defaults(command=_schemas)
     return parser
