@@ -103,7 +103,8 @@ def canonical(number: int, row: dict[str, Any]) -> Row:
     """The canonical form of a row that passed the rules about raw rows."""
     text = row["text"] if detect(row) == "text" else None
     messages = tuple(_canonical_turn(turn) for turn in turns(row))
-    group = next((str(row[key]) for key in ("group", "source_id") if given(row, key)), None)
+    groups = (row.get(key) for key in ("group", "source_id"))
+    group = next((str(group) for group in groups if group not in (None, "")), None)
     return Row(number, _id(number, row), messages, text, group, tuple(parsed(row.get("tools")) or ()))
 
 

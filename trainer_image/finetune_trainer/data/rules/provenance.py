@@ -11,7 +11,8 @@ _NEGATIVE = {"0", "false", "no", "negative", "bad", "rejected", "dislike", "down
 def _unreviewed(row: dict[str, Any]) -> str | None:
     source = row.get("source")
     synthetic = isinstance(source, str) and source.strip().lower() == "synthetic"
-    return "it is synthetic and not reviewed" if synthetic and row.get("reviewed") is not True else None
+    reviewed = str(row.get("reviewed")).lower() == "true"  # tables hold it as text
+    return "it is synthetic and not reviewed" if synthetic and not reviewed else None
 
 
 def _negative(row: dict[str, Any]) -> str | None:

@@ -27,7 +27,7 @@ def _lacks_messages(row: RawRow) -> str | None:
         return "it has no field to learn from"
     if kind in ("messages", "sharegpt") and not turns(row):
         return f"`{_list_name(kind)}` is empty or no list"
-    return None
+    return next((f"`{key}` is an empty list" for key in ("prompt", "completion") if row.get(key) == []), None)
 
 
 def _lacks_prompt(row: RawRow) -> str | None:

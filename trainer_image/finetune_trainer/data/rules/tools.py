@@ -7,12 +7,13 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, SchemaError
 
-from finetune_trainer.data.formats import given, parsed, turns
+from finetune_trainer.data.formats import parsed, turns
 from finetune_trainer.data.rowrule import RowRule
 
 
 def _bad_tools(row: dict[str, Any]) -> str | None:
-    if given(row, "tools") and (problem := _tools_problem(row["tools"])):
+    tools = row.get("tools")
+    if tools not in (None, "") and (problem := _tools_problem(tools)):  # "" is an empty cell of a table
         return problem
     return next(_call_problems(row), None)
 
