@@ -229,6 +229,28 @@ def test_an_answer_that_shares_a_token_with_the_prompt_is_a_warning(tokenizer: C
     assert _trained_text(tokenizer, encoded) == " ans<|im_end|>"
 
 
+def test_an_unknown_character_before_an_answer_does_not_look_like_a_shared_token(
+    tokenizer: ChatTokenizer,
+) -> None:
+    """A vocabulary of pieces of words writes the template's line feed as its token for the unknown."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    specials = ["<unk>", "<|im_start|>", "<|im_end|>"]
+    core.train_from_iterator(
+        ["the user asks and the assistant answers"],
+        trainers.BpeTrainer(vocab_size=90, special_tokens=specials),
+    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="<|im_end|>")
+    wrapped.chat_template = tokenizer._tokenizer.chat_template
+    pieces = ChatTokenizer(wrapped, frozenset({2}))
+    encoded = _encoded(pieces, _row(("user", "the user"), ("assistant", "the answers")))
+    assert 0 in encoded.input_ids
+    assert _names(pieces, encoded) == []
+
+
 def test_no_template_is_an_error_for_conversations_and_none_for_text(tokenizer: ChatTokenizer) -> None:
     bare = _changed(tokenizer, chat_template=None)
     result = tokenise(bare, [_row(("user", "a"), ("assistant", "b"))], 64)

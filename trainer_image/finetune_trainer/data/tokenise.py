@@ -36,12 +36,14 @@ class Encoded:
     @property
     def input_ids(self) -> list[int]:
         """The token ids."""
-        return list(map(int, self.ids))
+        ids: list[int] = self.ids.tolist()
+        return ids
 
     @property
     def labels(self) -> list[int]:
         """The token ids where they are trained, UNTRAINED elsewhere."""
-        return list(map(int, np.where(self.mask, self.ids, UNTRAINED)))
+        labels: list[int] = np.where(self.mask, self.ids, UNTRAINED).tolist()
+        return labels
 
     @property
     def trained(self) -> int:
@@ -76,8 +78,7 @@ class ChatTokenizer:
         self._backend = tokenizer.backend_tokenizer
         self.stop_ids = stop_ids
         self._vocabulary = vocabulary
-        self._added: dict[str, int] = tokenizer.get_added_vocab()
-        self.added_ids = frozenset(self._added.values())
+        self.added: dict[int, str] = {index: token for token, index in tokenizer.get_added_vocab().items()}
         self._known: dict[str, list[int]] = {}
 
     @property
@@ -104,7 +105,7 @@ class ChatTokenizer:
         """Added tokens that the base model has no embedding for."""
         if self._vocabulary is None:
             return []
-        return sorted(token for token, index in self._added.items() if index >= self._vocabulary)
+        return sorted(token for index, token in self.added.items() if index >= self._vocabulary)
 
     def render(self, messages: Sequence[Message], *, ask: bool, tools: Sequence[dict[str, Any]] = ()) -> str:
         """The text of a conversation; with `ask` it ends where the assistant is to answer."""
@@ -266,14 +267,16 @@ def _token_from(encoding: Any, position: int, text: str) -> int:
 
 
 def _prompt_kept(tokenizer: ChatTokenizer, prompt: str, encoding: Any, first: int) -> bool:
-    """Whether the prompt alone has the tokens that it has in the whole.
+    """Whether the prompt alone has the tokens that it has in the whole, where its answer is at `first`.
 
     Added tokens are cut out of a text before anything else, so both agree up to the last of them; what is
     compared is the rest, which is the same few characters in most rows.
     """
     ids = encoding.ids
-    begin = next((i for i in range(first - 1, -1, -1) if ids[i] in tokenizer.added_ids), 0)
-    place = encoding.token_to_chars(begin)[0] if begin else 0
+    added = ((i, tokenizer.added[ids[i]]) for i in range(first - 1, -1, -1) if ids[i] in tokenizer.added)
+    places = ((i, encoding.token_to_chars(i)[0], token) for i, token in added)
+    # An unknown character becomes an added token too, but nothing is cut there.
+    begin, place = next(((i, at) for i, at, token in places if prompt.startswith(token, at)), (0, 0))
     return tokenizer.encode(prompt[place:]) == list(ids[begin:first])
 
 
