@@ -1,4 +1,4 @@
-"""Command line of the trainer: a stage with `--job FILE [--workspace DIR]`, or `plan` without a cluster."""
+"""Command line of the trainer: a stage with `--job FILE`, or `plan` and `check` without a cluster."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning import command as planning
+from finetune_trainer.local import plan as local_plan
 
 STAGES = {
     "prepare": "fetch and pin the base, check and tokenise the data, plan the training (CPU)",
@@ -45,9 +45,15 @@ def _parser() -> argparse.ArgumentParser:
     text = "report the stored result of the stage that the job file names, and run nothing"
     _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
     text = "say whether a model fits the GPUs, and how, from its config.json (no job, no GPU)"
-    plan = commands.add_parser("plan", help=text, description=text)
-    planning.add_arguments(plan)
-    plan.set_defaults(command=planning.run)
+    local_plan.add_arguments(command := commands.add_parser("plan", help=text, description=text))
+    command.set_defaults(command=local_plan.run)
+    text = "check local rows by the rules of docs/data-rules.md (no job, no GPU)"
+    command = commands.add_parser("check", help=text, description=text)
+    command.add_argument("data", type=Path, metavar="DATA", help="the training rows, JSON lines")
+    command.add_argument("--holdout", type=Path, help="the held-out rows, JSON lines")
+    command.add_argument("--model", type=Path, help="a base model's folder: adds the rules about tokens")
+    command.add_argument("--output", choices=("text", "json"), default="text")
+    command.set_defaults(command=_check)
     text = "print the JSON Schemas of job, result, manifest and report"
     commands.add_parser("schemas", help=text, description=text).set_defaults(command=_schemas)
     return parser
@@ -75,6 +81,12 @@ def _run_gang(options: argparse.Namespace) -> int:
     from finetune_trainer.launch.gang import main as run_gang
 
     return run_gang(options.job, options.workspace)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from finetune_trainer.local.check import run
+
+    return run(options)
 
 
 def _reemit(options: argparse.Namespace) -> int:

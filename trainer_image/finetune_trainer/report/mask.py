@@ -4,6 +4,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from finetune_trainer.data.tokenise import ChatTokenizer, Encoded
 from finetune_trainer.report.document import Example, Token
 from finetune_trainer.report.words import printable
 
@@ -26,6 +27,12 @@ class Gap:
 
     count: int
     trained: bool
+
+
+def first_example(tokenizer: ChatTokenizer, rows: Sequence[Encoded]) -> Example:
+    """The first row as it is trained."""
+    row = rows[0]
+    return example(row.number, row.ids.tolist(), row.mask.tolist(), tokenizer.text_of, tokenizer.added)
 
 
 def example(

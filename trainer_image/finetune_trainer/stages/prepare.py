@@ -15,7 +15,7 @@ from finetune_trainer.data.findings import Finding, errors, warnings
 from finetune_trainer.data.holdout import HoldoutRow, split_reference
 from finetune_trainer.data.load import Loaded, load
 from finetune_trainer.data.prepared import read_prepared, write_prepared
-from finetune_trainer.data.tokenise import Encoded, load_tokenizer
+from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, load_tokenizer
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import write_atomically, write_lines
 from finetune_trainer.fingerprint import fingerprint
@@ -25,6 +25,7 @@ from finetune_trainer.progress import ProgressServer
 from finetune_trainer.report.document import Datasets, DataSummary, JobName, Report
 from finetune_trainer.report.html import report_html
 from finetune_trainer.report.lengths import measure_lengths
+from finetune_trainer.report.mask import first_example
 from finetune_trainer.results import succeeded
 from finetune_trainer.sources.hub import fetch_base
 from finetune_trainer.stages.publication import artifact, published_manifest
@@ -110,10 +111,11 @@ def _prepare(job: Job, workspace: Workspace, data: _Data, progress: ProgressServ
         findings += check_holdout(job.spec.evaluation, tokenizer, data.train.rows, holdout, positions)
     if errors(findings):
         _refuse(job, workspace, data, findings)
-    rows = [_shortened(row, limit) for row in tokenised.rows]
+    rows = [row.cut(limit) for row in tokenised.rows]  # rule 25 allows it: no trained token is lost
     plan = make_plan(job.spec, len(rows), max(len(row.input_ids) for row in rows), positions)
     summary = _summary(job, digest, data, rows, plan, findings)
-    _write(job, workspace, rows, holdout, _full_report(_report(job, data, findings), rows, plan), summary)
+    report = _full_report(_report(job, data, findings), tokenizer, rows, plan)
+    _write(job, workspace, rows, holdout, report, summary)
     return succeeded(job, _sentence(summary), summary)
 
 
@@ -147,11 +149,6 @@ def _refuse(job: Job, workspace: Workspace, data: _Data, findings: Sequence[Find
     shown = " ".join(f"[{item.dataset}] {item.message}" for item in wrong[:_MESSAGES])
     more = f" And {len(wrong) - _MESSAGES} more findings." if len(wrong) > _MESSAGES else ""
     raise UserError(f"{shown}{more} The report is in the workspace at dataset/report.html.")
-
-
-def _shortened(row: Encoded, limit: int) -> Encoded:
-    """Cut what rule 25 allows to be cut: tokens after the last trained one."""
-    return Encoded(row.number, row.input_ids[:limit], row.labels[:limit], row.stops, row.prefix_kept)
 
 
 def _summary(
@@ -229,11 +226,11 @@ def _report(job: Job, data: _Data, findings: Sequence[Finding]) -> Report:
 
 
 def _data_summary(spec: DatasetSpec, loaded: Loaded) -> DataSummary:
-    return DataSummary(source=spec.source, rows=len(loaded.rows), digest=loaded.digest)
+    return DataSummary(source=spec.source, format=loaded.format, rows=loaded.count, digest=loaded.digest)
 
 
-def _full_report(report: Report, rows: Sequence[Encoded], plan: Plan) -> Report:
-    """The report of accepted data with its lengths and the chosen settings."""
+def _full_report(report: Report, tokenizer: ChatTokenizer, rows: Sequence[Encoded], plan: Plan) -> Report:
+    """The report of accepted data with its lengths, its first row token by token and the chosen settings."""
     tokens, trained = [len(row.input_ids) for row in rows], [row.trained for row in rows]
     counted = {"tokens": sum(tokens), "trained_tokens": sum(trained)}
     train = report.datasets.train.model_copy(update=counted)
@@ -241,6 +238,7 @@ def _full_report(report: Report, rows: Sequence[Encoded], plan: Plan) -> Report:
         update={
             "datasets": report.datasets.model_copy(update={"train": train}),
             "lengths": measure_lengths(tokens, trained, plan.max_length),
+            "example": first_example(tokenizer, rows),
             "training": plan.training(),
             "lora": plan.lora(),
         }
