@@ -238,8 +238,8 @@ def test_a_message_says_where_the_first_problem_is_and_what_to_do() -> None:
     ids=["broken", "not UTF-8", "byte-order mark", "NaN", "deeply nested", "list", "string", "null", "true", "number"],
 )  # fmt: skip
 def test_an_unreadable_line_is_named_with_its_number(raw: bytes, rule: int, text: str) -> None:
-    good = json.dumps(PAIR).encode()
-    (found,) = check_structure(read_lines([good, b"\n", raw, good]), "train")
+    good, other = json.dumps(PAIR).encode(), json.dumps({**PAIR, "prompt": "c"}).encode()
+    (found,) = check_structure(read_lines([good, b"\n", raw, other]), "train")
     assert (found.number, found.severity, found.rows) == (rule, "error", (3,))
     assert text in found.message
     assert found.message.startswith("Row 3: ")

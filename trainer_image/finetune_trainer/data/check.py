@@ -8,6 +8,7 @@ import numpy as np
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec
 from finetune_trainer.data import holdout as holdout_rules
 from finetune_trainer.data import rules
+from finetune_trainer.data.corpus import leak_group, leak_near
 from finetune_trainer.data.findings import Finding, errors, found, name_rows, present
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.holdout import HoldoutRow
@@ -68,13 +69,16 @@ def check_holdout(
 def compare_holdout(
     train: Sequence[Row], rows: Sequence[HoldoutRow], graders: Sequence[GraderSpec] = ()
 ) -> list[Finding]:
-    """Rules 36, 41 and 42: the hold-out beside the training rows, and what the graders need of it."""
+    """Rules 36, 37, 39 and 41 to 43: the hold-out beside the training rows, and its expected answers."""
     return present(
         [
             holdout_rules.leak_exact(train, rows),
             holdout_rules.eval_size(rows),
             holdout_rules.duplicate_ids(rows),
             holdout_rules.eval_no_reference(rows, graders),
+            holdout_rules.eval_reference_fails(rows, graders),
+            *leak_near(train, [(row.number, row.messages) for row in rows]),
+            leak_group(train, [(row.number, row.group) for row in rows]),
         ],
         "holdout",
     )

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.data import rules
+from finetune_trainer.data.corpus import corpus_findings
 from finetune_trainer.data.findings import Finding, errors, present
 from finetune_trainer.data.formats import Row, canonical, detect
 from finetune_trainer.data.lines import Line, read_lines
@@ -46,7 +47,10 @@ def load_lines(source: str, lines: Sequence[Line], dataset: str) -> Loaded:
     if errors(findings):
         return Loaded([], findings, rows_digest([]), len(lines))
     rows = [canonical(line.number, line.value) for line in lines]
-    return Loaded(rows, findings, rows_digest(rows), len(lines), detect(lines[0].value))
+    form = detect(lines[0].value)
+    if dataset == "holdout" and form == "text":
+        raise UserError(f"{source} is plain text; a hold-out needs prompts with expected answers.")
+    return Loaded(rows, findings, rows_digest(rows), len(lines), form)
 
 
 def check_structure(lines: Sequence[Line], dataset: str) -> list[Finding]:
@@ -62,7 +66,8 @@ def check_structure(lines: Sequence[Line], dataset: str) -> list[Finding]:
     )
     rows = [canonical(number, row) for number, row in raw if rules.sound(row, dataset)]
     about_rows = _findings(rules.ROW_RULES, [(row.number, row) for row in rows], dataset)
-    return found + present([*about_rows, *rules.shares(rows).findings()], dataset)
+    about_corpus = corpus_findings(rows) if dataset == "train" else []
+    return found + present([*about_rows, *rules.shares(rows).findings(), *about_corpus], dataset)
 
 
 def _findings(
