@@ -58,6 +58,7 @@ RAW: dict[str, tuple[dict[str, Any], list[Any]]] = {
         {
             "no messages": {"messages": []}, "text for messages": {"messages": "text"}, "null": {"messages": None},
             "an unknown field": {"question": "a"}, "no field": {}, "no conversation": {"conversations": []},
+            "only a system column": {"conversations": [], "system": "s"},
             "a prompt without messages": {"prompt": [], "completion": "b"}, "a completion without": {"prompt": "a", "completion": []},
         },
         [],
@@ -104,9 +105,10 @@ RAW: dict[str, tuple[dict[str, Any], list[Any]]] = {
             "an empty completion": {"prompt": "a", "completion": ""}, "a number": {"prompt": 1, "completion": "b"},
             "an empty text": {"text": " "}, "a number for text": {"text": 1},
             "alpaca with a number": {"instruction": "a", "input": 3, "output": "b"},
+            "a number beside a call": {"messages": [USER, {**CALL, "content": 5}]},
             "an empty value in sharegpt": {"conversations": [{"from": "gpt", "value": ""}]},
         },
-        [{"messages": [USER, {**CALL, "content": None}]}],
+        [{"messages": [USER, {**CALL, "content": None}]}, {"messages": [USER, {**CALL, "content": ""}]}],
     ),
     "missing_assistant": (
         {

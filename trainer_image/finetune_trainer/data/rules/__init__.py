@@ -4,7 +4,6 @@ A rule of one row is a `RowRule` and belongs to one of the groups below, by what
 shares is a function of counts that can be added up, because chunks of rows are examined apart.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from finetune_trainer.data.formats import Row
@@ -42,10 +41,10 @@ _REFUSING = {
 }
 
 
-def sound(row: Mapping[str, Any], dataset: str) -> bool:
+def sound(row: dict[str, Any], dataset: str) -> bool:
     """Whether a raw row of `train` or `holdout` can be brought into canonical form.
 
     It cannot when a rule about raw rows names it with the severity error, whatever severity the job chose
     for that rule: a row without messages stays one.
     """
-    return not any(rule.problem(dict(row)) for rule in _REFUSING[dataset])
+    return not any(rule.problem(row) for rule in _REFUSING[dataset])

@@ -8,6 +8,7 @@ from finetune_trainer.data.rowrule import RowRule
 
 RawRow = dict[str, Any]
 
+_LISTS = {"messages": ("messages",), "sharegpt": ("conversations",)}
 _NEEDED = {"pairs": ("prompt", "completion"), "alpaca": ("instruction", "output")}
 # What a row may say beside its content, in every format.
 _ABOUT_ROW = {"id", "group", "source", "source_id", "reviewed", "label", "rating"}
@@ -25,9 +26,10 @@ def _lacks_messages(row: RawRow) -> str | None:
     kind = detect(row)
     if kind == "unknown":
         return "it has no field to learn from"
-    if kind in ("messages", "sharegpt") and not turns(row):
-        return f"`{_list_name(kind)}` is empty or no list"
-    return next((f"`{key}` is an empty list" for key in ("prompt", "completion") if row.get(key) == []), None)
+    wrong = (key for key in _LISTS.get(kind, ()) if not (isinstance(row.get(key), list) and row[key]))
+    if kind == "pairs":  # their sides may be text, which is rule 9's, or be missing, which is rule 6's
+        wrong = (key for key in _NEEDED["pairs"] if row.get(key) == [])
+    return next((f"`{key}` is empty or no list" for key in wrong), None)
 
 
 def _lacks_prompt(row: RawRow) -> str | None:
@@ -83,7 +85,7 @@ def _empty(row: RawRow) -> str | None:
     if detect(row) == "text":
         return None if _is_text(row["text"]) else "`text` is empty or no text"
     for position, turn in _objects(row):
-        if "content" in turn and not turn.get("tool_calls") and not _is_text(turn["content"]):
+        if "content" in turn and not _is_text(turn["content"]) and not _only_calls(turn):
             return f"message {position} ({turn.get('role')}) has no text"
     return None
 
@@ -103,12 +105,12 @@ def _objects(row: RawRow) -> Iterator[tuple[int, dict[str, Any]]]:
     return ((i, turn) for i, turn in enumerate(turns(row), start=1) if isinstance(turn, dict))
 
 
+def _only_calls(turn: dict[str, Any]) -> bool:
+    return bool(turn.get("tool_calls")) and turn["content"] in (None, "")
+
+
 def _is_text(content: Any) -> bool:
     return isinstance(content, str) and bool(content.strip())
-
-
-def _list_name(kind: str) -> str:
-    return "conversations" if kind == "sharegpt" else "messages"
 
 
 _ROLES_ADVICE = f"use {', '.join(ROLES)} (in `from`: {', '.join(SHAREGPT_ROLES)})"
