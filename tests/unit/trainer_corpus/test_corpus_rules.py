@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.corpus import contradiction, exact_duplicate, leak_group, leak_near, near_duplicate
+from finetune_trainer.data.corpus import (
+    answer_conflict_format,
+    contradiction,
+    exact_duplicate,
+    leak_group,
+    leak_near,
+    near_duplicate,
+)
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.similarity import jaccard, nearest, shingles, signatures, similar_pairs, template
 
@@ -128,6 +135,30 @@ def test_more_than_two_percent_of_contradicting_rows_is_an_error() -> None:
     finding = contradiction([*clean(50), row(501, "same", "a"), row(502, "same", "b")])
     assert finding is not None
     assert finding.severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("usual", "other", "expected"),
+    [
+        ('{"a": 1}', "prose", True),
+        ('{"a": 1}', '{"b": 1}', True),
+        ('{"a": 1}', '{"a": "else"}', False),
+        ("prose", "more prose", False),
+        ("prose", "[1, 2]", True),
+        ("17", "prose", False),
+    ],
+    ids=["text among JSON", "other fields", "other values", "text among text", "a list among text", "a number is text"],
+)  # fmt: skip
+def test_answers_have_one_form(usual: str, other: str, expected: bool) -> None:
+    rows = [row(n, f"question {n}", usual) for n in range(1, 10)]
+    finding = answer_conflict_format([*rows, row(10, "question 10", other)])
+    assert (finding is not None) is expected
+    if finding is not None:
+        assert (finding.rows, finding.severity) == ((10,), "warning")
+
+
+def test_where_no_form_is_usual_none_is_wrong() -> None:
+    assert answer_conflict_format([row(n, f"q {n}", "text" if n % 2 else "[1]") for n in range(20)]) is None
 
 
 def prompts(*texts: str) -> list[tuple[int, Sequence[dict[str, str]]]]:

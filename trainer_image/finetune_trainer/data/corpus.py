@@ -1,6 +1,7 @@
-"""Rules that compare rows with each other and with the hold-out (data rules 31, 32, 34, 37, 39)."""
+"""Rules that compare rows with each other and with the hold-out (data rules 31, 32, 34, 35, 37, 39)."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ _MANY_CONTRADICTIONS = 0.02
 _LONG_ANSWER = 20  # words
 _OTHER_ANSWER = 0.5  # long answers with less in common than this say different things
 _LEAK, _LIKELY_LEAK = 0.8, 0.6
+_USUAL_FORM = 0.8
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,12 @@ class _Pair:
 
 def corpus_findings(rows: Sequence[Row]) -> list[Finding | None]:
     """What the training rows say about each other."""
-    return [exact_duplicate(rows), near_duplicate(rows), contradiction(rows)]
+    return [
+        exact_duplicate(rows),
+        near_duplicate(rows),
+        contradiction(rows),
+        answer_conflict_format(rows),
+    ]
 
 
 def exact_duplicate(rows: Sequence[Row]) -> Finding | None:
@@ -78,7 +85,7 @@ def near_duplicate(rows: Sequence[Row]) -> Finding | None:
 
 def contradiction(rows: Sequence[Row]) -> Finding | None:
     """Rule 34: the same input with different answers; an error above 2 % of the rows."""
-    answered = [row for row in rows if row.messages and row.messages[-1]["role"] == "assistant"]
+    answered = _answered(rows)
     by_number = {row.number: row for row in answered}
     inputs = [_text(row.messages[:-1]) for row in answered]
     text_of = {row.number: text for row, text in zip(answered, inputs, strict=True)}
@@ -102,6 +109,22 @@ def contradiction(rows: Sequence[Row]) -> Finding | None:
     )
     severity: Severity = "error" if len(numbers) > _MANY_CONTRADICTIONS * len(rows) else "warning"
     return found(34, "contradiction", numbers, text, severity)
+
+
+def answer_conflict_format(rows: Sequence[Row]) -> Finding | None:
+    """Rule 35: when at least 80 % of the answers have one form, JSON with the same fields say, the others."""
+    answered = [(row.number, _form(_answer(row))) for row in _answered(rows) if _answer(row)]
+    forms = Counter(form for _, form in answered)
+    usual, count = forms.most_common(1)[0] if forms else ("", 0)
+    others = [(number, form) for number, form in answered if form != usual]
+    if not others or count < _USUAL_FORM * len(answered):
+        return None
+    number, form = others[0]
+    text = (
+        f"{len(others) / len(answered):.1%} of the answers have another form than the rest, first row "
+        f"{number}: {form}, where the rest are {usual}; make them alike."
+    )
+    return found(35, "answer_conflict_format", [number for number, _ in others], text, "warning")
 
 
 def leak_near(train: Sequence[Row], holdout: Sequence[tuple[int, Sequence[Message]]]) -> list[Finding | None]:
@@ -209,6 +232,20 @@ def _whole(row: Row) -> str:
 
 def _text(messages: Sequence[Message]) -> str:
     return "\n".join(normalise(str(turn.get("content") or "")) for turn in messages)
+
+
+def _answered(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.messages and row.messages[-1]["role"] == "assistant"]
+
+
+def _form(answer: str) -> str:
+    try:
+        value = parse_json(answer)
+    except UnreadableJson:
+        return "text"
+    if isinstance(value, dict):
+        return f"JSON with the fields {', '.join(sorted(value)) or '(none)'}"
+    return "a JSON list" if isinstance(value, list) else "text"
 
 
 def _answer(row: Row) -> str:
