@@ -1,13 +1,15 @@
-"""`plan`: does a model fit the GPUs, and how, from its config.json alone."""
+"""`plan`: does a model fit the GPUs, how, how long and for how much, from its config.json alone."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.choose import MemoryPlan, Request, choose
-from finetune_trainer.planning.shape import read_shape
+from finetune_trainer.planning.estimate import Estimate, Gpu, estimate
+from finetune_trainer.planning.shape import ModelShape, read_shape
 
 _BAR = 40
 _NAMES = {
@@ -31,33 +33,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zero-stage", type=int, choices=range(4), help="DeepSpeed's stage, method Full")
     parser.add_argument("--offload", choices=("none", "optimizer", "all"), help="to the host, method Full")
     parser.add_argument("--checkpointing", choices=("on", "off"), help="recompute activations")
+    parser.add_argument("--train-tokens", type=_count, help="tokens over all epochs: adds time and cost")
+    parser.add_argument("--row-tokens", type=_count, default=1024, help="mean tokens of a row (default 1024)")
+    parser.add_argument("--gpu-peak-tflops", type=_positive, help="dense bf16 peak of one GPU")
+    parser.add_argument("--price-per-hour", type=_positive, help="price of one GPU for an hour")
     parser.add_argument("--output", choices=("text", "json"), default="text")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan; 0 when it fits, 1 when it does not, 64 when the question is wrong."""
     try:
-        plan = choose(read_shape(options.model), _request(options))
+        shape = read_shape(options.model)
+        plan = choose(shape, _request(options))
+        expected = _estimate(options, shape, plan)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(json.dumps(plan.to_json()) if options.output == "json" else text(plan))
+    print(json.dumps(document(plan, expected)) if options.output == "json" else text(plan, expected))
     return 0 if plan.fits else 1
 
 
-def text(plan: MemoryPlan) -> str:
-    """The plan for a terminal: a bar per part, the layout, and what to change."""
-    document = plan.to_json()
-    largest = max(document["breakdown"].values()) or 1
+def document(plan: MemoryPlan, expected: Estimate | None) -> dict[str, Any]:
+    """The plan as JSON, with `estimate` null unless it was asked for."""
+    return {**plan.to_json(), "estimate": expected.to_json() if expected else None}
+
+
+def text(plan: MemoryPlan, expected: Estimate | None) -> str:
+    """The plan for a terminal: a bar per part, the layout, time and cost, and what to change."""
+    planned = plan.to_json()
+    largest = max(planned["breakdown"].values()) or 1
     parts = [
         f"  {_NAMES[name]:<38} {size:8.1f} GiB  {'█' * round(_BAR * size / largest)}"
-        for name, size in document["breakdown"].items()
+        for name, size in planned["breakdown"].items()
         if size
     ]
     verdict = "fits" if plan.fits else "does not fit"
     head = (
         f"{plan.request.method} on {plan.request.gpus} x {plan.request.gpu_gib:g} GiB {verdict}: "
-        f"{document['peakGiB']:.1f} GiB per GPU, of which {document['limitGiB']:.1f} may be planned (90 %)"
+        f"{planned['peakGiB']:.1f} GiB per GPU, of which {planned['limitGiB']:.1f} may be planned (90 %)"
     )
     setup = plan.setup
     kept = "recomputed" if setup.checkpointing else "kept"
@@ -65,8 +78,34 @@ def text(plan: MemoryPlan) -> str:
         f"  {setup.tokens} tokens per micro-batch, activations {kept}, ZeRO stage {setup.zero_stage}, "
         f"offload {setup.offload}"
     )
-    host = [f"  {document['hostGiB']:.0f} GiB of host memory for the offload"] if plan.host else []
-    return "\n".join([head, *parts, layout, *host, *([plan.suggestion] if plan.suggestion else [])])
+    host = [f"  {planned['hostGiB']:.0f} GiB of host memory for the offload"] if plan.host else []
+    timed = [_time(expected)] if expected else []
+    return "\n".join([head, *parts, layout, *host, *timed, *([plan.suggestion] if plan.suggestion else [])])
+
+
+def _time(expected: Estimate) -> str:
+    numbers = expected.to_json()
+    line = (
+        f"  {numbers['hours']:.2f} h ({numbers['hoursLow']:.2f} to {numbers['hoursHigh']:.2f}) at "
+        f"{expected.mfu:.0%} of the GPUs' peak"
+    )
+    if numbers["cost"] is None:
+        return line
+    return (
+        f"{line}; {numbers['cost']:.2f} ({numbers['costLow']:.2f} to {numbers['costHigh']:.2f}) for all GPUs"
+    )
+
+
+def _estimate(options: argparse.Namespace, shape: ModelShape, plan: MemoryPlan) -> Estimate | None:
+    """Time and cost, when the tokens are given; UserError when the GPU's peak is not."""
+    if options.train_tokens is None:
+        if options.gpu_peak_tflops or options.price_per_hour:
+            raise UserError("Time and cost need --train-tokens, the tokens over all epochs.")
+        return None
+    if options.gpu_peak_tflops is None:
+        raise UserError("Time needs --gpu-peak-tflops, the GPU's dense bf16 peak (989 for an H100 or H200).")
+    gpu = Gpu(options.gpu_peak_tflops, options.price_per_hour)
+    return estimate(shape, plan.setup, gpu, options.train_tokens, options.row_tokens)
 
 
 def _request(options: argparse.Namespace) -> Request:
