@@ -2,7 +2,7 @@
 
 Operations per token: 2N forward, 2N backward for the inputs' gradients and 2N for the weights'. A frozen base
 needs no weight gradients, so LoRA and QLoRA take 4N, Full 6N; causal attention adds 6 * layers * width * row
-length. Recomputed activations are not counted, they lower the share of the peak (MFU; PaLM, arXiv 2204.02311).
+length. Recomputed activations are not counted: they lower the share of the peak (MFU, arXiv 2204.02311).
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from typing import Any
 from finetune_trainer.planning.memory import Setup
 from finetune_trainer.planning.shape import ModelShape
 
-# Shares of the peak that trainings reach, where no run of one's own has shown another. Measured on an H200 with
-# packed rows: 8B LoRA .37 and .28 with recomputation, 1B Full .35, 1B LoRA .28 (benchmarks/README.md).
+# Shares of the peak that trainings reach, where no run of one's own has shown another. Measured on an H200
+# with packed rows: 8B LoRA .37, .28 with recomputation, 1B Full .35, 1B LoRA .28 (benchmarks/README.md).
 _MFU = {"LoRA": 0.40, "QLoRA": 0.25, "Full": 0.40}
 _MFU_ZERO3 = 0.30
 _BAND = 1.6  # the true time is between expected / 1.6 and expected * 1.6: wider than the spread measured
