@@ -47,10 +47,7 @@ def load_lines(source: str, lines: Sequence[Line], dataset: str) -> Loaded:
     if errors(findings):
         return Loaded([], findings, rows_digest([]), len(lines))
     rows = [canonical(line.number, line.value) for line in lines]
-    form = detect(lines[0].value)
-    if dataset == "holdout" and form == "text":
-        raise UserError(f"{source} is plain text; a hold-out needs prompts with expected answers.")
-    return Loaded(rows, findings, rows_digest(rows), len(lines), form)
+    return Loaded(rows, findings, rows_digest(rows), len(lines), detect(lines[0].value))
 
 
 def check_structure(lines: Sequence[Line], dataset: str) -> list[Finding]:
