@@ -1,4 +1,4 @@
-"""The hold-out: prompts with expected answers, and the rules about them (data rules 41, 42, 43)."""
+"""The hold-out: prompts with expected answers, and the rules about them (data rules 41 to 43)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +69,9 @@ def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[Grader
         (row.number, grader.name, result.reason)
         for row in holdout
         for grader in graders
-        if row.reference and (result := grade(grader, row.reference, row.reference)).passed is False
+        if row.reference
+        and reference_problem(grader, row.reference) is None
+        and (result := grade(grader, row.reference, row.reference)).score != 1
     ]
     if not wrong:
         return None
@@ -80,6 +82,7 @@ def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[Grader
         f"{grader}: {reason}); correct the answer or the grader."
     )
     return found(43, "eval_reference_fails", numbers, text)
+
 
 
 def duplicate_ids(holdout: Sequence[HoldoutRow]) -> Finding | None:
