@@ -24,4 +24,4 @@ def mixed_files(names: Sequence[str]) -> Finding | None:
 
 
 def _one_of_each(kinds: Mapping[str, Kind | None]) -> list[str]:
-    return list({kind: name for name, kind in reversed(kinds.items())}.values())[::-1]
+    return list({kind: name for name, kind in reversed(list(kinds.items()))}.values())[::-1]

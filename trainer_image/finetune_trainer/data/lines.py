@@ -1,13 +1,12 @@
 """The lines of a data file, readable or not."""
 
 from collections.abc import Iterable
-from io import BytesIO
 
-from finetune_trainer.reading.lines import Line, parse_line, split_lines
+from finetune_trainer.reading.lines import Line, RawLine, parse_line
 
 __all__ = ["Line", "read_lines"]
 
 
-def read_lines(stream: Iterable[bytes]) -> list[Line]:
-    """Every line of a stream that is not blank."""
-    return list(map(parse_line, split_lines(BytesIO(b"".join(stream)))))
+def read_lines(lines: Iterable[bytes]) -> list[Line]:
+    """Every line that is not blank, numbered from 1."""
+    return [parse_line(RawLine(number, raw)) for number, raw in enumerate(lines, start=1) if raw.strip()]

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.data import structure
+from finetune_trainer.data.file_rules import mixed_files
 from finetune_trainer.data.findings import Finding, errors, present
 from finetune_trainer.data.formats import Row, canonical
-from finetune_trainer.data.lines import Line, read_lines
+from finetune_trainer.data.lines import Line
 from finetune_trainer.errors import UserError
-from finetune_trainer.sources.fetch import open_data
+from finetune_trainer.reading.records import read_file
+from finetune_trainer.sources.fetch import locate
+from finetune_trainer.sources.located import DataFile
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,21 @@ class Loaded:
 
 def load(spec: DatasetSpec, scratch: Path, dataset: str) -> Loaded:
     """Read and check the structure of `train` or `holdout`; UserError when there is nothing to read."""
-    with open_data(spec, scratch) as stream:
-        lines = read_lines(stream)
+    lines = _read(locate(spec, scratch).files)
     if not lines:
         raise UserError(f"{spec.source} has no rows; write one JSON object per line.")
     findings = check_structure(lines, dataset)
     rows = [] if errors(findings) else [canonical(line.number, line.value) for line in lines]
     return Loaded(rows, findings, rows_digest(rows))
+
+
+def _read(files: Sequence[DataFile]) -> list[Line]:
+    if (mixed := mixed_files([file.name for file in files])) is not None:
+        raise UserError(mixed.message)
+    lines: list[Line] = []
+    for file in files:
+        lines += read_file(file.path, file.name, first=lines[-1].number + 1 if lines else 1)
+    return lines
 
 
 def check_structure(lines: Sequence[Line], dataset: str) -> list[Finding]:
