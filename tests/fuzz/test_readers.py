@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyarrow import parquet
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading.limits import JSON_DEPTH, RECORD_BYTES
+from finetune_trainer.reading.lines import Line
 from finetune_trainer.reading.records import read_file, read_records
 
 ROWS: list[dict[str, Any]] = [
@@ -50,17 +52,25 @@ PACK = {
     ".zst": lambda raw: pa.Codec("zstd").compress(raw, asbytes=True),
 }
 NAMES = [name + end for name in FILES for end in PACK if not (name == "x.parquet" and end)]
+pytestmark = pytest.mark.slow
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _read_all(records: Iterator[Line]) -> tuple[list[Line], str]:
+    """What was read, and the sentence that refused the rest ("" for none)."""
+    lines: list[Line] = []
+    try:
+        lines.extend(records)
+    except UserError as error:
+        return lines, str(error)
+    return lines, ""
 
 
 def _read(name: str, content: bytes, folder: Path) -> None:
     """Read all; UserError is an answer, and each record has a value or a problem."""
     (folder / "file").write_bytes(content)
-    try:
-        lines = list(read_file(folder / "file", name))
-    except UserError as error:
-        assert name in str(error)
-        return
+    lines, refusal = _read_all(read_file(folder / "file", name))
+    assert not refusal or name in refusal
     assert [line.number for line in lines] == sorted({line.number for line in lines})
     for line in lines:
         assert line.problem is None or line.value is None
@@ -70,14 +80,14 @@ def _read(name: str, content: bytes, folder: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @MANY
 @given(content=st.binary(max_size=300))
-@example(b"")
-@example(b"[")
-@example(b'[" \\')
-@example(b'"')
-@example(b"\xef\xbb\xbf")
-@example(b"\xef\xbb\xbf[1]")
-@example(b"PAR1")
-@example(b"PAR1\x15\x00PAR1")
+@example(content=b"")
+@example(content=b"[")
+@example(content=b'[" \\')
+@example(content=b'"')
+@example(content=b"\xef\xbb\xbf")
+@example(content=b"\xef\xbb\xbf[1]")
+@example(content=b"PAR1")
+@example(content=b"PAR1\x15\x00PAR1")
 def test_arbitrary_bytes_are_answered(name: str, content: bytes, tmp_path: Path) -> None:
     _read(name, content, tmp_path)
 
@@ -169,17 +179,14 @@ class _Repeated(io.RawIOBase):
         ("csv", b"a,b\n", b"x"),
         ("csv", b'a,b\n"', b"x"),
         ("csv", b"a,b\n", b","),
-        ("csv", b"a\n", b"\n"),
     ],
     ids=str,
 )
-def test_a_record_of_300_megabytes_takes_little_memory(kind: Any, start: bytes, byte: bytes) -> None:
-    stream: io.BufferedReader = io.BufferedReader(_Repeated(start, byte, 300_000_000), 1 << 18)
+def test_a_record_of_100_megabytes_takes_little_memory(kind: Any, start: bytes, byte: bytes) -> None:
+    stream: io.BufferedReader = io.BufferedReader(_Repeated(start, byte, 100_000_000), 1 << 18)
     tracemalloc.start()
-    try:
-        for line in read_records(stream, kind, "x"):
-            assert line.problem is not None or line.value == 1
-    except UserError as error:
-        assert "a record has no end" in str(error)
+    lines, refusal = _read_all(read_records(stream, kind, "x"))
+    assert all(line.problem is not None or line.value == 1 for line in lines)
+    assert not refusal or "a record has no end" in refusal
     assert tracemalloc.get_traced_memory()[1] < 8 * RECORD_BYTES
     tracemalloc.stop()

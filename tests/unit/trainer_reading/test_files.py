@@ -96,6 +96,7 @@ def test_a_damaged_packed_file_is_refused(extension: str, damage: Any, tmp_path:
         list(read_file(tmp_path / "x", f"x.jsonl.{extension}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extension", ["gz", "xz", "zst"])
 def test_a_bomb_is_refused_in_little_memory(extension: str, tmp_path: Path) -> None:
     zeros = b" " * (400 << 20)

@@ -11,7 +11,8 @@ from finetune_trainer.reading.lines import TOO_LONG, RawLine
 _BETWEEN_ELEMENTS = re.compile(rb'(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _IN_ELEMENT = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _IN_STRING = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
-_NOT_CLOSED = "the file ends before the array is closed by `]`; is it cut off?"
+_NOT_CLOSED = "the file ends before the array is closed by `]`, or brackets open without end; is it cut off?"
+_BRACKETS = 100_000  # so many open at once are no JSON; each costs a step, so their end is not looked for
 _FOLLOWED = "something follows the end of the array; write one array, or one object per line"
 
 
@@ -54,7 +55,7 @@ class _Window:
         while not (mark := self._look_on()):
             if self._at - self._start > RECORD_BYTES:
                 too_long, self._start = True, self._at
-            if not self._read_on():
+            if self._depth > _BRACKETS or not self._read_on():
                 return None, b""
         end, start = self._at - 1, self._start
         self._start = self._at

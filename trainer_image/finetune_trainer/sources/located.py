@@ -1,6 +1,7 @@
 """The files of a data set, at hand on this machine."""
 
 import errno
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,6 +32,33 @@ class Located:
 
     files: tuple[DataFile, ...]
     unread: tuple[str, ...] = ()
+
+
+def locate_local(path: Path) -> Located:
+    """The files at a path of this machine, which need no volume: one file or all files of a folder."""
+    if not path.is_dir():
+        return Located((local_file(path, str(path)),))
+    names, unread = choose(str(path), list_folder(path, str(path)))
+    return Located(tuple(local_file(path / name, str(path / name)) for name in names), unread)
+
+
+def local_file(path: Path, source: str) -> DataFile:
+    """A file on a mounted volume or this machine; UserError if there is no regular one."""
+    if not path.exists():
+        raise UserError(f"{source} does not exist; name the file or folder of the data.")
+    if not path.is_file():
+        raise UserError(f"{source} is no regular file (a pipe or a device?); store the data as a file.")
+    return DataFile(path.name, path, path.stat().st_size)
+
+
+def list_folder(path: Path, source: str) -> list[str]:
+    """The entries of a folder as `choose` wants them, without the links that ConfigMap volumes have."""
+    try:
+        entries = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(path)]
+    except PermissionError as error:
+        text = f"{source} cannot be listed; make it readable for the pod's user or group."
+        raise UserError(text) from error
+    return [name for name in entries if not name.startswith("..")]
 
 
 def choose(source: str, names: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
