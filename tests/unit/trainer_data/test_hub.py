@@ -9,7 +9,7 @@ import pytest
 from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.fingerprint import fingerprint
-from finetune_trainer.sources.fetch import open_data
+from finetune_trainer.sources.fetch import locate
 from finetune_trainer.sources.hub import fetch_base
 from tests.hub_stand_in import COMMIT, OTHER, TOKEN, HubStandIn
 
@@ -81,6 +81,7 @@ def test_a_private_base_is_fetched_with_the_mounted_token_only(
 
 
 @pytest.mark.slow  # the same
+@pytest.mark.slow  # the Hub's own client tries again for 23 s
 def test_a_failing_hub_is_tried_again_later(hub: HubStandIn, tmp_path: Path) -> None:
     hub.failing = True
     with pytest.raises(SourceUnavailableError) as caught:
@@ -89,6 +90,7 @@ def test_a_failing_hub_is_tried_again_later(hub: HubStandIn, tmp_path: Path) -> 
 
 
 @pytest.mark.slow  # huggingface_hub tries again for 24 s
+@pytest.mark.slow  # the Hub's own client tries again for 23 s
 def test_an_unreachable_hub_is_named(hub: HubStandIn, tmp_path: Path) -> None:
     hub.stop()
     with pytest.raises(
@@ -99,23 +101,25 @@ def test_an_unreachable_hub_is_named(hub: HubStandIn, tmp_path: Path) -> None:
 
 def test_a_dataset_file_is_read_at_its_revision(hub: HubStandIn, tmp_path: Path) -> None:
     spec = DatasetSpec(source="hf://datasets/org/data/rows/train.jsonl", revision=COMMIT)
-    with open_data(spec, tmp_path / "data") as stream:
-        assert stream.read() == b'{"prompt": "a", "completion": "b"}\n'
+    (file,) = locate(spec, tmp_path / "data").files
+    assert (file.name, file.path.read_bytes()) == ("train.jsonl", b'{"prompt": "a", "completion": "b"}\n')
+
+
+def test_all_files_of_a_dataset_folder_are_fetched(hub: HubStandIn, tmp_path: Path) -> None:
+    located = locate(DatasetSpec(source="hf://datasets/org/data/rows", revision=COMMIT), tmp_path / "data")
+    assert [(file.name, file.size) for file in located.files] == [("train.jsonl", 35)]
 
 
 def test_a_missing_dataset_file_lists_what_the_repository_holds(hub: HubStandIn, tmp_path: Path) -> None:
     spec = DatasetSpec(source="hf://datasets/org/data/rows/tran.jsonl", revision=COMMIT)
-    with (
-        pytest.raises(UserError, match=r"the repository holds rows/train\.jsonl"),
-        open_data(spec, tmp_path / "d"),
-    ):
-        pass
+    with pytest.raises(UserError, match=r"the repository holds rows/train\.jsonl"):
+        locate(spec, tmp_path / "d")
 
 
 def test_an_incomplete_dataset_source_is_explained(tmp_path: Path) -> None:
     spec = DatasetSpec(source="hf://datasets/org", revision=COMMIT)
-    with pytest.raises(UserError, match="write hf://datasets/org/name/path"), open_data(spec, tmp_path):
-        pass
+    with pytest.raises(UserError, match="write hf://datasets/org/name/path"):
+        locate(spec, tmp_path)
 
 
 def test_prepare_takes_everything_from_the_hub(

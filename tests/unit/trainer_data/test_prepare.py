@@ -116,9 +116,9 @@ BAD = {
         lambda v: {"dataset": {"source": "pvc://models/../../secret"}},
         ["leaves its volume"],
     ),
-    "the dataset is a folder": (
+    "the dataset is a folder of other files": (
         lambda v: {"dataset": {"source": "pvc://models/model"}},
-        ["is a folder that holds", "name one JSON-lines file"],
+        ["The files are not of one kind", "config.json is JSON"],
     ),
     "the file is empty": (lambda v: _data(v, []), ["has no rows"]),
     "the base is another one": (

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from finetune_trainer.data import rules
 from finetune_trainer.data.findings import errors
 from finetune_trainer.data.formats import ROLES, Row, canonical
-from finetune_trainer.data.lines import read_lines
 from finetune_trainer.data.load import check_structure
 from finetune_trainer.data.rowrule import RowRule, finding, tally
 from finetune_trainer.data.rules.secrets import iban, luhn
+from finetune_trainer.reading.lines import Line, RawLine, parse_line
 
 PAIR = {"prompt": "a", "completion": "b"}
 USER = {"role": "user", "content": "a"}
@@ -35,6 +35,11 @@ def _call(arguments: Any) -> dict[str, Any]:
         "role": "assistant",
         "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}}],
     }
+
+
+def lines(*texts: bytes) -> list[Line]:
+    """Numbered as in a file, where blank ones count."""
+    return [parse_line(RawLine(number, text)) for number, text in enumerate(texts, start=1) if text]
 
 
 CALL = _call({})
@@ -212,7 +217,7 @@ def test_every_rule_about_raw_and_canonical_rows_has_a_table() -> None:
 
 @pytest.mark.parametrize("row", GOOD, ids=json.dumps)
 def test_a_row_of_each_format_has_no_finding(row: dict[str, Any]) -> None:
-    assert check_structure(read_lines([json.dumps(row).encode()]), "train") == []
+    assert check_structure(lines(json.dumps(row).encode()), "train") == []
 
 
 def test_a_message_says_where_the_first_problem_is_and_what_to_do() -> None:
@@ -241,7 +246,7 @@ def test_a_message_says_where_the_first_problem_is_and_what_to_do() -> None:
 )  # fmt: skip
 def test_an_unreadable_line_is_named_with_its_number(raw: bytes, rule: int, text: str) -> None:
     good, other = json.dumps(PAIR).encode(), json.dumps({**PAIR, "prompt": "c"}).encode()
-    (found,) = check_structure(read_lines([good, b"\n", raw, other]), "train")
+    (found,) = check_structure(lines(good, b"", raw, other), "train")
     assert (found.number, found.severity, found.rows) == (rule, "error", (3,))
     assert text in found.message
     assert found.message.startswith("Row 3: ")
@@ -288,9 +293,9 @@ json_values = st.recursive(
 @given(st.lists(json_values, min_size=1, max_size=4))
 def test_any_json_is_either_canonical_or_listed(values: list[Any]) -> None:
     """No row is dropped: with no error every row can be taken over as it is."""
-    lines = read_lines([json.dumps(value).encode() for value in values])
-    if not errors(check_structure(lines, "train")):
-        for line in lines:
+    read = lines(*(json.dumps(value).encode() for value in values))
+    if not errors(check_structure(read, "train")):
+        for line in read:
             row = canonical(line.number, line.value)
             assert row.text or any(turn["role"] == "assistant" for turn in row.messages)
 

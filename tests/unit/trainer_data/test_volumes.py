@@ -1,6 +1,6 @@
 """pvc:// and configmap:// paths stay inside their volumes."""
 
-import gzip
+import os
 from typing import Any
 
 import pytest
@@ -9,21 +9,52 @@ from hypothesis import strategies as st
 
 from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.errors import UserError
-from finetune_trainer.sources.fetch import open_data
+from finetune_trainer.sources.fetch import locate
 from finetune_trainer.sources.volumes import resolve_volume_path
 
 
 def test_a_configmap_key_is_followed_through_the_links_of_the_kubelet(volumes: Any) -> None:
     source = volumes.configmap("data", "a.jsonl", [{"x": 1}])
-    with open_data(DatasetSpec(source=source), volumes.workspace) as stream:
-        assert stream.read() == b'{"x": 1}\n'
+    (file,) = locate(DatasetSpec(source=source), volumes.workspace).files
+    assert file.path.read_bytes() == b'{"x": 1}\n'
 
 
-def test_compressed_files_are_read(volumes: Any) -> None:
+def test_a_whole_configmap_is_a_data_set_without_the_links_of_the_kubelet(volumes: Any) -> None:
+    volumes.configmap("data", "b.jsonl", [{"x": 1}])
+    volumes.configmap("data", "a.jsonl", [{"x": 1}])
+    located = locate(DatasetSpec(source="configmap://data"), volumes.workspace)
+    assert ([file.name for file in located.files], located.unread) == (["a.jsonl", "b.jsonl"], ())
+
+
+def test_a_folder_gives_its_files_by_name_and_tells_what_is_not_read(volumes: Any) -> None:
+    folder = volumes.claims / "c" / "rows"
+    (folder / "old").mkdir(parents=True)
+    for name in ("b.jsonl", "a.jsonl.gz", "README.md", ".swp", "_SUCCESS"):
+        (folder / name).write_text("x")
+    located = locate(DatasetSpec(source="pvc://c/rows/"), volumes.workspace)
+    assert [file.name for file in located.files] == ["README.md", "a.jsonl.gz", "b.jsonl"]
+    assert located.unread == (".swp", "_SUCCESS", "old/")
+
+
+def test_a_folder_without_files_is_refused_with_what_it_holds(volumes: Any) -> None:
+    (volumes.claims / "c" / "rows").mkdir(parents=True)
+    with pytest.raises(UserError, match="pvc://c is a folder without data files; it holds rows/"):
+        locate(DatasetSpec(source="pvc://c"), volumes.workspace)
+
+
+def test_a_link_out_of_the_volume_is_refused_in_a_folder_too(volumes: Any) -> None:
     (volumes.claims / "c").mkdir()
-    (volumes.claims / "c" / "a.jsonl.gz").write_bytes(gzip.compress(b"{}\n"))
-    with open_data(DatasetSpec(source="pvc://c/a.jsonl.gz"), volumes.workspace) as stream:
-        assert list(stream) == [b"{}\n"]
+    (volumes.root / "secret").write_text("x")
+    (volumes.claims / "c" / "a.jsonl").symlink_to(volumes.root / "secret")
+    with pytest.raises(UserError, match=r"pvc://c/a\.jsonl is a symbolic link out of its volume"):
+        locate(DatasetSpec(source="pvc://c"), volumes.workspace)
+
+
+def test_a_pipe_is_refused_before_anyone_waits_for_it(volumes: Any) -> None:
+    (volumes.claims / "c").mkdir()
+    os.mkfifo(volumes.claims / "c" / "a.jsonl")
+    with pytest.raises(UserError, match="no regular file"):
+        locate(DatasetSpec(source="pvc://c/a.jsonl"), volumes.workspace)
 
 
 def test_a_link_out_of_the_volume_is_refused(volumes: Any) -> None:

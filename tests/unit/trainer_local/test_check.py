@@ -97,11 +97,18 @@ def test_what_cannot_be_read_ends_with_64_and_a_sentence(
     assert str(path) in capsys.readouterr().err
 
 
+def test_all_files_of_a_folder_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        write(tmp_path / f"part-{number}.jsonl", [row(number)])
+    check(tmp_path, "--output", "json")
+    assert json.loads(capsys.readouterr().out)["rows"] == 2
+
+
 def test_a_cut_gzip_file_ends_with_64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(row(1)).encode() * 100)[:-10])
     assert check(path) == 64
-    assert "cannot be read" in capsys.readouterr().err
+    assert "a.jsonl.gz is damaged" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_tokenizer_ends_with_64(

@@ -12,7 +12,7 @@ from finetune_trainer.errors import UserError
 StageName = Literal["prepare", "baseline", "train", "evaluate", "publish"]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 ModelSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc)://.+")]
-DataSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc|configmap)://.+")]
+DataSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc|configmap|s3|gs|https)://.+")]
 
 
 class BaseModelSpec(Document):

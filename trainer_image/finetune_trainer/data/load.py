@@ -9,12 +9,15 @@ from typing import TypeVar
 from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.data import rules
 from finetune_trainer.data.corpus import corpus_findings
+from finetune_trainer.data.file_rules import mixed_files
 from finetune_trainer.data.findings import Finding, errors, present
 from finetune_trainer.data.formats import Row, canonical, detect
-from finetune_trainer.data.lines import Line, read_lines
 from finetune_trainer.data.rowrule import RowRule, finding, tally
 from finetune_trainer.errors import UserError
-from finetune_trainer.sources.fetch import open_data
+from finetune_trainer.reading.lines import Line
+from finetune_trainer.reading.records import read_file
+from finetune_trainer.sources.fetch import locate
+from finetune_trainer.sources.located import DataFile
 
 Subject = TypeVar("Subject")
 
@@ -35,8 +38,7 @@ class Loaded:
 
 def load(spec: DatasetSpec, scratch: Path, dataset: str) -> Loaded:
     """Read and check the structure of `train` or `holdout`; UserError when there is nothing to read."""
-    with open_data(spec, scratch) as stream:
-        return load_lines(spec.source, read_lines(stream), dataset)
+    return load_lines(spec.source, read_files(locate(spec, scratch).files), dataset)
 
 
 def load_lines(source: str, lines: Sequence[Line], dataset: str) -> Loaded:
@@ -48,6 +50,15 @@ def load_lines(source: str, lines: Sequence[Line], dataset: str) -> Loaded:
         return Loaded([], findings, rows_digest([]), len(lines))
     rows = [canonical(line.number, line.value) for line in lines]
     return Loaded(rows, findings, rows_digest(rows), len(lines), detect(lines[0].value))
+
+
+def read_files(files: Sequence[DataFile]) -> list[Line]:
+    if (mixed := mixed_files([file.name for file in files])) is not None:
+        raise UserError(mixed.message)
+    lines: list[Line] = []
+    for file in files:
+        lines += read_file(file.path, file.name, first=lines[-1].number + 1 if lines else 1)
+    return lines
 
 
 def check_structure(lines: Sequence[Line], dataset: str) -> list[Finding]:

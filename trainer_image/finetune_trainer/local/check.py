@@ -6,13 +6,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
-
 from finetune_trainer.data.check import compare_holdout, tokenise
 from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.holdout import split_reference
-from finetune_trainer.data.lines import read_lines
-from finetune_trainer.data.load import Loaded, load_lines
+from finetune_trainer.data.load import Loaded, load_lines, read_files
 from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, load_tokenizer
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.model import read_positions
@@ -20,6 +17,7 @@ from finetune_trainer.report.document import Datasets, DataSummary, Report
 from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
 from finetune_trainer.report.terminal import check_json, print_report
+from finetune_trainer.sources.located import locate_local
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,7 @@ def _check(data: Path, holdout: Path | None, tokenizer: ChatTokenizer | None, li
 
 
 def _load(path: Path, dataset: str) -> Loaded:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name one JSON-lines file in it.")
-    try:
-        with fsspec.open(str(path), "rb", compression="infer") as stream:
-            return load_lines(str(path), read_lines(stream), dataset)
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({error}); give a file of JSON lines.") from error
+    return load_lines(str(path), read_files(locate_local(path).files), dataset)
 
 
 def _folder(path: Path) -> Path:

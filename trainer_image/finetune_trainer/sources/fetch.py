@@ -1,36 +1,35 @@
-"""One way to open any data source."""
+"""One way to the files of any data source."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
-
-import fsspec
 
 from finetune_trainer.contracts import DatasetSpec
-from finetune_trainer.errors import UserError
-from finetune_trainer.sources.hub import fetch_file
+from finetune_trainer.sources.buckets import fetch_objects
+from finetune_trainer.sources.hub import fetch_dataset
+from finetune_trainer.sources.located import Located, choose, list_folder, local_file
 from finetune_trainer.sources.volumes import resolve_volume_path
+from finetune_trainer.sources.web import fetch_url
 
 
-@contextmanager
-def open_data(spec: DatasetSpec, scratch: Path) -> Iterator[IO[bytes]]:
-    """A data file's bytes, uncompressed (.gz, .bz2, .xz by name); hf files are fetched below `scratch`."""
-    path = _locate(spec, scratch)
-    if path.is_dir():
-        names = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
-        raise UserError(f"{spec.source} is a folder that holds {names}; name one JSON-lines file in it.")
-    try:
-        with fsspec.open(str(path), "rb", compression="infer") as stream:
-            yield stream
-    except PermissionError as error:
-        text = (
-            f"{spec.source} cannot be read (permission denied); make it readable for the pod's user or group."
-        )
-        raise UserError(text) from error
+def locate(spec: DatasetSpec, scratch: Path) -> Located:
+    """The files of a data set, which is one file or all files of a folder; remote ones come below `scratch`.
+
+    UserError names what is wrong with the source, SourceUnavailableError what did not answer.
+    """
+    match spec.source.partition("://")[0]:
+        case "hf":
+            return fetch_dataset(spec.source, spec.revision or "", scratch)
+        case "s3" | "gs":
+            return fetch_objects(spec.source, scratch)
+        case "https":
+            return fetch_url(spec.source, scratch)
+    return _on_volume(spec.source)
 
 
-def _locate(spec: DatasetSpec, scratch: Path) -> Path:
-    if spec.revision is not None:
-        return fetch_file(spec.source, spec.revision, scratch)
-    return resolve_volume_path(spec.source)
+def _on_volume(source: str) -> Located:
+    path = resolve_volume_path(source)
+    if not path.is_dir():
+        return Located((local_file(path, source),))
+    inner = source.rstrip("/")
+    names, unread = choose(source, list_folder(path, source))
+    files = (local_file(resolve_volume_path(f"{inner}/{name}"), f"{inner}/{name}") for name in names)
+    return Located(tuple(files), unread)

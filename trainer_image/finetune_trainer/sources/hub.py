@@ -22,11 +22,12 @@ from huggingface_hub.errors import (
 from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.files import write_atomically
 from finetune_trainer.fingerprint import TEXT_FILES
+from finetune_trainer.sources.credentials import Purpose, credential
+from finetune_trainer.sources.located import DataFile, Located, choose, some, top_entry
 
 # In the target: which base is complete, and which is being fetched (a restart goes on with that one).
 _FETCHED = ".fetched"
 _FETCHING = ".fetching"
-_LISTED = 10
 
 
 def fetch_base(source: str, revision: str, target: Path) -> None:
@@ -52,42 +53,53 @@ def fetch_base(source: str, revision: str, target: Path) -> None:
     write_atomically(done, wanted)
 
 
-def fetch_file(source: str, revision: str, target: Path) -> Path:
-    """Fetch `hf://datasets/org/name/path/file` below `target` and return its path."""
-    parts = source.removeprefix("hf://datasets/").split("/", 2)
+def fetch_dataset(source: str, revision: str, target: Path) -> Located:
+    """Fetch `hf://datasets/org/name/path`, a file or all files of a folder, below `target`."""
+    parts = source.removeprefix("hf://datasets/").rstrip("/").split("/", 2)
     if not source.startswith("hf://datasets/") or len(parts) < 3:
         raise UserError(f"{source} is not understood; write hf://datasets/org/name/path/to/file.jsonl.")
     repo, path = "/".join(parts[:2]), parts[2]
-    token = read_token("dataset")
     with _explained(source, revision):
         try:
-            found = hf_hub_download(
-                repo,
-                path,
-                repo_type="dataset",
-                revision=revision,
-                local_dir=target,
-                token=token,
-                endpoint=_endpoint(),
-            )
+            return Located((_fetch_data_file(repo, path, revision, target),))
         except LocalEntryNotFoundError:
             raise
-        except EntryNotFoundError as error:
-            names = HfApi(_endpoint(), token).list_repo_files(repo, repo_type="dataset", revision=revision)
-            text = f"{source} does not exist at revision {revision}; the repository holds {_some(names)}."
-            raise UserError(text) from error
-    return Path(found)
+        except EntryNotFoundError:
+            return _fetch_data_folder(source, repo, path, revision, target)
+
+
+def _fetch_data_folder(source: str, repo: str, path: str, revision: str, target: Path) -> Located:
+    hub = HfApi(_endpoint(), read_token("dataset"))
+    names = hub.list_repo_files(repo, repo_type="dataset", revision=revision)
+    entries = {top_entry(name.removeprefix(f"{path}/")) for name in names if name.startswith(f"{path}/")}
+    if not entries:
+        text = f"{source} does not exist at revision {revision}; the repository holds {some(names)}."
+        raise UserError(text)
+    chosen, unread = choose(source, entries)
+    files = (_fetch_data_file(repo, f"{path}/{name}", revision, target) for name in chosen)
+    return Located(tuple(files), unread)
+
+
+def _fetch_data_file(repo: str, path: str, revision: str, target: Path) -> DataFile:
+    found = hf_hub_download(
+        repo,
+        path,
+        repo_type="dataset",
+        revision=revision,
+        local_dir=target,
+        token=read_token("dataset"),
+        endpoint=_endpoint(),
+    )
+    return DataFile(Path(found).name, Path(found), Path(found).stat().st_size)
 
 
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
 
 
-def read_token(purpose: str) -> str | bool:
+def read_token(purpose: Purpose) -> str | bool:
     """The mounted token for a purpose, or False: a token of the surroundings is never sent."""
-    root = Path(os.environ.get("FT_CREDENTIALS_ROOT", "/etc/finetune/credentials"))
-    path = root / purpose / "token"
-    return (path.read_text(encoding="utf-8").strip() or False) if path.is_file() else False
+    return credential(purpose, "token") or False
 
 
 def _says(marker: Path, wanted: str) -> bool:
@@ -97,7 +109,7 @@ def _says(marker: Path, wanted: str) -> bool:
 def _wanted_files(source: str, names: list[str]) -> list[str]:
     wanted = [name for name in names if name in TEXT_FILES or _is_weight(name)]
     if "config.json" not in wanted or not any(map(_is_weight, wanted)):
-        text = f"{source} lacks config.json or *.safetensors at its top level; it holds {_some(names)}"
+        text = f"{source} lacks config.json or *.safetensors at its top level; it holds {some(names)}"
         raise UserError(f"{text}. Choose a repository in the transformers format with safetensors.")
     return wanted
 
@@ -138,10 +150,3 @@ def _http_error(place: str, error: HfHubHTTPError) -> UserError | SourceUnavaila
     if 400 <= status < 500 and status not in (408, 429):
         return UserError(f"{place} cannot be read (HTTP {status}); check the name and the revision.")
     return SourceUnavailableError(f"{place} failed with HTTP {status}; it is tried again.")
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "no files"
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(sorted(names)[:_LISTED]) + more

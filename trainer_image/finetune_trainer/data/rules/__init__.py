@@ -7,7 +7,6 @@ shares is a function of counts that can be added up, because chunks of rows are 
 from typing import Any
 
 from finetune_trainer.data.formats import Row
-from finetune_trainer.data.lines import Line
 from finetune_trainer.data.rowrule import RowRule
 from finetune_trainer.data.rules import masks, provenance, reading, roles, secrets, shape, tools
 from finetune_trainer.data.rules.lengths import length_findings, length_stats
@@ -15,6 +14,7 @@ from finetune_trainer.data.rules.runs import FormatRuns, format_runs
 from finetune_trainer.data.rules.shares import Shares, shares
 from finetune_trainer.data.rules.tokenizer import tokenizer_findings
 from finetune_trainer.data.rules.tokens import token_rules
+from finetune_trainer.reading.lines import Line
 
 LINE_RULES: tuple[RowRule[Line], ...] = reading.RULES
 RAW_RULES: tuple[RowRule[dict[str, Any]], ...] = (*shape.RULES, *masks.RULES, *tools.RULES, *provenance.RULES)

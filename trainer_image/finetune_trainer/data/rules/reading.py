@@ -1,7 +1,7 @@
 """Rules about records as they were read (data rules 1 and 2)."""
 
-from finetune_trainer.data.lines import Line
 from finetune_trainer.data.rowrule import RowRule
+from finetune_trainer.reading.lines import Line
 
 _KINDS = {list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
 

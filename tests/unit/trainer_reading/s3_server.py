@@ -1,0 +1,59 @@
+"""versitygw, a real S3 server over a folder, built from its Go module at a pinned version."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+VERSION = "v1.8.0"
+MODULE = "github.com/versity/versitygw/cmd/versitygw"
+BINARY = Path.home() / ".cache" / "finetune-operator" / "bin-extra" / f"versitygw-{VERSION}"
+ACCESS_KEY, SECRET_KEY, REGION = "reader", "reader-secret", "eu-test-1"
+_START_SECONDS = 30
+
+
+def versitygw() -> Path:
+    """The binary, built once per machine; skips the test where that is not possible."""
+    if not BINARY.exists():
+        if shutil.which("go") is None:
+            pytest.skip("needs Go to build versitygw, the S3 server of this test")
+        environment = {**os.environ, "GOBIN": str(BINARY.parent / VERSION)}
+        subprocess.run(["go", "install", f"{MODULE}@{VERSION}"], check=True, env=environment)
+        (BINARY.parent / VERSION / "versitygw").rename(BINARY)
+    return BINARY
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[str]:
+    """An S3 server at the address that is yielded; its buckets are the folders of `root`."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        str(versitygw()), "--port", f"127.0.0.1:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY,
+        "--region", REGION, "--quiet", "posix", "--nometa", str(root),
+    ]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError("versitygw did not start")

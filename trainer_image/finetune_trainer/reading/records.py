@@ -1,0 +1,49 @@
+"""The records of a data file of any kind that is read."""
+
+import os
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+
+from finetune_trainer.reading.csv_rows import read_csv
+from finetune_trainer.reading.json_array import split_array
+from finetune_trainer.reading.kinds import Kind, kind_of
+from finetune_trainer.reading.lines import Line, RawLine, parse_line, split_lines
+from finetune_trainer.reading.packing import open_unpacked
+from finetune_trainer.reading.parquet import read_parquet
+from finetune_trainer.reading.signatures import refuse_other_than_text
+
+
+def read_file(path: Path, name: str, first: int = 1) -> Iterator[Line]:
+    """The records of the file `name`, whose bytes are at `path`, numbered from `first`."""
+    with open_unpacked(path, name) as stream:
+        yield from read_records(stream, kind_of(name).kind, name, first)
+
+
+def read_records(stream: BufferedReader, kind: Kind, name: str, first: int = 1) -> Iterator[Line]:
+    """The records of an unpacked stream, readable or not; UserError if the file cannot be read at all.
+
+    Memory is bounded by a few times the longest record that is allowed. Parquet needs a seekable stream.
+    """
+    match kind:
+        case "jsonl" | "json":
+            return map(parse_line, split_json(stream, kind, name, first))
+        case "csv":
+            refuse_other_than_text(stream.peek(), name)
+            return read_csv(stream, name, first)
+        case "parquet":
+            return read_parquet(stream, name, _size(stream), first)
+
+
+def split_json(stream: BufferedReader, kind: Kind, name: str, first: int = 1) -> Iterator[RawLine]:
+    """The unparsed records of JSON lines or of an array; a .json file is an array if it starts like one."""
+    head = stream.peek()
+    refuse_other_than_text(head, name)
+    is_array = kind == "json" and head.lstrip().startswith(b"[")
+    return split_array(stream, first) if is_array else split_lines(stream, first)
+
+
+def _size(stream: BufferedReader) -> int:
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    return size

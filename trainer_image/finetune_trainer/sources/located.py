@@ -1,0 +1,116 @@
+"""The files of a data set, at hand on this machine."""
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.reading.limits import DATA_SET_BYTES
+
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file as its source names it, and the path of its bytes (`size` of them, still packed)."""
+
+    name: str
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True)
+class Located:
+    """The files of a data set, ordered by name, and what lies beside them in the folder and is not read.
+
+    Not read are folders (`name/`) and what is hidden by custom: names that start with `.` or `_`. Everything
+    else is in `files`, also what is no data: rule 4 (data.file_rules.mixed_files) judges that.
+    """
+
+    files: tuple[DataFile, ...]
+    unread: tuple[str, ...] = ()
+
+
+def locate_local(path: Path) -> Located:
+    """The files at a path of this machine, which need no volume: one file or all files of a folder."""
+    if not path.is_dir():
+        return Located((local_file(path, str(path)),))
+    names, unread = choose(str(path), list_folder(path, str(path)))
+    return Located(tuple(local_file(path / name, str(path / name)) for name in names), unread)
+
+
+def local_file(path: Path, source: str) -> DataFile:
+    """A file on a mounted volume or this machine; UserError if there is no regular one."""
+    if not path.exists():
+        raise UserError(f"{source} does not exist; name the file or folder of the data.")
+    if not path.is_file():
+        raise UserError(f"{source} is no regular file (a pipe or a device?); store the data as a file.")
+    return DataFile(path.name, path, path.stat().st_size)
+
+
+def list_folder(path: Path, source: str) -> list[str]:
+    """The entries of a folder as `choose` wants them, without the links that ConfigMap volumes have."""
+    try:
+        entries = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(path)]
+    except PermissionError as error:
+        text = f"{source} cannot be listed; make it readable for the pod's user or group."
+        raise UserError(text) from error
+    return [name for name in entries if not name.startswith("..")]
+
+
+def choose(source: str, names: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Which entries of a folder are files of the data set, and which are not read (folders end with `/`)."""
+    entries = sorted(names)
+    files = [name for name in entries if not name.endswith("/") and name[0] not in "._"]
+    unread = tuple(name for name in entries if name not in files)
+    if not files:
+        raise UserError(f"{source} is a folder without data files; it holds {some(unread)}. Name the data.")
+    return files, unread
+
+
+def top_entry(name: str) -> str:
+    """The entry of a folder that a path in it belongs to: the file itself, or `folder/`."""
+    top, separator, _ = name.partition("/")
+    return top + separator
+
+
+def folder_for(source: str, scratch: Path) -> Path:
+    """The folder for the files of one source: those of another never mix with them."""
+    folder = scratch / sha256(source.encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save(pieces: Iterable[bytes], target: Path, source: str) -> DataFile:
+    """Write a download; UserError if it is larger than a data set may be or than the disk."""
+    size = 0
+    with target.open("wb") as file:
+        for piece in pieces:
+            size += len(piece)
+            refuse_size(size, source)
+            try:
+                file.write(piece)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise UserError(f"{source} does not fit on the workspace volume; enlarge it.") from error
+    return DataFile(target.name, target, size)
+
+
+def refuse_size(size: int, source: str) -> None:
+    """UserError if `size` bytes are more than a data set may have."""
+    if size > DATA_SET_BYTES:
+        text = f"{source} is larger than {DATA_SET_BYTES >> 30} GiB, the limit of a data set; sample it."
+        raise UserError(text)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names for a message, and how many more there are."""
+    listed = sorted(names)
+    if not listed:
+        return "nothing"
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more
