@@ -81,7 +81,6 @@ def test_a_private_base_is_fetched_with_the_mounted_token_only(
 
 
 @pytest.mark.slow  # the same
-@pytest.mark.slow  # the Hub's own client tries again for 23 s
 def test_a_failing_hub_is_tried_again_later(hub: HubStandIn, tmp_path: Path) -> None:
     hub.failing = True
     with pytest.raises(SourceUnavailableError) as caught:
@@ -90,7 +89,6 @@ def test_a_failing_hub_is_tried_again_later(hub: HubStandIn, tmp_path: Path) -> 
 
 
 @pytest.mark.slow  # huggingface_hub tries again for 24 s
-@pytest.mark.slow  # the Hub's own client tries again for 23 s
 def test_an_unreachable_hub_is_named(hub: HubStandIn, tmp_path: Path) -> None:
     hub.stop()
     with pytest.raises(
