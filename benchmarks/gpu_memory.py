@@ -6,12 +6,12 @@
 Models are built from their shapes with random weights (neither memory nor speed depends on the values), so
 it needs torch, transformers and peft, and no network. Each case trains three steps as the train stage does:
 sdpa, LoRA with a bf16 base, an fp32 adapter, autocast and no input casts; Full with bf16 weights, fp32
-gradients, master copy and moments, as ZeRO on one GPU holds them. Rows have 4,096 tokens, all but the first are
-padded a little, two fifths of the tokens are trained, and only those are projected to the vocabulary, 512 at a
-time: TRL's fused head needs a little less. Writes gpu_memory.json and gpu_memory.md.
+gradients, master copy and moments, as ZeRO on one GPU holds them. Rows have 4,096 tokens, all but the first
+are padded a little, two fifths of the tokens are trained, and only those are projected to the vocabulary, 512
+at a time: TRL's fused head needs a little less. Writes gpu_memory.json and gpu_memory.md.
 
-Peaks are of the second and third step: `allocated` and `reserved` are PyTorch's, `used` is what the device lost
-at its highest to this process and its context (what nvidia-smi shows).
+Peaks are of the second and third step: `allocated` and `reserved` are PyTorch's, `used` is what the device
+lost at its highest to this process and its context (what nvidia-smi shows).
 """
 
 from __future__ import annotations
@@ -330,23 +330,11 @@ def _write(folder: Path, results: list[dict[str, Any]]) -> None:
 
 def table(results: list[dict[str, Any]]) -> str:
     """The results as a Markdown table, GiB; a case that did not run says why."""
-    names = [
-        "model",
-        "method",
-        "tokens",
-        "checkpointing",
-        "predicted",
-        "allocated",
-        "reserved",
-        "used",
-        "tokens/s",
-        "MFU",
-    ]
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    columns = "model|method|tokens|checkpointing|predicted|allocated|reserved|used|tokens/s|MFU"
+    lines = [f"|{columns}|", "|---" * len(columns.split("|")) + "|"]
     for row in results:
-        fixed = (
-            f"{row['model']} | {row['method']} | {row['tokens']} | {'on' if row['checkpointing'] else 'off'}"
-        )
+        recompute = "on" if row["checkpointing"] else "off"
+        fixed = f"{row['model']} | {row['method']} | {row['tokens']} | {recompute}"
         lines.append(f"| {fixed} | {row['predictedGiB']} | {_outcome(row)} |")
     return "\n".join(lines) + "\n"
 

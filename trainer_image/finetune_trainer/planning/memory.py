@@ -15,6 +15,8 @@ from finetune_trainer.planning.shape import ModelShape, adapter_parameters
 Method = Literal["LoRA", "QLoRA", "Full"]
 Offload = Literal["none", "optimizer", "all"]
 
+# An adapter's optimizer state is too small to shard; bitsandbytes' 4-bit weights are not sharded here.
+STAGES: dict[Method, tuple[int, ...]] = {"LoRA": (0, 3), "QLoRA": (0,), "Full": (0, 1, 2, 3)}
 GIB = 2**30
 FIT_SHARE = 0.90
 # CUDA context, cuBLAS workspaces and NCCL's buffers.
@@ -90,7 +92,9 @@ class _State:
 
 def predict(shape: ModelShape, setup: Setup) -> Memory:
     """The peak of a run; UserError for a combination that cannot be trained."""
-    require_possible(setup)
+    refusal = why_impossible(setup)
+    if refusal:
+        raise UserError(refusal)
     state = _state(shape, setup)
     activations = activation_bytes(shape, setup.tokens, setup.checkpointing)
     training = state.gradients + state.optimizer + activations + FUSED_LOSS
@@ -132,21 +136,20 @@ def activation_bytes(shape: ModelShape, tokens: int, checkpointing: bool) -> flo
     return tokens * shape.layers * layer
 
 
-def require_possible(setup: Setup) -> None:
-    """Refuse with UserError what the libraries cannot run."""
-    stage, offload = setup.zero_stage, setup.offload
-    if (setup.rank is None) != (setup.method == "Full"):
-        raise UserError(f"Method {setup.method} and rank {setup.rank} do not go together; LoRA needs one.")
-    stages = {"Full": (0, 1, 2, 3), "LoRA": (0, 3), "QLoRA": (0,)}[setup.method]
-    if stage not in stages:
-        known = ", ".join(map(str, stages))
-        raise UserError(f"Method {setup.method} has no ZeRO stage {stage}; choose one of {known}.")
-    if offload != "none" and setup.method != "Full":
-        raise UserError(f"Method {setup.method} has too little optimizer state to offload; use offload none.")
+def why_impossible(setup: Setup) -> str | None:
+    """Why the libraries cannot run a setup, as a sentence; None when they can."""
+    method, stage, offload = setup.method, setup.zero_stage, setup.offload
+    if (setup.rank is None) != (method == "Full"):
+        return f"Method {method} and rank {setup.rank} do not go together; an adapter has a rank, Full none."
+    if stage not in STAGES[method]:
+        return f"Method {method} has no ZeRO stage {stage}; choose of {', '.join(map(str, STAGES[method]))}."
+    if offload != "none" and method != "Full":
+        return f"Method {method} has too little optimizer state to offload; use offload none."
     if offload == "optimizer" and stage < 1:
-        raise UserError("Offloading the optimizer needs ZeRO stage 1, 2 or 3.")
+        return "Offloading the optimizer needs ZeRO stage 1, 2 or 3."
     if offload == "all" and stage != 3:
-        raise UserError("Offloading weights and optimizer needs ZeRO stage 3.")
+        return "Offloading weights and optimizer needs ZeRO stage 3."
+    return None
 
 
 def _state(shape: ModelShape, setup: Setup) -> _State:
@@ -164,15 +167,14 @@ def _state(shape: ModelShape, setup: Setup) -> _State:
 def _full_on_gpu(shape: ModelShape, setup: Setup) -> _State:
     """Full training, mixed precision with Adam: 2 bytes of weights, 4 of gradients, 12 of optimizer state.
 
-    Rajbhandari et al. 2020 (ZeRO), section 3.1, with DeepSpeed's fp32 gradients: stage 0 18P; 1 4P + 12P/n;
-    2 the larger of 2P + 18P/n (its code) and 4P + 16P/n (its documentation); 3 4*P_lay + 18P/n.
+    Rajbhandari et al. 2020 (ZeRO), section 3.1, with DeepSpeed's fp32 gradients: stage 0 18P; 2 the larger
+    of 2P + 18P/n (its code) and 4P + 16P/n (its documentation); 3 4*P_lay + 18P/n. Stage 1 is the same code
+    as stage 2, so it takes no less: the paper's 4P + 12P/n leaves out the fp32 gradients of the step.
     """
     p, n = shape.parameters, setup.gpus
     if setup.zero_stage == 0:
         return _State(weights=2 * p, gradients=4 * p, optimizer=12 * p)
-    if setup.zero_stage == 1:
-        return _State(weights=2 * p, gradients=2 * p, optimizer=12 * p / n)
-    if setup.zero_stage == 2:
+    if setup.zero_stage in (1, 2):
         rest = max(18 * p / n, 2 * p + 16 * p / n)
         return _State(weights=2 * p, gradients=rest - 12 * p / n, optimizer=12 * p / n)
     return _State(weights=4 * shape.largest_layer + 2 * p / n, gradients=4 * p / n, optimizer=12 * p / n)

@@ -16,10 +16,10 @@ from finetune_trainer.planning.shape import ModelShape
 _MFU: dict[Method, float] = {"LoRA": 0.40, "QLoRA": 0.37, "Full": 0.40}
 # Operations with full checkpointing over those without (training.md 3.3): LoRA 6N/4N, Full 8N/6N.
 _RECOMPUTE: dict[Method, float] = {"LoRA": 6 / 4, "QLoRA": 6 / 4, "Full": 8 / 6}
-# Stage 2 reduces gradients after each micro-batch; stage 3 gathers weights too, 1.5 times the traffic
-# (ZeRO paper, section 7), over the network between nodes: .30 for .40 (cost-and-memory.md 6.1).
-_STAGE_ONE_NODE = {0: 1.0, 1: 1.0, 2: 0.97, 3: 0.87}
-_STAGE_NODES = {0: 1.0, 1: 1.0, 2: 0.93, 3: 0.75}
+# Stages 1 and 2 move what plain data parallelism moves; stage 3 gathers weights too, 1.5 times the traffic
+# (ZeRO paper, section 7): over the network between nodes .30 for .40 (cost-and-memory.md 6.1), half of that
+# loss is assumed within a node.
+_ZERO3_ONE_NODE, _ZERO3_NODES = 0.87, 0.75
 # The optimizer's step on the host waits for PCIe and for the host's memory; offloaded weights cross PCIe in
 # every micro-batch, twice. Both are guesses of a wide band; a calibration replaces them.
 _OFFLOAD: dict[Offload, float] = {"none": 1.0, "optimizer": 0.5, "all": 0.25}
@@ -27,8 +27,8 @@ _OFFLOAD: dict[Offload, float] = {"none": 1.0, "optimizer": 0.5, "all": 0.25}
 # reads 3.35 TB/s, so smaller micro-batches wait for memory (Williams et al. 2009, the roofline model).
 BALANCE_TOKENS = 300
 
-# A factor each way around an expected time. Priors: 25 to 64 % of the peak where 40 % are expected, which spans
-# what is published for 7B and 8B models. Calibrated: rows and micro-batches differ from run to run.
+# A factor each way around an expected time. Priors: 25 to 64 % of the peak where 40 % are expected spans what
+# is published for 7B and 8B models. Calibrated: rows and micro-batches differ from run to run.
 PRIOR_SPREAD = 1.6
 CALIBRATED_SPREAD = 1.2
 _FEWEST_RUNS = 3
@@ -84,10 +84,10 @@ def flops_per_token(shape: ModelShape, method: Method, attended: float) -> float
 
 def prior_mfu(setup: Setup) -> float:
     """The MFU to expect before anything was measured (cost-and-memory.md 6.1, and the factors above)."""
-    stages = _STAGE_ONE_NODE if setup.nodes == 1 else _STAGE_NODES
+    gathering = (_ZERO3_ONE_NODE if setup.nodes == 1 else _ZERO3_NODES) if setup.zero_stage == 3 else 1.0
     recompute = _RECOMPUTE[setup.method] if setup.checkpointing else 1
     filled = setup.tokens / (setup.tokens + BALANCE_TOKENS)
-    return _MFU[setup.method] / recompute * stages[setup.zero_stage] * _OFFLOAD[setup.offload] * filled
+    return _MFU[setup.method] / recompute * gathering * _OFFLOAD[setup.offload] * filled
 
 
 def prior(setup: Setup) -> Efficiency:

@@ -1,0 +1,117 @@
+"""Operations, hours and their bounds against the published figures."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.planning.lengths import Lengths, measure
+from finetune_trainer.planning.memory import Method, Setup
+from finetune_trainer.planning.shape import shape_of
+from finetune_trainer.planning.time import (
+    calibrated,
+    estimate,
+    estimate_from_speed,
+    evaluation_seconds,
+    flops_per_token,
+    mfu,
+    prior,
+    prior_mfu,
+    startup_seconds,
+    tokens_per_second,
+)
+from tests.unit.trainer_planning.shapes import LLAMA2_7B, LLAMA_8B, QWEN25_7B
+
+EIGHT = shape_of(LLAMA_8B)
+LARGE = 10**9  # tokens per micro-batch at which its size no longer matters
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "length", "gigaflops"),
+    [(LLAMA_8B, "LoRA", 4096, 33.2), (LLAMA_8B, "Full", 4096, 48.2), (QWEN25_7B, "LoRA", 4096, 30.7)],
+    ids=["8B LoRA", "8B Full", "Qwen2.5-7B LoRA"],
+)
+def test_operations_per_token_are_those_of_the_reference(
+    config: dict[str, Any], method: Method, length: int, gigaflops: float
+) -> None:
+    assert flops_per_token(shape_of(config), method, length) / 1e9 == pytest.approx(gigaflops, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("method", "checkpointing", "stage", "nodes", "expected"),
+    [
+        ("LoRA", False, 0, 1, 0.40),
+        ("LoRA", True, 0, 1, 0.27),
+        ("QLoRA", True, 0, 1, 0.25),
+        ("Full", False, 2, 1, 0.40),
+        ("Full", False, 3, 2, 0.30),
+    ],
+    ids=["LoRA", "LoRA with checkpointing", "QLoRA", "Full", "ZeRO-3 on two nodes"],
+)
+def test_the_priors(method: Method, checkpointing: bool, stage: int, nodes: int, expected: float) -> None:
+    rank = None if method == "Full" else 16
+    setup = Setup(method, LARGE, rank, 8, nodes, stage, checkpointing=checkpointing)
+    assert prior_mfu(setup) == pytest.approx(expected, abs=0.005)
+
+
+def test_the_best_published_run_of_lora_gives_its_published_mfu() -> None:
+    # NeMo Automodel: Llama-3-8B LoRA on one H100, 4,096 tokens, 12,473 tokens/s, 402 TFLOP/s.
+    assert mfu(12_473, EIGHT, "LoRA", 4096, 1, 989.5) == pytest.approx(0.42, abs=0.01)
+
+
+def test_mfu_and_speed_are_inverse() -> None:
+    speed = tokens_per_second(EIGHT, "LoRA", 700, 4, 312, 0.31)
+    assert mfu(speed, EIGHT, "LoRA", 700, 4, 312) == pytest.approx(0.31)
+
+
+def test_the_missions_run_takes_well_under_its_two_hours() -> None:
+    # R35: 7B LoRA, 2,000 examples (of about 1,000 tokens, three epochs) in about 2 h on one A100.
+    lengths = measure([1000] * 2000)
+    setup = Setup("LoRA", 8000, 16, checkpointing=True)
+    time = estimate(shape_of(LLAMA2_7B), "LoRA", lengths, 3, 1, 312, prior(setup))
+    assert time.tokens == 6_000_000
+    assert time.hours.expected == pytest.approx(0.5, abs=0.1)
+    assert time.hours.low < time.hours.expected < time.hours.high < 2
+
+
+def test_finished_runs_replace_the_prior_and_narrow_the_bounds() -> None:
+    assert (calibrated([0.3, 0.5, 0.31]).mfu, calibrated([0.30, 0.31, 0.32]).spread) == (0.31, 1.2)
+    assert calibrated([0.2, 0.3, 0.6]).spread == pytest.approx(2.0)
+    assert calibrated([0.3]).spread == 1.6
+    assert calibrated([0.3]).source == "1 finished run here"
+
+
+def test_a_cpu_without_finished_runs_has_no_estimate() -> None:
+    lengths = measure([100] * 36)
+    assert estimate_from_speed(EIGHT, "LoRA", lengths, 1, []) is None
+    time = estimate_from_speed(EIGHT, "LoRA", lengths, 2, [2.0, 2.0, 2.0], extra_seconds=3600)
+    assert time is not None
+    assert time.hours.expected == pytest.approx(1 + 1)
+
+
+def test_start_and_evaluation_take_time_too() -> None:
+    assert startup_seconds(EIGHT) == pytest.approx(76, abs=1)
+    assert evaluation_seconds(EIGHT, 0, 0, 0, 989.5) == 0
+    assert evaluation_seconds(EIGHT, 150, 75_000, 15_000, 989.5) == pytest.approx(188, abs=2)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=50))
+def test_the_counts_of_rows(lengths: list[int]) -> None:
+    counted = measure(lengths)
+    assert counted == Lengths(
+        len(lengths), sum(lengths), sum(length * length for length in lengths), max(lengths)
+    )
+    assert min(lengths) - 1e-6 <= counted.attended <= max(lengths) + 1e-6
+
+
+def test_no_rows_have_no_length() -> None:
+    assert measure([]).attended == 0
+
+
+@given(st.floats(0.01, 1), st.integers(1, 16), st.integers(1, 16))
+def test_more_gpus_are_never_slower_and_bounds_are_in_order(share: float, gpus: int, more: int) -> None:
+    lengths, efficiency = measure([512] * 100), calibrated([share])
+    few, many = (estimate(EIGHT, "Full", lengths, 1, n, 989.5, efficiency).hours for n in (gpus, gpus + more))
+    assert many.expected < few.expected
+    assert few.low <= few.expected <= few.high

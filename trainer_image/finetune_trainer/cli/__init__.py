@@ -1,0 +1,1 @@
+"""Commands for people, without a cluster: what they print and how they exit."""
