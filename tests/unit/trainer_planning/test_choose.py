@@ -30,18 +30,24 @@ def _chosen(request: Request) -> dict[str, Any]:
 
 
 CHOICES = [
-    ("short rows of LoRA keep their activations", _request(Given("LoRA", 16), longest=512, effective_batch=16),
-     {"zeroStage": 0, "checkpointing": False, "microBatchRows": 16, "accumulation": 1, "offload": "none"}),
+    ("short rows of LoRA keep their activations, all in one micro-batch",
+     _request(Given("LoRA", 16), longest=512, rows=16),
+     {"zeroStage": 0, "checkpointing": False, "microBatchTokens": 8192, "offload": "none"}),
+    ("no micro-batch is larger than what there is to do", _request(Given("LoRA", 16), longest=100, rows=8),
+     {"checkpointing": False, "microBatchTokens": 800}),
     ("with long rows smaller micro-batches are cheaper than recomputing",
-     _request(Given("LoRA", 16), longest=4096, effective_batch=8),
-     {"checkpointing": False, "microBatchRows": 2, "microBatchTokens": 8192, "accumulation": 4}),
+     _request(Given("LoRA", 16), longest=4096, rows=8), {"checkpointing": False, "microBatchTokens": 8192}),
     ("a row that only fits recomputed is recomputed", _request(Given("LoRA", 16), longest=16384),
-     {"checkpointing": True, "microBatchRows": 1, "zeroStage": 0}),
-    ("a model that fits whole is not sharded", _request(Given("LoRA", 16), gpus=4, effective_batch=4), {"zeroStage": 0}),
-    ("four GPUs train 8B with all weights", _request(Given("Full"), gpus=4, effective_batch=4),
-     {"zeroStage": 3, "offload": "none", "checkpointing": False}),
-    ("two GPUs need the host's memory", _request(Given("Full"), gpus=2, effective_batch=8),
-     {"offload": "optimizer", "zeroStage": 2}),
+     {"checkpointing": True, "microBatchTokens": 16384, "zeroStage": 0}),
+    ("a row longer than any micro-batch that is tried", _request(Given("LoRA", 16), longest=20000),
+     {"checkpointing": True, "microBatchTokens": 20000}),
+    ("an adapter is not sharded", _request(Given("LoRA", 16), gpus=4, rows=4), {"zeroStage": 0}),
+    ("one GPU trains 1B with all weights", replace(_request(Given("Full")), shape=shape_of(LLAMA_1B)), {"zeroStage": 2}),
+    ("four GPUs train 8B with all weights: recomputing is cheaper than gathering",
+     _request(Given("Full"), gpus=4, rows=4), {"zeroStage": 2, "offload": "none", "checkpointing": True}),
+    ("three GPUs gather", _request(Given("Full"), gpus=3, rows=3, longest=1024), {"zeroStage": 3, "offload": "none"}),
+    ("two GPUs need the host's memory", _request(Given("Full"), gpus=2, rows=8), {"offload": "optimizer", "zeroStage": 2}),
+    ("stages 0 and 1 are taken when they are asked for", _request(Given("Full", zero_stage=1), gpus=4), {"zeroStage": 1}),
 ]  # fmt: skip
 
 
@@ -53,15 +59,20 @@ def test_choices(request_: Request, expected: dict[str, Any]) -> None:
     assert {name: chosen[name] for name in expected} == expected
 
 
-def test_the_70b_base_of_lora_is_sharded_over_four_cards() -> None:
-    request = Request(shape_of(LLAMA_70B), Given("LoRA", 16), CARD, 2048, gpus_per_node=4)
-    assert _chosen(request)["zeroStage"] == 3
+def test_a_row_longer_than_the_given_micro_batch_is_planned_for() -> None:
+    short, long = (
+        _request(Given("LoRA", 16, micro_batch_tokens=64), longest=longest) for longest in (64, 4096)
+    )
+    assert _chosen(long)["microBatchTokens"] == 64
+    assert choose(long).choice.setup.tokens == 4096
+    assert choose(long).choice.memory.activations == 64 * choose(short).choice.memory.activations
 
 
 REFUSALS = [
     ("kept activations", _request(Given("LoRA", 16, checkpointing=False), longest=16384), "turn checkpointing on ("),
-    ("too many rows at once", _request(Given("LoRA", 16, checkpointing=False, micro_batch_rows=4), effective_batch=4),
+    ("too many rows at once", _request(Given("LoRA", 16, checkpointing=False, micro_batch_tokens=16384), rows=4),
      "turn checkpointing on ("),
+    ("too many rows at once even so", _request(Given("LoRA", 16, micro_batch_tokens=131072), gpu=Gpu(40)), "use micro-batches of"),
     ("no sharding", _request(Given("Full", zero_stage=2, offload="none"), gpus=3, longest=1024), "use ZeRO-3 ("),
     ("two cards with ZeRO-2", _request(Given("Full", zero_stage=2, offload="none"), gpus=2), "or use 4 GPUs ("),
     ("a 24 GB card with LoRA", _request(Given("LoRA", 16), gpu=Gpu(16)), "use method QLoRA ("),
@@ -86,8 +97,8 @@ def test_the_refusal_is_a_sentence_with_the_numbers() -> None:
     assert plan.message == (
         "Method Full with ZeRO-2 on this llama model of 8.0B parameters needs 93.7 GiB on each of 2 GPUs of "
         "80 GiB, of which 72.0 GiB may be used; use ZeRO-2 with the optimizer offloaded (about half the "
-        "speed), checkpointing off and micro-batches of 1 row (40.7 GiB and 179 GiB of each host), or use 4 "
-        "GPUs (63.8 GiB each)."
+        "speed), checkpointing off and micro-batches of 8,192 tokens (62.2 GiB and 179 GiB of each host), or "
+        "use 4 GPUs (68.8 GiB each)."
     )
 
 
@@ -114,12 +125,11 @@ def test_a_small_host_is_named() -> None:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (_request(Given("LoRA", 16), gpus=4, effective_batch=6), "effectiveBatchSize is 6 for 4 GPUs"),
-        (_request(Given("LoRA", 16, micro_batch_rows=3), effective_batch=8), "make it a multiple of 3"),
+        (_request(Given("LoRA", 16), gpus=4, rows=6), "effectiveBatchSize is 6 for 4 processes"),
         (_request(Given("LoRA", 16, zero_stage=2)), "LoRA has no ZeRO stage 2"),
         (_request(Given("Full", zero_stage=0, offload="all")), "needs ZeRO stage 3"),
     ],
-    ids=["batch and GPUs", "batch and micro-batch", "stage and method", "stage and offload"],
+    ids=["batch and GPUs", "stage and method", "stage and offload"],
 )
 def test_settings_that_clash_are_refused(request_: Request, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -127,7 +137,7 @@ def test_settings_that_clash_are_refused(request_: Request, message: str) -> Non
 
 
 def test_the_document() -> None:
-    document = choose(_request(Given("LoRA", 16), effective_batch=2)).document()
+    document = choose(_request(Given("LoRA", 16), rows=2)).document()
     assert document["fits"] is True
     assert document["limitGiB"] == 72.0
     assert document["suggestion"] is None
@@ -140,10 +150,10 @@ def requests(draw: st.DrawFn) -> Request:
     settings_ = Given(
         method,  # type: ignore[arg-type]
         None if method == "Full" else draw(st.sampled_from([8, 64])),
-        zero_stage=draw(st.sampled_from([None, 0] if method == "QLoRA" else [None, 0, 3])),
+        zero_stage=draw(st.sampled_from([None, 0, 3] if method == "Full" else [None, 0])),
         offload=draw(st.sampled_from([None, "none"])),  # type: ignore[arg-type]
         checkpointing=draw(st.sampled_from([None, True, False])),
-        micro_batch_rows=draw(st.sampled_from([None, 1, 2])),
+        micro_batch_tokens=draw(st.sampled_from([None, 64, 4096])),
     )
     gpus = draw(st.sampled_from([1, 2, 4]))
     return Request(
@@ -151,7 +161,7 @@ def requests(draw: st.DrawFn) -> Request:
         settings_,
         Gpu(draw(st.sampled_from([16, 24, 40, 80, 140.4]))),
         draw(st.integers(16, 20000)),
-        effective_batch=gpus * draw(st.sampled_from([2, 4, 8])),
+        rows=gpus * draw(st.sampled_from([2, 4, 8])),
         gpus_per_node=gpus,
     )
 
@@ -167,7 +177,7 @@ def test_what_was_given_is_never_changed(request_: Request) -> None:
         setup.zero_stage,
         setup.offload,
         setup.checkpointing,
-        plan.choice.rows,
+        plan.choice.micro_batch_tokens,
     )
     asked = (
         wanted.method,
@@ -175,12 +185,11 @@ def test_what_was_given_is_never_changed(request_: Request) -> None:
         wanted.zero_stage,
         wanted.offload,
         wanted.checkpointing,
-        wanted.micro_batch_rows,
+        wanted.micro_batch_tokens,
     )
     assert all(ask in (None, got) for ask, got in zip(asked, chosen, strict=True))
     assert setup.gpus == request_.gpus
-    assert setup.tokens == plan.choice.rows * request_.longest
-    assert plan.choice.rows * plan.choice.accumulation * setup.gpus == request_.effective_batch
+    assert setup.tokens == max(plan.choice.micro_batch_tokens, request_.longest)
     assert isinstance(plan, MemoryPlan) == fits(plan.choice.memory, request_.gpu.memory_gib)
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
-from finetune_trainer.errors import UserError
+from finetune_trainer.planning.defaults import effective_batch
 from finetune_trainer.planning.memory import (
-    STAGES,
     Memory,
     Method,
     Offload,
@@ -17,8 +17,10 @@ from finetune_trainer.planning.memory import (
 from finetune_trainer.planning.shape import ModelShape
 from finetune_trainer.planning.time import prior_mfu
 
-# Beyond this a micro-batch is no faster, and padding and fragmentation grow.
-MOST_TOKENS = 32768
+# Micro-batches that are tried, in token slots: beyond the last they are no faster, and fragmentation grows.
+_SIZES = tuple(2**power for power in range(4, 15))
+# The stages that are taken unasked: on GPUs the trainer has been measured with these two.
+_CHOSEN_STAGES: dict[Method, tuple[int, ...]] = {"LoRA": (0,), "QLoRA": (0,), "Full": (2, 3)}
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,18 @@ class Given:
     zero_stage: int | None = None
     offload: Offload | None = None
     checkpointing: bool | None = None
-    micro_batch_rows: int | None = None
+    micro_batch_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """A job on its GPUs: `longest` row in tokens, `effective_batch` rows per step (None: one row per GPU)."""
+    """A job on its GPUs: `longest` row in tokens, `rows` per optimizer step over all GPUs (None: unknown)."""
 
     shape: ModelShape
     given: Given
     gpu: Gpu
     longest: int
-    effective_batch: int | None = None
+    rows: int | None = None
     gpus_per_node: int = 1
     nodes: int = 1
 
@@ -62,36 +64,34 @@ class Request:
 
     @property
     def divisible(self) -> bool:
-        """Whether every GPU gets the same number of rows, and that many in micro-batches as given."""
-        rows, rest = divmod(self.effective_batch or self.gpus, self.gpus)
-        return not rest and not (self.given.micro_batch_rows and rows % self.given.micro_batch_rows)
+        """Whether every GPU gets the same number of rows."""
+        return self.rows is None or self.rows % self.gpus == 0
 
     @property
-    def rows_per_gpu(self) -> int:
-        """Rows per GPU and optimizer step; UserError when they cannot be shared out evenly."""
-        if not self.divisible:
-            text = f"training.effectiveBatchSize is {self.effective_batch or self.gpus} for {self.gpus} GPUs"
-            micro = self.given.micro_batch_rows or 1
-            raise UserError(
-                f"{text} and micro-batches of {micro}; make it a multiple of {self.gpus * micro}."
-            )
-        return (self.effective_batch or self.gpus) // self.gpus
+    def tokens_per_gpu(self) -> int | None:
+        """The most tokens of a step on one GPU, None if unknown; UserError for rows that cannot be shared."""
+        if self.rows is None:
+            return None
+        return effective_batch(self.rows, self.gpus) // self.gpus * self.longest
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to run a job: rows per micro-batch, micro-batches per step, and what they take."""
+    """One way to run a job: what the trainer is told of micro-batches, and what they take.
+
+    A row longer than `micro_batch_tokens` is trained alone, so `setup.tokens` is the larger of the two.
+    """
 
     setup: Setup
-    rows: int
-    accumulation: int
+    micro_batch_tokens: int
     memory: Memory
 
 
 def fastest(request: Request) -> Choice | None:
     """The way with the highest expected MFU among those that fit.
 
-    Of equals the one that needs less, then the higher ZeRO stage: it holds gradients for a shorter time.
+    Offloading only when nothing else fits: the host's memory may not be known, and a pod that takes too much
+    is killed. Of equals the way that needs less of the GPU.
     """
     fitting = (choice for choice in _choices(request) if _fits(choice, request.gpu))
     return max(fitting, key=_worth, default=None)
@@ -107,43 +107,42 @@ def smallest(request: Request) -> Choice:
 
 
 def _choices(request: Request) -> Iterator[Choice]:
-    rows_per_gpu = request.rows_per_gpu
-    for rows in _micro_batches(rows_per_gpu, request):
-        for setup in _setups(request, rows * request.longest):
+    for tokens in _micro_batches(request):
+        for setup in _setups(request, max(tokens, request.longest)):
             if why_impossible(setup) is None:
-                yield Choice(setup, rows, rows_per_gpu // rows, predict(request.shape, setup))
+                yield Choice(setup, tokens, predict(request.shape, setup))
 
 
-def _micro_batches(rows_per_gpu: int, request: Request) -> list[int]:
-    if request.given.micro_batch_rows is not None:
-        return [request.given.micro_batch_rows]
-    divisors = (rows for rows in range(1, rows_per_gpu + 1) if rows_per_gpu % rows == 0)
-    return [rows for rows in divisors if rows == 1 or rows * request.longest <= MOST_TOKENS]
+def _micro_batches(request: Request) -> list[int]:
+    """The longest row and larger powers of two, no more than there is to do in a step."""
+    most = request.tokens_per_gpu or _SIZES[-1]
+    if request.given.micro_batch_tokens is not None:
+        return [request.given.micro_batch_tokens]
+    return sorted({request.longest} | {min(size, most) for size in _SIZES if size > request.longest})
 
 
 def _setups(request: Request, tokens: int) -> Iterator[Setup]:
     given = request.given
-    stages = STAGES[given.method] if given.zero_stage is None else (given.zero_stage,)
+    stages = _CHOSEN_STAGES[given.method] if given.zero_stage is None else (given.zero_stage,)
     offloads: tuple[Offload, ...] = (
         ("none", "optimizer", "all") if given.offload is None else (given.offload,)
     )
-    for stage in stages:
-        for offload in offloads:
-            for recompute in (False, True) if given.checkpointing is None else (given.checkpointing,):
-                yield Setup(
-                    method=given.method,
-                    tokens=tokens,
-                    rank=given.rank,
-                    gpus_per_node=request.gpus_per_node,
-                    nodes=request.nodes,
-                    zero_stage=stage,
-                    offload=offload,
-                    checkpointing=recompute,
-                )
+    recomputed = (False, True) if given.checkpointing is None else (given.checkpointing,)
+    for stage, offload, checkpointing in product(stages, offloads, recomputed):
+        yield Setup(
+            method=given.method,
+            tokens=tokens,
+            rank=given.rank,
+            gpus_per_node=request.gpus_per_node,
+            nodes=request.nodes,
+            zero_stage=stage,
+            offload=offload,
+            checkpointing=checkpointing,
+        )
 
 
-def _worth(choice: Choice) -> tuple[float, float, int]:
-    return prior_mfu(choice.setup), -choice.memory.total, choice.setup.zero_stage
+def _worth(choice: Choice) -> tuple[bool, float, float]:
+    return choice.setup.offload == "none", prior_mfu(choice.setup), -choice.memory.total
 
 
 def _fits(choice: Choice, gpu: Gpu) -> bool:

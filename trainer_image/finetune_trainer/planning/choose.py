@@ -78,9 +78,7 @@ def _document(choice: Choice, gpu: Gpu, *, fits: bool, suggestion: str | None) -
         "hostGiB": in_gib(choice.memory.host),
         "chosen": {
             "zeroStage": setup.zero_stage,
-            "microBatchTokens": setup.tokens,
-            "microBatchRows": choice.rows,
-            "accumulation": choice.accumulation,
+            "microBatchTokens": choice.micro_batch_tokens,
             "checkpointing": setup.checkpointing,
             "offload": setup.offload,
         },

@@ -68,14 +68,6 @@ def verify(shape: ModelShape, tensors: Mapping[str, Tensor]) -> None:
         _refuse("sizes", f"{shape.parameters:,} parameters", f"{counted:,}")
 
 
-def dtypes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Parameters by type, to show a mixture."""
-    counts: dict[str, int] = {}
-    for tensor in tensors.values():
-        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.parameters
-    return counts
-
-
 def _files(folder: Path) -> list[Path]:
     """The files that the index names, else all."""
     index = folder / _INDEX

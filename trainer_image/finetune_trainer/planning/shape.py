@@ -86,12 +86,6 @@ class ModelShape:
         return self.layers * (_products(self.layer_linears) + experts) + self.embedding
 
     @property
-    def active_parameters(self) -> int:
-        """The weights that take part in one token: all but the experts that are not asked."""
-        idle = (self.experts.total - self.experts.active) * self._expert_parameters if self.experts else 0
-        return self.parameters - self.layers * idle
-
-    @property
     def active_intermediate(self) -> int:
         """The width of the feed-forward part that one token passes."""
         return self.experts.active * self.experts.intermediate if self.experts else self.intermediate
@@ -135,6 +129,7 @@ FAMILIES: dict[str, _Family] = {
     "gemma2": _Family(norms=4, defaults=_TIED),
     "gemma3_text": _Family(norms=4, head_norms=True, defaults=_GEMMA3),
     "smollm3": _Family(mlp_bias=True, defaults=_TIED),
+    "granite": _Family(mlp_bias=True),
     "mixtral": _Family(attention_bias=(), experts="num_local_experts"),
     "qwen3_moe": _Family(head_norms=True, experts="num_experts", expert_width="moe_intermediate_size"),
 }

@@ -86,10 +86,10 @@ def _slower(request: Request) -> Iterator[_Change]:
             replace(request, given=replace(given, checkpointing=True)),
             lambda choice: f"turn checkpointing on ({_need(choice)})",
         )
-    if given.micro_batch_rows is not None:
+    if given.micro_batch_tokens is not None:
         yield _Change(
-            replace(request, given=replace(given, micro_batch_rows=None)),
-            lambda choice: f"use micro-batches of {choice.rows} rows ({_need(choice)})",
+            replace(request, given=replace(given, micro_batch_tokens=None)),
+            lambda choice: f"use micro-batches of {choice.micro_batch_tokens:,} tokens ({_need(choice)})",
         )
     if given.zero_stage is not None:
         yield _Change(
@@ -99,7 +99,7 @@ def _slower(request: Request) -> Iterator[_Change]:
     yield _Change(
         replace(
             request,
-            given=replace(given, zero_stage=None, offload=None, checkpointing=None, micro_batch_rows=None),
+            given=Given(given.method, given.rank),
         ),
         lambda choice: f"use {_way(choice)} ({_need(choice)})",
     )
@@ -134,8 +134,8 @@ def _way(choice: Choice) -> str:
         "all": " with weights and optimizer offloaded (about a quarter of the speed)",
     }[setup.offload]
     stage = f"ZeRO-{setup.zero_stage}{offload}, " if setup.zero_stage else ""
-    rows = "1 row" if choice.rows == 1 else f"{choice.rows} rows"
-    return f"{stage}checkpointing {'on' if setup.checkpointing else 'off'} and micro-batches of {rows}"
+    tokens = f"micro-batches of {choice.micro_batch_tokens:,} tokens"
+    return f"{stage}checkpointing {'on' if setup.checkpointing else 'off'} and {tokens}"
 
 
 def _need(choice: Choice) -> str:

@@ -4,8 +4,6 @@ MFU counts the operations that the result needs, recomputation and padding not a
 2022, PaLM, appendix B), so checkpointing lowers it.
 """
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_trainer.planning.lengths import Lengths
@@ -16,19 +14,24 @@ from finetune_trainer.planning.shape import ModelShape
 _MFU: dict[Method, float] = {"LoRA": 0.40, "QLoRA": 0.37, "Full": 0.40}
 # Operations with full checkpointing over those without (training.md 3.3): LoRA 6N/4N, Full 8N/6N.
 _RECOMPUTE: dict[Method, float] = {"LoRA": 6 / 4, "QLoRA": 6 / 4, "Full": 8 / 6}
-# Stages 1 and 2 move what plain data parallelism moves; stage 3 gathers weights too, 1.5 times the traffic
-# (ZeRO paper, section 7): over the network between nodes .30 for .40 (cost-and-memory.md 6.1), half of that
-# loss is assumed within a node.
-_ZERO3_ONE_NODE, _ZERO3_NODES = 0.87, 0.75
-# The optimizer's step on the host waits for PCIe and for the host's memory; offloaded weights cross PCIe in
-# every micro-batch, twice. Both are guesses of a wide band; a calibration replaces them.
+# Stages 1 and 2 move what plain data parallelism moves; stage 3 gathers the weights too. Its speed beside
+# ZeRO-2: .44 measured with a 1B model on one H200, where its hooks weigh most, .75 proposed for several nodes
+# (cost-and-memory.md 6.1); this is the middle of the two, and both are within the band.
+_ZERO3 = 0.57
+# The optimizer's step on the host waits for PCIe and for the host's memory; with ZeRO-3 this gives .29 of the
+# speed of ZeRO-2, as that H200 did with 16 cores. Offloaded weights cross PCIe in every micro-batch, twice: a
+# guess.
 _OFFLOAD: dict[Offload, float] = {"none": 1.0, "optimizer": 0.5, "all": 0.25}
 # Reading a weight matrix takes as long as multiplying it with this many tokens: an H100 does 989 TFLOP/s and
 # reads 3.35 TB/s, so smaller micro-batches wait for memory (Williams et al. 2009, the roofline model).
-BALANCE_TOKENS = 300
+_BALANCE_TOKENS = 300
+# Sharded gradients are reduced in every micro-batch: 2P bytes at 300 GB/s (NVLink, assumed) take as long as
+# computing this many tokens with 6P operations each at 400 TFLOP/s.
+_REDUCED_TOKENS = 450
 
 # A factor each way around an expected time. Priors: 25 to 64 % of the peak where 40 % are expected spans what
-# is published for 7B and 8B models. Calibrated: rows and micro-batches differ from run to run.
+# is published for 7B and 8B models; the packed runs of benchmarks/results/gpu_training.json lie within, too.
+# Calibrated: rows and micro-batches differ from run to run.
 PRIOR_SPREAD = 1.6
 CALIBRATED_SPREAD = 1.2
 _FEWEST_RUNS = 3
@@ -84,9 +87,10 @@ def flops_per_token(shape: ModelShape, method: Method, attended: float) -> float
 
 def prior_mfu(setup: Setup) -> float:
     """The MFU to expect before anything was measured (cost-and-memory.md 6.1, and the factors above)."""
-    gathering = (_ZERO3_ONE_NODE if setup.nodes == 1 else _ZERO3_NODES) if setup.zero_stage == 3 else 1.0
+    gathering = _ZERO3 if setup.zero_stage == 3 else 1.0
     recompute = _RECOMPUTE[setup.method] if setup.checkpointing else 1
-    filled = setup.tokens / (setup.tokens + BALANCE_TOKENS)
+    waiting = _BALANCE_TOKENS + (_REDUCED_TOKENS if setup.zero_stage and setup.gpus > 1 else 0)
+    filled = setup.tokens / (setup.tokens + waiting)
     return _MFU[setup.method] / recompute * gathering * _OFFLOAD[setup.offload] * filled
 
 
@@ -95,17 +99,13 @@ def prior(setup: Setup) -> Efficiency:
     return Efficiency(prior_mfu(setup), PRIOR_SPREAD, "published runs (no finished run is known here)")
 
 
-def calibrated(runs: Sequence[float]) -> Efficiency:
-    """What to expect from the MFUs of finished runs with this GPU type and method: median and spread.
+def calibrated(median: float, runs: int) -> Efficiency:
+    """What to expect from the `median` MFU of finished `runs` with this GPU type and method.
 
-    The factor is what the runs themselves spread by, at least 1.2; fewer than three runs do not show their
-    spread, so with them it is the prior's.
+    Fewer than three runs do not show how much they differ, so with them the band stays the prior's.
     """
-    middle = statistics.median(runs)
-    spread = max(max(runs) / middle, middle / min(runs), CALIBRATED_SPREAD)
-    if len(runs) < _FEWEST_RUNS:
-        spread = max(spread, PRIOR_SPREAD)
-    return Efficiency(middle, spread, f"{len(runs)} finished {'run' if len(runs) == 1 else 'runs'} here")
+    spread = CALIBRATED_SPREAD if runs >= _FEWEST_RUNS else PRIOR_SPREAD
+    return Efficiency(median, spread, f"{runs} finished {'run' if runs == 1 else 'runs'} here")
 
 
 def tokens_per_second(
@@ -145,27 +145,6 @@ def estimate(
         flops_per_token=flops_per_token(shape, method, lengths.attended),
         hours=_around(hours, efficiency.spread),
         source=efficiency.source,
-    )
-
-
-def estimate_from_speed(
-    shape: ModelShape,
-    method: Method,
-    lengths: Lengths,
-    epochs: int,
-    speeds: Sequence[float],
-    extra_seconds: float = 0,
-) -> TimeEstimate | None:
-    """Hours from the tokens per second of finished runs, for CPUs; None without any: nothing is invented."""
-    if not speeds:
-        return None
-    measured = calibrated(speeds)
-    hours = (epochs * lengths.tokens / measured.mfu + extra_seconds) / 3600
-    return TimeEstimate(
-        tokens=epochs * lengths.tokens,
-        flops_per_token=flops_per_token(shape, method, lengths.attended),
-        hours=_around(hours, measured.spread),
-        source=measured.source,
     )
 
 

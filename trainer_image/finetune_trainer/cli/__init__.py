@@ -1,1 +1,0 @@
-"""Commands for people, without a cluster: what they print and how they exit."""
