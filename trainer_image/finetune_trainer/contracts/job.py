@@ -55,6 +55,10 @@ class TrainingSpec(Document):
     effective_batch_size: int | None = Field(None, ge=1, le=1024)
     max_length: int | None = Field(None, ge=16, le=131072)
     seed: int | None = Field(None, ge=0, lt=2**31)
+    micro_batch_tokens: int | None = Field(None, ge=64, le=131072)
+    activation_checkpointing: Literal["Enabled", "Disabled"] | None = None
+    zero_stage: int | None = Field(None, ge=0, le=3)
+    offload: Literal["None", "Optimizer", "All"] | None = None
 
 
 class GraderSpec(Document):

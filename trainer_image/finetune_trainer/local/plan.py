@@ -3,140 +3,127 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.choose import MemoryPlan, Request, choose
-from finetune_trainer.planning.estimate import Estimate, Gpu, estimate
-from finetune_trainer.planning.shape import ModelShape, read_shape
+from finetune_trainer.local.flags import ROW_TOKENS
+from finetune_trainer.planning.candidates import Given, Gpu, Request
+from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
+from finetune_trainer.planning.cost import training_cost
+from finetune_trainer.planning.defaults import RANK
+from finetune_trainer.planning.headers import shape_of_folder
+from finetune_trainer.planning.lengths import Lengths
+from finetune_trainer.planning.memory import FIT_SHARE, Setup
+from finetune_trainer.planning.shape import ModelShape
+from finetune_trainer.planning.time import Band, estimate, prior, startup_seconds
 
+FITS, FITS_NOT = 0, 1
 _BAR = 40
-_NAMES = {
-    "base": "weights that stay",
-    "state": "trained weights, gradients, optimizer",
-    "spike": "setting up the optimizer",
-    "activations": "activations",
-    "loss": "output head and loss",
-    "context": "CUDA and NCCL",
-}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `plan`; what is left out is chosen."""
-    parser.add_argument("--model", type=Path, required=True, help="a model folder or its config.json")
-    parser.add_argument("--method", choices=("LoRA", "QLoRA", "Full"), default="LoRA")
-    parser.add_argument("--gpu-memory-gib", type=_positive, required=True, help="memory of one GPU")
-    parser.add_argument("--gpus", type=_count, default=1, help="GPUs over all nodes (default 1)")
-    parser.add_argument("--tokens-per-microbatch", type=_count, help="token slots of one process")
-    parser.add_argument("--rank", type=_count, default=16, help="rank of the adapter (default 16)")
-    parser.add_argument("--zero-stage", type=int, choices=range(4), help="DeepSpeed's stage, method Full")
-    parser.add_argument("--offload", choices=("none", "optimizer", "all"), help="to the host, method Full")
-    parser.add_argument("--checkpointing", choices=("on", "off"), help="recompute activations")
-    parser.add_argument("--train-tokens", type=_count, help="tokens over all epochs: adds time and cost")
-    parser.add_argument("--row-tokens", type=_count, default=1024, help="mean tokens of a row (default 1024)")
-    parser.add_argument("--gpu-peak-tflops", type=_positive, help="dense bf16 peak of one GPU")
-    parser.add_argument("--price-per-hour", type=_positive, help="price of one GPU for an hour")
-    parser.add_argument("--output", choices=("text", "json"), default="text")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan; 0 when it fits, 1 when it does not, 64 when the question is wrong."""
     try:
-        shape = read_shape(options.model)
-        plan = choose(shape, _request(options))
-        expected = _estimate(options, shape, plan)
+        request = request_of(options)
+        plan = choose(request)
+        expected = _estimate(options, request.shape, plan.choice.setup)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(json.dumps(document(plan, expected)) if options.output == "json" else text(plan, expected))
-    return 0 if plan.fits else 1
+    document = {**plan.document(), "estimate": expected}
+    print(json.dumps(document, indent=2) if options.output == "json" else text_of(document, plan))
+    return FITS if isinstance(plan, MemoryPlan) else FITS_NOT
 
 
-def document(plan: MemoryPlan, expected: Estimate | None) -> dict[str, Any]:
-    """The plan as JSON, with `estimate` null unless it was asked for."""
-    return {**plan.to_json(), "estimate": expected.to_json() if expected else None}
-
-
-def text(plan: MemoryPlan, expected: Estimate | None) -> str:
-    """The plan for a terminal: a bar per part, the layout, time and cost, and what to change."""
-    planned = plan.to_json()
-    largest = max(planned["breakdown"].values()) or 1
-    parts = [
-        f"  {_NAMES[name]:<38} {size:8.1f} GiB  {'█' * round(_BAR * size / largest)}"
-        for name, size in planned["breakdown"].items()
-        if size
-    ]
-    verdict = "fits" if plan.fits else "does not fit"
-    head = (
-        f"{plan.request.method} on {plan.request.gpus} x {plan.request.gpu_gib:g} GiB {verdict}: "
-        f"{planned['peakGiB']:.1f} GiB per GPU, of which {planned['limitGiB']:.1f} may be planned (90 %)"
+def request_of(options: argparse.Namespace) -> Request:
+    """The job that the flags describe; UserError for a model that is not understood."""
+    tokens: int | None = options.tokens_per_microbatch
+    given = Given(
+        method=options.method,
+        rank=options.rank if options.method == "Full" else options.rank or RANK,
+        zero_stage=options.zero_stage,
+        offload=options.offload,
+        checkpointing=None if options.checkpointing is None else options.checkpointing == "on",
+        micro_batch_tokens=tokens,
     )
-    setup = plan.setup
-    kept = "recomputed" if setup.checkpointing else "kept"
-    layout = (
-        f"  {setup.tokens} tokens per micro-batch, activations {kept}, ZeRO stage {setup.zero_stage}, "
-        f"offload {setup.offload}"
-    )
-    host = [f"  {planned['hostGiB']:.0f} GiB of host memory for the offload"] if plan.host else []
-    timed = [_time(expected)] if expected else []
-    return "\n".join([head, *parts, layout, *host, *timed, *([plan.suggestion] if plan.suggestion else [])])
-
-
-def _time(expected: Estimate) -> str:
-    numbers = expected.to_json()
-    line = (
-        f"  {numbers['hours']:.2f} h ({numbers['hoursLow']:.2f} to {numbers['hoursHigh']:.2f}) at "
-        f"{expected.mfu:.0%} of the GPUs' peak"
-    )
-    if numbers["cost"] is None:
-        return line
-    return (
-        f"{line}; {numbers['cost']:.2f} ({numbers['costLow']:.2f} to {numbers['costHigh']:.2f}) for all GPUs"
+    return Request(
+        shape=shape_of_folder(options.model),
+        given=given,
+        gpu=Gpu(options.gpu_memory_gib),
+        longest=min(tokens or ROW_TOKENS, ROW_TOKENS),
+        gpus_per_node=options.gpus,
+        nodes=options.nodes,
     )
 
 
-def _estimate(options: argparse.Namespace, shape: ModelShape, plan: MemoryPlan) -> Estimate | None:
+def _estimate(options: argparse.Namespace, shape: ModelShape, setup: Setup) -> dict[str, Any] | None:
     """Time and cost, when the tokens are given; UserError when the GPU's peak is not."""
-    if options.train_tokens is None:
+    tokens, row = options.train_tokens, options.row_tokens
+    if tokens is None:
         if options.gpu_peak_tflops or options.price_per_hour:
             raise UserError("Time and cost need --train-tokens, the tokens over all epochs.")
         return None
     if options.gpu_peak_tflops is None:
         raise UserError("Time needs --gpu-peak-tflops, the GPU's dense bf16 peak (989 for an H100 or H200).")
-    gpu = Gpu(options.gpu_peak_tflops, options.price_per_hour)
-    return estimate(shape, plan.setup, gpu, options.train_tokens, options.row_tokens)
-
-
-def _request(options: argparse.Namespace) -> Request:
-    if options.method != "Full" and (options.zero_stage or options.offload not in (None, "none")):
-        raise UserError("--zero-stage and --offload belong to --method Full: an adapter is not sharded.")
-    if options.offload not in (None, "none") and options.zero_stage in (0, 1):
-        raise UserError("--offload needs --zero-stage 2 or 3.")
-    if options.offload == "all" and options.zero_stage == 2:
-        raise UserError("--offload all needs --zero-stage 3.")
-    tokens = options.tokens_per_microbatch
-    return Request(
-        method=options.method,
-        gpus=options.gpus,
-        gpu_gib=options.gpu_memory_gib,
-        rank=options.rank,
-        tokens=tokens,
-        checkpointing=None if options.checkpointing is None else options.checkpointing == "on",
-        zero_stage=options.zero_stage,
-        offload=options.offload,
+    expected = estimate(
+        shape,
+        setup.method,
+        Lengths(rows=-(-tokens // row), tokens=tokens, squares=tokens * row, longest=row),
+        epochs=1,
+        gpus=setup.gpus,
+        peak_tflops=options.gpu_peak_tflops,
+        efficiency=prior(setup),
+        extra_seconds=startup_seconds(shape),
     )
+    price: float | None = options.price_per_hour
+    cost = None if price is None else training_cost(expected.hours, setup.gpus, price)
+    return {
+        "tokens": tokens,
+        "mfu": round(prior(setup).mfu, 3),
+        **_band("hours", expected.hours, 3),
+        **_band("cost", cost, 2),
+    }
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+def _band(name: str, band: Band | None, digits: int) -> dict[str, float | None]:
+    """The three keys of a band, null where it is not known."""
+    values = (band.expected, band.low, band.high) if band else (None, None, None)
+    keys = (name, f"{name}Low", f"{name}High")
+    return {key: value and round(value, digits) for key, value in zip(keys, values, strict=True)}
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+def text_of(document: dict[str, Any], plan: MemoryPlan | NoFit) -> str:
+    """A table with bars of the card's memory, the layout, time and cost, and what to change if it must."""
+    card, chosen, expected = document["gpuMemoryGiB"], document["chosen"], document["estimate"]
+    sizes = {name: size for name, size in document["breakdown"].items() if size}
+    lines = [_row(name, size, card) for name, size in sizes.items()]
+    lines += [_row("peak", document["peakGiB"], card)]
+    lines += [f"{'limit':<15}{document['limitGiB']:>9.2f} GiB ({FIT_SHARE:.0%} of {card:g} GiB)"]
+    if document["hostGiB"]:
+        lines += [f"{'each host':<15}{document['hostGiB']:>9.2f} GiB"]
+    lines += [
+        "",
+        f"{document['method']} on {document['gpus']} GPU(s): ZeRO stage {chosen['zeroStage']}, "
+        f"offload {chosen['offload']}, checkpointing {'on' if chosen['checkpointing'] else 'off'}, "
+        f"micro-batches of {chosen['microBatchTokens']:,} tokens",
+        *([_time(expected)] if expected else []),
+        "It fits." if isinstance(plan, MemoryPlan) else f"It does not fit. {plan.message}",
+    ]
+    return "\n".join(lines)
+
+
+def _time(expected: dict[str, Any]) -> str:
+    line = (
+        f"{expected['hours']:.2f} h ({expected['hoursLow']:.2f} to {expected['hoursHigh']:.2f}) at "
+        f"{expected['mfu']:.0%} of the GPUs' peak"
+    )
+    if expected["cost"] is None:
+        return line
+    costs = f"{expected['cost']:.2f} ({expected['costLow']:.2f} to {expected['costHigh']:.2f})"
+    return f"{line}; {costs} for all GPUs"
+
+
+def _row(name: str, size: float, card: float) -> str:
+    filled = round(_BAR * size / card)
+    bar = "#" * min(filled, _BAR) + ("+" if filled > _BAR else "")
+    return f"{name:<15}{size:>9.2f} GiB {bar}".rstrip()

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.contracts import Job, Result
+from finetune_trainer.contracts import Job, Result, TrainingSpec
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import Interrupted, UserError
-from finetune_trainer.planning.choose import Request, choose
-from finetune_trainer.planning.memory import GIB, USABLE
-from finetune_trainer.planning.shape import read_shape
+from finetune_trainer.planning.candidates import Gpu, Request
+from finetune_trainer.planning.choose import NoFit, choose
+from finetune_trainer.planning.headers import shape_of_folder
+from finetune_trainer.planning.job import recomputes, request_for
+from finetune_trainer.planning.memory import GIB
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.training.core import Outcome, train
@@ -58,27 +60,35 @@ def read_plan(summary: dict[str, Any], execution: Execution) -> TrainPlan:
 def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
     """The layout for this device's memory; UserError when nothing fits, with what to change."""
     if not torch.cuda.is_available():
-        return Execution(CPU_MICRO_BATCH_TOKENS, zero_stage=2 if job.spec.method == "Full" else 0)
+        return _cpu_execution(job)
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
-    plan = choose(read_shape(model), _request(job, summary, device.total_memory / GIB))
-    _log.info("memory plan: %s", json.dumps(plan.to_json()))
-    if not plan.fits:
-        peak = plan.needed.total / GIB
-        raise UserError(
-            f"Training needs {peak:.1f} GiB on each GPU; {device.name} has {plan.request.gpu_gib:.1f} GiB, "
-            f"of which {USABLE:.0%} may be planned. {plan.suggestion}"
-        )
-    layout = plan.setup
-    return Execution(layout.tokens, layout.checkpointing, layout.zero_stage, layout.offload)
+    gpu = Gpu(round(device.total_memory / GIB, 2), device.name)
+    plan = choose(_request(job, summary, model, gpu))
+    _log.info("memory plan: %s", json.dumps(plan.document()))
+    if isinstance(plan, NoFit):
+        raise UserError(f"{device.name}: {plan.message}")
+    layout = plan.choice.setup
+    return Execution(plan.choice.micro_batch_tokens, layout.checkpointing, layout.zero_stage, layout.offload)
 
 
-def _request(job: Job, summary: dict[str, Any], gpu_gib: float) -> Request:
-    return Request(
-        method=job.spec.method,
-        gpus=job.spec.resources.processes,
-        gpu_gib=gpu_gib,
+def _cpu_execution(job: Job) -> Execution:
+    """What the job says, else what is fast on few cores; ZeRO is not chosen for memory there."""
+    given = job.spec.training or TrainingSpec()
+    return Execution(
+        given.micro_batch_tokens or CPU_MICRO_BATCH_TOKENS,
+        checkpointing=recomputes(given) or False,
+        zero_stage=2 if job.spec.method == "Full" else 0,
+    )
+
+
+def _request(job: Job, summary: dict[str, Any], model: Path, gpu: Gpu) -> Request:
+    return request_for(
+        job.spec,
+        shape_of_folder(model),
+        gpu,
+        rank=summary["lora"]["rank"] if summary["lora"] else None,
         longest=summary["training"]["maxLength"],
-        rank=summary["lora"]["rank"] if summary["lora"] else 0,
+        rows=summary["training"]["effectiveBatchSize"],
     )
 
 
