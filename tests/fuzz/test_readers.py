@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading.limits import JSON_DEPTH, RECORD_BYTES
-from finetune_trainer.reading.lines import Line
+from finetune_trainer.reading.lines import Line, parse_line
 from finetune_trainer.reading.records import read_file, read_records
 
 ROWS: list[dict[str, Any]] = [
@@ -69,7 +69,7 @@ def _read_all(records: Iterator[Line]) -> tuple[list[Line], str]:
 def _read(name: str, content: bytes, folder: Path) -> None:
     """Read all; UserError is an answer, and each record has a value or a problem."""
     (folder / "file").write_bytes(content)
-    lines, refusal = _read_all(read_file(folder / "file", name))
+    lines, refusal = _read_all(map(parse_line, read_file(folder / "file", name)))
     assert not refusal or name in refusal
     assert [line.number for line in lines] == sorted({line.number for line in lines})
     for line in lines:
@@ -117,7 +117,7 @@ def _damage(content: bytes, data: st.DataObject) -> bytes:
 def test_text_of_marks_is_answered(kind: Any, text: str) -> None:
     stream: io.BufferedReader = io.BufferedReader(io.BytesIO(text.encode()))  # type: ignore[assignment]
     try:
-        lines = list(read_records(stream, kind, "x"))
+        lines = list(map(parse_line, read_records(stream, kind, "x")))
     except UserError:
         return
     if kind == "json" and _parses_to_a_list(text):
@@ -185,7 +185,7 @@ class _Repeated(io.RawIOBase):
 def test_a_record_of_100_megabytes_takes_little_memory(kind: Any, start: bytes, byte: bytes) -> None:
     stream: io.BufferedReader = io.BufferedReader(_Repeated(start, byte, 100_000_000), 1 << 18)
     tracemalloc.start()
-    lines, refusal = _read_all(read_records(stream, kind, "x"))
+    lines, refusal = _read_all(map(parse_line, read_records(stream, kind, "x")))
     assert all(line.problem is not None or line.value == 1 for line in lines)
     assert not refusal or "a record has no end" in refusal
     assert tracemalloc.get_traced_memory()[1] < 8 * RECORD_BYTES

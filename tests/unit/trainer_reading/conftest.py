@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from finetune_trainer.reading.kinds import Kind
-from finetune_trainer.reading.lines import Line
+from finetune_trainer.reading.lines import Line, parse_line
 from finetune_trainer.reading.records import read_records
 
 Read = Callable[[bytes, Kind], list[Line]]
@@ -18,6 +18,6 @@ def read() -> Read:
 
     def read(content: bytes, kind: Kind) -> list[Line]:
         stream = io.BufferedReader(io.BytesIO(content))  # type: ignore[type-var]
-        return list(read_records(stream, kind, "data"))
+        return list(map(parse_line, read_records(stream, kind, "data")))
 
     return read

@@ -18,6 +18,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.reading.kinds import FileKind, find_kind
 from finetune_trainer.reading.limits import RECORD_BYTES
 from finetune_trainer.reading.lines import TOO_LONG, Line, split_lines
+from finetune_trainer.reading.lines import parse_line
 from finetune_trainer.reading.records import read_file
 
 ROWS = b'{"a": 1}\n{"a": 2}\n'
@@ -63,7 +64,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
 def test_what_is_no_text_is_called_what_it_is(name: str, raw: bytes, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(UserError) as caught:
-        list(read_file(tmp_path / name, name))
+        list(map(parse_line, read_file(tmp_path / name, name)))
     assert str(caught.value).startswith(f"{name} is ")
     assert text in str(caught.value)
 
@@ -72,19 +73,19 @@ def test_what_is_no_text_is_called_what_it_is(name: str, raw: bytes, text: str, 
 def test_a_login_page_in_place_of_a_binary_file_is_recognised(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"<!doctype html>")
     with pytest.raises(UserError, match="an HTML page"):
-        list(read_file(tmp_path / name, name))
+        list(map(parse_line, read_file(tmp_path / name, name)))
 
 
 @pytest.mark.parametrize("text", ["PAR1,PAR2\n1,2\n", "BZh9,x\n1,2\n", "MZ,x\n1,2\n", "version\nhttps\n"])
 def test_a_header_that_resembles_a_signature_is_read(text: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_text(text)
-    assert all(line.problem is None for line in read_file(tmp_path / "x", "x.csv"))
+    assert all(line.problem is None for line in map(parse_line, read_file(tmp_path / "x", "x.csv")))
 
 
 @pytest.mark.parametrize("extension", PACKED)
 def test_packed_files_are_read(extension: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(PACKED[extension] * 2)  # packers append by writing one stream after another
-    values = [line.value for line in read_file(tmp_path / "x", f"x.jsonl.{extension}")]
+    values = [line.value for line in map(parse_line, read_file(tmp_path / "x", f"x.jsonl.{extension}"))]
     assert values == [{"a": 1}, {"a": 2}] * 2
 
 
@@ -93,7 +94,7 @@ def test_packed_files_are_read(extension: str, tmp_path: Path) -> None:
 def test_a_damaged_packed_file_is_refused(extension: str, damage: Any, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(damage(PACKED[extension]))
     with pytest.raises(UserError, match=rf"x\.jsonl\.{extension} is damaged"):
-        list(read_file(tmp_path / "x", f"x.jsonl.{extension}"))
+        list(map(parse_line, read_file(tmp_path / "x", f"x.jsonl.{extension}")))
 
 
 @pytest.mark.slow
@@ -109,7 +110,7 @@ def test_a_bomb_is_refused_in_little_memory(extension: str, tmp_path: Path) -> N
     del zeros
     tracemalloc.start()
     with pytest.raises(UserError, match="which no data set does"):
-        list(read_file(tmp_path / "x", f"x.jsonl.{extension}"))
+        list(map(parse_line, read_file(tmp_path / "x", f"x.jsonl.{extension}")))
     assert tracemalloc.get_traced_memory()[1] < 4 * RECORD_BYTES
     tracemalloc.stop()
 
@@ -146,7 +147,7 @@ def test_a_line_of_two_gigabytes_takes_little_memory_and_time() -> None:
 
 def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.jsonl cannot be read \(Is a directory\)"):
-        list(read_file(tmp_path, "x.jsonl"))
+        list(map(parse_line, read_file(tmp_path, "x.jsonl")))
 
 
 KINDS: list[tuple[str, FileKind | None]] = [
@@ -198,5 +199,5 @@ def test_files_of_one_kind_are_no_finding(names: list[str]) -> None:
 
 def test_lines_keep_their_numbers_over_a_problem(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"{}\n{\n{}\n")
-    first, wrong, last = read_file(tmp_path / "x", "x.jsonl", first=11)
+    first, wrong, last = map(parse_line, read_file(tmp_path / "x", "x.jsonl", first=11))
     assert (first, wrong.number, last) == (Line(11, {}), 12, Line(13, {}))

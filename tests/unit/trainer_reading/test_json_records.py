@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading import json_array
 from finetune_trainer.reading.limits import JSON_DEPTH, RECORD_BYTES
-from finetune_trainer.reading.lines import Line
+from finetune_trainer.reading.lines import Line, parse_line
 from finetune_trainer.reading.records import read_file
 
 DEEPEST = "[" * JSON_DEPTH + "]" * JSON_DEPTH
@@ -136,11 +136,11 @@ def test_an_array_is_split_as_a_parser_does_wherever_the_chunks_end(
 
 def test_records_of_several_files_are_numbered_on(read: Any, tmp_path: Any) -> None:
     (tmp_path / "a").write_text('{"a": 1}\n{"a": 2}\n')
-    assert [line.number for line in read_file(tmp_path / "a", "a.jsonl", first=7)] == [7, 8]
+    assert [line.number for line in map(parse_line, read_file(tmp_path / "a", "a.jsonl", first=7))] == [7, 8]
 
 
 def test_a_name_of_no_kind_is_answered_with_those_that_are_read(tmp_path: Any) -> None:
     with pytest.raises(
         UserError, match=r"train\.txt is not read as data; .*\.jsonl, \.ndjson, \.json, \.csv"
     ):
-        list(read_file(tmp_path / "a", "train.txt"))
+        list(map(parse_line, read_file(tmp_path / "a", "train.txt")))

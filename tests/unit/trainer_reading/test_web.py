@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.errors import SourceUnavailableError, UserError
+from finetune_trainer.reading.lines import parse_line
 from finetune_trainer.reading.records import read_file
 from finetune_trainer.sources import located, web
 from finetune_trainer.sources.fetch import locate
@@ -210,7 +211,7 @@ def test_a_certificate_of_a_stranger_is_refused(
 def test_a_login_page_is_recognised(site: Web, tmp_path: Path) -> None:
     file = _fetch(f"{site.address}/login.jsonl", tmp_path)
     with pytest.raises(UserError, match=r"login\.jsonl is an HTML page \(a login or error page"):
-        list(read_file(file.path, file.name))
+        list(map(parse_line, read_file(file.path, file.name)))
 
 
 @pytest.mark.parametrize(

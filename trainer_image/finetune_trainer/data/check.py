@@ -1,49 +1,21 @@
-"""The checks after the structure: tokens of the training rows, and the hold-out against them."""
+"""The checks after the structure: the training rows among themselves, and the hold-out beside them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-
-from finetune_trainer.contracts import EvaluationSpec, GraderSpec
-from finetune_trainer.data import holdout as holdout_rules
+from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data import rules
-from finetune_trainer.data.corpus import leak_group, leak_near
-from finetune_trainer.data.findings import Finding, errors, found, name_rows, present
-from finetune_trainer.data.formats import Row
+from finetune_trainer.data.corpus.facts import measure
+from finetune_trainer.data.corpus.rules import corpus_findings, holdout_findings
+from finetune_trainer.data.corpus.semantic import embedding_matrix, leak_semantic
+from finetune_trainer.data.corpus.texts import held_out
+from finetune_trainer.data.findings import Finding, found, name_rows, present
 from finetune_trainer.data.holdout import HoldoutRow
-from finetune_trainer.data.rowrule import finding, tally
-from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, encode_rows, render_problem
+from finetune_trainer.data.load import Loaded
+from finetune_trainer.data.survey import Survey
+from finetune_trainer.data.tokenise import ChatTokenizer, render_problem
 from finetune_trainer.errors import UserError
 from finetune_trainer.grading import schema_problem
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """The training rows as tokens, in their order, with what was found on the way."""
-
-    rows: list[Encoded]
-    findings: list[Finding]
-
-
-def tokenise(tokenizer: ChatTokenizer, rows: Sequence[Row], limit: int) -> Tokenised:
-    """Tokenise all rows and apply the token rules; without a template there is nothing to apply them to."""
-    about_tokenizer = rules.tokenizer_findings(tokenizer, chat=any(row.text is None for row in rows))
-    if errors(about_tokenizer):
-        return Tokenised([], about_tokenizer)
-    results = encode_rows(tokenizer, rows)
-    encoded = [result for result in results if isinstance(result, Encoded)]
-    numbered = [(result.number, result) for result in results]
-    found = [finding(rule, tally(rule, numbered), len(rows)) for rule in rules.token_rules(tokenizer, limit)]
-    return Tokenised(encoded, about_tokenizer + present(found) + _lengths(encoded, limit))
-
-
-def _lengths(rows: Sequence[Encoded], limit: int) -> list[Finding]:
-    numbers = np.array([row.number for row in rows], np.int64)
-    tokens = np.array([len(row.ids) for row in rows], np.int64)
-    trained = np.array([row.trained for row in rows], np.int64)
-    cut = np.array([row.answer_cut(limit) for row in rows], np.bool_)
-    return rules.length_findings(numbers, tokens, trained, cut, limit)
 
 
 def check_graders(graders: Sequence[GraderSpec]) -> None:
@@ -53,35 +25,43 @@ def check_graders(graders: Sequence[GraderSpec]) -> None:
             raise UserError(f"evaluation.graders: {grader.name}: {problem}; correct it.")
 
 
+def check_tokenizer(tokenizer: ChatTokenizer, train: Loaded) -> list[Finding]:
+    """Rules 16, 19, 20 and 23; with an error among them rows cannot be tokenised."""
+    return rules.tokenizer_findings(tokenizer, chat=train.format != "text")
+
+
+def check_corpus(train: Loaded, surveyed: Survey, epochs: float) -> list[Finding]:
+    """Rules 28 to 35 about the training rows."""
+    return corpus_findings(surveyed.facts, train.rows, surveyed.context, epochs)
+
+
 def check_holdout(
-    evaluation: EvaluationSpec,
-    tokenizer: ChatTokenizer,
-    train: Sequence[Row],
-    rows: Sequence[HoldoutRow],
-    room: int,
+    train: Loaded, surveyed: Survey, holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpec] = ()
 ) -> list[Finding]:
-    """Rules 17, 25, 36, 41 and 42 about the hold-out; `room` is the model's context in tokens."""
-    space = room - evaluation.output_tokens
-    about_prompts = present(_prompt_findings(tokenizer, rows, space), "holdout")
-    return about_prompts + compare_holdout(train, rows, evaluation.graders)
+    """Rules 36 to 39 and 41 to 44: the hold-out beside the training rows, and its expected answers."""
+    facts = measure([held_out(row) for row in holdout], surveyed.context)
+    return holdout_findings(surveyed.facts, train.rows, holdout, facts, surveyed.context, graders)
 
 
-def compare_holdout(
-    train: Sequence[Row], rows: Sequence[HoldoutRow], graders: Sequence[GraderSpec] = ()
+def check_paraphrases(
+    train: Loaded, surveyed: Survey, holdout: Sequence[HoldoutRow], base: Path, tokenizer: ChatTokenizer
 ) -> list[Finding]:
-    """Rules 36, 37, 39 and 41 to 43: the hold-out beside the training rows, and its expected answers."""
-    return present(
-        [
-            holdout_rules.leak_exact(train, rows),
-            holdout_rules.eval_size(rows),
-            holdout_rules.duplicate_ids(rows),
-            holdout_rules.eval_no_reference(rows, graders),
-            holdout_rules.eval_reference_fails(rows, graders),
-            *leak_near(train, [(row.number, row.messages) for row in rows]),
-            leak_group(train, [(row.number, row.group) for row in rows]),
-        ],
-        "holdout",
-    )
+    """Rule 40, which runs only where a job sets its severity: its cosine misses and suspects too much."""
+    matrix = embedding_matrix(base)
+    if matrix is None:
+        text = "The base model's embeddings are stored under no known name, so paraphrases cannot be looked for"
+        raise UserError(f"{text}; remove leak_semantic from dataset.rules.")
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return [list(encoding.ids) for encoding in tokenizer.encode_batch(texts, special=False)]
+
+    finding = leak_semantic(surveyed.facts, train.rows, holdout, surveyed.context, matrix, encode)
+    return present([finding], "holdout")
+
+
+def check_prompts(tokenizer: ChatTokenizer, holdout: Sequence[HoldoutRow], space: int) -> list[Finding]:
+    """Rules 17 and 25 about the hold-out's prompts, for which the model has a `space` in tokens."""
+    return present(_prompt_findings(tokenizer, holdout, space), "holdout")
 
 
 def _prompt_findings(

@@ -1,92 +1,106 @@
-"""From a source to canonical rows and the findings on the way."""
+"""From the files of a data set to canonical rows and the findings on the way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
 
 from finetune_trainer.contracts import DatasetSpec
-from finetune_trainer.data import rules
-from finetune_trainer.data.corpus import corpus_findings
 from finetune_trainer.data.file_rules import mixed_files
-from finetune_trainer.data.findings import Finding, errors, present
-from finetune_trainer.data.formats import Row, canonical, detect
-from finetune_trainer.data.rowrule import RowRule, finding, tally
+from finetune_trainer.data.findings import Finding
+from finetune_trainer.data.spool import Spool, SpoolWriter, pack
+from finetune_trainer.data.structure import Structure, examine
+from finetune_trainer.data.workers import each
 from finetune_trainer.errors import UserError
-from finetune_trainer.reading.lines import Line
+from finetune_trainer.reading.lines import Record, parse_line
 from finetune_trainer.reading.records import read_file
 from finetune_trainer.sources.fetch import locate
 from finetune_trainer.sources.located import DataFile
 
-Subject = TypeVar("Subject")
+# Told what is being done, the rows that are done, and of how many (None: not known yet).
+Watch = Callable[[str, int, int | None], None]
+_CHUNK_ROWS = 1000
+_CHUNK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A data set as read: its rows if it has no structural error, its findings, its digest.
+    """A data set as read: its sound rows, the findings, its digest and the names of its files.
 
-    `count` are the rows that were read, sound or not; `format` is None where there is no one format.
+    `count` are the records that were read, sound or not; `format` is None where there is no one format.
     """
 
-    rows: list[Row]
+    rows: Spool
     findings: list[Finding]
     digest: str
     count: int
     format: str | None = None
+    files: tuple[str, ...] = ()
 
 
-def load(spec: DatasetSpec, scratch: Path, dataset: str) -> Loaded:
-    """Read and check the structure of `train` or `holdout`; UserError when there is nothing to read."""
-    return load_lines(spec.source, read_files(locate(spec, scratch).files), dataset)
+def load(spec: DatasetSpec, scratch: Path, dataset: str, watch: Watch) -> Loaded:
+    """Fetch and check the structure of `train` or `holdout`; UserError when there is nothing to read."""
+    watch(f"fetching {spec.source}", 0, None)
+    return load_files(spec.source, locate(spec, scratch).files, dataset, scratch / f"{dataset}.rows", watch)
 
 
-def load_lines(source: str, lines: Sequence[Line], dataset: str) -> Loaded:
-    """The same for lines that were read already."""
-    if not lines:
-        raise UserError(f"{source} has no rows; write one JSON object per line.")
-    findings = check_structure(lines, dataset)
-    if errors(findings):
-        return Loaded([], findings, rows_digest([]), len(lines))
-    rows = [canonical(line.number, line.value) for line in lines]
-    return Loaded(rows, findings, rows_digest(rows), len(lines), detect(lines[0].value))
-
-
-def read_files(files: Sequence[DataFile]) -> list[Line]:
+def load_files(source: str, files: Sequence[DataFile], dataset: str, spool: Path, watch: Watch) -> Loaded:
+    """The same for files that are at hand; sound rows are kept at `spool`."""
     if (mixed := mixed_files([file.name for file in files])) is not None:
         raise UserError(mixed.message)
-    lines: list[Line] = []
-    for file in files:
-        lines += read_file(file.path, file.name, first=lines[-1].number + 1 if lines else 1)
-    return lines
-
-
-def check_structure(lines: Sequence[Line], dataset: str) -> list[Finding]:
-    """All findings about lines, raw rows and, where those have no error, canonical rows."""
-    raw = [(line.number, line.value) for line in lines if isinstance(line.value, dict)]
-    found = present(
-        [
-            *_findings(rules.LINE_RULES, [(line.number, line) for line in lines], dataset),
-            rules.format_runs(raw).finding(),
-            *_findings(rules.RAW_RULES, raw, dataset),
-        ],
-        dataset,
+    structure, digest = Structure(dataset), sha256()
+    work, size = partial(_examined, dataset), sum(file.size for file in files)
+    with SpoolWriter(spool) as writer:
+        for found, rows, digests in each(work, _no_state, _chunks(files), size):
+            structure += found
+            digest.update(digests)
+            writer.write(rows)
+            watch(f"reading {source}", structure.records, None)
+    if not structure.records:
+        raise UserError(f"{source} has no rows; write one JSON object per line.")
+    names = tuple(file.name for file in files)
+    return Loaded(
+        writer.spool(),
+        structure.findings(),
+        f"sha256:{digest.hexdigest()}",
+        structure.records,
+        structure.format,
+        names,
     )
-    rows = [canonical(number, row) for number, row in raw if rules.sound(row, dataset)]
-    about_rows = _findings(rules.ROW_RULES, [(row.number, row) for row in rows], dataset)
-    about_corpus = corpus_findings(rows) if dataset == "train" else []
-    return found + present([*about_rows, *rules.shares(rows).findings(), *about_corpus], dataset)
 
 
-def _findings(
-    group: Sequence[RowRule[Subject]], subjects: Sequence[tuple[int, Subject]], dataset: str
-) -> list[Finding | None]:
-    return [finding(rule, tally(rule, subjects), len(subjects)) for rule in group if dataset in rule.about]
+def _no_state() -> None:
+    """Reading needs nothing to be made ready."""
 
 
-def rows_digest(rows: Sequence[Row]) -> str:
-    """The digest of canonical rows: equal data has an equal digest, whatever its layout in the file."""
-    digest = sha256()
-    for row in rows:
-        digest.update(row.content().encode() + b"\n")
-    return f"sha256:{digest.hexdigest()}"
+def _examined(dataset: str, state: None, records: Sequence[Record]) -> tuple[Structure, list[bytes], bytes]:
+    """What there is to say about a chunk, its sound rows packed, and their digests.
+
+    Equal data has equal digests, whatever its layout in the files.
+    """
+    structure, rows = examine([parse_line(record) for record in records], dataset)
+    digests = b"".join(sha256(row.content().encode("utf-8", "surrogatepass")).digest() for row in rows)
+    return structure, [pack(row) for row in rows], digests
+
+
+def _chunks(files: Sequence[DataFile]) -> Iterator[list[Record]]:
+    chunk: list[Record] = []
+    size = 0
+    for record in _records(files):
+        chunk.append(record)
+        size += record.size
+        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _records(files: Sequence[DataFile]) -> Iterable[Record]:
+    """The records of all files, numbered through."""
+    number = 0
+    for file in files:
+        for record in read_file(file.path, file.name, number + 1):
+            number = record.number
+            yield record

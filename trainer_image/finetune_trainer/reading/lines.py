@@ -19,6 +19,11 @@ class Line:
     value: Any = None
     problem: str | None = None
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return len(repr(self.value))
+
 
 @dataclass(frozen=True, slots=True)
 class RawLine:
@@ -27,6 +32,14 @@ class RawLine:
     number: int
     raw: bytes | None
     problem: str | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
+        return len(self.raw or b"")
+
+
+Record = RawLine | Line
 
 
 def split_lines(stream: BinaryIO, first: int = 1) -> Iterator[RawLine]:
@@ -45,8 +58,10 @@ def split_lines(stream: BinaryIO, first: int = 1) -> Iterator[RawLine]:
         number += 1
 
 
-def parse_line(line: RawLine) -> Line:
+def parse_line(line: Record) -> Line:
     """The value of a record, or what is wrong with its JSON."""
+    if isinstance(line, Line):
+        return line
     if line.raw is None:
         return Line(line.number, problem=line.problem)
     if line.raw.startswith(codecs.BOM_UTF8):

@@ -8,26 +8,29 @@ from pathlib import Path
 from finetune_trainer.reading.csv_rows import read_csv
 from finetune_trainer.reading.json_array import split_array
 from finetune_trainer.reading.kinds import Kind, kind_of
-from finetune_trainer.reading.lines import Line, RawLine, parse_line, split_lines
+from finetune_trainer.reading.lines import RawLine, Record, split_lines
 from finetune_trainer.reading.packing import open_unpacked
 from finetune_trainer.reading.parquet import read_parquet
 from finetune_trainer.reading.signatures import refuse_other_than_text
 
 
-def read_file(path: Path, name: str, first: int = 1) -> Iterator[Line]:
-    """The records of the file `name`, whose bytes are at `path`, numbered from `first`."""
+def read_file(path: Path, name: str, first: int = 1) -> Iterator[Record]:
+    """The records of the file `name`, whose bytes are at `path`, numbered from `first`.
+
+    JSON is not parsed here (`lines.parse_line` does it): reading is one process, parsing many.
+    """
     with open_unpacked(path, name) as stream:
         yield from read_records(stream, kind_of(name).kind, name, first)
 
 
-def read_records(stream: BufferedReader, kind: Kind, name: str, first: int = 1) -> Iterator[Line]:
+def read_records(stream: BufferedReader, kind: Kind, name: str, first: int = 1) -> Iterator[Record]:
     """The records of an unpacked stream, readable or not; UserError if the file cannot be read at all.
 
     Memory is bounded by a few times the longest record that is allowed. Parquet needs a seekable stream.
     """
     match kind:
         case "jsonl" | "json":
-            return map(parse_line, split_json(stream, kind, name, first))
+            return split_json(stream, kind, name, first)
         case "csv":
             refuse_other_than_text(stream.peek(), name)
             return read_csv(stream, name, first)

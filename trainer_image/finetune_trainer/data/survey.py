@@ -1,0 +1,106 @@
+"""The second pass over a data set: its rows are compared with each other, and tokenised."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from finetune_trainer.data.corpus.facts import SAMPLE, Context, Facts, concat, learn, measure
+from finetune_trainer.data.formats import Row
+from finetune_trainer.data.holdout import HoldoutRow
+from finetune_trainer.data.load import Watch
+from finetune_trainer.data.spool import Spool
+from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, Unrendered, encode_rows, load_tokenizer
+from finetune_trainer.data.tokens import TokenTable, tabulate, training_line
+from finetune_trainer.data.workers import each
+
+_CHUNK_ROWS = 500
+_CHUNK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """What rows are tokenised for: a base model's folder, the most tokens of a row, where to write them."""
+
+    base: Path
+    limit: int
+    lines: Callable[[str], object] | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of all rows: `context` and `facts` compare them, `tokens` is None without a target."""
+
+    context: Context
+    facts: Facts
+    tokens: TokenTable | None
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a process needs; `write` asks for the rows as they are trained."""
+
+    rows: Spool
+    context: Context
+    tokenizer: ChatTokenizer | None
+    limit: int
+    write: bool
+
+
+@dataclass(frozen=True)
+class _Part:
+    facts: Facts
+    tokens: TokenTable | None
+    lines: str
+
+
+def survey(rows: Spool, holdout: list[HoldoutRow], target: Target | None, watch: Watch) -> Survey:
+    """Look at every row of a data set that has at least one; `target` None leaves tokens out.
+
+    Rows are passed to `target.lines` in their order, as the train stage reads them.
+    """
+    context = learn(_sample(rows), holdout)
+    make = partial(_make, rows, context, target and (target.base, target.limit, target.lines is not None))
+    facts, tokens = [], None
+    for part in each(_look, make, _chunks(rows), rows.size):
+        facts.append(part.facts)
+        if part.tokens is not None:
+            tokens = part.tokens if tokens is None else tokens + part.tokens
+        if target and target.lines:
+            target.lines(part.lines)
+        watch("comparing rows" if target is None else "tokenising rows", sum(map(len, facts)), len(rows))
+    return Survey(context, concat(facts), tokens)
+
+
+def _sample(rows: Spool) -> list[Row]:
+    """Rows from all over the data set, as many as the context is learned from."""
+    step = max(1, len(rows) // SAMPLE)
+    return [rows(place) for place in range(0, len(rows), step)][:SAMPLE]
+
+
+def _make(rows: Spool, context: Context, target: tuple[Path, int, bool] | None) -> _State:
+    base, limit, write = target or (None, 0, False)
+    return _State(rows, context, load_tokenizer(base) if base else None, limit, write)
+
+
+def _chunks(rows: Spool) -> Iterator[tuple[int, int]]:
+    """Places from and to before, of few enough rows and bytes."""
+    start = 0
+    while start < len(rows):
+        end = rows.fitting(start, _CHUNK_ROWS, _CHUNK_BYTES)
+        yield start, end
+        start = end
+
+
+def _look(state: _State, places: tuple[int, int]) -> _Part:
+    rows = state.rows.rows(*places)
+    facts = measure(rows, state.context)
+    if state.tokenizer is None:
+        return _Part(facts, None, "")
+    results = encode_rows(state.tokenizer, rows)
+    table = tabulate(state.tokenizer, results, state.limit)
+    return _Part(facts, table, _lines(results, state) if state.write else "")
+
+
+def _lines(results: list[Encoded | Unrendered], state: _State) -> str:
+    return "".join(training_line(row, state.limit) for row in results if isinstance(row, Encoded))

@@ -1,0 +1,73 @@
+"""What the rules and the plan need to know of tokenised rows (data rules 16 to 27), as columns to be added."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.data import rules
+from finetune_trainer.data.findings import Finding, present
+from finetune_trainer.data.rowrule import Tally, finding, tally
+from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, Unrendered
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Of each rendered row its number, its tokens, how many are trained, and whether the limit cuts one.
+
+    Tokens are those before rows are shortened. `rows` counts refused rows too, `tallies` are by rule name.
+    """
+
+    limit: int
+    rows: int
+    tallies: dict[str, Tally]
+    number: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    trained: NDArray[np.int64]
+    cut: NDArray[np.bool_]
+
+    def __add__(self, later: "TokenTable") -> "TokenTable":
+        """Both, `later` being about rows that come after."""
+        return TokenTable(
+            self.limit,
+            self.rows + later.rows,
+            {name: counted + later.tallies[name] for name, counted in self.tallies.items()},
+            np.concatenate((self.number, later.number)),
+            np.concatenate((self.tokens, later.tokens)),
+            np.concatenate((self.trained, later.trained)),
+            np.concatenate((self.cut, later.cut)),
+        )
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """The tokens of each row as it is trained, not longer than the limit."""
+        return np.minimum(self.tokens, self.limit)
+
+    def findings(self, tokenizer: ChatTokenizer) -> list[Finding]:
+        """What the token rules say about all rows."""
+        named = rules.token_rules(tokenizer, self.limit)
+        found = present(finding(rule, self.tallies[rule.name], self.rows) for rule in named)
+        return found + rules.length_findings(self.number, self.tokens, self.trained, self.cut, self.limit)
+
+
+def tabulate(tokenizer: ChatTokenizer, results: Sequence[Encoded | Unrendered], limit: int) -> TokenTable:
+    """The columns of some rows that may have up to `limit` tokens."""
+    encoded = [result for result in results if isinstance(result, Encoded)]
+    numbered = [(result.number, result) for result in results]
+    return TokenTable(
+        limit,
+        len(results),
+        {rule.name: tally(rule, numbered) for rule in rules.token_rules(tokenizer, limit)},
+        np.array([row.number for row in encoded], np.int64),
+        np.array([len(row.ids) for row in encoded], np.int64),
+        np.array([row.trained for row in encoded], np.int64),
+        np.array([row.answer_cut(limit) for row in encoded], np.bool_),
+    )
+
+
+def training_line(row: Encoded, limit: int) -> str:
+    """A row as the train stage reads it, not longer than the limit."""
+    kept = row.cut(limit)
+    return json.dumps({"input_ids": kept.input_ids, "labels": kept.labels}) + "\n"

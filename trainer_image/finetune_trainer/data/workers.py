@@ -1,0 +1,66 @@
+"""Worker processes that examine chunks of a data set, with results in the order of the chunks."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from finetune_trainer.cores import usable_cores
+from finetune_trainer.errors import UserError
+
+Chunk = TypeVar("Chunk")
+Result = TypeVar("Result")
+State = TypeVar("State")
+# Starting a process costs seconds (imports, the tokenizer), as much as this many bytes take.
+WORTH_BYTES = 8 << 20
+_MOST = 16  # more processes than this wait for the one that reads
+
+
+def each(
+    work: Callable[[State, Chunk], Result], make: Callable[[], State], chunks: Iterable[Chunk], size: int
+) -> Iterator[Result]:
+    """`work(state, chunk)` for all chunks in their order; every process makes its own state once.
+
+    Data of less than WORTH_BYTES (`size`) is examined by this process. Few chunks are in memory at a time.
+    `work` and `make` are sent to the processes, so both are functions of a module or partials of them.
+    """
+    processes = min(usable_cores(), _MOST) if size >= WORTH_BYTES else 1
+    if processes == 1:
+        state = make()
+        return (work(state, chunk) for chunk in chunks)
+    return _parallel(work, make, chunks, processes)
+
+
+def _parallel(
+    work: Callable[[State, Chunk], Result], make: Callable[[], State], chunks: Iterable[Chunk], processes: int
+) -> Iterator[Result]:
+    # Not forked: this process has threads (progress), and a fork of a thread's lock never opens.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start, (work, make)) as pool:
+        running: deque[Future[Result]] = deque()
+        try:
+            for chunk in chunks:
+                running.append(pool.submit(_run, chunk))
+                if len(running) > 2 * processes:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        except BrokenProcessPool as error:
+            text = "A process that examined the data was killed, most likely for memory"
+            raise UserError(f"{text}; give it more memory or less data.") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: list[object] = []  # of a worker process: its work and its state
+
+
+def _start(work: object, make: Callable[[], object]) -> None:
+    _worker[:] = [work, make()]
+
+
+def _run(chunk: object) -> object:
+    work, state = _worker
+    return work(state, chunk)  # type: ignore[operator]  # only `_parallel` fills the list
