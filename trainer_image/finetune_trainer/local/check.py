@@ -5,13 +5,17 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from finetune_trainer.data.check import compare_holdout, tokenise
+from finetune_trainer.data.check import check_corpus, check_holdout, check_tokenizer
 from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.holdout import split_reference
-from finetune_trainer.data.load import Loaded, load_lines, read_files
-from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, load_tokenizer
+from finetune_trainer.data.load import Loaded, Watch, load_files
+from finetune_trainer.data.survey import Survey, Target, survey
+from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
 from finetune_trainer.errors import UserError
+from finetune_trainer.local.progress import terminal_progress
+from finetune_trainer.planning.defaults import EPOCHS
 from finetune_trainer.planning.model import read_positions
 from finetune_trainer.report.document import Datasets, DataSummary, Report
 from finetune_trainer.report.lengths import measure_lengths
@@ -22,51 +26,67 @@ from finetune_trainer.sources.located import locate_local
 
 @dataclass(frozen=True)
 class _Checked:
-    """The training data, perhaps the hold-out, and what a tokenizer made of the rows."""
+    """The training data, perhaps the hold-out, and what was found; `surveyed` is None without sound rows."""
 
     train: Loaded
     holdout: Loaded | None
-    encoded: list[Encoded]
+    surveyed: Survey | None
     findings: list[Finding]
 
     @property
     def tokens(self) -> int | None:
-        """Tokens of the training rows; None without a tokenizer or after a structural error."""
-        return sum(len(row.ids) for row in self.encoded) if self.encoded else None
+        """Tokens of the training rows; None without a tokenizer or sound rows."""
+        table = self.surveyed.tokens if self.surveyed else None
+        return int(table.tokens.sum()) if table else None
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what was found; 0 when nothing is an error, 1 when something is, 64 when nothing can be read."""
     try:
-        tokenizer = load_tokenizer(_folder(options.model)) if options.model else None
-        limit = read_positions(options.model) if options.model else 0
-        checked = _check(options.data, options.holdout, tokenizer, limit)
+        with TemporaryDirectory() as scratch, terminal_progress() as watch:
+            checked, report = _checked(options, Path(scratch), watch)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     if options.output == "json":
         print(json.dumps(check_json(checked.findings, checked.train.count, checked.tokens)))
     else:
-        print_report(_report(options, checked, tokenizer, limit), sys.stdout)
+        print_report(report, sys.stdout)
     return 1 if errors(checked.findings) else 0
 
 
-def _check(data: Path, holdout: Path | None, tokenizer: ChatTokenizer | None, limit: int) -> _Checked:
-    train = _load(data, "train")
-    held_out = _load(holdout, "holdout") if holdout else None
-    findings, encoded = list(train.findings), []
-    if tokenizer is not None and train.rows:
-        tokenised = tokenise(tokenizer, train.rows, limit)
-        encoded, findings = tokenised.rows, findings + tokenised.findings
-    if held_out is not None:
-        findings += held_out.findings
-        if held_out.rows:
-            findings += compare_holdout(train.rows, [split_reference(row) for row in held_out.rows])
-    return _Checked(train, held_out, encoded, findings)
+def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[_Checked, Report]:
+    tokenizer = load_tokenizer(_folder(options.model)) if options.model else None
+    target = Target(options.model, read_positions(options.model)) if options.model else None
+    train = _load(options.data, "train", scratch, watch)
+    holdout = _load(options.holdout, "holdout", scratch, watch) if options.holdout else None
+    checked = _check(train, holdout, tokenizer, target, watch)
+    return checked, _report(options, checked, tokenizer, target)
 
 
-def _load(path: Path, dataset: str) -> Loaded:
-    return load_lines(str(path), read_files(locate_local(path).files), dataset)
+def _check(
+    train: Loaded,
+    holdout: Loaded | None,
+    tokenizer: ChatTokenizer | None,
+    target: Target | None,
+    watch: Watch,
+) -> _Checked:
+    findings = train.findings + (holdout.findings if holdout else [])
+    if not len(train.rows):
+        return _Checked(train, holdout, None, findings)
+    about_tokenizer = check_tokenizer(tokenizer, train) if tokenizer else []
+    held = [split_reference(row) for row in holdout.rows] if holdout else []
+    surveyed = survey(train.rows, held, None if errors(about_tokenizer) else target, watch)
+    findings += about_tokenizer + check_corpus(train, surveyed, EPOCHS)
+    if tokenizer and surveyed.tokens:
+        findings += surveyed.tokens.findings(tokenizer)
+    if held:
+        findings += check_holdout(train, surveyed, held)
+    return _Checked(train, holdout, surveyed, findings)
+
+
+def _load(path: Path, dataset: str, scratch: Path, watch: Watch) -> Loaded:
+    return load_files(str(path), locate_local(path).files, dataset, scratch / f"{dataset}.rows", watch)
 
 
 def _folder(path: Path) -> Path:
@@ -76,17 +96,20 @@ def _folder(path: Path) -> Path:
 
 
 def _report(
-    options: argparse.Namespace, checked: _Checked, tokenizer: ChatTokenizer | None, limit: int
+    options: argparse.Namespace, checked: _Checked, tokenizer: ChatTokenizer | None, target: Target | None
 ) -> Report:
     summaries = [
-        DataSummary(source=str(path), format=loaded.format, rows=loaded.count, digest=loaded.digest)
-        for path, loaded in ((options.data, checked.train), (options.holdout, checked.holdout))
-        if loaded is not None
+        DataSummary(
+            source=str(path), files=data.files, format=data.format, rows=data.count, digest=data.digest
+        )
+        for path, data in ((options.data, checked.train), (options.holdout, checked.holdout))
+        if data is not None
     ]
-    tokens, trained = [len(row.ids) for row in checked.encoded], [row.trained for row in checked.encoded]
+    table = checked.surveyed.tokens if checked.surveyed else None
+    told = table is not None and len(table.tokens) > 0
     return Report(
         datasets=Datasets(train=summaries[0], holdout=summaries[1] if len(summaries) > 1 else None),
         findings=tuple(checked.findings),
-        lengths=measure_lengths(tokens, trained, limit) if tokens else None,
-        example=first_example(tokenizer, checked.encoded) if tokenizer and checked.encoded else None,
+        lengths=measure_lengths(table.tokens, table.trained, table.limit) if table and told else None,
+        example=first_example(tokenizer, checked.train.rows) if tokenizer and told else None,
     )

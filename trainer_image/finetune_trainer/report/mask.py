@@ -1,10 +1,11 @@
 """The first example token by token: which runs are trained, and what a page leaves out of long ones."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from finetune_trainer.data.tokenise import ChatTokenizer, Encoded
+from finetune_trainer.data.formats import Row
+from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, encode_rows
 from finetune_trainer.report.document import Example, Token
 from finetune_trainer.report.words import printable
 
@@ -29,9 +30,12 @@ class Gap:
     trained: bool
 
 
-def first_example(tokenizer: ChatTokenizer, rows: Sequence[Encoded]) -> Example:
-    """The first row as it is trained."""
-    row = rows[0]
+def first_example(tokenizer: ChatTokenizer, rows: Iterable[Row]) -> Example | None:
+    """The first row that the template takes, as it is trained; None if there is none."""
+    encoded = (result for row in rows for result in encode_rows(tokenizer, [row]))
+    row = next((result for result in encoded if isinstance(result, Encoded)), None)
+    if row is None:
+        return None
     return example(row.number, row.ids.tolist(), row.mask.tolist(), tokenizer.text_of, tokenizer.added)
 
 

@@ -81,11 +81,12 @@ def _claim(job: Job, workspace: Workspace) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _load_data(job: Job, workspace: Workspace) -> _Data:
+def _load_data(job: Job, workspace: Workspace, watch: Watch) -> _Data:
     scratch = workspace.dataset_dir / "source"
     evaluation = job.spec.evaluation
-    train = load(job.spec.dataset, scratch / "train", "train")
-    return _Data(train, load(evaluation.dataset, scratch / "holdout", "holdout") if evaluation else None)
+    train = load(job.spec.dataset, scratch / "train", "train", watch)
+    holdout = load(evaluation.dataset, scratch / "holdout", "holdout", watch) if evaluation else None
+    return _Data(train, holdout, job.spec.dataset.rules)
 
 
 def _check_writable(job: Job, destination: Path) -> None:
@@ -102,20 +103,20 @@ def _prepare(job: Job, workspace: Workspace, data: _Data, progress: ProgressServ
     base = _base(job, workspace)
     digest = _checked_fingerprint(job, base)
     tokenizer, positions = load_tokenizer(base), read_positions(base)
-    limit = length_limit(job.spec, positions)
-    progress.update(message="tokenising and checking the data")
-    tokenised = tokenise(tokenizer, data.train.rows, limit)
-    holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
-    findings = data.findings() + tokenised.findings
-    if job.spec.evaluation:
-        findings += check_holdout(job.spec.evaluation, tokenizer, data.train.rows, holdout, positions)
+    findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train))
     if errors(findings):
         _refuse(job, workspace, data, findings)
-    rows = [row.cut(limit) for row in tokenised.rows]  # rule 25 allows it: no trained token is lost
-    plan = make_plan(job.spec, len(rows), max(len(row.input_ids) for row in rows), positions)
-    summary = _summary(job, digest, data, rows, plan, findings)
-    report = _full_report(_report(job, data, findings), tokenizer, rows, plan)
-    _write(job, workspace, rows, holdout, report, summary)
+    holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
+    workspace.prepared.unlink(missing_ok=True)  # it must not vouch for files that are being replaced
+    surveyed, table = _survey(job, workspace, data, holdout, Target(base, length_limit(job.spec, positions)), progress)
+    plan = make_plan(job.spec, len(table.kept), int(table.kept.max(initial=0)), positions)
+    findings += data.overridden(table.findings(tokenizer) + check_corpus(data.train, surveyed, plan.epochs))
+    findings += data.overridden(_about_holdout(job, data, surveyed, holdout, base, tokenizer, positions))
+    if errors(findings):
+        _refuse(job, workspace, data, findings)
+    summary = _summary(job, digest, data, table, plan, findings)
+    report = _full_report(_report(job, data, findings), first_example(tokenizer, data.train.rows), table, plan)
+    _write(job, workspace, holdout, report, summary)
     return succeeded(job, _sentence(summary), summary)
 
 
