@@ -22,7 +22,18 @@ Object = dict[str, Any]
 SETTINGS = Settings.model_validate(
     {
         "images": {"trainer": "trainer:1", "serving": "serving:1"},
-        "gpuTypes": {"H200": {"resourceName": "nvidia.com/gpu", "nodeSelector": {"gpu": "h200"}}},
+        "gpuTypes": {
+            "H200": {
+                "resourceName": "nvidia.com/gpu",
+                "nodeSelector": {"gpu": "h200"},
+                "memoryGiB": 139,
+                "peakTflops": 989,
+                "pricePerHour": "3.60",
+                "spotPricePerHour": "1.80",
+                "currency": "USD",
+            },
+            "bare": {},
+        },
         "env": {"PROXY": "none"},
         "engineArgs": ["--enforce-eager"],
     }
