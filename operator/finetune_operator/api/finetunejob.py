@@ -179,8 +179,8 @@ class Output(ApiModel):
 
 
 _IMMUTABLE = (
-    "spec cannot be changed, a FineTuneJob is one run; only suspend and ttlSecondsAfterFinished may change "
-    "and evaluation.accept and budget.limit may grow. Create a FineTuneJob with a new name instead"
+    "spec cannot be changed, a FineTuneJob is one run; only suspend and ttlSecondsAfterFinished may change, "
+    "evaluation.accept may grow and budget.limit may be raised. Create a FineTuneJob with a new name instead"
 )
 _PROCESSES = (
     "self.?resources.?nodes.orValue(1) * (self.?resources.?gpusPerNode.orValue(1) > 0 ? "

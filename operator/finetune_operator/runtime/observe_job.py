@@ -81,7 +81,7 @@ class JobObserver:
         """
         preparing = [a.job for a in job.status.attempts if a.stage == "prepare" and a.state not in FINAL]
         waiting = any(children.suspended(jobs[name]) for name in preparing if name in jobs)
-        if not waiting or job.spec.resources.gpu_type is None:
+        if not waiting or job.spec.suspend or job.spec.resources.gpu_type is None:
             return ()
         runs, _ = await self.api.list_all(FINETUNEJOB, job.metadata.namespace)
         return tuple(runs)
