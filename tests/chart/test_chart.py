@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -69,7 +68,8 @@ def test_the_settings_it_writes_are_what_the_operator_reads(render: Render) -> N
     settings = parse_settings(config["data"]["settings.json"])
     assert settings.images.trainer == IMAGES["trainer"]
     assert settings.gpu_types["H200"].node_selector == {"gpu": "h200"}
-    assert settings.gpu_types["H200"].price(spot=False) == Decimal(4)
+    assert settings.gpu_types["H200"].price_per_hour == "4.00"
+    assert settings.gpu_types["H200"].spot_price_per_hour is None
     assert settings.gpu_types["H200"].memory_gib == 139
     assert settings.s3.endpoint == "http://minio.example:9000"
     assert settings.engine_args == ("--enforce-eager",)

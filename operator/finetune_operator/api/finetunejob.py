@@ -270,7 +270,9 @@ class FineTuneJobSpec(ApiModel):
     )
     lora: Lora | None = Field(None, description="Size of the adapter, for method LoRA.")
     dataset: TrainingDataset = Field(description="The training data.")
-    training: Training | None = Field(None, description="How long and how fast to train.")
+    training: Training | None = Field(
+        None, description="How long and how fast to train, and how memory is used."
+    )
     evaluation: Evaluation | None = Field(
         None,
         description="How base and tuned model are compared. Required, unless accept: [EvalMissing] says that "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -49,11 +48,6 @@ class GpuType(_Part):
         if self.currency is None and (self.price_per_hour or self.spot_price_per_hour):
             raise ValueError("a price needs a currency; set currency, for example USD")
         return self
-
-    def price(self, *, spot: bool) -> Decimal | None:
-        """Price of one GPU for an hour; None when the administrator has not said it."""
-        found = self.spot_price_per_hour if spot else self.price_per_hour
-        return None if found is None else Decimal(found)
 
 
 class S3(_Part):

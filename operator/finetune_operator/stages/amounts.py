@@ -16,7 +16,6 @@ _FACTORS = {
     "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
 }  # fmt: skip
 _QUANTITY = re.compile(r"([0-9]*\.?[0-9]+)(m|k|M|G|T|Ki|Mi|Gi|Ti|)")
-SCORING: tuple[StageName, ...] = ("baseline", "evaluate")
 _SCORER_CPU = Decimal("0.25")
 _SCORER_MEMORY = Decimal(2**30)
 
@@ -50,9 +49,9 @@ def engine_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
 
 def gpus(job: FineTuneJob, stage: StageName) -> int:
     """The GPUs that all pods of a stage hold together."""
-    asked = job.spec.resources
-    held = {"train": asked.nodes * asked.gpus_per_node, **dict.fromkeys(SCORING, _engine_gpus(job))}
-    return held.get(stage, 0)
+    if stage == "train":
+        return job.spec.resources.nodes * job.spec.resources.gpus_per_node
+    return _engine_gpus(job) if stage in ("baseline", "evaluate") else 0
 
 
 def node_selector(job: FineTuneJob, settings: Settings) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune_operator.api.names import workspace_name
 from finetune_operator.api.settings import Settings
 from finetune_operator.api.sources import SourceError
-from finetune_operator.stages.accelerator import price_problem
+from finetune_operator.stages.budget import price_problem
 from finetune_operator.stages.children import access_mode
 from finetune_operator.stages.observed import Observed
 from finetune_operator.stages.reading import mapping, text

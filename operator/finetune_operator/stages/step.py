@@ -21,8 +21,9 @@ from finetune_operator.stages.attempts import (
     record_start,
     reemits,
 )
+from finetune_operator.stages.budget import excess
 from finetune_operator.stages.calibration import calibration
-from finetune_operator.stages.cost import excess, priced
+from finetune_operator.stages.cost import priced
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.finish import stop
 from finetune_operator.stages.observed import Observed
@@ -97,20 +98,25 @@ class Step:
         return bool(live or pods)
 
     def _held(self) -> bool:
-        """Whether the user, a missing object or the budget keeps the stage from starting."""
+        """Whether the user, the budget or a missing object keeps the stage from starting."""
+        if self._halted():
+            return True
+        found = violation(self.observed, self.settings, self.stage.name)
+        if found is None:
+            return False
+        self._show_trouble(Trouble(found.reason, found.message))
+        return True
+
+    def _halted(self) -> bool:
+        """Whether the user wants no pods, or the budget no GPUs."""
         if self.observed.job.spec.suspend:
             self._show_suspended()
             return True
-        found = violation(self.observed, self.settings, self.stage.name)
-        trouble = self._over_budget() if found is None else Trouble(found.reason, found.message)
-        if trouble is not None:
-            self._show_trouble(trouble)
-        return trouble is not None
-
-    def _over_budget(self) -> Trouble | None:
-        """Why the budget does not allow the GPUs of this stage."""
         message = excess(self.draft) if gpus(self.observed.job, self.stage.name) else None
-        return None if message is None else Trouble("BudgetExceeded", message)
+        if message is None:
+            return False
+        self._show_trouble(Trouble("BudgetExceeded", message))
+        return True
 
     def _create(self, attempt: Attempt) -> float:
         """The attempt is recorded, so its Job may be created: again and again, the name allows one."""
@@ -148,12 +154,7 @@ class Step:
 
     def _watch(self, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Outcome | None:
         """Show how a running attempt stands; the outcome if waiting for it has no use any more."""
-        over = self._over_budget()
-        if self.observed.job.spec.suspend:
-            self._show_suspended()
-        elif over is not None:
-            self._show_trouble(over)
-        if self.observed.job.spec.suspend or over is not None:
+        if self._halted():
             self._pause(attempt, child)
             return None
         self._resume(attempt, child)

@@ -172,7 +172,7 @@ def decimal(value: Any, digits: int = 4) -> str | None:
 
 def money(amount: float | Decimal | None) -> str | None:
     """An amount of money: two decimals, and four where two would hide it."""
-    return None if amount is None else f"{amount:.{2 if amount >= 1 else 4}f}"
+    return None if amount is None else f"{amount:.{4 if 0 < amount < 1 else 2}f}"
 
 
 def _overrides(summary: Mapping[str, Any]) -> dict[str, str]:

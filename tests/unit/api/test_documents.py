@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from finetune_operator.api.contracts import PublishSpec, job_spec
 from finetune_operator.api.digests import digest_of, input_digest, spec_digest
 from finetune_operator.api.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_operator.api.settings import GpuType, SettingsError, parse_settings
+from finetune_operator.api.settings import SettingsError, parse_settings
 
 SAMPLES = Path(__file__).resolve().parents[3] / "crds" / "samples"
 JSON = st.recursive(
@@ -133,23 +132,6 @@ def test_settings_have_defaults() -> None:
     settings = parse_settings('{"images": {"trainer": "t", "serving": "s"}, "gpuTypes": {"H200": {}}}')
     assert settings.gpu_types["H200"].resource_name == "nvidia.com/gpu"
     assert settings.image_pull_deadline_seconds == 600
-
-
-PRICES = [
-    ({}, False, None),
-    ({"pricePerHour": "4", "currency": "USD"}, False, Decimal(4)),
-    ({"pricePerHour": "4", "currency": "USD"}, True, None),
-    ({"pricePerHour": "4", "spotPricePerHour": "1.5", "currency": "USD"}, True, Decimal("1.5")),
-]
-
-
-@pytest.mark.parametrize(
-    ("given", "spot", "price"),
-    PRICES,
-    ids=["none is built in", "by the hour", "no spot price", "a spot price"],
-)
-def test_a_price_is_what_the_administrator_said(given: dict[str, str], spot: bool, price: Any) -> None:
-    assert GpuType.model_validate(given).price(spot=spot) == price
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_the_estimate_is_shown() -> None:
     world = gpu_run().settle()
     world.end(result_of("prepare", estimate={**ESTIMATE, "calibrated": True, "hoursLow": 2}, savings=summary))
     assert cost(world) == {
-        "estimate": "36.00", "low": "28.80", "high": "46.50", "spent": "0.0000", "currency": "USD",
+        "estimate": "36.00", "low": "28.80", "high": "46.50", "spent": "0.00", "currency": "USD",
         "hours": "2.50", "hoursLow": "2.00", "expectedMfu": "0.4000", "calibrated": True,
         "perMonthSaved": "3000.00", "breakEvenDays": "0.4",
     }  # fmt: skip
