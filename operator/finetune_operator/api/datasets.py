@@ -50,9 +50,9 @@ class DatasetSource(ApiModel):
             "configmap://NAME/KEY",
         ),
     ] = Field(
-        description="The file: hf://datasets/ORG/NAME/FILE on the Hugging Face Hub, s3://BUCKET/KEY, "
-        "gs://BUCKET/KEY, https://HOST/PATH, pvc://CLAIM/FILE on a volume, or configmap://NAME/KEY for small "
-        "data.",
+        description="The file of rows (JSON Lines, JSON, CSV or Parquet, plain or compressed): "
+        "hf://datasets/ORG/NAME/FILE on the Hugging Face Hub, s3://BUCKET/KEY, gs://BUCKET/KEY, "
+        "https://HOST/PATH, pvc://CLAIM/FILE on a volume, or configmap://NAME/KEY for small data.",
         min_length=1,
         max_length=512,
     )
@@ -74,6 +74,6 @@ class TrainingDataset(DatasetSource):
         None,
         alias="rules",
         description="Severities of data rules other than their own, by the rule's name, for the training "
-        "data and the hold-out, for example near_duplicate: Ignore. An error stops the run; what is "
-        "overridden is shown in status.resolved.rules and in the report.",
+        "data and the hold-out, for example near_duplicate: Ignore. Each is Error (stops the run), Warning, "
+        "Info or Ignore; what is overridden is shown in status.resolved.rules and in the report.",
     )

@@ -119,6 +119,7 @@ class KubernetesSimulation:
         }
         self.configmaps = {"reviews", "reviews/train.jsonl", "reviews/holdout.jsonl"}
         self.progress: Object | None = None
+        self.runs: tuple[Object, ...] = ()
         self.others: dict[tuple[str, str], Object] = {}
         self.events: list[Emit] = []
         self.created: list[str] = []
@@ -147,7 +148,13 @@ class KubernetesSimulation:
         pods = {name: tuple(found) for name, found in self.pods.items()}
         job = FineTuneJob.model_validate(self.object)
         return Observed(
-            job, dict(self.jobs), pods, dict(self.claims), frozenset(self.configmaps), self.progress
+            job,
+            dict(self.jobs),
+            pods,
+            dict(self.claims),
+            frozenset(self.configmaps),
+            self.progress,
+            self.runs,
         )
 
     def decide(self) -> Plan:

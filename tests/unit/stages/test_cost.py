@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -104,6 +105,22 @@ def test_a_lost_attempt_keeps_what_it_cost_and_looking_for_its_result_is_free() 
     world.end(result_of("train", "Failed", "NotStored"))
     world.pass_time(HOUR)
     assert cost(world)["spent"] == "28.80"
+
+
+def test_a_pod_that_outlives_its_attempt_goes_on_costing_until_it_ends() -> None:
+    world = gpu_run(resources={"nodes": 2}, workspace={"claimName": "shared"})
+    world.claims["shared"] = {"metadata": {"uid": "s"}, "spec": {"accessModes": ["ReadWriteMany"]}}
+    name = world.to("train").running()
+    world.jobs[name]["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+    said = {"terminated": {"exitCode": 64, "message": result_of("train", "Failed", "UserError")}}
+    first = {"phase": "Failed", "containerStatuses": [{"name": "train", "state": said}]}
+    world.pods[name][0]["status"] = first
+    world.settle()
+    assert world.condition("Succeeded") == ("False", "UserError")
+    assert cost(world.pass_time(HOUR))["spent"] == "28.80"
+    world.pods[name] = []
+    world.settle()
+    assert cost(world.pass_time(HOUR))["spent"] == "28.80"
 
 
 def test_a_later_price_changes_no_past() -> None:
@@ -409,6 +426,39 @@ def test_finished_runs_of_the_same_gpu_and_method_calibrate(
     job = FineTuneJob.model_validate(gpu_run().object)
     found = calibration(job, runs)
     assert (None if found is None else (round(found.mfu, 9), found.runs)) == expected
+
+
+def job_json(world: KubernetesSimulation) -> Object:
+    found: Object = json.loads(world.others["ConfigMap", world.running()]["data"]["job.json"])
+    return found
+
+
+def test_prepare_is_told_the_gpu_the_budget_and_what_finished_runs_teach() -> None:
+    world = gpu_run("50", resources={"spot": True})
+    world.runs = (finished("0.4"), finished("0.5"))
+    found = job_json(world.settle())
+    assert found["accelerator"] == {
+        "name": "H200", "memoryGiB": 139, "peakTflops": 989, "pricePerHour": "1.80", "currency": "USD", "spot": True,
+    }  # fmt: skip
+    assert found["budget"] == {"limit": "50", "currency": "USD"}
+    assert found["calibration"] == {"mfu": 0.45, "runs": 2}
+    assert job_json(world.to("train"))["calibration"] is None
+
+
+def test_on_the_cpu_there_is_no_accelerator() -> None:
+    assert job_json(cpu_run().settle())["accelerator"] is None
+
+
+def test_prices_and_calibration_change_no_digest() -> None:
+    plain, dear = gpu_run(), gpu_run("50")
+    dear.settings = SETTINGS.model_copy(
+        update={"gpu_types": {"H200": SETTINGS.gpu_types["H200"].model_copy(update={"price_per_hour": "9"})}}
+    )
+    dear.runs = (finished("0.4"),)
+    first, second = job_json(plain.settle()), job_json(dear.settle())
+    assert [first[key] for key in ("specDigest", "inputDigest")] == [
+        second[key] for key in ("specDigest", "inputDigest")
+    ]
 
 
 MONEY_MOVES = [*MOVES, "raise", "hour", "hour"]
