@@ -119,13 +119,13 @@ def held_out_loss(model: Path, adapter: Path, rows: list[dict[str, list[int]]]) 
 
 def _ours(model: Path, rows: list[dict[str, list[int]]], folder: Path) -> float:
     from finetune_trainer.training.core import train
-    from finetune_trainer.training.plan import Folders, LoraPlan, TrainPlan
+    from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
     dataset = folder / "train.jsonl"
     dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folders = Folders(model, dataset, folder / "checkpoints", folder / "adapter")
-    plan = TrainPlan(1, RATE, BATCH, SEED, LoraPlan(RANK, ALPHA))
+    plan = TrainPlan(1, RATE, BATCH, SEED, LoraPlan(RANK, ALPHA), Execution(1024))
     outcome = train(plan, folders, "benchmark", StopRequest(), lambda *_: None)
     return outcome.seconds
 

@@ -1,6 +1,7 @@
 """A stand-in of the Hub's HTTP interface with one public, one private and one unusable repository."""
 
 import json
+import re
 import threading
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +26,7 @@ class HubStandIn:
         self.failing = False
         self.downloads: list[str] = []
         self.tokens: list[str | None] = []
+        self.bytes_sent = 0
         self.server = ThreadingHTTPServer((host, 0), self._handler())
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
@@ -68,11 +70,15 @@ class HubStandIn:
             def _serve(self) -> None:
                 path = unquote(urlsplit(self.path).path)
                 status, headers, body = hub.answer(self.command, path, self.headers.get("Authorization"))
+                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                if asked and status == 200:
+                    status, body = 206, body[int(asked[1]) : int(asked[2]) + 1]
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(body))}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":
+                    hub.bytes_sent += len(body)
                     self.wfile.write(body)
 
             do_GET = do_HEAD = _serve

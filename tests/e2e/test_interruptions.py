@@ -6,6 +6,7 @@ import json
 
 import pytest
 from kubernetes import watch
+from kubernetes.client import V1Pod
 
 from dev.demo.objects import Cluster, workspace_folder
 from tests.e2e.builders import Object, condition, ended, run
@@ -25,24 +26,27 @@ def training_since(step: int) -> object:
 
 
 def await_no_pods(cluster: Cluster, name: str, seconds: int = 180) -> None:
-    """Return when the last pod of a run is gone."""
+    """Return when no pod of a run is at work any more; a run may also have none to begin with."""
     selector = f"finetune.dev/owner={name}"
+    pods = cluster.core.list_namespaced_pod(cluster.namespace, label_selector=selector)
+    alive = {pod.metadata.name for pod in pods.items if at_work(pod)}
     stream = watch.Watch().stream(
-        cluster.core.list_namespaced_pod, cluster.namespace, label_selector=selector, timeout_seconds=seconds
+        cluster.core.list_namespaced_pod,
+        cluster.namespace,
+        label_selector=selector,
+        resource_version=pods.metadata.resource_version,
+        timeout_seconds=seconds,
     )
-    alive: set[str] = set()
-    for event in stream:
-        pod = event["object"]
-        running = event["type"] != "DELETED" and pod.status.phase not in ("Succeeded", "Failed")
-        (alive.add if running else alive.discard)(pod.metadata.name)
-        if not alive and not _active(cluster, selector):
-            return
-    raise TimeoutError(f"pods of {name} are still running: {alive}")
+    while alive:
+        event = next(stream, None)
+        if event is None:
+            raise TimeoutError(f"pods of {name} are still running after {seconds} s: {alive}")
+        running = event["type"] != "DELETED" and at_work(event["object"])
+        (alive.add if running else alive.discard)(event["object"].metadata.name)
 
 
-def _active(cluster: Cluster, selector: str) -> list[str]:
-    pods = cluster.core.list_namespaced_pod(cluster.namespace, label_selector=selector).items
-    return [p.metadata.name for p in pods if p.status.phase not in ("Succeeded", "Failed")]
+def at_work(pod: V1Pod) -> bool:
+    return pod.status.phase not in ("Succeeded", "Failed")
 
 
 def test_suspending_stops_the_pods_and_resuming_goes_on_from_the_checkpoint(

@@ -1,4 +1,4 @@
-"""Command line of the trainer image: `python -m finetune_trainer <stage> --job FILE [--workspace DIR]`."""
+"""Command line of the trainer: a stage with `--job FILE`, or `plan` and `check` without a cluster."""
 
 import argparse
 import json
@@ -6,6 +6,10 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.local.flags import add_plan_arguments
 
 STAGES = {
     "prepare": "fetch and pin the base, check and tokenise the data, plan the training (CPU)",
@@ -23,8 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
     return command(options)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with 64 on wrong usage, as on any other wrong input."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(UserError.exit_code, f"{self.prog}: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
+    parser = _Parser(prog="python -m finetune_trainer", description=__doc__)
     commands = parser.add_subparsers(dest="stage", required=True, metavar="COMMAND")
     for name, text in STAGES.items():
         _with_paths(commands.add_parser(name, help=text, description=text)).set_defaults(
@@ -32,7 +44,17 @@ def _parser() -> argparse.ArgumentParser:
         )
     text = "report the stored result of the stage that the job file names, and run nothing"
     _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
-    text = "print the JSON Schemas of job, result and manifest"
+    text = "say whether a model fits the GPUs, and how, from its config.json (no job, no GPU)"
+    add_plan_arguments(command := commands.add_parser("plan", help=text, description=text))
+    command.set_defaults(command=_plan)
+    text = "check local rows by the rules of docs/data-rules.md (no job, no GPU)"
+    command = commands.add_parser("check", help=text, description=text)
+    command.add_argument("data", type=Path, metavar="DATA", help="the training rows, JSON lines")
+    command.add_argument("--holdout", type=Path, help="the held-out rows, JSON lines")
+    command.add_argument("--model", type=Path, help="a base model's folder: adds the rules about tokens")
+    command.add_argument("--output", choices=("text", "json"), default="text")
+    command.set_defaults(command=_check)
+    text = "print the JSON Schemas of job, result, manifest and report"
     commands.add_parser("schemas", help=text, description=text).set_defaults(command=_schemas)
     return parser
 
@@ -59,6 +81,18 @@ def _run_gang(options: argparse.Namespace) -> int:
     from finetune_trainer.launch.gang import main as run_gang
 
     return run_gang(options.job, options.workspace)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from finetune_trainer.local.plan import run
+
+    return run(options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from finetune_trainer.local.check import run
+
+    return run(options)
 
 
 def _reemit(options: argparse.Namespace) -> int:

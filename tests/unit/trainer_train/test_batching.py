@@ -6,24 +6,31 @@ from hypothesis import strategies as st
 from finetune_trainer.training.batching import (
     IGNORED,
     Collator,
+    Layout,
     MicroBatchSampler,
     Share,
     global_batches,
     micro_batches,
+    micro_batches_per_step,
     tokens_of_steps,
 )
 
+LAYOUTS = st.sampled_from(["padded", "packed"])
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 
 
 @given(
-    lengths=LENGTHS, world=st.sampled_from([1, 2, 4]), micro=st.sampled_from([1, 2]), epoch=st.integers(0, 3)
+    lengths=LENGTHS,
+    world=st.sampled_from([1, 2, 4]),
+    micro=st.sampled_from([1, 2]),
+    epoch=st.integers(0, 3),
+    layout=LAYOUTS,
 )
 def test_all_processes_together_train_every_global_batch_exactly(
-    lengths: list[int], world: int, micro: int, epoch: int
+    lengths: list[int], world: int, micro: int, epoch: int, layout: Layout
 ) -> None:
     for batch in global_batches(len(lengths), 8, 17, epoch):
-        parts = [micro_batches(batch, lengths, Share(rank, world, micro)) for rank in range(world)]
+        parts = [micro_batches(batch, lengths, Share(rank, world, micro, layout)) for rank in range(world)]
         assert sorted(row for part in parts for rows in part for row in rows) == sorted(batch)
         assert {len(part) for part in parts} == {micro}
 
@@ -56,6 +63,46 @@ def test_neighbouring_micro_batches_hold_rows_of_similar_length() -> None:
     lengths = [3, 40, 5, 38, 4, 39, 2, 41]
     rows = micro_batches(range(8), lengths, Share(0, 1, 2))
     assert [[lengths[row] for row in part] for part in rows] == [[41, 40, 39, 38], [5, 4, 3, 2]]
+
+
+@given(lengths=LENGTHS, world=st.sampled_from([1, 2, 4]), tokens=st.integers(50, 200), layout=LAYOUTS)
+def test_micro_batches_fit_their_token_slots_and_one_fewer_would_not(
+    lengths: list[int], world: int, tokens: int, layout: Layout
+) -> None:
+    batches = global_batches(len(lengths), 8, 17, 0)
+    needed = micro_batches_per_step(batches, lengths, world, tokens, layout)
+    assert largest(batches, lengths, world, needed, layout) <= tokens
+    if needed > 1:
+        assert largest(batches, lengths, world, needed - 1, layout) > tokens
+
+
+def largest(batches: list[list[int]], lengths: list[int], world: int, micro: int, layout: Layout) -> int:
+    """The slots of the largest micro-batch of two rows or more."""
+    parts = [
+        [lengths[row] for row in part]
+        for batch in batches
+        for rank in range(world)
+        for part in micro_batches(batch, lengths, Share(rank, world, micro, layout))
+    ]
+    return max((sum(p) if layout == "packed" else len(p) * max(p) for p in parts if len(p) > 1), default=0)
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=8, max_size=8))
+def test_packed_micro_batches_differ_by_at_most_one_row(lengths: list[int]) -> None:
+    parts = micro_batches(range(8), lengths, Share(0, 1, 3, "packed"))
+    loads = [sum(lengths[row] for row in part) for part in parts]
+    assert max(loads) - min(loads) <= max(lengths)
+
+
+def test_packed_rows_follow_each_other_and_do_not_learn_each_others_first_token() -> None:
+    batch = Collator(7, "packed")(
+        [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4, 5], "labels": [4, 5]}]
+    )
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
+    assert batch["labels"].tolist() == [[IGNORED, 2, 3, IGNORED, 5]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 5]
+    assert batch["max_length_q"] == 3
 
 
 def test_padding_is_neither_attended_nor_trained() -> None:

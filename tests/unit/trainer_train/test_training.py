@@ -1,6 +1,8 @@
 """Parts of the training core that need no process group."""
 
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +12,10 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState
 
 from finetune_trainer.errors import Diverged
+from finetune_trainer.training.attention import can_pack
 from finetune_trainer.training.batching import IGNORED, Collator
 from finetune_trainer.training.callbacks import CheckpointCallback, DivergenceCallback, Speed
-from finetune_trainer.training.plan import micro_batch_rows, needs_checkpointing
+from finetune_trainer.training.plan import Execution
 from finetune_trainer.training.sharding import deepspeed_config
 from finetune_trainer.training.signals import CONTINUE, SAVE, STOP, SaveClock, StopRequest, wish
 from finetune_trainer.training.trainer import _projected_sum
@@ -54,34 +57,54 @@ def test_a_batch_that_trains_nothing_gives_zero_with_a_gradient(model: LlamaForC
     assert loss.item() == 0
 
 
+def test_a_packed_batch_has_the_loss_and_gradient_of_the_padded_one(model: LlamaForCausalLM) -> None:
+    padded, packed = Collator(0)(ROWS), Collator(0, "packed")(ROWS)
+    losses = [_projected_sum(model, batch) for batch in (padded, packed)]
+    torch.testing.assert_close(losses[0], losses[1])
+    one, other = (torch.autograd.grad(loss, list(model.parameters())) for loss in losses)
+    for mine, theirs in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
-    ("rows", "longest", "limit", "expected"),
+    ("config", "expected"),
     [
-        (8, 100, 512, 4),
-        (8, 600, 512, 1),
-        (6, 100, 512, 3),
-        (8, 10, 512, 8),
-        (1, 10_000, 512, 1),
-        (7, 100, 512, 1),
+        ({"hidden_size": 576, "num_attention_heads": 9}, True),
+        ({"hidden_size": 2304, "num_attention_heads": 8, "attn_logit_softcapping": 50.0}, False),
+        ({"hidden_size": 64, "num_attention_heads": 1, "head_dim": 512}, False),
+        ({"text_config": {"hidden_size": 64, "num_attention_heads": 4}}, True),
     ],
-    ids=["half a batch", "long rows", "a divisor", "all at once", "one row", "seven rows"],
+    ids=["a Llama", "a soft cap", "a head too wide", "the text part of a larger model"],
 )
-def test_micro_batches_divide_the_batch_and_fit(rows: int, longest: int, limit: int, expected: int) -> None:
-    assert micro_batch_rows(rows, longest, limit) == expected
+def test_only_plain_causal_attention_is_packed(
+    tmp_path: Path, config: dict[str, Any], expected: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert can_pack(tmp_path) is expected
 
 
-def test_activations_are_recomputed_only_where_they_do_not_fit() -> None:
-    eight_billion = {"layers": 32, "hidden": 4096, "intermediate": 14336}
-    assert needs_checkpointing(16384, **eight_billion, memory_bytes=80 * 10**9)
-    assert not needs_checkpointing(4096, **eight_billion, memory_bytes=141 * 10**9)
-    assert not needs_checkpointing(16384, **eight_billion, memory_bytes=None)
+@pytest.mark.parametrize(
+    ("execution", "expected"),
+    [
+        (Execution(1024), {"stage": 0}),
+        (Execution(1024, zero_stage=2), {"stage": 2}),
+        (Execution(1024, zero_stage=3), {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}),
+        (
+            Execution(1024, zero_stage=3, offload="all"),
+            {"offload_param": {"device": "cpu", "pin_memory": True}},
+        ),
+    ],
+    ids=["replicas", "ZeRO-2", "ZeRO-3", "offload"],
+)
+def test_deepspeed_gets_the_planned_stage_and_offload(execution: Execution, expected: dict[str, Any]) -> None:
+    zero = deepspeed_config(full=True, precision="bf16", execution=execution)["zero_optimization"]
+    assert expected.items() <= zero.items()
 
 
-@pytest.mark.parametrize(("full", "stage"), [(True, 2), (False, 0)], ids=["Full", "LoRA"])
-def test_only_full_training_shards_its_state(full: bool, stage: int) -> None:
-    config = deepspeed_config(full=full, precision="bf16")
-    assert config["zero_optimization"]["stage"] == stage
-    assert config["bf16"]["enabled"] is full  # it would round an adapter's fp32 weights
+@pytest.mark.parametrize("full", [True, False], ids=["Full", "LoRA"])
+def test_deepspeed_never_rounds_an_adapter(full: bool) -> None:
+    config = deepspeed_config(full, "bf16", Execution(1024))
+    assert (config["bf16"]["enabled"], config["torch_autocast"]["enabled"]) == (full, not full)
 
 
 @pytest.mark.parametrize(

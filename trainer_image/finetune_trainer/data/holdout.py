@@ -9,7 +9,7 @@ from typing import Any
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data.findings import Finding, found, name_rows
 from finetune_trainer.data.formats import Message, Row
-from finetune_trainer.grading import reference_problem
+from finetune_trainer.grading import grade, reference_problem
 from finetune_trainer.grading.values import normalise
 
 _TOO_FEW = 50
@@ -24,6 +24,7 @@ class HoldoutRow:
     id: str
     messages: tuple[Message, ...]
     reference: str
+    group: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as holdout.jsonl holds it."""
@@ -34,8 +35,8 @@ def split_reference(row: Row) -> HoldoutRow:
     """Take a closing assistant turn as the reference and the rest as the prompt."""
     *before, last = row.messages
     if last["role"] != "assistant":
-        return HoldoutRow(row.number, row.id, row.messages, "")
-    return HoldoutRow(row.number, row.id, tuple(before), last.get("content") or "")
+        return HoldoutRow(row.number, row.id, row.messages, "", row.group)
+    return HoldoutRow(row.number, row.id, tuple(before), last.get("content") or "", row.group)
 
 
 def leak_exact(train: Sequence[Row], holdout: Sequence[HoldoutRow]) -> Finding | None:
@@ -77,6 +78,26 @@ def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpe
         f"Grader {grader} cannot judge {name_rows(numbers)}: in row {number} {problem}; correct the answer."
     )
     return found(42, "eval_no_reference", numbers, text)
+
+
+def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpec]) -> Finding | None:
+    """Rule 43: each grader gives the expected answers themselves the full score."""
+    wrong = [
+        (row.number, grader.name, result.reason)
+        for row in holdout
+        for grader in graders
+        if reference_problem(grader, row.reference) is None
+        and (result := grade(grader, row.reference, row.reference)).score != 1
+    ]
+    if not wrong:
+        return None
+    numbers = list(dict.fromkeys(number for number, _, _ in wrong))
+    number, grader, reason = wrong[0]
+    text = (
+        f"Grader {grader} does not give the expected answer of {name_rows(numbers)} the full score: in row "
+        f"{number} {reason}; correct the answer or the grader."
+    )
+    return found(43, "eval_reference_fails", numbers, text)
 
 
 def duplicate_ids(holdout: Sequence[HoldoutRow]) -> Finding | None:

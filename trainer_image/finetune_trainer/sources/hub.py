@@ -14,9 +14,11 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 
 from finetune_trainer.errors import SourceUnavailableError, UserError
@@ -77,6 +79,30 @@ def fetch_file(source: str, revision: str, target: Path) -> Path:
             text = f"{source} does not exist at revision {revision}; the repository holds {_some(names)}."
             raise UserError(text) from error
     return Path(found)
+
+
+def describe_base(source: str, revision: str, target: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Fetch the config.json of `hf://org/name` into `target`; type and shape of each tensor by its name.
+
+    The headers of the weights come by range requests: a plan of a 70B model reads a few hundred kB.
+    """
+    repo = source.removeprefix("hf://").strip("/")
+    token = read_token("base-model")
+    hub = HfApi(_endpoint(), token)
+    with _explained(source, revision):
+        try:
+            hub.hf_hub_download(repo, "config.json", revision=revision, local_dir=target, token=token)
+            files = hub.get_safetensors_metadata(repo, revision=revision, token=token).files_metadata
+        except LocalEntryNotFoundError:
+            raise
+        except (EntryNotFoundError, NotASafetensorsRepoError, SafetensorsParsingError) as error:
+            text = f"{source} lacks config.json or whole *.safetensors at its top level at {revision}"
+            raise UserError(f"{text}; choose a repository in the transformers format.") from error
+    return {
+        name: (tensor.dtype, tuple(tensor.shape))
+        for file in files.values()
+        for name, tensor in file.tensors.items()
+    }
 
 
 def _endpoint() -> str:

@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.contracts import AdapterManifest, Job, Result
+from finetune_trainer.contracts import AdapterManifest, DatasetSpec, Job, Result
 from finetune_trainer.data.check import check_graders, check_holdout, tokenise
 from finetune_trainer.data.findings import Finding, errors, warnings
 from finetune_trainer.data.holdout import HoldoutRow, split_reference
 from finetune_trainer.data.load import Loaded, load
 from finetune_trainer.data.prepared import read_prepared, write_prepared
-from finetune_trainer.data.report import report_html, report_json
-from finetune_trainer.data.tokenise import Encoded, load_tokenizer
+from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, load_tokenizer
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import write_atomically, write_lines
 from finetune_trainer.fingerprint import fingerprint
 from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
 from finetune_trainer.planning.model import read_positions
 from finetune_trainer.progress import ProgressServer
+from finetune_trainer.report.document import Datasets, DataSummary, JobName, Report
+from finetune_trainer.report.html import report_html
+from finetune_trainer.report.lengths import measure_lengths
+from finetune_trainer.report.mask import first_example
 from finetune_trainer.results import succeeded
 from finetune_trainer.sources.hub import fetch_base
 from finetune_trainer.stages.publication import artifact, published_manifest
@@ -94,7 +97,7 @@ def _check_writable(job: Job, destination: Path) -> None:
 
 def _prepare(job: Job, workspace: Workspace, data: _Data, progress: ProgressServer) -> Result:
     if errors(data.findings()):
-        _refuse(job, workspace, data.findings())
+        _refuse(job, workspace, data, data.findings())
     progress.update(message="fetching and fingerprinting the base model")
     base = _base(job, workspace)
     digest = _checked_fingerprint(job, base)
@@ -107,11 +110,12 @@ def _prepare(job: Job, workspace: Workspace, data: _Data, progress: ProgressServ
     if job.spec.evaluation:
         findings += check_holdout(job.spec.evaluation, tokenizer, data.train.rows, holdout, positions)
     if errors(findings):
-        _refuse(job, workspace, findings)
-    rows = [_shortened(row, limit) for row in tokenised.rows]
+        _refuse(job, workspace, data, findings)
+    rows = [row.cut(limit) for row in tokenised.rows]  # rule 25 allows it: no trained token is lost
     plan = make_plan(job.spec, len(rows), max(len(row.input_ids) for row in rows), positions)
     summary = _summary(job, digest, data, rows, plan, findings)
-    _write(job, workspace, rows, holdout, findings, summary)
+    report = _full_report(_report(job, data, findings), tokenizer, rows, plan)
+    _write(job, workspace, rows, holdout, report, summary)
     return succeeded(job, _sentence(summary), summary)
 
 
@@ -139,17 +143,12 @@ def _checked_fingerprint(job: Job, base: Path) -> str:
     return digest
 
 
-def _refuse(job: Job, workspace: Workspace, findings: Sequence[Finding]) -> None:
-    _write_reports(job, workspace, {}, findings)
+def _refuse(job: Job, workspace: Workspace, data: _Data, findings: Sequence[Finding]) -> None:
+    _write_reports(workspace, _report(job, data, findings))
     wrong = errors(findings)
     shown = " ".join(f"[{item.dataset}] {item.message}" for item in wrong[:_MESSAGES])
     more = f" And {len(wrong) - _MESSAGES} more findings." if len(wrong) > _MESSAGES else ""
     raise UserError(f"{shown}{more} The report is in the workspace at dataset/report.html.")
-
-
-def _shortened(row: Encoded, limit: int) -> Encoded:
-    """Cut what rule 25 allows to be cut: tokens after the last trained one."""
-    return Encoded(row.number, row.input_ids[:limit], row.labels[:limit], row.stops, row.prefix_kept)
 
 
 def _summary(
@@ -192,7 +191,7 @@ def _write(
     workspace: Workspace,
     rows: Sequence[Encoded],
     holdout: Sequence[HoldoutRow],
-    findings: Sequence[Finding],
+    report: Report,
     summary: dict[str, Any],
 ) -> None:
     workspace.prepared.unlink(missing_ok=True)  # it must not vouch for files that are being replaced
@@ -201,7 +200,7 @@ def _write(
     if job.spec.evaluation:
         lines = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in holdout)
         write_lines(workspace.holdout, lines)
-    _write_reports(job, workspace, summary, findings)
+    _write_reports(workspace, report)
     write_prepared(workspace, job, summary)
 
 
@@ -209,12 +208,41 @@ def _train_lines(rows: Sequence[Encoded]) -> Iterator[str]:
     return (json.dumps({"input_ids": row.input_ids, "labels": row.labels}) + "\n" for row in rows)
 
 
-def _write_reports(
-    job: Job, workspace: Workspace, facts: dict[str, Any], findings: Sequence[Finding]
-) -> None:
-    write_atomically(workspace.report_json, report_json(facts, findings))
-    title = f"Data of {job.namespace}/{job.name}"
-    write_atomically(workspace.report_html, report_html(title, facts, findings))
+def _write_reports(workspace: Workspace, report: Report) -> None:
+    write_atomically(workspace.report_json, report.to_json())
+    write_atomically(workspace.report_html, report_html(report))
+
+
+def _report(job: Job, data: _Data, findings: Sequence[Finding]) -> Report:
+    """What is known without a base model."""
+    train = _data_summary(job.spec.dataset, data.train)
+    evaluation = job.spec.evaluation
+    holdout = _data_summary(evaluation.dataset, data.holdout) if evaluation and data.holdout else None
+    return Report(
+        job=JobName(namespace=job.namespace, name=job.name),
+        datasets=Datasets(train=train, holdout=holdout),
+        findings=tuple(findings),
+    )
+
+
+def _data_summary(spec: DatasetSpec, loaded: Loaded) -> DataSummary:
+    return DataSummary(source=spec.source, format=loaded.format, rows=loaded.count, digest=loaded.digest)
+
+
+def _full_report(report: Report, tokenizer: ChatTokenizer, rows: Sequence[Encoded], plan: Plan) -> Report:
+    """The report of accepted data with its lengths, its first row token by token and the chosen settings."""
+    tokens, trained = [len(row.input_ids) for row in rows], [row.trained for row in rows]
+    counted = {"tokens": sum(tokens), "trained_tokens": sum(trained)}
+    train = report.datasets.train.model_copy(update=counted)
+    return report.model_copy(
+        update={
+            "datasets": report.datasets.model_copy(update={"train": train}),
+            "lengths": measure_lengths(tokens, trained, plan.max_length),
+            "example": first_example(tokenizer, rows),
+            "training": plan.training(),
+            "lora": plan.lora(),
+        }
+    )
 
 
 def _check_same_data(job: Job, workspace: Workspace, manifest: AdapterManifest, data: _Data) -> None:

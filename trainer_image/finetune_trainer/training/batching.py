@@ -5,16 +5,20 @@ spread over processes and micro-batches does not matter; what is in it does. Lib
 process and refill the last one, which makes the data of a step depend on the world size; hence this module.
 """
 
+import heapq
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, count
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 IGNORED = -100
 _FILLER_LENGTH = 2
+# padded: rows side by side, filled up to the longest; packed: rows one after the other, without any filling
+Layout = Literal["padded", "packed"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Share:
     rank: int
     world: int
     micro_batches: int
+    layout: Layout = "padded"
 
 
 def global_batches(rows: int, size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -34,14 +39,22 @@ def global_batches(rows: int, size: int, seed: int, epoch: int) -> list[list[int
 
 
 def micro_batches(batch: Sequence[int], lengths: Sequence[int], share: Share) -> list[list[int]]:
-    """This process's micro-batches of a global batch: rows of similar length together, longest first.
+    """This process's micro-batches of a global batch; in a small last batch some may be empty.
 
     Neighbouring micro-batches go to different processes, so that all have about the same work at any time.
-    In a small last batch some may be empty.
     """
-    ordered = sorted(batch, key=lambda row: (-lengths[row], row))
-    parts = _split_evenly(ordered, share.world * share.micro_batches)
+    parts = _parts(batch, lengths, share.world * share.micro_batches, share.layout)
     return parts[share.rank :: share.world]
+
+
+def micro_batches_per_step(
+    batches: Sequence[Sequence[int]], lengths: Sequence[int], world: int, tokens: int, layout: Layout
+) -> int:
+    """The fewest micro-batches of each process with which every batch fits `tokens` slots per micro-batch.
+
+    A single row that is longer than `tokens` gets a micro-batch of its own.
+    """
+    return max((_needed(batch, lengths, world, tokens, layout) for batch in batches), default=1)
 
 
 class MicroBatchSampler(Sampler[list[int]]):
@@ -75,16 +88,39 @@ class EpochLoader(DataLoader[Any]):
 
 
 class Collator:
-    """Pads rows to tensors of shape (rows, longest row); no rows give one that trains nothing."""
+    """Makes the tensors of a micro-batch; no rows give one that trains nothing.
 
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad = pad_token_id
+    Padded: `input_ids`, `labels` (-100 where untrained) and `attention_mask` of shape (rows, longest row).
+    Packed: all rows in one of shape (1, tokens), with `position_ids` that start anew in each row and the
+    rows' borders for attention (`cu_seq_lens_*`, int32, rows + 1; `max_length_*`).
+    """
 
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `labels` (-100 where untrained) and `attention_mask`."""
+    def __init__(self, pad_token_id: int, layout: Layout = "padded") -> None:
+        self._pad, self._layout = pad_token_id, layout
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        """The arguments of the model's forward."""
         if not rows:
             # Every process must take part in every step; this one has no row in a small last batch.
             rows = [{"input_ids": [self._pad] * _FILLER_LENGTH, "labels": [IGNORED] * _FILLER_LENGTH}]
+        return self._packed(rows) if self._layout == "packed" else self._padded(rows)
+
+    def _packed(self, rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        lengths = [len(row["input_ids"]) for row in rows]
+        borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        # The row before must not learn to predict the first token of the next one.
+        labels = [label for row in rows for label in (IGNORED, *row["labels"][1:])]
+        return {
+            "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
+            "labels": torch.tensor([labels]),
+            "position_ids": torch.tensor([[place for length in lengths for place in range(length)]]),
+            "cu_seq_lens_q": borders,
+            "cu_seq_lens_k": borders,
+            "max_length_q": max(lengths),
+            "max_length_k": max(lengths),
+        }
+
+    def _padded(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         longest = max(len(row["input_ids"]) for row in rows)
         return {
             "input_ids": _padded([row["input_ids"] for row in rows], longest, self._pad),
@@ -106,7 +142,37 @@ def _padded(rows: list[list[int]], length: int, value: int) -> torch.Tensor:
     return torch.tensor([row + [value] * (length - len(row)) for row in rows])
 
 
+def _needed(batch: Sequence[int], lengths: Sequence[int], world: int, tokens: int, layout: Layout) -> int:
+    for needed in count(1):
+        parts = _parts(batch, lengths, world * needed, layout)
+        if all(len(part) < 2 or _slots(part, lengths, layout) <= tokens for part in parts):
+            return needed
+    raise AssertionError("count never ends")
+
+
+def _slots(part: Sequence[int], lengths: Sequence[int], layout: Layout) -> int:
+    sizes = [lengths[row] for row in part]
+    return sum(sizes) if layout == "packed" else len(sizes) * max(sizes)
+
+
+def _parts(batch: Sequence[int], lengths: Sequence[int], number: int, layout: Layout) -> list[list[int]]:
+    ordered = sorted(batch, key=lambda row: (-lengths[row], row))
+    return _balanced(ordered, lengths, number) if layout == "packed" else _split_evenly(ordered, number)
+
+
+def _balanced(ordered: list[int], lengths: Sequence[int], number: int) -> list[list[int]]:
+    """Longest row first into the part with the fewest tokens: parts differ by less than one row (LPT)."""
+    parts: list[list[int]] = [[] for _ in range(number)]
+    loads = [(0, place) for place in range(number)]
+    for row in ordered:
+        load, place = loads[0]
+        parts[place].append(row)
+        heapq.heapreplace(loads, (load + lengths[row], place))
+    return parts
+
+
 def _split_evenly(rows: list[int], parts: int) -> list[list[int]]:
+    """Rows of similar length together, longest first."""
     base, extra = divmod(len(rows), parts)
     sizes = [base + (part < extra) for part in range(parts)]
     starts = [sum(sizes[:part]) for part in range(parts)]

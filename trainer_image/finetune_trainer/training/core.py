@@ -15,7 +15,14 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
-from finetune_trainer.training.batching import Collator, tokens_of_steps
+from finetune_trainer.training.attention import PACKED, can_pack, register
+from finetune_trainer.training.batching import (
+    Collator,
+    Layout,
+    global_batches,
+    micro_batches_per_step,
+    tokens_of_steps,
+)
 from finetune_trainer.training.callbacks import (
     CheckpointCallback,
     DivergenceCallback,
@@ -29,8 +36,6 @@ from finetune_trainer.training.plan import (
     Hardware,
     LoraPlan,
     TrainPlan,
-    micro_batch_rows,
-    needs_checkpointing,
 )
 from finetune_trainer.training.sharding import deepspeed_config, keep_from_compiling
 from finetune_trainer.training.signals import SaveClock, StopRequest
@@ -57,6 +62,7 @@ class Outcome:
     seconds: float
     resumed_from: int
     world_size: int
+    peak_bytes: int | None = None  # the most that tensors took on this GPU; None on the CPU
 
     @property
     def final_loss(self) -> float | None:
@@ -71,8 +77,7 @@ def local_hardware() -> Hardware:
         able = torch.cpu.get_capabilities()
         fast = any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
         return Hardware(cuda=False, precision="bf16" if fast else "fp32")
-    memory = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0"))).total_memory
-    return Hardware(cuda=True, precision="bf16", memory_bytes=int(memory))
+    return Hardware(cuda=True, precision="bf16")
 
 
 def train(
@@ -120,20 +125,22 @@ def _build_trainer(
     plan: TrainPlan, folders: Folders, hardware: Hardware, dataset: Dataset, lengths: list[int]
 ) -> TokenMeanTrainer:
     tokenizer = AutoTokenizer.from_pretrained(str(folders.model), local_files_only=True)
+    layout: Layout = "packed" if hardware.cuda and can_pack(folders.model) else "padded"
+    register()
     model = AutoModelForCausalLM.from_pretrained(
         str(folders.model),
         dtype=torch.bfloat16 if hardware.precision == "bf16" else torch.float32,
-        attn_implementation="sdpa",
+        attn_implementation=PACKED if layout == "packed" else "sdpa",
         local_files_only=True,
     )
     trainer = TokenMeanTrainer(
         lengths=lengths,
         batch_size=plan.effective_batch_size,
-        autocast=plan.lora is not None and hardware.precision == "bf16",
+        layout=layout,
         model=model,
-        args=_arguments(plan, folders, hardware, model.config, max(lengths)),
+        args=_arguments(plan, folders, hardware, _accumulation(plan, lengths, layout)),
         train_dataset=dataset,
-        data_collator=Collator(_pad_token(tokenizer)),
+        data_collator=Collator(_pad_token(tokenizer), layout),
         processing_class=tokenizer,
         peft_config=_lora_config(plan.lora) if plan.lora else None,
     )
@@ -141,17 +148,24 @@ def _build_trainer(
     return trainer
 
 
-def _arguments(
-    plan: TrainPlan, folders: Folders, hardware: Hardware, config: Any, longest_row: int
-) -> SFTConfig:
-    rows = plan.effective_batch_size // int(os.environ.get("WORLD_SIZE", "1"))
-    micro = micro_batch_rows(rows, longest_row, hardware.micro_batch_tokens)
+def _accumulation(plan: TrainPlan, lengths: list[int], layout: Layout) -> int:
+    """Micro-batches per step, equal in every step and process."""
+    size, world = plan.effective_batch_size, int(os.environ.get("WORLD_SIZE", "1"))
+    batches = [
+        batch
+        for epoch in range(plan.epochs)
+        for batch in global_batches(len(lengths), size, plan.seed, epoch)
+    ]
+    return micro_batches_per_step(batches, lengths, world, plan.execution.micro_batch_tokens, layout)
+
+
+def _arguments(plan: TrainPlan, folders: Folders, hardware: Hardware, accumulation: int) -> SFTConfig:
     return SFTConfig(
         output_dir=str(folders.checkpoints),
         num_train_epochs=plan.epochs,
         learning_rate=plan.learning_rate,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=rows // micro,
+        per_device_train_batch_size=1,  # the sampler yields whole micro-batches
+        gradient_accumulation_steps=accumulation,
         lr_scheduler_type="cosine",
         warmup_steps=_WARMUP,
         weight_decay=0.0,
@@ -160,8 +174,8 @@ def _arguments(
         seed=plan.seed,
         bf16=plan.lora is None and hardware.precision == "bf16",
         use_cpu=not hardware.cuda,
-        gradient_checkpointing=_recompute(config, micro * longest_row, hardware),
-        deepspeed=deepspeed_config(full=plan.lora is None, precision=hardware.precision),
+        gradient_checkpointing=plan.execution.checkpointing,
+        deepspeed=deepspeed_config(plan.lora is None, hardware.precision, plan.execution),
         save_strategy="no",  # CheckpointCallback decides
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would show a made-up loss instead of the divergence
@@ -171,12 +185,6 @@ def _arguments(
         dataset_kwargs={"skip_prepare_dataset": True},
         average_tokens_across_devices=True,
     )
-
-
-def _recompute(config: Any, tokens: int, hardware: Hardware) -> bool:
-    text = config.get_text_config()
-    width = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    return needs_checkpointing(tokens, text.num_hidden_layers, text.hidden_size, width, hardware.memory_bytes)
 
 
 def _lora_config(lora: LoraPlan) -> LoraConfig:
@@ -235,4 +243,5 @@ def _outcome(
         seconds=seconds,
         resumed_from=resumed_from,
         world_size=trainer.args.world_size,
+        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     )

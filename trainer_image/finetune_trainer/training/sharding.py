@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from finetune_trainer.training.plan import Precision
+from finetune_trainer.training.plan import Execution, Precision
 
 _BUCKET = 50_000_000  # elements reduced at once: small enough to overlap with the backward pass
 
 
-def deepspeed_config(full: bool, precision: Precision) -> dict[str, Any]:
-    """LoRA: replicas whose gradients are averaged; Full: gradients and optimizer state sharded (ZeRO-2).
+def deepspeed_config(full: bool, precision: Precision, execution: Execution) -> dict[str, Any]:
+    """The planned ZeRO stage and offload: 0 for LoRA, whose few gradients are averaged, not sharded.
 
     An adapter's optimizer state is a few MB, so sharding it would only add traffic. DeepSpeed's bf16 would
     round the adapter's weights too, which costs more (0.011 of held-out loss after 48 rows) than it saves:
-    with LoRA the base is bf16, the adapter fp32 and the arithmetic autocast. "auto" is filled in from the
-    training arguments.
+    with LoRA the base is bf16, the adapter fp32 and the arithmetic autocast. DeepSpeed must be told: its
+    engine switches off an autocast of somebody else's. "auto" is filled in from the training arguments.
     """
     return {
         "train_batch_size": "auto",
@@ -22,7 +22,12 @@ def deepspeed_config(full: bool, precision: Precision) -> dict[str, Any]:
         "gradient_clipping": "auto",
         "bf16": {"enabled": full and precision == "bf16"},
         "fp16": {"enabled": False},
-        "zero_optimization": _zero2() if full else {"stage": 0},
+        "torch_autocast": {
+            "enabled": not full and precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],  # gradients of the adapter are averaged in fp32
+        },
+        "zero_optimization": _zero(execution) if execution.zero_stage else {"stage": 0},
         "zero_allow_untested_optimizer": True,
         "wall_clock_breakdown": False,
     }
@@ -39,11 +44,18 @@ def keep_from_compiling() -> None:
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _zero2() -> dict[str, Any]:
-    return {
-        "stage": 2,
+def _zero(execution: Execution) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "stage": execution.zero_stage,
         "overlap_comm": False,
         "contiguous_gradients": True,
         "reduce_bucket_size": _BUCKET,
         "allgather_bucket_size": _BUCKET,
     }
+    if execution.zero_stage == 3:
+        settings["stage3_gather_16bit_weights_on_model_save"] = True
+    if execution.offload != "none":
+        settings["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if execution.offload == "all":
+        settings["offload_param"] = {"device": "cpu", "pin_memory": True}
+    return settings

@@ -14,6 +14,7 @@ from trl import SFTTrainer
 from finetune_trainer.training.batching import (
     IGNORED,
     EpochLoader,
+    Layout,
     MicroBatchSampler,
     Share,
 )
@@ -26,13 +27,18 @@ class TokenMeanTrainer(SFTTrainer):
     since gradients are averaged over processes, each process's part is multiplied by their number.
     """
 
-    def __init__(self, *, lengths: list[int], batch_size: int, autocast: bool, **kwargs: Any) -> None:
-        self._lengths, self._batch_size, self._autocast = lengths, batch_size, autocast
+    def __init__(self, *, lengths: list[int], batch_size: int, layout: Layout, **kwargs: Any) -> None:
+        self._lengths, self._batch_size, self._layout = lengths, batch_size, layout
         super().__init__(**kwargs)
 
     def get_train_dataloader(self) -> EpochLoader:
         """This process's micro-batches; not sharded again by accelerate, which would reorder them."""
-        share = Share(self.args.process_index, self.args.world_size, self.args.gradient_accumulation_steps)
+        share = Share(
+            self.args.process_index,
+            self.args.world_size,
+            self.args.gradient_accumulation_steps,
+            self._layout,
+        )
         sampler = MicroBatchSampler(self._lengths, self._batch_size, self.args.seed, share)
         return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
 
@@ -43,9 +49,7 @@ class TokenMeanTrainer(SFTTrainer):
         if return_outputs or num_items_in_batch is None:
             raise ValueError("the training loss has no outputs and needs the number of trained tokens")
         loss = _fused_sum if _has_fused_kernel(inputs) else _projected_sum
-        with torch.autocast(inputs["input_ids"].device.type, torch.bfloat16, enabled=self._autocast):
-            summed = loss(model, inputs)
-        return summed / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
+        return loss(model, inputs) / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Inside a checkpoint nothing: DeepSpeed saves what training changed, and one copy is enough."""

@@ -1,0 +1,111 @@
+"""`python -m finetune_trainer check` as a user types it."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.__main__ import main
+from tests.unit.trainer_data.conftest import make_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+def row(number: int) -> dict[str, Any]:
+    return {"prompt": f"question {number}", "completion": f"answer {number}"}
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def check(*arguments: object) -> int:
+    try:
+        return main(["check", *map(str, arguments)])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
+def found(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], set[str]]:
+    document = json.loads(capsys.readouterr().out)
+    return document, {finding["rule"] for finding in document["findings"]}
+
+
+def test_clean_rows_end_with_0_and_are_counted_in_tokens(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, holdout = write(tmp_path / "a.jsonl", [row(n) for n in range(120)]), tmp_path / "b.jsonl"
+    write(holdout, [row(n) for n in range(200, 320)])
+    assert check(data, "--holdout", holdout, "--model", base, "--output", "json") == 0
+    document, _ = found(capsys)
+    assert document["rows"] == 120
+    assert document["tokens"] > 120
+
+
+def test_a_wrong_row_ends_with_1_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "a.jsonl", [row(1), {"messages": []}, row(3)])
+    assert check(data, "--output", "json") == 1
+    document, rules = found(capsys)
+    assert {"missing_messages_list", "mixed_formats"} <= rules
+    wrong = next(item for item in document["findings"] if item["rule"] == "missing_messages_list")
+    assert (wrong["severity"], wrong["count"], wrong["rows"], wrong["dataset"]) == ("error", 1, [2], "train")
+    assert (document["rows"], document["tokens"]) == (3, None)
+
+
+def test_a_leak_between_the_files_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "a.jsonl", [row(n) for n in range(120)])
+    assert check(data, "--holdout", data, "--output", "json") == 1
+    assert "leak_exact" in found(capsys)[1]
+
+
+def test_a_row_beyond_the_models_context_is_an_error_only_with_a_model(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "a.jsonl", [{"prompt": "question", "completion": "answer " * 400}])
+    assert check(data) == 0
+    assert check(data, "--model", base) == 1
+    assert "too_long" in capsys.readouterr().out
+
+
+def test_the_terminal_report_starts_with_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(write(tmp_path / "a.jsonl", [row(1), [1]])) == 1
+    assert capsys.readouterr().out.startswith("refused   1 error to mend")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: folder / "absent.jsonl",
+        lambda folder: folder,
+        lambda folder: write(folder / "empty.jsonl", []),
+    ],
+    ids=["a file that is not there", "a folder", "an empty file"],
+)
+def test_what_cannot_be_read_ends_with_64_and_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any
+) -> None:
+    path = make(tmp_path)
+    assert check(path) == 64
+    assert str(path) in capsys.readouterr().err
+
+
+def test_a_cut_gzip_file_ends_with_64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(row(1)).encode() * 100)[:-10])
+    assert check(path) == 64
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_tokenizer_ends_with_64(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(write(tmp_path / "a.jsonl", [row(1)]), "--model", tmp_path) == 64
+    assert "tokenizer" in capsys.readouterr().err

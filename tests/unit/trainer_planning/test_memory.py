@@ -1,0 +1,188 @@
+"""Memory plans beside known outcomes (cost-and-memory.md 6.3) and peaks measured on an H200."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.planning.memory import GIB, Setup, activation_bytes, fits, limit, predict
+from finetune_trainer.planning.shape import ModelShape, shape_of
+from tests.unit.trainer_planning.shapes import LLAMA2_7B, LLAMA2_13B, LLAMA_1B, LLAMA_8B, QWEN25_1B
+
+EIGHT, SEVEN, THIRTEEN = shape_of(LLAMA_8B), shape_of(LLAMA2_7B), shape_of(LLAMA2_13B)
+
+
+def _full(gpus: int, stage: int, **more: Any) -> Setup:
+    return Setup("Full", 4096, gpus_per_node=gpus, zero_stage=stage, **more)
+
+
+# name, model, setup, card in GiB, predicted GB (10**9) of the table, does it fit
+KNOWN = [
+    ("8B Full ZeRO-2 on 4 x 80 GB", EIGHT, _full(4, 2), 80, 64 + 6, True),
+    ("8B Full ZeRO-2 on 6 x 80 GB", EIGHT, _full(6, 2), 80, 54 + 6, True),
+    ("8B Full ZeRO-2 on 2 x 80 GB", EIGHT, _full(2, 2), 80, 96 + 6, False),
+    ("8B Full ZeRO-3 on 2 x 80 GB", EIGHT, _full(2, 3), 80, 2.1 + 72.3 + 4, False),
+    ("8B Full ZeRO-2, optimizer offloaded, 2 x 40 GB", EIGHT, _full(2, 2, offload="optimizer"), 40, 36, False),
+    ("7B Full on 1 x 80 GB", SEVEN, _full(1, 0), 80, 121, False),
+    ("8B LoRA on 1 x 80 GB, 8k tokens", EIGHT, Setup("LoRA", 8192, 16), 80, 23, True),
+    ("8B LoRA on 1 x H200, 16k tokens, no checkpointing", EIGHT, Setup("LoRA", 16384, 16, checkpointing=False), 140.4, 112, True),
+    ("13B QLoRA on 24 GB, 2k tokens", THIRTEEN, Setup("QLoRA", 2048, 16), 24, 11.6, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "setup", "card", "gigabytes", "verdict"),
+    [row[1:] for row in KNOWN],
+    ids=[row[0] for row in KNOWN],
+)
+def test_known_outcomes(
+    shape: ModelShape, setup: Setup, card: float, gigabytes: float, verdict: bool
+) -> None:
+    memory = predict(shape, setup)
+    # "~36" of the offloaded row is what died, not a peak that was measured: ours is 15 % above.
+    tolerance = 0.16 if setup.offload == "optimizer" else 0.06
+    assert memory.total / 1e9 == pytest.approx(gigabytes, rel=tolerance)
+    assert fits(memory, card) is verdict
+
+
+MEASURED = json.loads((Path(__file__).parents[3] / "benchmarks/results/gpu_training.json").read_text())
+BENCHMARKED = {"llama-3.2-1b": shape_of(LLAMA_1B), "llama-3.1-8b": EIGHT}
+
+
+@pytest.mark.parametrize(
+    "case", MEASURED["cases"], ids=[f"{c['name']} {c['allocator']}" for c in MEASURED["cases"]]
+)
+def test_a_measured_peak_is_within_12_percent_of_the_plan(case: dict[str, Any]) -> None:
+    setup = Setup(
+        case["method"],
+        case["micro_batch_tokens"],
+        None if case["method"] == "Full" else 16,
+        zero_stage=case["zero_stage"],
+        offload=case["offload"],
+        checkpointing=case["checkpointing"],
+    )
+    memory = predict(BENCHMARKED[case["shape"]], setup)
+    of_tensors = (memory.total - memory.context) / GIB
+    assert of_tensors == pytest.approx(case["allocatedPeakGiB"], rel=0.12)
+
+
+# What the reference's table says of the parts that do not depend on the micro-batch, in GB (10**9).
+STATE = [
+    ("8B Full ZeRO-2 on 4", EIGHT, _full(4, 2), 64),
+    ("8B Full ZeRO-2 on 6", EIGHT, _full(6, 2), 54),
+    ("8B Full ZeRO-2 on 2", EIGHT, _full(2, 2), 96),
+    ("8B Full ZeRO-3 on 2", EIGHT, _full(2, 3), 74.4),
+    ("7B Full on 1", SEVEN, _full(1, 0), 121),
+    ("8B LoRA", EIGHT, Setup("LoRA", 8192, 16), 16.8),
+    ("13B QLoRA", THIRTEEN, Setup("QLoRA", 2048, 16), 8.4),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "setup", "gigabytes"), [row[1:] for row in STATE], ids=[row[0] for row in STATE]
+)
+def test_weights_gradients_and_optimizer_are_the_reference_s(
+    shape: ModelShape, setup: Setup, gigabytes: float
+) -> None:
+    memory = predict(shape, setup)
+    state = memory.weights + memory.gradients + memory.optimizer + memory.adapter + memory.initialisation
+    assert state / 1e9 == pytest.approx(gigabytes, abs=1 if setup.method == "Full" else 0.6)
+
+
+@pytest.mark.parametrize("tokens", [256, 1024, 4096], ids="{} tokens".format)
+def test_the_flat_copy_of_the_weights_does_not_depend_on_the_micro_batch(tokens: int) -> None:
+    setup = Setup("Full", tokens, gpus_per_node=2, zero_stage=2, offload="optimizer")
+    memory = predict(EIGHT, setup)
+    assert memory.initialisation > 0
+    assert not fits(memory, 40)
+    assert memory.host == pytest.approx(1.5 * 16 * EIGHT.parameters)
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "per_token"),
+    [(True, 262_144 + 176_128), (False, 5_636_096)],
+    ids=["checkpointing: layer inputs and one layer", "everything kept"],
+)
+def test_activations_of_the_8b_model(checkpointing: bool, per_token: int) -> None:
+    assert activation_bytes(EIGHT, 10, checkpointing) == 10 * per_token
+
+
+def test_a_plan_may_use_nine_tenths_of_the_card() -> None:
+    assert limit(80) == pytest.approx(72 * GIB)
+
+
+def test_a_host_that_is_too_small_for_what_is_offloaded_does_not_fit() -> None:
+    memory = predict(EIGHT, _full(2, 3, offload="all"))
+    assert fits(memory, 80)
+    assert fits(memory, 80, host_memory_gib=300)
+    assert not fits(memory, 80, host_memory_gib=200)
+
+
+@pytest.mark.parametrize(
+    ("setup", "message"),
+    [
+        (Setup("QLoRA", 1, 16, zero_stage=3), "QLoRA has no ZeRO stage 3: an adapter is not sharded"),
+        (Setup("LoRA", 1, 16, zero_stage=2), "LoRA has no ZeRO stage 2"),
+        (Setup("LoRA", 1), "rank None"),
+        (Setup("Full", 1, 16), "rank 16"),
+        (Setup("LoRA", 1, 16, offload="optimizer"), "too little optimizer state"),
+        (Setup("Full", 1, offload="optimizer"), "needs ZeRO stage 1, 2 or 3"),
+        (Setup("Full", 1, zero_stage=2, offload="all"), "needs ZeRO stage 3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_libraries_cannot_run_is_refused(setup: Setup, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        predict(EIGHT, setup)
+
+
+SHAPES = st.sampled_from([shape_of(config) for config in (LLAMA_8B, LLAMA_1B, QWEN25_1B, LLAMA2_13B)])
+
+
+@st.composite
+def setups(draw: st.DrawFn) -> Setup:
+    method = draw(st.sampled_from(["LoRA", "QLoRA", "Full"]))
+    stage = draw(st.sampled_from([0, 1, 2, 3] if method == "Full" else [0]))
+    offloads = ["none"]
+    if method == "Full" and stage:
+        offloads += ["optimizer"] + (["all"] if stage == 3 else [])
+    return Setup(
+        method,  # type: ignore[arg-type]
+        draw(st.integers(1, 32768)),
+        None if method == "Full" else draw(st.integers(1, 256)),
+        gpus_per_node=draw(st.integers(1, 8)),
+        nodes=draw(st.integers(1, 4)),
+        zero_stage=stage,
+        offload=draw(st.sampled_from(offloads)),  # type: ignore[arg-type]
+        checkpointing=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(SHAPES, setups(), st.integers(1, 8), st.integers(1, 8))
+def test_more_gpus_never_need_more_memory_each(
+    shape: ModelShape, setup: Setup, more: int, nodes: int
+) -> None:
+    larger = replace(setup, gpus_per_node=setup.gpus_per_node + more, nodes=setup.nodes + nodes)
+    assert predict(shape, larger).total <= predict(shape, setup).total * (1 + 1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SHAPES, setups(), st.integers(1, 32768))
+def test_more_tokens_or_kept_activations_never_need_less(shape: ModelShape, setup: Setup, more: int) -> None:
+    least = predict(shape, replace(setup, checkpointing=True)).total
+    assert least <= predict(shape, replace(setup, checkpointing=False)).total
+    assert predict(shape, setup).total <= predict(shape, replace(setup, tokens=setup.tokens + more)).total
+
+
+@settings(max_examples=100, deadline=None)
+@given(SHAPES, setups())
+def test_the_parts_are_never_negative_and_add_up(shape: ModelShape, setup: Setup) -> None:
+    memory = predict(shape, setup)
+    assert all(part >= 0 for part in memory.parts().values())
+    assert sum(memory.parts().values()) == memory.total

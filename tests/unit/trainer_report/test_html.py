@@ -1,0 +1,145 @@
+"""The page as a browser's parser sees it."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_trainer.report.document import DataFile, Datasets, DataSummary, Example, Report, Token
+from finetune_trainer.report.html import report_html
+from tests.unit.trainer_report.examples import NEAR, clean, full, memory, refused
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+ELSEWHERE = {"src", "href", "srcset", "action", "data", "poster"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text; unbalanced elements are an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.marked: dict[str, list[str]] = {}
+        self._open: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        given = {name: value or "" for name, value in attrs}
+        self.attributes += given.items()
+        if tag not in VOID:
+            self._open.append((tag, given.get("class", "")))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += ((name, value or "") for name, value in attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1][0] == "style":
+            return
+        self.words.append(data)
+        for _, kinds in self._open[-1:]:
+            self.marked.setdefault(kinds, []).append(data)
+
+    @property
+    def text(self) -> str:
+        """All text with single spaces."""
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.mark.parametrize("report", [clean(), refused(), full()], ids=["clean", "refused", "full"])
+def test_the_page_is_whole_and_loads_nothing(report: Report) -> None:
+    page = Page(report_html(report))
+    assert page.tags[0] == "html"
+    assert "script" not in page.tags
+    assert not {name for name, _ in page.attributes} & ELSEWHERE
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "url(" not in report_html(report)
+    assert "None" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("report", "headline"),
+    [
+        (clean(), "Ready to train"),
+        (refused(), "4 errors to mend"),
+        (full(), "2 warnings"),
+        (full().model_copy(update={"memory": memory().model_copy(update={"fits": False})}), "Does not fit"),
+        (full().model_copy(update={"findings": (replace(NEAR, overridden="Ignore"),)}), "Ready to train"),
+    ],
+    ids=["no finding", "errors", "warnings", "too large", "ignored findings do not count"],
+)
+def test_the_headline_is_the_verdict(report: Report, headline: str) -> None:
+    page = report_html(report)
+    assert f"<h1>{headline}" in page
+    assert f"<title>{headline}" in page
+
+
+def test_a_cost_above_the_budget_is_no_green_light() -> None:
+    report = full()
+    assert report.estimate is not None
+    poor = report.model_copy(update={"estimate": report.estimate.model_copy(update={"budget": 1.0})})
+    assert "<h1>Costs more than the budget allows" in report_html(poor)
+    assert "above the budget of USD\N{NO-BREAK SPACE}1.00" in report_html(poor)
+
+
+def test_parts_that_were_not_looked_at_are_not_there() -> None:
+    page = Page(report_html(clean()))
+    assert "svg" not in page.tags
+    for heading in ("Lengths", "Memory", "Time and cost", "Duplicates", "Chosen settings", "Advice"):
+        assert heading not in page.text
+
+
+def test_findings_are_grouped_by_severity_and_the_ignored_ones_come_last() -> None:
+    text = Page(report_html(refused())).text
+    places = [
+        text.index(heading) for heading in ("Errors", "Warnings", "For information", "Ignored by the job")
+    ]
+    assert places == sorted(places)
+    assert text.index("secrets_pii") > places[-1]
+    assert "set to Ignore in dataset.rules" in text
+    assert "214 rows, the first are: 3 13 23" in text
+
+
+def test_every_drawing_has_a_title_and_a_description() -> None:
+    page = Page(report_html(full()))
+    assert page.tags.count("svg") == page.tags.count("desc") == 6
+
+
+def test_the_example_shows_each_token_with_its_mask() -> None:
+    page = Page(report_html(full()))
+    answer = "".join(page.marked["token trained"])
+    assert answer.endswith('{"condition": "Pain", "sentiment": "positive"}')
+    assert page.marked["token trained special"] == ["<|im_end|>"]
+    assert "64 more context tokens" in page.text
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text())
+def test_no_text_from_data_becomes_markup(text: str) -> None:
+    hostile = f"<script>{text}</script>\"'><img onerror=x>"
+    train = DataSummary(
+        source=hostile, format=hostile, rows=2,
+        files=(DataFile(name=hostile, rows=1), DataFile(name="b", rows=1)),
+    )  # fmt: skip
+    report = Report(
+        datasets=Datasets(train=train),
+        findings=(replace(NEAR, message=hostile, rule=hostile),),
+        example=Example(row=1, tokens=(Token(text=hostile, id=1, trained=True),)),
+        memory=memory().model_copy(
+            update={"gpu": hostile, "suggestion": hostile, "breakdown": {hostile: 1.0}}
+        ),
+        training={hostile: hostile},
+    )
+    page = Page(report_html(report))
+    assert not {"script", "img"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]

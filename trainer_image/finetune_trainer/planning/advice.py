@@ -1,0 +1,115 @@
+"""Advice on whether and how to train (R1 to R3, R9 to R12, R21): shown as a condition, never acted upon."""
+
+from dataclasses import dataclass, replace
+
+from finetune_trainer.planning.candidates import Given, Request, fastest
+from finetune_trainer.planning.cost import SELF_HOST_CALLS
+from finetune_trainer.planning.memory import GIB
+
+# Between the sizes that R11 names as small (9B to 27B) and the 70B that R12 warns of.
+LARGE_MODEL = 30e9
+_DAYS_PER_MONTH = 30
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One piece of advice: a CamelCase reason for a condition and a sentence that says what to do."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What the job says about its purpose; None and 0 where it says nothing."""
+
+    goal: str | None = None
+    knowledge_changes_per_month: float = 0
+    calls_per_month: int | None = None
+
+
+def advise(intent: Intent, request: Request) -> tuple[Advice, ...]:
+    """All advice on a job as it was written."""
+    found = (
+        knowledge_gap(intent),
+        changing_knowledge(intent),
+        needless_quantisation(request),
+        large_model(request),
+        few_calls(intent),
+    )
+    return tuple(advice for advice in found if advice)
+
+
+def knowledge_gap(intent: Intent) -> Advice | None:
+    """R1, R2: tuning teaches behaviour (format, style, jargon, refusals, a removed prompt), not facts."""
+    if intent.goal != "Knowledge":
+        return None
+    return Advice(
+        "KnowledgeGap",
+        "The goal is Knowledge: fine-tuning teaches behaviour, not facts, and may make the model confidently "
+        "wrong. Retrieve the facts at request time (RAG) or put them into the prompt; tune for the form of "
+        "the answers.",
+    )
+
+
+def changing_knowledge(intent: Intent) -> Advice | None:
+    """R3: knowledge that changes monthly or more often is out of date before the next run."""
+    if intent.knowledge_changes_per_month < 1:
+        return None
+    return Advice(
+        "ChangingKnowledge",
+        f"The knowledge changes {intent.knowledge_changes_per_month:g} times a month: each change would need "
+        "a new run. Retrieve it at request time (RAG) instead.",
+    )
+
+
+def needless_quantisation(request: Request) -> Advice | None:
+    """R21: QLoRA only when memory forces it; LoRA is faster and trains against the base as it is served."""
+    if request.given.method != "QLoRA":
+        return None
+    given = request.given
+    lora = fastest(replace(request, given=Given("LoRA", given.rank, checkpointing=given.checkpointing)))
+    if lora is None:
+        return None
+    return Advice(
+        "NeedlessQuantisation",
+        f"Method QLoRA trains against a 4-bit base, which costs quality and speed, and LoRA fits: it needs "
+        f"{lora.memory.total / GIB:.1f} GiB of {request.gpu.memory_gib:g} GiB with rank {given.rank}. Use "
+        "method LoRA.",
+    )
+
+
+def large_model(request: Request) -> Advice | None:
+    """R11, R12: the smallest base that does the task; tuned, a small one often beats a large one."""
+    size = request.shape.parameters
+    if size < LARGE_MODEL:
+        return None
+    return Advice(
+        "LargeBaseModel",
+        f"The base has {size / 1e9:.0f}B parameters. A tuned model of 7B to 14B often does a narrow task as "
+        "well for a tenth of the cost: run this job on a smaller base too and compare their scores.",
+    )
+
+
+def base_cannot(base_score: float, threshold: float = 0.40) -> Advice | None:
+    """R9, R10: a base that fails even with the best prompt is not saved by tuning; scores are fractions."""
+    if base_score >= threshold:
+        return None
+    return Advice(
+        "BaseCannotDoTask",
+        f"The base scores {base_score:.2f}. If it stays below {threshold:.2f} with an unambiguous prompt and "
+        "examples in it, tuning will not give it the ability: improve the prompt first, then take a larger "
+        "base.",
+    )
+
+
+def few_calls(intent: Intent) -> Advice | None:
+    """R53: below about a million calls per day an API is usually cheaper than GPUs of one's own."""
+    if intent.calls_per_month is None or intent.calls_per_month >= SELF_HOST_CALLS * _DAYS_PER_MONTH:
+        return None
+    return Advice(
+        "FewCalls",
+        f"{intent.calls_per_month / _DAYS_PER_MONTH:,.0f} calls a day are below the million from which GPUs "
+        "of one's own usually cost less than an API: compare with a provider that takes adapters before "
+        "serving it alone on a GPU.",
+    )
