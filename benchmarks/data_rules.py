@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 from benchmarks.record import write
+from finetune_trainer.data.corpus.duplicates import alike
 from finetune_trainer.data.corpus.facts import learn, measure
 from finetune_trainer.data.corpus.rules import corpus_findings, holdout_findings
 from finetune_trainer.data.corpus.texts import held_out
@@ -124,7 +125,7 @@ def findings(data: DataSet) -> list[Finding]:
     held = measure([held_out(row) for row in data.holdout], context)
     texts = data.train.__getitem__
     return [
-        *corpus_findings(train, texts, context, epochs=3),
+        *corpus_findings(train, texts, context, alike(train, texts, context), epochs=3),
         *holdout_findings(train, texts, data.holdout, held, context, ()),
     ]
 

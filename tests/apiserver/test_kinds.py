@@ -90,6 +90,8 @@ def test_a_status_is_shown_in_the_columns(api: Api) -> None:
         "stage": "Training",
         "progress": {"percent": 16, "eta": "3m"},
         "scores": {"base": {"score": "0.02"}},
+        "plan": {"fits": True, "peakGiB": "61.20", "breakdown": {"weights": "15.00"}},
+        "cost": {"spent": "1.25", "currency": "USD"},
         "conditions": [CONDITION],
     }
     response = _patch(api, "FineTuneJob", name, {"status": status}, "status")
@@ -97,6 +99,10 @@ def test_a_status_is_shown_in_the_columns(api: Api) -> None:
     table = api.http.get(api.path("FineTuneJob", name), headers={"Accept": TABLE}).json()
     row = table["rows"][0]["cells"]
     assert row[:7] == [name, "Training", 16, "3m", "0.02", None, "Training"]
+    shown = dict(zip((c["name"] for c in table["columnDefinitions"]), row, strict=True))
+    assert shown["Cost"] == "1.25"
+    stored = api.http.get(api.path("FineTuneJob", name)).json()["status"]
+    assert (stored["plan"], stored["cost"]) == (status["plan"], status["cost"])
 
 
 def test_a_server_shows_how_many_adapters_it_serves(api: Api) -> None:

@@ -47,7 +47,18 @@ def test_the_chart_lints_without_a_warning(helm: Callable[..., Any]) -> None:
 
 def test_the_settings_it_writes_are_what_the_operator_reads(render: Render) -> None:
     given = {
-        "gpuTypes": {"H200": {"resourceName": "nvidia.com/gpu", "nodeSelector": {"gpu": "h200"}}},
+        "gpuTypes": {
+            "H200": {
+                "resourceName": "nvidia.com/gpu",
+                "nodeSelector": {"gpu": "h200"},
+                "memoryGiB": 139,
+                "peakTflops": 989,
+                "pricePerHour": "4.00",
+                "spotPricePerHour": None,
+                "currency": "USD",
+            }
+        },
+        "s3": {"endpoint": "http://minio.example:9000", "region": None},
         "env": {"NAME": "value"},
         "engineArgs": ["--enforce-eager"],
         "hubEndpoint": "http://hub.example",
@@ -57,6 +68,10 @@ def test_the_settings_it_writes_are_what_the_operator_reads(render: Render) -> N
     settings = parse_settings(config["data"]["settings.json"])
     assert settings.images.trainer == IMAGES["trainer"]
     assert settings.gpu_types["H200"].node_selector == {"gpu": "h200"}
+    assert settings.gpu_types["H200"].price_per_hour == "4.00"
+    assert settings.gpu_types["H200"].spot_price_per_hour is None
+    assert settings.gpu_types["H200"].memory_gib == 139
+    assert settings.s3.endpoint == "http://minio.example:9000"
     assert settings.engine_args == ("--enforce-eager",)
     assert settings.unschedulable_deadline_seconds == 86400
 

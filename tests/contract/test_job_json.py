@@ -13,9 +13,21 @@ from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
 FULL_SPEC: dict[str, Any] = {
+    "goal": "Format",
+    "knowledgeChanges": "Monthly",
+    "dataset": {"source": "s3://data/train.jsonl", "rules": {"near_duplicate": "Ignore"}},
+    "savings": {"callsPerMonth": 10**6, "removedPromptTokens": 3000, "pricePerMillionTokens": "1.0"},
     "baseModel": {"source": "hf://org/model", "revision": "a" * 40, "credentialsSecretRef": {"name": "hub"}},
     "lora": {"rank": 16, "alpha": 32},
-    "training": {"epochs": 2, "learningRate": "2e-4", "effectiveBatchSize": 8, "maxLength": 1024, "seed": 17},
+    "training": {
+        "epochs": 2,
+        "learningRate": "2e-4",
+        "effectiveBatchSize": 8,
+        "maxLength": 1024,
+        "seed": 17,
+        "microBatchTokens": 8192,
+        "activationCheckpointing": "Enabled",
+    },
     "evaluation": {
         "graders": [
             {"name": "fields", "type": "FieldMatch", "fields": ["condition", "sentiment"]},
@@ -32,6 +44,17 @@ SPECS = [
     pytest.param({}, id="the smallest spec"),
     pytest.param(FULL_SPEC, id="every field"),
     pytest.param({"method": "Full"}, id="a full fine-tune"),
+    pytest.param(
+        {"method": "Full", "training": {"zeroStage": 3, "offload": "All"}},
+        id="a full fine-tune that is told how",
+    ),
+    pytest.param(
+        {
+            "resources": {"gpusPerNode": 1, "gpuType": "H200", "spot": True},
+            "budget": {"limit": "50", "currency": "USD"},
+        },
+        id="GPUs with a price and a budget",
+    ),
     pytest.param({"lora": {"rank": 8}, "training": {"epochs": 1}}, id="some fields left out"),
     pytest.param(
         {"resources": {"nodes": 2, "processesPerNode": 2}, "workspace": {"claimName": "shared"}}, id="a gang"

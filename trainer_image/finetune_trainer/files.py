@@ -3,10 +3,11 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -16,11 +17,18 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_lines(path: Path, parts: Iterable[str]) -> None:
     """Like write_atomically, for parts that together may be large; they are written as they come."""
+    with replaced(path) as file:
+        file.writelines(parts)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[TextIO]:
+    """A file to write that takes the place of `path` when all is written, and never if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(parts)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files private; another stage's container may run as another user of the group.

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -118,6 +119,16 @@ class ProgressServer:
                 """Stay silent: the operator asks every few seconds."""
 
         return Handler
+
+
+def watching(server: ProgressServer) -> Callable[[str, int, int | None], None]:
+    """What tells a server how far rows are: what is done with them, how many, of how many (None: unknown)."""
+
+    def watch(doing: str, done: int, total: int | None) -> None:
+        of = f" of {total:,}" if total else ""
+        server.update(step=done, total_steps=total, message=f"{doing}: {done:,}{of} rows" if done else doing)
+
+    return watch
 
 
 _HELP = {

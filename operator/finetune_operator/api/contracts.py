@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from finetune_operator.api.evaluation import DatasetSource, Evaluation, GraderType
-from finetune_operator.api.finetunejob import FineTuneJobSpec, Method
+from finetune_operator.api.datasets import DatasetSource, Severity
+from finetune_operator.api.evaluation import Evaluation, GraderType
+from finetune_operator.api.finetunejob import Checkpointing, FineTuneJobSpec, Goal, Method, Offload, Pace
 from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.api.parts import BaseModelSource
 
@@ -49,6 +50,12 @@ class JobDataset(Written):
     revision: str | None = None
 
 
+class JobTrainingDataset(JobDataset):
+    """The training data of job.json, with the severities of data rules that are not their own."""
+
+    severities: dict[str, Severity] | None = Field(None, alias="rules")
+
+
 class JobLora(Written):
     """Adapter settings of job.json."""
 
@@ -64,6 +71,10 @@ class JobTraining(Written):
     effective_batch_size: int | None = None
     max_length: int | None = None
     seed: int | None = None
+    micro_batch_tokens: int | None = None
+    activation_checkpointing: Checkpointing | None = None
+    zero_stage: int | None = None
+    offload: Offload | None = None
 
 
 class JobGrader(Written):
@@ -105,17 +116,53 @@ class JobResources(Written):
     processes_per_node: int | None = None
 
 
+class JobSavings(Written):
+    """What the tuned model saves in use; the price stays the string that the user wrote."""
+
+    calls_per_month: int
+    removed_prompt_tokens: int
+    price_per_million_tokens: str
+
+
 class JobSpec(Written):
     """The part of a FineTuneJob's spec that the trainer acts on."""
 
+    goal: Goal | None = None
+    knowledge_changes: Pace | None = None
     base_model: JobModel
     method: Method
     lora: JobLora | None = None
-    dataset: JobDataset
+    dataset: JobTrainingDataset
     training: JobTraining | None = None
     evaluation: JobEvaluation | None = None
     output: JobOutput
     resources: JobResources
+    savings: JobSavings | None = None
+
+
+class JobAccelerator(Written):
+    """The GPU of the run as the administrator describes it; null is what he left out."""
+
+    name: str
+    memory_gib: float | None = Field(None, alias="memoryGiB")
+    peak_tflops: float | None = None
+    price_per_hour: str | None = None
+    currency: str | None = None
+    spot: bool = False
+
+
+class JobBudget(Written):
+    """What the run may cost."""
+
+    limit: str
+    currency: str
+
+
+class JobCalibration(Written):
+    """What finished runs of the namespace reached with this GPU and method: the median of `runs` of them."""
+
+    mfu: float = Field(gt=0, le=1)
+    runs: int = Field(ge=1)
 
 
 class PublishSpec(Written):
@@ -127,7 +174,11 @@ class PublishSpec(Written):
 
 
 class JobDocument(Written):
-    """job.json: the input of one attempt at a stage."""
+    """job.json: the input of one attempt at a stage.
+
+    Accelerator, budget and calibration are beside the spec: they change what is known in advance, never what
+    a stage does, and so no digest.
+    """
 
     schema_version: Literal[1] = 1
     namespace: str
@@ -138,6 +189,9 @@ class JobDocument(Written):
     spec_digest: Digest
     input_digest: Digest
     spec: JobSpec
+    accelerator: JobAccelerator | None = None
+    budget: JobBudget | None = None
+    calibration: JobCalibration | None = None
     publish: PublishSpec | None = None
 
 
@@ -184,10 +238,14 @@ class ServerManifest(Written):
 def job_spec(spec: FineTuneJobSpec) -> JobSpec:
     """The part of a spec that goes into job.json; credentials, placement and leave stay behind."""
     return JobSpec(
+        goal=spec.goal,
+        knowledge_changes=spec.knowledge_changes,
         base_model=_model(spec.base_model),
         method=spec.method,
         lora=None if spec.lora is None else JobLora.model_validate(spec.lora.to_dict()),
-        dataset=_dataset(spec.dataset),
+        dataset=JobTrainingDataset(
+            source=spec.dataset.source, revision=spec.dataset.revision, severities=spec.dataset.severities
+        ),
         training=None if spec.training is None else JobTraining.model_validate(spec.training.to_dict()),
         evaluation=_evaluation(spec.evaluation),
         output=JobOutput(destination=spec.output.destination),
@@ -196,6 +254,7 @@ def job_spec(spec: FineTuneJobSpec) -> JobSpec:
             gpus_per_node=spec.resources.gpus_per_node,
             processes_per_node=spec.resources.processes_per_node,
         ),
+        savings=None if spec.savings is None else JobSavings.model_validate(spec.savings.to_dict()),
     )
 
 

@@ -10,6 +10,11 @@ from finetune_operator.api.contracts import JobSpec, PublishSpec, job_spec
 from finetune_operator.api.finetunejob import FineTuneJobSpec
 
 _RESULT_FIELDS = {"base_model", "method", "lora", "dataset", "training", "evaluation"}
+# How rows are checked and how memory is used decides whether and how fast a run ends, not with what.
+_EASE_FIELDS = {
+    "dataset": {"severities"},
+    "training": {"micro_batch_tokens", "activation_checkpointing", "zero_stage", "offload"},
+}
 
 
 def digest_of(value: Any) -> str:
@@ -20,7 +25,11 @@ def digest_of(value: Any) -> str:
 
 def spec_digest(spec: FineTuneJobSpec) -> str:
     """What the result depends on: model, data, method and how it is judged, not where or with what leave."""
-    return digest_of(job_spec(spec).model_dump(mode="json", by_alias=True, include=_RESULT_FIELDS))
+    result = job_spec(spec).model_dump(
+        mode="json", by_alias=True, include=_RESULT_FIELDS, exclude=_EASE_FIELDS
+    )
+    chosen = (result["training"] or {}).values()
+    return digest_of({**result, "training": None if all(v is None for v in chosen) else result["training"]})
 
 
 def input_digest(stage: str, spec: FineTuneJobSpec | JobSpec, publish: PublishSpec | None = None) -> str:

@@ -1,4 +1,4 @@
-"""What a run is judged on: datasets, graders, the gate, and what the user accepts in advance."""
+"""What a run is judged on: hold-out, graders, the gate, and what the user accepts in advance."""
 
 from __future__ import annotations
 
@@ -6,55 +6,14 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from finetune_operator.api.parts import FRACTION, OBJECT, ORG_NAME, PATH, Revision, SecretRef
+from finetune_operator.api.datasets import DatasetSource
+from finetune_operator.api.parts import FRACTION
 from finetune_operator.api.schema import ApiModel, Cel
 
 GraderType: TypeAlias = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
 Acceptance: TypeAlias = Literal[
     "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement"
 ]
-
-
-class DatasetSource(ApiModel):
-    """A JSON Lines file."""
-
-    rules = (
-        Cel(
-            "!self.source.startsWith('hf://') || has(self.revision)",
-            "an hf:// dataset must be pinned: set revision to the commit (40 hex digits) to use",
-            ".revision",
-        ),
-        Cel(
-            "self.source.startsWith('hf://') || !has(self.revision)",
-            "only hf:// datasets have a revision; remove it",
-            ".revision",
-        ),
-        Cel(
-            "self.source.startsWith('hf://') || !has(self.credentialsSecretRef)",
-            "only hf:// datasets are fetched with credentials; remove credentialsSecretRef",
-            ".credentialsSecretRef",
-        ),
-    )
-
-    source: Annotated[
-        str,
-        Cel(
-            f"self.matches('^(hf://datasets/{ORG_NAME}{PATH}+|pvc://{OBJECT}{PATH}+|"
-            f"configmap://{OBJECT}/[A-Za-z0-9_][A-Za-z0-9._-]*)$')",
-            "must be hf://datasets/ORG/NAME/FILE, pvc://CLAIM/FILE or configmap://NAME/KEY",
-        ),
-    ] = Field(
-        description="The JSON Lines file: hf://datasets/ORG/NAME/FILE on the Hugging Face Hub, "
-        "pvc://CLAIM/FILE on a volume, or configmap://NAME/KEY for small data.",
-        min_length=1,
-        max_length=512,
-    )
-    revision: Revision | None = Field(
-        None, description="The commit of an hf:// dataset (40 hex digits). Required for hf://."
-    )
-    credentials_secret_ref: SecretRef | None = Field(
-        None, description="Secret whose key `token` holds a Hub access token, for gated or private datasets."
-    )
 
 
 class Grader(ApiModel):

@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from finetune_operator.api.evaluation import Acceptance, DatasetSource, Evaluation
+from finetune_operator.api.datasets import TrainingDataset
+from finetune_operator.api.economics import Budget, Savings
+from finetune_operator.api.evaluation import Acceptance, Evaluation
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
 from finetune_operator.api.objects import ApiObject
 from finetune_operator.api.parts import (
@@ -25,6 +27,10 @@ from finetune_operator.api.parts import (
 from finetune_operator.api.schema import ApiModel, Cel
 
 Method: TypeAlias = Literal["LoRA", "Full"]
+Goal: TypeAlias = Literal["Format", "Style", "Jargon", "PromptRemoval", "Refusals", "Knowledge"]
+Pace: TypeAlias = Literal["Yearly", "Quarterly", "Monthly", "Weekly", "Daily"]
+Checkpointing: TypeAlias = Literal["Enabled", "Disabled"]
+Offload: TypeAlias = Literal["None", "Optimizer", "All"]
 
 
 class Lora(ApiModel):
@@ -37,7 +43,19 @@ class Lora(ApiModel):
 
 
 class Training(ApiModel):
-    """How long and how fast. Both are bounded: too much of either damages general ability (R38)."""
+    """How long and how fast, which is bounded: too much of either damages general ability (R38); and how
+    memory is used, which changes speed and never the result.
+    """
+
+    rules = (
+        Cel(
+            "!has(self.offload) || !has(self.zeroStage) || self.offload == 'None' || self.zeroStage == 3 || "
+            "(self.offload == 'Optimizer' && self.zeroStage > 0)",
+            "offload: Optimizer needs zeroStage 1, 2 or 3, and offload: All needs zeroStage 3; raise "
+            "zeroStage or leave it out",
+            ".offload",
+        ),
+    )
 
     epochs: int | None = Field(None, description="Passes over the training data.", ge=1, le=25)
     learning_rate: (
@@ -62,6 +80,30 @@ class Training(ApiModel):
         None, description="Longest row in tokens, prompt and answer.", ge=16, le=131072
     )
     seed: int | None = Field(None, description="Seed of everything random.", ge=0, le=2**31 - 1)
+    micro_batch_tokens: int | None = Field(
+        None,
+        description="Tokens that one GPU processes at once: more is faster and needs more memory. What is "
+        "left out the memory plan chooses, see status.plan.",
+        ge=64,
+        le=131072,
+    )
+    activation_checkpointing: Checkpointing | None = Field(
+        None,
+        description="Enabled computes activations a second time instead of keeping them: a third slower, and "
+        "far less memory. What is left out the memory plan chooses.",
+    )
+    zero_stage: int | None = Field(
+        None,
+        description="Method Full: what DeepSpeed ZeRO spreads over the GPUs; 0 nothing, 1 the optimizer, 2 "
+        "the gradients too, 3 the weights too. What is left out the memory plan chooses.",
+        ge=0,
+        le=3,
+    )
+    offload: Offload | None = Field(
+        None,
+        description="Method Full: what waits in the memory of the node instead of the GPU; much slower. What "
+        "is left out the memory plan chooses.",
+    )
 
 
 class Resources(ApiModel):
@@ -78,6 +120,11 @@ class Resources(ApiModel):
             "gpuType does nothing with gpusPerNode: 0; remove gpuType or ask for GPUs",
             ".gpuType",
         ),
+        Cel(
+            "!has(self.spot) || !has(self.gpusPerNode) || self.gpusPerNode > 0",
+            "spot selects the price of GPUs, of which gpusPerNode: 0 asks for none; remove spot",
+            ".spot",
+        ),
     )
 
     nodes: int = Field(1, description="Pods that train together, each on its own node.", ge=1, le=64)
@@ -86,6 +133,11 @@ class Resources(ApiModel):
         None, description="Processes of each pod when training on the CPU. Default: 1.", ge=1, le=16
     )
     gpu_type: ObjectName | None = Field(None, description=GPU_TYPE)
+    spot: bool | None = Field(
+        None,
+        description="Count the GPUs at the administrator's spot price. It only selects the price: where the "
+        "pods run is said by nodeSelector and tolerations.",
+    )
     cpu: Quantity | None = Field(None, description="CPU of each pod, for example 8.")
     memory: Quantity | None = Field(None, description="Memory of each pod, for example 64Gi.")
     shared_memory: Quantity | None = Field(None, description=SHARED_MEMORY)
@@ -127,8 +179,8 @@ class Output(ApiModel):
 
 
 _IMMUTABLE = (
-    "spec cannot be changed, a FineTuneJob is one run; only suspend and ttlSecondsAfterFinished may change "
-    "and evaluation.accept may grow. Create a FineTuneJob with a new name instead"
+    "spec cannot be changed, a FineTuneJob is one run; only suspend and ttlSecondsAfterFinished may change, "
+    "evaluation.accept may grow and budget.limit may be raised. Create a FineTuneJob with a new name instead"
 )
 _PROCESSES = (
     "self.?resources.?nodes.orValue(1) * (self.?resources.?gpusPerNode.orValue(1) > 0 ? "
@@ -139,6 +191,11 @@ _ACCEPTS = "has(self.evaluation) && has(self.evaluation.accept)"
 _ACCEPT_GROWS = (
     "(!has(oldSelf.evaluation) || !has(oldSelf.evaluation.accept) || "
     f"oldSelf.evaluation.accept.all(a, {_ACCEPTS} && a in self.evaluation.accept))"
+)
+
+_BUDGET_GROWS = (
+    "(has(self.budget) ? has(oldSelf.budget) && self.budget.currency == oldSelf.budget.currency && "
+    "double(self.budget.limit) >= double(oldSelf.budget.limit) : !has(oldSelf.budget))"
 )
 
 
@@ -181,16 +238,41 @@ class FineTuneJobSpec(ApiModel):
             "times resources.gpusPerNode (times processesPerNode on the CPU)",
             ".training",
         ),
+        Cel(
+            "!has(self.training) || !(has(self.training.zeroStage) || has(self.training.offload)) || "
+            "(has(self.method) && self.method == 'Full')",
+            "spec.training.zeroStage and offload belong to method Full; remove them, or set spec.method: "
+            "Full",
+            ".training",
+        ),
+        Cel(
+            "!has(self.budget) || self.?resources.?gpusPerNode.orValue(1) > 0",
+            "spec.budget limits what GPUs cost, of which resources.gpusPerNode: 0 asks for none; remove "
+            "budget",
+            ".budget",
+        ),
     )
 
+    goal: Goal | None = Field(
+        None,
+        description="What the tuning is for. It changes nothing about the run; Knowledge is advised against, "
+        "since facts are better looked up (retrieval) than trained, see the condition Advised (R1, R2).",
+    )
+    knowledge_changes: Pace | None = Field(
+        None,
+        description="How often the facts that the model must know change. It changes nothing about the run; "
+        "facts that change every month or faster call for retrieval, see the condition Advised (R3).",
+    )
     base_model: BaseModelSource = Field(description="The model to tune.")
     method: Method = Field(
         "LoRA",
         description="LoRA trains a small adapter; Full trains every weight and publishes a model.",
     )
     lora: Lora | None = Field(None, description="Size of the adapter, for method LoRA.")
-    dataset: DatasetSource = Field(description="The training data.")
-    training: Training | None = Field(None, description="How long and how fast to train.")
+    dataset: TrainingDataset = Field(description="The training data.")
+    training: Training | None = Field(
+        None, description="How long and how fast to train, and how memory is used."
+    )
     evaluation: Evaluation | None = Field(
         None,
         description="How base and tuned model are compared. Required, unless accept: [EvalMissing] says that "
@@ -201,6 +283,10 @@ class FineTuneJobSpec(ApiModel):
     tolerations: Tolerations = Field((), description=TOLERATIONS)
     workspace: Workspace = Field(Workspace(), description="The volume that the run works on.")
     output: Output = Field(description="Where the result is published.")
+    budget: Budget | None = Field(None, description="What the GPUs of the run may cost. Default: no limit.")
+    savings: Savings | None = Field(
+        None, description="What the tuned model saves in use, for the break-even in status.cost (R50 to R52)."
+    )
     suspend: bool = Field(
         False, description="Stop the pods and keep the checkpoints; false goes on from the newest one."
     )
@@ -219,10 +305,10 @@ class FineTuneJobSpec(ApiModel):
 
 def immutability() -> Cel:
     """The one rule that lists what may change; every other field, also a new one, may not."""
-    fixed = _unchanged(FineTuneJobSpec, {"suspend", "ttlSecondsAfterFinished", "evaluation"})
+    fixed = _unchanged(FineTuneJobSpec, {"suspend", "ttlSecondsAfterFinished", "evaluation", "budget"})
     judged = _unchanged(Evaluation, {"accept"}, ".evaluation")
     evaluation = f"(has(self.evaluation) && has(oldSelf.evaluation) ? {judged} : !has(oldSelf.evaluation))"
-    return Cel(f"{fixed} && {evaluation} && {_ACCEPT_GROWS}", _IMMUTABLE)
+    return Cel(f"{fixed} && {evaluation} && {_ACCEPT_GROWS} && {_BUDGET_GROWS}", _IMMUTABLE)
 
 
 FineTuneJobSpec.rules = (immutability(), *FineTuneJobSpec.rules)

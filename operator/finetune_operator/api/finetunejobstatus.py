@@ -40,6 +40,19 @@ class Attempt(ApiModel):
     message: str | None = Field(None, description="Why it ended, a sentence.", max_length=1024)
     start_time: str | None = Field(None, description="When its Job was created.", json_schema_extra=DATE_TIME)
     finish_time: str | None = Field(None, description="When it ended.", json_schema_extra=DATE_TIME)
+    gpus: int | None = Field(None, description="GPUs of its pods, if they have any.", ge=0)
+    price_per_hour: Number | None = Field(
+        None, description="Price of one GPU for an hour when the attempt was recorded."
+    )
+    held_seconds: int | None = Field(
+        None,
+        description="How long its pods had their nodes, without the time since heldSince: from the first "
+        "pod's placing to the last one's end, as far as the operator saw them.",
+        ge=0,
+    )
+    held_since: str | None = Field(
+        None, description="Since when its pods have their nodes now.", json_schema_extra=DATE_TIME
+    )
 
 
 class ResolvedTraining(ApiModel):
@@ -76,8 +89,76 @@ class Resolved(ApiModel):
     holdout_digest: str | None = Field(None, description="Digest of the hold-out.", max_length=71)
     training: ResolvedTraining | None = Field(None, description="The training settings in force.")
     lora: ResolvedLora | None = Field(None, description="The adapter settings in force.")
+    severities: Annotated[dict[str, Annotated[str, Field(max_length=16)]], Field(max_length=64)] | None = (
+        Field(None, alias="rules", description="Data rules whose severity spec.dataset.rules overrode.")
+    )
     warnings: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
         (), description="What to know about the data or settings.", max_length=32
+    )
+
+
+class MemoryPlan(ApiModel):
+    """How training uses the memory of each GPU: computed before any GPU is asked for, measured afterwards."""
+
+    fits: bool | None = Field(None, description="Whether the plan fits.")
+    peak_gib: Number | None = Field(
+        None, alias="peakGiB", description="Highest use that is expected, in GiB."
+    )
+    measured_gib: Number | None = Field(
+        None, alias="measuredGiB", description="Highest use that training measured, in GiB."
+    )
+    limit_gib: Number | None = Field(
+        None, alias="limitGiB", description="What may be used: 90 % of the memory, in GiB."
+    )
+    gpu_memory_gib: Number | None = Field(
+        None, alias="gpuMemoryGiB", description="Memory of one GPU, in GiB, from the administrator's table."
+    )
+    breakdown: Annotated[dict[str, Number], Field(max_length=16)] | None = Field(
+        None, description="What the expected peak consists of, in GiB."
+    )
+    zero_stage: int | None = Field(None, description="ZeRO stage in force.", ge=0)
+    micro_batch_tokens: int | None = Field(None, description="Tokens that one GPU processes at once.", ge=0)
+    activation_checkpointing: str | None = Field(
+        None,
+        description="Whether activations are computed a second time: Enabled or Disabled.",
+        max_length=16,
+    )
+    offload: str | None = Field(
+        None, description="What waits in the memory of the node: None, Optimizer or All.", max_length=16
+    )
+
+
+class Cost(ApiModel):
+    """What the run is expected to take and cost, and what it has cost. Money is in `currency`."""
+
+    estimate: Number | None = Field(None, description="Expected cost of the run.")
+    low: Number | None = Field(None, description="Lower bound of the estimate.")
+    high: Number | None = Field(None, description="Upper bound of the estimate.")
+    spent: Number | None = Field(
+        None,
+        description="Cost so far: for every attempt, lost ones and evaluation included, the time that its "
+        "pods had their nodes (status.attempts) x GPUs x price. The current attempt counts in whole minutes. "
+        "What a cloud bills for nodes without pods is not in it.",
+    )
+    currency: str | None = Field(None, description="Currency of all amounts.", max_length=3)
+    hours: Number | None = Field(None, description="Expected hours on the GPUs.")
+    hours_low: Number | None = Field(None, description="Lower bound of the hours.")
+    hours_high: Number | None = Field(None, description="Upper bound of the hours.")
+    expected_mfu: Number | None = Field(
+        None,
+        description="Share of the GPU's peak arithmetic (model FLOPs utilisation) that the estimate assumes.",
+    )
+    calibrated: bool | None = Field(
+        None,
+        description="Whether the estimate rests on finished runs of this namespace with the same gpuType and "
+        "method.",
+    )
+    mfu: Number | None = Field(None, description="The share of peak arithmetic that training measured.")
+    per_month_saved: Number | None = Field(
+        None, description="What the tuned model saves in a month of use, by spec.savings."
+    )
+    break_even_days: Number | None = Field(
+        None, description="Days of use after which the run has paid for itself, by spec.savings."
     )
 
 
@@ -129,6 +210,8 @@ class FineTuneJobStatus(Status):
     progress: Progress | None = Field(None, description="How far the running stage is.")
     attempts: tuple[Attempt, ...] = Field((), description="Every try at a stage, in order.", max_length=256)
     resolved: Resolved | None = Field(None, description="What the run really uses.")
+    plan: MemoryPlan | None = Field(None, description="How training uses the memory of each GPU.")
+    cost: Cost | None = Field(None, description="What the run is expected to cost, and what it has cost.")
     scores: Scores | None = Field(None, description="Base and tuned model compared.")
     artifact: Artifact | None = Field(None, description="What was published.")
     start_time: str | None = Field(None, description="When the run began.", json_schema_extra=DATE_TIME)

@@ -12,6 +12,8 @@ ORG_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 OBJECT = "[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 # A part starts with a letter, a digit or an underscore: no "..", no hidden files, no empty parts.
 PATH = "(/[A-Za-z0-9_][A-Za-z0-9._=+@-]*)"
+BUCKET = "[a-z0-9][a-z0-9._-]*"
+HOST = "[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?"
 
 OBJECT_NAME = Cel(
     f"self.matches('^{OBJECT}$')", "must be the name of an object: lower-case letters, digits, - and ."
@@ -30,11 +32,18 @@ PVC_FOLDER = Cel(
     "must be pvc://CLAIM/PATH, a folder on a PersistentVolumeClaim of this namespace",
 )
 FRACTION = "^[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$"
+AMOUNT = Cel(
+    "self.matches('^[0-9]+([.][0-9]+)?$') && double(self) > 0.0",
+    'must be a positive decimal number as a string, for example "50" or "0.75"',
+)
+CURRENCY = Cel("self.matches('^[A-Z]{3}$')", "must be the three capital letters of a currency, such as USD")
 
 ObjectName: TypeAlias = Annotated[str, Field(min_length=1, max_length=253), OBJECT_NAME]
 Quantity: TypeAlias = Annotated[str, Field(min_length=1, max_length=32), QUANTITY]
 Digest: TypeAlias = Annotated[str, Field(max_length=71), DIGEST]
 Revision: TypeAlias = Annotated[str, Field(max_length=64), REVISION]
+Amount: TypeAlias = Annotated[str, Field(min_length=1, max_length=20), AMOUNT]
+Currency: TypeAlias = Annotated[str, Field(min_length=3, max_length=3), CURRENCY]
 
 NODE_SELECTOR = "Labels that a node must have to run the pods, as in a pod's nodeSelector."
 TOLERATIONS = "Taints of nodes that the pods accept, as in a pod's tolerations."

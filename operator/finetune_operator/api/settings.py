@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+Price = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}([.][0-9]{1,9})?$")]
+Currency = Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")]
 
 
 class SettingsError(ValueError):
@@ -28,10 +30,31 @@ class Images(_Part):
 
 
 class GpuType(_Part):
-    """What a `gpuType` of a spec means on this cluster."""
+    """What a `gpuType` of a spec means on this cluster: where it is, what it can do, what an hour costs.
+
+    `peak_tflops` is for dense bf16 arithmetic; prices are decimal strings for one GPU.
+    """
 
     resource_name: Text = "nvidia.com/gpu"
     node_selector: dict[str, str] = Field(default_factory=dict)
+    memory_gib: float | None = Field(None, alias="memoryGiB", gt=0)
+    peak_tflops: float | None = Field(None, gt=0)
+    price_per_hour: Price | None = None
+    spot_price_per_hour: Price | None = None
+    currency: Currency | None = None
+
+    @model_validator(mode="after")
+    def _prices_have_a_currency(self) -> Self:
+        if self.currency is None and (self.price_per_hour or self.spot_price_per_hour):
+            raise ValueError("a price needs a currency; set currency, for example USD")
+        return self
+
+
+class S3(_Part):
+    """The S3 service of s3:// datasets; what is left out is that of AWS."""
+
+    endpoint: Annotated[str, StringConstraints(pattern="^https?://")] | None = None
+    region: Text | None = None
 
 
 class Settings(_Part):
@@ -41,6 +64,7 @@ class Settings(_Part):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     gpu_types: dict[str, GpuType] = Field(default_factory=dict)
     hub_endpoint: str | None = None
+    s3: S3 = S3()
     env: dict[str, str] = Field(default_factory=dict)
     engine_args: tuple[str, ...] = ()
     image_pull_deadline_seconds: int = Field(600, ge=1)

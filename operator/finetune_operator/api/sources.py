@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Scheme: TypeAlias = Literal["hf", "pvc", "configmap"]
+Scheme: TypeAlias = Literal["hf", "pvc", "configmap", "s3", "gs", "https"]
+
+_REMOTE: tuple[Scheme, ...] = ("s3", "gs", "https")
 
 
 class SourceError(ValueError):
@@ -19,21 +21,20 @@ class Source:
     hf: `repo` is ORG/NAME, `dataset` tells the two sorts of repositories apart, `path` a file in it.
     pvc: `claim`, and the `path` below its root ("" is the root itself).
     configmap: `name`, and the key as `path`.
+    s3, gs, https: the bucket, or the host with its port, as `host`; the key or path on it as `path`.
     """
 
     scheme: Scheme
     path: str = ""
     claim: str | None = None
     name: str | None = None
+    host: str | None = None
     repo: str | None = None
     dataset: bool = False
 
 
 def parse_source(address: str) -> Source:
-    """Parse `hf://ORG/NAME`, `hf://datasets/ORG/NAME/FILE`, `pvc://CLAIM/PATH` or `configmap://NAME/KEY`.
-
-    SourceError on anything else, and on a path that would leave its root.
-    """
+    """The parts of an address; SourceError on one of no known scheme or with a path that leaves its root."""
     scheme, separator, rest = address.partition("://")
     parts = [part for part in rest.split("/") if part]
     if not separator or not parts or any(part in (".", "..") for part in parts):
@@ -44,6 +45,9 @@ def parse_source(address: str) -> Source:
         return Source("configmap", parts[1], name=parts[0])
     if scheme == "hf":
         return _hub(address, parts)
+    for remote in _REMOTE:
+        if scheme == remote and len(parts) > 1:
+            return Source(remote, "/".join(parts[1:]), host=parts[0])
     raise SourceError(_advice(address))
 
 
@@ -57,6 +61,7 @@ def _hub(address: str, parts: list[str]) -> Source:
 
 def _advice(address: str) -> str:
     return (
-        f"{address!r} is not an address; write hf://ORG/NAME, hf://datasets/ORG/NAME/FILE, pvc://CLAIM/PATH "
-        "or configmap://NAME/KEY, without . or .. in the path."
+        f"{address!r} is not an address; write hf://ORG/NAME, hf://datasets/ORG/NAME/FILE, s3://BUCKET/KEY, "
+        "gs://BUCKET/KEY, https://HOST/PATH, pvc://CLAIM/PATH or configmap://NAME/KEY, without . or .. in "
+        "the path."
     )

@@ -61,6 +61,7 @@ FINETUNEJOB = Kind(
         Column("Succeeded", _condition("Succeeded", "reason"), "How the run ended, or why it has not."),
         _AGE,
         Column("Model", ".spec.baseModel.source", "The model that is tuned.", wide=True),
+        Column("Cost", ".status.cost.spent", "What the run has cost so far.", wide=True),
         Column("Verdict", ".status.scores.verdict", "What the comparison says.", wide=True),
         Column("Message", _condition("Succeeded", "message"), "The state in words.", wide=True),
     ),

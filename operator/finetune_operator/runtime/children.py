@@ -37,6 +37,11 @@ def finished(job: Manifest) -> bool:
     return condition(job, "Complete") or condition(job, "Failed")
 
 
+def suspended(job: Manifest) -> bool:
+    """Whether a Job makes no pods until it is resumed."""
+    return (job.get("spec") or {}).get("suspend") is True
+
+
 def terminating(manifest: Manifest) -> bool:
     """Whether the object is being deleted."""
     return bool(manifest["metadata"].get("deletionTimestamp"))

@@ -35,6 +35,10 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
+        self._spent: dict[Key, float] = {}
+        self._spending = self._counter(
+            "spent_total", "Money that runs cost, as status.cost tells", "currency"
+        )
         self._actions = self._counter("actions_total", "Actions executed", "action")
         self.loop_lag = Gauge(f"{PREFIX}_loop_lag_seconds", "Delay of the event loop", registry=self.registry)
 
@@ -65,15 +69,17 @@ class Metrics:
         gauge.set_function(depth)
 
     def show(self, key: Key, status: Mapping[str, Any] | None) -> None:
-        """Remember the conditions of an object for the gauges."""
+        """Remember the conditions of an object for the gauges, and count what it cost since the last time."""
         conditions = (status or {}).get("conditions") or ()
         self._conditions[key] = tuple(
             (str(c.get("type")), str(c.get("status")), str(c.get("reason", ""))) for c in conditions
         )
+        self._count_spending(key, (status or {}).get("cost") or {})
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
         self._conditions.pop(key, None)
+        self._spent.pop(key, None)
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The gauges `finetune_operator_objects` and `..._conditions`, counted when scraped."""
@@ -91,6 +97,14 @@ class Metrics:
     def render(self) -> bytes:
         """The text format for a scrape."""
         return generate_latest(self.registry)
+
+    def _count_spending(self, key: Key, cost: Mapping[str, Any]) -> None:
+        """What a run cost before this process first saw it was counted by an earlier process."""
+        spent = float(cost.get("spent") or 0)
+        before = self._spent.get(key, spent)
+        self._spent[key] = spent
+        if spent > before:
+            self._spending.labels(str(cost.get("currency"))).inc(spent - before)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

@@ -14,7 +14,7 @@ from finetune_operator.api.sources import Source, SourceError, parse_source
 from finetune_operator.runtime import children
 from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.fetch import Fetch
-from finetune_operator.runtime.resources import CLAIM, CONFIGMAP, JOB, POD
+from finetune_operator.runtime.resources import CLAIM, CONFIGMAP, FINETUNEJOB, JOB, POD
 from finetune_operator.runtime.stores import Stores
 from finetune_operator.stages.observed import Observed
 
@@ -40,10 +40,10 @@ class JobObserver:
         job = FineTuneJob.model_validate(owner)
         jobs = await self._jobs(job)
         pods = await self._pods(job, jobs)
-        claims, configmaps, progress = await asyncio.gather(
-            self._claims(job), self._configmaps(job), self._running(job, pods)
+        claims, configmaps, progress, runs = await asyncio.gather(
+            self._claims(job), self._configmaps(job), self._running(job, pods), self._runs(job, jobs)
         )
-        return Observed(job, jobs, pods, claims, configmaps, progress)
+        return Observed(job, jobs, pods, claims, configmaps, progress, runs)
 
     async def _jobs(self, job: FineTuneJob) -> Mapping[str, Manifest]:
         """The child Jobs. One that an open attempt needs and the store lacks is looked for live: the store
@@ -74,6 +74,17 @@ class JobObserver:
 
     def _open(self, job: FineTuneJob) -> list[str]:
         return [attempt.job for attempt in job.status.attempts if attempt.state not in FINAL]
+
+    async def _runs(self, job: FineTuneJob, jobs: Mapping[str, Manifest]) -> tuple[Manifest, ...]:
+        """The runs of the namespace, for the calibration in the job.json of prepare: read once per attempt,
+        while its Job is still suspended.
+        """
+        preparing = [a.job for a in job.status.attempts if a.stage == "prepare" and a.state not in FINAL]
+        waiting = any(children.suspended(jobs[name]) for name in preparing if name in jobs)
+        if not waiting or job.spec.suspend or job.spec.resources.gpu_type is None:
+            return ()
+        runs, _ = await self.api.list_all(FINETUNEJOB, job.metadata.namespace)
+        return tuple(runs)
 
     async def _claims(self, job: FineTuneJob) -> Mapping[str, Manifest]:
         workspace = job.spec.workspace.claim_name if job.spec.workspace is not None else None

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.api.settings import GpuType, Settings
 
 _FACTORS = {
@@ -43,7 +44,14 @@ def engine_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
     """What the engine gets: a GPU and the rest, so that a scoring pod is as large as a training pod."""
     asked = job.spec.resources
     amounts = {"cpu": _share(asked.cpu, _SCORER_CPU)[1], "memory": _share(asked.memory, _SCORER_MEMORY)[1]}
-    return _equal({**amounts, **_gpus(job, settings, min(1, asked.gpus_per_node))})
+    return _equal({**amounts, **_gpus(job, settings, _engine_gpus(job))})
+
+
+def gpus(job: FineTuneJob, stage: StageName) -> int:
+    """The GPUs that all pods of a stage hold together."""
+    if stage == "train":
+        return job.spec.resources.nodes * job.spec.resources.gpus_per_node
+    return _engine_gpus(job) if stage in ("baseline", "evaluate") else 0
 
 
 def node_selector(job: FineTuneJob, settings: Settings) -> dict[str, str]:
@@ -51,6 +59,10 @@ def node_selector(job: FineTuneJob, settings: Settings) -> dict[str, str]:
     kind = settings.gpu_type(job.spec.resources.gpu_type)
     chosen = kind.node_selector if kind is not None and job.spec.resources.gpus_per_node else {}
     return {**chosen, **job.spec.node_selector}
+
+
+def _engine_gpus(job: FineTuneJob) -> int:
+    return min(1, job.spec.resources.gpus_per_node)
 
 
 def _gpus(job: FineTuneJob, settings: Settings, count: int) -> dict[str, str | None]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.api.contracts import JobDocument, PublishSpec, job_spec
+from finetune_operator.api.contracts import JobBudget, JobCalibration, JobDocument, PublishSpec, job_spec
 from finetune_operator.api.digests import input_digest, spec_digest
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.api.names import UID_LABEL, labels, stage_labels, workspace_name
 from finetune_operator.api.plan import Manifest
 from finetune_operator.api.settings import Settings
+from finetune_operator.stages.accelerator import accelerator
 from finetune_operator.stages.pod import PROGRESS_PORT, Parts, pod_spec
 from finetune_operator.stages.reading import text
 
@@ -43,8 +44,15 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Par
     }
 
 
-def job_document(job: FineTuneJob, attempt: Attempt, publish: PublishSpec | None) -> JobDocument:
+def job_document(
+    job: FineTuneJob,
+    settings: Settings,
+    attempt: Attempt,
+    publish: PublishSpec | None,
+    calibration: JobCalibration | None,
+) -> JobDocument:
     """job.json of an attempt."""
+    budget = job.spec.budget
     spec = job_spec(job.spec)
     return JobDocument(
         namespace=job.metadata.namespace,
@@ -55,13 +63,14 @@ def job_document(job: FineTuneJob, attempt: Attempt, publish: PublishSpec | None
         spec_digest=spec_digest(job.spec),
         input_digest=input_digest(attempt.stage, spec, publish),
         spec=spec,
+        accelerator=accelerator(job, settings),
+        budget=None if budget is None else JobBudget(limit=budget.limit, currency=budget.currency),
+        calibration=calibration,
         publish=publish,
     )
 
 
-def job_config_map(
-    job: FineTuneJob, attempt: Attempt, publish: PublishSpec | None, child: Manifest
-) -> Manifest:
+def job_config_map(job: FineTuneJob, attempt: Attempt, document: JobDocument, child: Manifest) -> Manifest:
     """The ConfigMap that brings job.json into the pods of the Job that owns it."""
     carried = stage_labels(job, attempt.stage, attempt.number)
     return {
@@ -69,7 +78,7 @@ def job_config_map(
         "kind": "ConfigMap",
         "metadata": {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]},
         "immutable": True,
-        "data": {"job.json": job_document(job, attempt, publish).to_json()},
+        "data": {"job.json": document.to_json()},
     }
 
 

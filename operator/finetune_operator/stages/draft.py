@@ -63,9 +63,10 @@ class Draft:
         self.set("Succeeded", None, reason, message)
 
     def merge(self, section: str, values: Mapping[str, Any]) -> None:
-        """Add known values to `resolved` or `scores`; what is None leaves the earlier value."""
+        """Add known values to a section such as `resolved`; what is None leaves the earlier value."""
         known = {key: value for key, value in values.items() if value is not None}
-        self.status[section] = {**self.status.get(section, {}), **known}
+        if known:
+            self.status[section] = {**self.status.get(section, {}), **known}
 
     def event(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Record an event on the run."""

@@ -18,7 +18,8 @@ class Observed:
     that are gone); `claims` holds the PersistentVolumeClaims by name: the workspace and those in pvc://
     sources and in the destination, a missing one being an absent key. `configmaps` names the source
     ConfigMaps that exist (`name`) and their keys (`name/key`). `progress` is the last document that the
-    running stage served, None when it serves none.
+    running stage served, None when it serves none. `runs` are the FineTuneJobs of the namespace, read only
+    when the job.json of prepare is about to be written.
     """
 
     job: FineTuneJob
@@ -27,3 +28,4 @@ class Observed:
     claims: Mapping[str, Manifest] = field(default_factory=dict)
     configmaps: frozenset[str] = frozenset()
     progress: Mapping[str, Any] | None = None
+    runs: tuple[Manifest, ...] = ()

@@ -8,6 +8,7 @@ from finetune_operator.api.plan import Plan
 from finetune_operator.api.settings import Settings
 from finetune_operator.stages import baseline, evaluate, prepare, publish, train
 from finetune_operator.stages.attempts import of_stage
+from finetune_operator.stages.cost import account, show_spent
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.finish import after_end
 from finetune_operator.stages.observed import Observed
@@ -23,6 +24,8 @@ def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
     if observed.job.metadata.deletion_timestamp is not None:
         return Plan()
     draft = Draft(observed.job, now)
+    account(observed, draft)
+    show_spent(draft, settings)
     if draft.ended:
         return after_end(observed, draft)
     draft.begin()

@@ -17,23 +17,40 @@ from finetune_operator.stages.volumes import add_base, add_credentials, add_data
 
 
 def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
-    """The only pod with network access to a Hub, with credentials and with the data."""
+    """The only pod that fetches from outside, with credentials, and that sees the data."""
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_data(mounts, job)
     add_destination(mounts, job)
     add_credentials(mounts, job)
-    env = {"HF_ENDPOINT": settings.hub_endpoint} if settings.hub_endpoint else {}
+    places = {
+        "HF_ENDPOINT": settings.hub_endpoint,
+        "FT_S3_ENDPOINT": settings.s3.endpoint,
+        "FT_S3_REGION": settings.s3.region,
+    }
+    env = {name: value for name, value in places.items() if value}
     return Parts("prepare", mounts, stage_resources(job), env)
 
 
 def read(draft: Draft, outcome: Outcome) -> None:
-    """Note pins and counts; an adopted result ends the work of the run: it was done before."""
+    """Note pins, counts, plan and estimate; an adopted result ends the run: the work was done before."""
     summary = outcome.summary
     draft.merge("resolved", summaries.resolved(summary, spec_digest(draft.job.spec)))
+    draft.merge("plan", summaries.memory_plan(summary))
+    draft.merge("cost", summaries.expected_cost(summary))
+    _advise(draft, summary)
     draft.set("Validated", True, outcome.reason, outcome.message or _counts(summary))
     if summary.get("adopted") is True:
         _adopt(draft, summary)
+
+
+def _advise(draft: Draft, summary: Summary) -> None:
+    """Advice is shown and changes nothing (R1 to R3)."""
+    found = summaries.advice(summary)
+    if found:
+        message = " ".join(said for _, said in found)
+        draft.set("Advised", True, found[0][0], message)
+        draft.event("Warning", "Advised", message)
 
 
 def _adopt(draft: Draft, summary: Summary) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from finetune_operator.api.names import workspace_name
 from finetune_operator.api.settings import Settings
 from finetune_operator.api.sources import SourceError
+from finetune_operator.stages.budget import price_problem
 from finetune_operator.stages.children import access_mode
 from finetune_operator.stages.observed import Observed
 from finetune_operator.stages.reading import mapping, text
@@ -28,6 +29,7 @@ def violation(observed: Observed, settings: Settings, stage: str) -> Violation |
     checks: tuple[Callable[[], Iterator[Violation]], ...] = (
         lambda: _evaluation(observed),
         lambda: _gpu_type(observed, settings),
+        lambda: _price(observed, settings),
         lambda: _addresses(observed, stage),
         lambda: _workspace(observed, stage),
         lambda: _credentials(observed),
@@ -49,6 +51,12 @@ def _gpu_type(observed: Observed, settings: Settings) -> Iterator[Violation]:
     problem = settings.gpu_type_problem(observed.job.spec.resources.gpu_type)
     if problem is not None:
         yield Violation("UnknownGpuType", problem)
+
+
+def _price(observed: Observed, settings: Settings) -> Iterator[Violation]:
+    problem = price_problem(observed.job, settings)
+    if problem is not None:
+        yield Violation("NoPrice", problem)
 
 
 def _addresses(observed: Observed, stage: str) -> Iterator[Violation]:
@@ -120,5 +128,5 @@ def _credentials(observed: Observed) -> Iterator[Violation]:
         yield Violation(
             "CredentialsDiffer",
             f"spec.dataset and spec.evaluation.dataset name different Secrets ({first.name}, {second.name}); "
-            "one token fetches both, so name the same Secret in a new FineTuneJob.",
+            "one Secret serves both, so name the same Secret in a new FineTuneJob.",
         )

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_operator.api.contracts import JobDocument
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.api.names import workspace_name
 from finetune_operator.api.plan import Create, Manifest, Patch
 from finetune_operator.api.settings import Settings
 from finetune_operator.stages import children, publish, summaries
-from finetune_operator.stages.amounts import stage_resources
+from finetune_operator.stages.amounts import gpus, stage_resources
 from finetune_operator.stages.attempts import (
     goes_on,
     next_attempt,
@@ -20,6 +21,9 @@ from finetune_operator.stages.attempts import (
     record_start,
     reemits,
 )
+from finetune_operator.stages.budget import excess
+from finetune_operator.stages.calibration import calibration
+from finetune_operator.stages.cost import priced
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.finish import stop
 from finetune_operator.stages.observed import Observed
@@ -68,6 +72,8 @@ class Step:
         if self._something_still_runs(attempts) or self._held():
             return self.settings.progress_seconds
         attempt = next_attempt(self.observed.job, self.stage.name, attempts)
+        if not reemits([*attempts, attempt], attempt):
+            attempt = priced(self.observed.job, self.settings, attempt)
         record_start(self.draft, attempt)
         message = f"Attempt {attempt.number} of {self.stage.name} starts."
         self.draft.set(self.stage.condition, None, "Pending", message)
@@ -92,14 +98,24 @@ class Step:
         return bool(live or pods)
 
     def _held(self) -> bool:
-        """Whether the user or a missing object keeps the stage from starting."""
-        if self.observed.job.spec.suspend:
-            self._show_suspended()
+        """Whether the user, the budget or a missing object keeps the stage from starting."""
+        if self._halted():
             return True
         found = violation(self.observed, self.settings, self.stage.name)
         if found is None:
             return False
         self._show_trouble(Trouble(found.reason, found.message))
+        return True
+
+    def _halted(self) -> bool:
+        """Whether the user wants no pods, or the budget no GPUs."""
+        if self.observed.job.spec.suspend:
+            self._show_suspended()
+            return True
+        message = excess(self.draft) if gpus(self.observed.job, self.stage.name) else None
+        if message is None:
+            return False
+        self._show_trouble(Trouble("BudgetExceeded", message))
         return True
 
     def _create(self, attempt: Attempt) -> float:
@@ -138,7 +154,7 @@ class Step:
 
     def _watch(self, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Outcome | None:
         """Show how a running attempt stands; the outcome if waiting for it has no use any more."""
-        if self.observed.job.spec.suspend:
+        if self._halted():
             self._pause(attempt, child)
             return None
         self._resume(attempt, child)
@@ -153,7 +169,7 @@ class Step:
         return None
 
     def _pause(self, attempt: Attempt, child: Manifest) -> None:
-        self._show_suspended()
+        """Take the pods away and keep the Job; training writes a checkpoint before it ends."""
         if mapping(child, "spec").get("suspend") is not True:
             self.draft.event("Normal", "Suspended", f"The pods of {self.stage.name} are stopped.")
             self.draft.actions.append(Patch("batch/v1", "Job", attempt.job, {"spec": {"suspend": True}}))
@@ -163,11 +179,18 @@ class Step:
         if mapping(child, "spec").get("suspend") is not True or text(child, "metadata", "deletionTimestamp"):
             return
         job = self.observed.job
-        decided = publish.decision(job) if self.stage.name == "publish" else None
-        self.draft.actions.append(Create(children.job_config_map(job, attempt, decided, child)))
+        self.draft.actions.append(
+            Create(children.job_config_map(job, attempt, self._document(attempt), child))
+        )
         if (mapping(child, "spec").get("completions") or 1) != 1:
             self.draft.actions.append(Create(children.rendezvous_service(job, attempt, child)))
         self.draft.actions.append(Patch("batch/v1", "Job", attempt.job, {"spec": {"suspend": False}}))
+
+    def _document(self, attempt: Attempt) -> JobDocument:
+        job, preparing = self.observed.job, self.stage.name == "prepare"
+        decided = publish.decision(job) if self.stage.name == "publish" else None
+        learnt = calibration(job, self.observed.runs) if preparing else None
+        return children.job_document(job, self.settings, attempt, decided, learnt)
 
     def _noted(self, trouble: Trouble) -> datetime:
         """When this trouble was first shown; now, if it is new."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from finetune_operator.api.conditions import clip
-from finetune_operator.stages.reading import integer, mapping, number, text
+from finetune_operator.stages.reading import integer, items, mapping, number, text
 
 _GRADERS = 8
 _WARNINGS = 32
+_ADVICE = 8
+_PARTS = 16
+_RULES = 64
 
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> dict[str, Any]:
@@ -18,6 +22,8 @@ def resolved(summary: Mapping[str, Any], spec_digest: str) -> dict[str, Any]:
     lora = mapping(summary, "lora")
     warnings = summary.get("warnings")
     said = [clip(w) for w in warnings if isinstance(w, str)] if isinstance(warnings, (list, tuple)) else []
+    overrides = _overrides(summary)
+    said += [f"Rule {name} counts as {now}: spec.dataset.rules." for name, now in overrides.items()]
     return {
         "specDigest": spec_digest,
         "baseName": _text(summary, "baseName", 512),
@@ -30,8 +36,59 @@ def resolved(summary: Mapping[str, Any], spec_digest: str) -> dict[str, Any]:
         "holdoutDigest": _text(summary, "holdoutDigest", 71),
         "training": _training(training) or None,
         "lora": _known({"rank": _count(lora, "rank"), "alpha": _count(lora, "alpha")}) or None,
+        "rules": overrides or None,
         "warnings": said[:_WARNINGS] or None,
     }
+
+
+def memory_plan(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`status.plan` of the summary of prepare."""
+    memory = mapping(summary, "memory")
+    chosen = mapping(memory, "chosen")
+    amounts = {key: decimal(memory.get(key), 2) for key in ("peakGiB", "limitGiB", "gpuMemoryGiB")}
+    breakdown = {str(name)[:63]: decimal(size, 2) for name, size in mapping(memory, "breakdown").items()}
+    return {
+        **amounts,
+        "fits": memory["fits"] if isinstance(memory.get("fits"), bool) else None,
+        "breakdown": dict(list(_known(breakdown).items())[:_PARTS]) or None,
+        "zeroStage": _count(chosen, "zeroStage"),
+        "microBatchTokens": _count(chosen, "microBatchTokens"),
+        "activationCheckpointing": _switch(chosen, "checkpointing"),
+        "offload": _text(chosen, "offload", 16),
+    }
+
+
+def expected_cost(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`status.cost` of the summary of prepare: the estimate, and what the model will save."""
+    estimate, savings = mapping(summary, "estimate"), mapping(summary, "savings")
+    calibrated = estimate.get("calibrated")
+    return {
+        "estimate": money(number(estimate, "cost")),
+        "low": money(number(estimate, "costLow")),
+        "high": money(number(estimate, "costHigh")),
+        "currency": _text(estimate, "currency", 3),
+        **{key: decimal(estimate.get(key), 2) for key in ("hours", "hoursLow", "hoursHigh")},
+        "expectedMfu": decimal(estimate.get("mfu")),
+        "calibrated": calibrated if isinstance(calibrated, bool) else None,
+        "perMonthSaved": money(number(savings, "perMonth")),
+        "breakEvenDays": decimal(savings.get("breakEvenDays"), 1),
+    }
+
+
+def measured_memory(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`status.plan` of the summary of train."""
+    return {"measuredGiB": decimal(summary.get("peakGiB"), 2)}
+
+
+def measured_speed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`status.cost` of the summary of train."""
+    return {"mfu": decimal(summary.get("mfu"))}
+
+
+def advice(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(reason, message) of what prepare advises."""
+    found = [(text(entry, "reason"), text(entry, "message")) for entry in items(summary, "advice")]
+    return [entry for entry in found if all(entry)][:_ADVICE]
 
 
 def baseline_scores(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +170,16 @@ def decimal(value: Any, digits: int = 4) -> str | None:
     return None if found is None else f"{found:.{digits}f}"
 
 
+def money(amount: float | Decimal | None) -> str | None:
+    """An amount of money: two decimals, and four where two would hide it."""
+    return None if amount is None else f"{amount:.{4 if 0 < amount < 1 else 2}f}"
+
+
+def _overrides(summary: Mapping[str, Any]) -> dict[str, str]:
+    given = mapping(summary, "overrides").items()
+    return {str(name)[:63]: now[:16] for name, now in list(given)[:_RULES] if isinstance(now, str)}
+
+
 def _training(training: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("epochs", "effectiveBatchSize", "maxLength", "seed", "steps")
     counts = {key: _count(training, key) for key in keys}
@@ -136,6 +203,13 @@ def _known(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _text(summary: Mapping[str, Any], key: str, limit: int) -> str | None:
     return text(summary, key)[:limit] or None
+
+
+def _switch(summary: Mapping[str, Any], key: str) -> str | None:
+    value = summary.get(key)
+    if isinstance(value, bool):
+        return "Enabled" if value else "Disabled"
+    return _text(summary, key, 16)
 
 
 def _count(summary: Mapping[str, Any], key: str) -> int | None:

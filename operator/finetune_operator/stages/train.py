@@ -5,6 +5,7 @@ from __future__ import annotations
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.api.settings import Settings
+from finetune_operator.stages import summaries
 from finetune_operator.stages.amounts import train_resources
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.outcome import Outcome
@@ -40,7 +41,9 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
 
 
 def read(draft: Draft, outcome: Outcome) -> None:
-    """Training is done; how good it is, evaluate says."""
+    """Training is done; how good it is, evaluate says. What it measured stands beside what was expected."""
+    draft.merge("plan", summaries.measured_memory(outcome.summary))
+    draft.merge("cost", summaries.measured_speed(outcome.summary))
     draft.set("Trained", True, outcome.reason, outcome.message or _facts(outcome.summary))
 
 

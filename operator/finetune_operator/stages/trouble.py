@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.plan import Manifest
 from finetune_operator.api.settings import Settings
+from finetune_operator.stages.credentials import Credential, credentials
 from finetune_operator.stages.outcome import Outcome, index_of, name_of, unfinished
 from finetune_operator.stages.reading import condition, integer, items, mapping, moment, text
-from finetune_operator.stages.volumes import TOKEN_KEY, credentials
 
 PULL_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
@@ -149,8 +149,9 @@ def _volumes(job: FineTuneJob, pod: Manifest, now: datetime) -> Iterator[Trouble
     if ready != "False" or since is None or now - since < MOUNT_PATIENCE:
         return
     mounted = items(pod, "spec", "volumes")
-    named = {text(volume, "secret", "secretName") for volume in mounted} - {""}
-    secrets = [f"Secret {name} with the key {TOKEN_KEY}" for _, name in credentials(job) if name in named]
+    projected = [source for volume in mounted for source in items(volume, "projected", "sources")]
+    named = {text(source, "secret", "name") for source in projected}
+    secrets = [_described(credential) for credential in credentials(job) if credential.secret in named]
     claims = [
         f"PersistentVolumeClaim {text(volume, 'persistentVolumeClaim', 'claimName')}"
         for volume in mounted
@@ -162,6 +163,11 @@ def _volumes(job: FineTuneJob, pod: Manifest, now: datetime) -> Iterator[Trouble
         f"Pod {name_of(pod)} waits for its volumes; check that these exist here and can be mounted: "
         f"{', '.join([*dict.fromkeys(secrets), *claims])}.",
     )
+
+
+def _described(credential: Credential) -> str:
+    keys = " and ".join(credential.required) or " or ".join(credential.optional)
+    return f"Secret {credential.secret} with the key{'s' if ' ' in keys else ''} {keys}"
 
 
 def _no_pods(child: Manifest, now: datetime) -> Trouble | None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.names import workspace_name
 from finetune_operator.api.sources import Source, parse_source
+from finetune_operator.stages.credentials import CREDENTIALS, Credential, credentials
 
 JOB_FOLDER = "/etc/finetune/job"
 JOB_FILE = f"{JOB_FOLDER}/job.json"
 WORKSPACE = "/workspace"
-CREDENTIALS = "/etc/finetune/credentials"
-TOKEN_KEY = "token"  # noqa: S105 - the name of a key, not a secret
 
 
 @dataclass
@@ -37,11 +36,15 @@ class Mounts:
         content = {"persistentVolumeClaim": {"claimName": claim}}
         self._add(self._named("claim", content), path, read_only=read_only)
 
-    def token(self, name: str, secret: str, path: str) -> None:
-        """The key `token` of a Secret, readable by the pod's user alone."""
-        items = [{"key": TOKEN_KEY, "path": TOKEN_KEY}]
-        content = {"secretName": secret, "defaultMode": 0o440, "items": items}
-        self._add({"name": name, "secret": content}, path, read_only=True)
+    def credential(self, credential: Credential, path: str) -> None:
+        """The keys of a Secret that a fetch needs, readable by the pod's user alone."""
+        sources = [
+            {"secret": {"name": credential.secret, "items": _keys(keys), "optional": optional}}
+            for keys, optional in ((credential.required, False), (credential.optional, True))
+            if keys
+        ]
+        content = {"defaultMode": 0o440, "sources": sources}
+        self._add({"name": credential.purpose, "projected": content}, path, read_only=True)
 
     def _named(self, prefix: str, content: dict[str, Any]) -> dict[str, Any]:
         """The volume with this content; a new one is numbered, as names of objects may hold dots."""
@@ -115,21 +118,14 @@ def add_shared_memory(mounts: Mounts, job: FineTuneJob) -> None:
     mounts.empty_dir("shm", "/dev/shm", medium="Memory", sizeLimit=size)  # noqa: S108
 
 
-def credentials(job: FineTuneJob) -> Iterator[tuple[str, str]]:
-    """(purpose, name of the Secret) of every token that prepare uses; one dataset token serves both files."""
-    if (reference := job.spec.base_model.credentials_secret_ref) is not None:
-        yield "base-model", reference.name
-    evaluation = job.spec.evaluation
-    datasets = [job.spec.dataset, evaluation.dataset if evaluation is not None else None]
-    given = [d.credentials_secret_ref.name for d in datasets if d is not None and d.credentials_secret_ref]
-    if given:
-        yield "dataset", given[0]
-
-
 def add_credentials(mounts: Mounts, job: FineTuneJob) -> None:
-    """The tokens of prepare, the only stage that fetches."""
-    for purpose, secret in credentials(job):
-        mounts.token(purpose, secret, f"{CREDENTIALS}/{purpose}")
+    """The credentials of prepare, the only stage that fetches."""
+    for credential in credentials(job):
+        mounts.credential(credential, f"{CREDENTIALS}/{credential.purpose}")
+
+
+def _keys(names: tuple[str, ...]) -> list[dict[str, str]]:
+    return [{"key": name, "path": name} for name in names]
 
 
 def _add_sources(mounts: Mounts, found: Iterable[Source]) -> None:

@@ -45,11 +45,57 @@ def test_a_digest_ignores_the_order_of_keys(value: dict[str, Any]) -> None:
         ({"output": {"destination": "pvc://other/place"}}, True),
         ({"resources": {"nodes": 1}}, True),
         ({"suspend": True}, True),
+        ({"goal": "Knowledge"}, True),
+        ({"knowledgeChanges": "Daily"}, True),
+        ({"budget": {"limit": "9", "currency": "EUR"}}, True),
+        ({"savings": None}, True),
     ],
-    ids=["method", "training", "dataset", "no hold-out", "destination", "resources", "suspend"],
+    ids=[
+        "method",
+        "training",
+        "dataset",
+        "no hold-out",
+        "destination",
+        "resources",
+        "suspend",
+        "goal",
+        "pace",
+        "budget",
+        "savings",
+    ],
 )
 def test_the_spec_digest_covers_what_decides_the_result(change: dict[str, Any], same: bool) -> None:
     assert (spec_digest(_spec(**change)) == spec_digest(_spec())) is same
+
+
+@pytest.mark.parametrize(
+    ("section", "ease"),
+    [
+        ("dataset", {"rules": {"too_few": "Info"}}),
+        ("training", {"microBatchTokens": 512}),
+        ("training", {"activationCheckpointing": "Disabled"}),
+        ("training", {"zeroStage": 3}),
+        ("training", {"offload": "All"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_what_only_eases_the_way_changes_no_spec_digest(section: str, ease: dict[str, Any]) -> None:
+    given = yaml.safe_load((SAMPLES / "finetunejob-full.yaml").read_text())["spec"]
+    changed = _spec(**{section: {**given[section], **ease}})
+    assert spec_digest(changed) == spec_digest(_spec())
+    assert input_digest("prepare", changed) != input_digest("prepare", _spec())
+
+
+def test_a_section_with_nothing_but_such_settings_is_as_good_as_none() -> None:
+    assert spec_digest(_spec(training={"zeroStage": 2})) == spec_digest(_spec(training=None))
+
+
+def test_results_that_were_published_before_these_fields_existed_are_still_adopted() -> None:
+    """The digest of the smallest sample as the first operator wrote it into manifests."""
+    body = yaml.safe_load((SAMPLES / "finetunejob-minimal.yaml").read_text())
+    assert spec_digest(FineTuneJob.model_validate(body).spec) == (
+        "sha256:1c42228d8a6187b1c088a5f248bc5f67265602bc9dcdb16dde46091ddfc12da9"
+    )
 
 
 def test_accepting_a_verdict_keeps_both_digests() -> None:
@@ -86,3 +132,20 @@ def test_settings_have_defaults() -> None:
     settings = parse_settings('{"images": {"trainer": "t", "serving": "s"}, "gpuTypes": {"H200": {}}}')
     assert settings.gpu_types["H200"].resource_name == "nvidia.com/gpu"
     assert settings.image_pull_deadline_seconds == 600
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"pricePerHour": "4"}, "currency"),
+        ({"pricePerHour": 4, "currency": "USD"}, "pricePerHour"),
+        ({"pricePerHour": "-4", "currency": "USD"}, "pricePerHour"),
+        ({"pricePerHour": "4", "currency": "dollars"}, "currency"),
+        ({"memoryGiB": 0}, "memoryGiB"),
+        ({"peakTFLOPS": 989}, "peakTFLOPS"),
+    ],
+)
+def test_a_wrong_gpu_type_is_named(given: dict[str, Any], says: str) -> None:
+    text = json.dumps({"images": {"trainer": "t", "serving": "s"}, "gpuTypes": {"h200": given}})
+    with pytest.raises(SettingsError, match=f"gpuTypes.h200.*{says}"):
+        parse_settings(text)

@@ -60,6 +60,9 @@ def test_a_version_names_its_alias_and_digest() -> None:
         ("pvc://claim", Source("pvc", claim="claim")),
         ("pvc://claim/a/b/", Source("pvc", "a/b", claim="claim")),
         ("configmap://name/key.jsonl", Source("configmap", "key.jsonl", name="name")),
+        ("s3://bucket/a/b.jsonl", Source("s3", "a/b.jsonl", host="bucket")),
+        ("gs://bucket/b.jsonl", Source("gs", "b.jsonl", host="bucket")),
+        ("https://data.example:8443/a/b.csv", Source("https", "a/b.csv", host="data.example:8443")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -72,7 +75,10 @@ def test_an_address_is_read(address: str, expected: Source) -> None:
     [
         "",
         "model",
-        "s3://bucket/key",
+        "ftp://host/file",
+        "http://host/file",
+        "s3://bucket",
+        "https://host/../file",
         "pvc://",
         "pvc://c/../x",
         "hf://org",

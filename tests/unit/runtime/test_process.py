@@ -69,6 +69,25 @@ async def test_probes_say_what_is_wrong_and_metrics_are_served() -> None:
     assert "run" not in [word for line in text.splitlines() for word in line.split('"')]
 
 
+def test_what_runs_cost_is_counted_as_it_grows_and_never_twice() -> None:
+    def show(metrics: Metrics, name: str, spent: str | None) -> None:
+        cost = {} if spent is None else {"cost": {"spent": spent, "currency": "USD"}}
+        metrics.show(Key("FineTuneJob", "demo", name), {"conditions": [], **cost})
+
+    def counted(metrics: Metrics) -> float | None:
+        return metrics.registry.get_sample_value("finetune_operator_spent_total", {"currency": "USD"})
+
+    metrics = Metrics()
+    for spent in (None, "1.50", "1.50", "4.00"):
+        show(metrics, "new", spent)
+    assert counted(metrics) == 4.0
+    show(metrics, "from before a restart", "100.00")
+    assert counted(metrics) == 4.0
+    show(metrics, "from before a restart", "101.00")
+    metrics.forget(Key("FineTuneJob", "demo", "new"))
+    assert counted(metrics) == 5.0
+
+
 @pytest.mark.parametrize(
     ("body", "status", "expected"),
     [

@@ -22,7 +22,18 @@ Object = dict[str, Any]
 SETTINGS = Settings.model_validate(
     {
         "images": {"trainer": "trainer:1", "serving": "serving:1"},
-        "gpuTypes": {"H200": {"resourceName": "nvidia.com/gpu", "nodeSelector": {"gpu": "h200"}}},
+        "gpuTypes": {
+            "H200": {
+                "resourceName": "nvidia.com/gpu",
+                "nodeSelector": {"gpu": "h200"},
+                "memoryGiB": 139,
+                "peakTflops": 989,
+                "pricePerHour": "3.60",
+                "spotPricePerHour": "1.80",
+                "currency": "USD",
+            },
+            "bare": {},
+        },
         "env": {"PROXY": "none"},
         "engineArgs": ["--enforce-eager"],
     }
@@ -108,6 +119,7 @@ class KubernetesSimulation:
         }
         self.configmaps = {"reviews", "reviews/train.jsonl", "reviews/holdout.jsonl"}
         self.progress: Object | None = None
+        self.runs: tuple[Object, ...] = ()
         self.others: dict[tuple[str, str], Object] = {}
         self.events: list[Emit] = []
         self.created: list[str] = []
@@ -136,7 +148,13 @@ class KubernetesSimulation:
         pods = {name: tuple(found) for name, found in self.pods.items()}
         job = FineTuneJob.model_validate(self.object)
         return Observed(
-            job, dict(self.jobs), pods, dict(self.claims), frozenset(self.configmaps), self.progress
+            job,
+            dict(self.jobs),
+            pods,
+            dict(self.claims),
+            frozenset(self.configmaps),
+            self.progress,
+            self.runs,
         )
 
     def decide(self) -> Plan:

@@ -104,6 +104,20 @@ def test_any_summary_becomes_a_status_that_can_be_written(stage: str, summary: d
             "base": OBJECTS,
             "warnings": st.lists(st.text(max_size=2000), max_size=40),
             "training": st.dictionaries(st.sampled_from(["epochs", "learningRate", "seed"]), JSON),
+            "memory": OBJECTS
+            | st.dictionaries(st.sampled_from(["fits", "peakGiB", "breakdown", "chosen"]), JSON | OBJECTS),
+            "estimate": st.dictionaries(
+                st.sampled_from(["cost", "costLow", "currency", "hours", "mfu"]), JSON
+            ),
+            "savings": st.dictionaries(st.sampled_from(["perMonth", "breakEvenDays"]), JSON),
+            "advice": st.lists(
+                st.fixed_dictionaries({"reason": _WORDS | st.text(), "message": st.text(max_size=2000)})
+                | OBJECTS,
+                max_size=12,
+            ),
+            "overrides": st.dictionaries(st.text(max_size=100), JSON, max_size=80),
+            "peakGiB": JSON,
+            "mfu": JSON,
             "artifact": st.dictionaries(st.sampled_from(["digest", "promoted", "verdict"]), JSON),
         },
     ),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
+from finetune_operator.api.settings import S3
+from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
 Object = dict[str, Any]
@@ -142,14 +143,54 @@ HUB = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_secrets_are_mounted_only_into_prepare(stage: str) -> None:
     pod = pod_of(stage, **HUB)
-    secrets = {v["name"]: v["secret"] for v in pod["volumes"] if "secret" in v}
+    secrets = {v["name"]: v["projected"]["sources"] for v in pod["volumes"] if "projected" in v}
     if stage != "prepare":
         assert secrets == {}
         return
-    assert {name: s["items"] for name, s in secrets.items()} == {
-        purpose: [{"key": "token", "path": "token"}] for purpose in ("base-model", "dataset")
-    }
+    token = {"name": "hub", "items": [{"key": "token", "path": "token"}], "optional": False}
+    assert secrets == {purpose: [{"secret": token}] for purpose in ("base-model", "dataset")}
     assert mounts_of(pod["containers"][0])["/etc/finetune/credentials/base-model"] is True
+
+
+KEYS = [
+    ("hf://datasets/o/d/a.jsonl", ["token"], []),
+    ("https://host/a.jsonl", ["token"], []),
+    ("s3://bucket/a.jsonl", ["accessKeyId", "secretAccessKey"], ["sessionToken"]),
+    ("gs://bucket/a.jsonl", [], ["serviceAccountJson", "token"]),
+]
+
+
+@pytest.mark.parametrize(("source", "required", "optional"), KEYS, ids=[k[0] for k in KEYS])
+def test_a_fetch_is_given_the_keys_of_its_scheme(
+    source: str, required: list[str], optional: list[str]
+) -> None:
+    pod = pod_of("prepare", dataset={"source": source, "credentialsSecretRef": {"name": "keys"}})
+    (volume,) = [v["projected"] for v in pod["volumes"] if "projected" in v]
+    found = {s["secret"]["optional"]: [i["key"] for i in s["secret"]["items"]] for s in volume["sources"]}
+    assert found == {flag: keys for flag, keys in ((False, required), (True, optional)) if keys}
+    assert volume["defaultMode"] == 0o440
+
+
+def test_one_secret_serves_data_and_hold_out_of_different_schemes() -> None:
+    reference = {"credentialsSecretRef": {"name": "keys"}}
+    pod = pod_of(
+        "prepare",
+        dataset={"source": "gs://bucket/a.jsonl", **reference},
+        evaluation={"dataset": {"source": "https://host/b.jsonl", **reference}},
+    )
+    (volume,) = [v["projected"] for v in pod["volumes"] if "projected" in v]
+    keys = [[item["key"] for item in source["secret"]["items"]] for source in volume["sources"]]
+    assert keys == [["token"], ["serviceAccountJson"]]
+
+
+def test_the_s3_service_of_the_administrator_is_told_to_prepare_alone() -> None:
+    s3 = S3(endpoint="http://minio.local:9000", region="eu-1")
+    world = KubernetesSimulation(SETTINGS.model_copy(update={"s3": s3})).settle()
+    prepare = env_of(world.jobs[world.running()]["spec"]["template"]["spec"]["containers"][0])
+    assert (prepare["FT_S3_ENDPOINT"], prepare["FT_S3_REGION"]) == ("http://minio.local:9000", "eu-1")
+    world.to("train")
+    train = env_of(world.jobs[world.running()]["spec"]["template"]["spec"]["containers"][0])
+    assert [name for name in train if name.startswith("FT_S3")] == []
 
 
 def test_training_on_several_nodes_is_a_gang_behind_a_headless_service() -> None:

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from finetune_trainer.data.corpus.contradictions import answer_conflict_format, contradiction
-from finetune_trainer.data.corpus.duplicates import exact_duplicate, near_duplicate
+from finetune_trainer.data.corpus.duplicates import alike, exact_duplicate, near_duplicate
 from finetune_trainer.data.corpus.facts import Facts, learn, measure
 from finetune_trainer.data.corpus.size import advised_epochs, data_band, epochs_bound, too_few
 from finetune_trainer.data.corpus.variety import distribution_shift, low_variety
@@ -103,7 +103,8 @@ def test_rows_that_differ_in_their_system_prompt_are_no_copies() -> None:
 )  # fmt: skip
 def test_near_duplicate(second: str, found: bool) -> None:
     rows = _rows((LONG, "good"), (second, "good"), ("unrelated", "words"))
-    finding = near_duplicate(_facts(rows), rows.__getitem__, learn(rows, []))
+    facts = _facts(rows)
+    finding = near_duplicate(facts, alike(facts, rows.__getitem__, learn(rows, [])))
     assert (finding is not None) == found
     if finding:
         assert finding.rows == (1, 2)

@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_trainer.data.corpus.duplicates import alike
 from finetune_trainer.data.corpus.facts import Facts, concat, learn, measure
 from finetune_trainer.data.corpus.rules import corpus_findings
 from finetune_trainer.data.findings import Finding
@@ -30,7 +31,8 @@ WHOLE = measure(DATA.train, CONTEXT)
 
 
 def _findings(facts: Facts, rows: list[Row]) -> list[Finding]:
-    return corpus_findings(facts, rows.__getitem__, CONTEXT, epochs=3)
+    near = alike(facts, rows.__getitem__, CONTEXT)
+    return corpus_findings(facts, rows.__getitem__, CONTEXT, near, epochs=3)
 
 
 @settings(max_examples=20, deadline=None)

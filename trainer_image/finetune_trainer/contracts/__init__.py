@@ -1,7 +1,10 @@
 """The JSON documents that enter and leave the trainer (docs/architecture.md, "Contracts")."""
 
 from finetune_trainer.contracts.job import (
+    AcceleratorSpec,
     BaseModelSpec,
+    BudgetSpec,
+    CalibrationSpec,
     DatasetSpec,
     EvaluationSpec,
     GateSpec,
@@ -11,7 +14,9 @@ from finetune_trainer.contracts.job import (
     OutputSpec,
     PublishSpec,
     ResourcesSpec,
+    SavingsSpec,
     Spec,
+    TrainingDatasetSpec,
     TrainingSpec,
     read_job,
 )
@@ -27,8 +32,11 @@ from finetune_trainer.contracts.result import Outcome, Result
 from finetune_trainer.contracts.schema import json_schemas
 
 __all__ = [
+    "AcceleratorSpec",
     "AdapterManifest",
     "BaseModelSpec",
+    "BudgetSpec",
+    "CalibrationSpec",
     "DataDigests",
     "DatasetSpec",
     "EvaluationSpec",
@@ -45,7 +53,9 @@ __all__ = [
     "PublishSpec",
     "ResourcesSpec",
     "Result",
+    "SavingsSpec",
     "Spec",
+    "TrainingDatasetSpec",
     "TrainingSpec",
     "json_schemas",
     "read_job",

@@ -12,7 +12,7 @@ from finetune_trainer.errors import UserError
 StageName = Literal["prepare", "baseline", "train", "evaluate", "publish"]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 ModelSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc)://.+")]
-DataSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc|configmap|s3|gs|https)://.+")]
+DataSource = Annotated[str, StringConstraints(pattern=r"^(hf|s3|gs|https|pvc|configmap)://.+")]
 
 
 class BaseModelSpec(Document):
@@ -38,6 +38,12 @@ class DatasetSpec(Document):
     def _hub_sources_are_pinned(self) -> "DatasetSpec":
         _require_pin(self.source, self.revision)
         return self
+
+
+class TrainingDatasetSpec(DatasetSpec):
+    """The training data; `rules` maps names of data rules to severities other than their own."""
+
+    severities: dict[str, Literal["Error", "Warning", "Info", "Ignore"]] | None = Field(None, alias="rules")
 
 
 class LoraSpec(Document):
@@ -138,17 +144,53 @@ class ResourcesSpec(Document):
         return self.nodes * (self.gpus_per_node or self.processes_per_node or 1)
 
 
+class SavingsSpec(Document):
+    """What the tuned model saves in use; the price is in the currency of the accelerator."""
+
+    calls_per_month: int = Field(ge=1)
+    removed_prompt_tokens: int = Field(ge=1)
+    price_per_million_tokens: Annotated[Decimal, Field(gt=0)]
+
+
 class Spec(Document):
     """The part of the FineTuneJob's spec that the trainer acts on."""
 
+    goal: Literal["Format", "Style", "Jargon", "PromptRemoval", "Refusals", "Knowledge"] | None = None
+    knowledge_changes: Literal["Yearly", "Quarterly", "Monthly", "Weekly", "Daily"] | None = None
     base_model: BaseModelSpec
     method: Literal["LoRA", "Full"] = "LoRA"
     lora: LoraSpec | None = None
-    dataset: DatasetSpec
+    dataset: TrainingDatasetSpec
     training: TrainingSpec | None = None
     evaluation: EvaluationSpec | None = None
     output: OutputSpec
     resources: ResourcesSpec = ResourcesSpec()
+    savings: SavingsSpec | None = None
+
+
+class AcceleratorSpec(Document):
+    """The GPU as the administrator describes it: GiB, dense bf16 TFLOP/s, price of one for an hour."""
+
+    name: str
+    memory_gib: float | None = Field(None, alias="memoryGiB", gt=0)
+    peak_tflops: float | None = Field(None, gt=0)
+    price_per_hour: Annotated[Decimal, Field(ge=0)] | None = None
+    currency: str | None = None
+    spot: bool = False
+
+
+class BudgetSpec(Document):
+    """What the run may cost."""
+
+    limit: Annotated[Decimal, Field(gt=0)]
+    currency: str
+
+
+class CalibrationSpec(Document):
+    """The median model FLOPs utilisation (a fraction) of finished `runs` with this GPU type and method."""
+
+    mfu: float = Field(gt=0, le=1)
+    runs: int = Field(ge=1)
 
 
 class PublishSpec(Document):
@@ -171,6 +213,9 @@ class Job(Document):
     spec_digest: Digest
     input_digest: Digest
     spec: Spec
+    accelerator: AcceleratorSpec | None = None
+    budget: BudgetSpec | None = None
+    calibration: CalibrationSpec | None = None
     publish: PublishSpec | None = None
 
     @model_validator(mode="after")

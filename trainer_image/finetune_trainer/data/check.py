@@ -32,7 +32,7 @@ def check_tokenizer(tokenizer: ChatTokenizer, train: Loaded) -> list[Finding]:
 
 def check_corpus(train: Loaded, surveyed: Survey, epochs: float) -> list[Finding]:
     """Rules 28 to 35 about the training rows."""
-    return corpus_findings(surveyed.facts, train.rows, surveyed.context, epochs)
+    return corpus_findings(surveyed.facts, train.rows, surveyed.context, surveyed.near, epochs)
 
 
 def check_holdout(

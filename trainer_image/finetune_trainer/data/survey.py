@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from finetune_trainer.data.corpus.duplicates import Alike, alike
 from finetune_trainer.data.corpus.facts import SAMPLE, Context, Facts, concat, learn, measure
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.holdout import HoldoutRow
@@ -29,10 +30,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of all rows: `context` and `facts` compare them, `tokens` is None without a target."""
+    """What is known of all rows: `context`, `facts` and those `near` each other; `tokens` need a target."""
 
     context: Context
     facts: Facts
+    near: Alike
     tokens: TokenTable | None
 
 
@@ -69,7 +71,9 @@ def survey(rows: Spool, holdout: list[HoldoutRow], target: Target | None, watch:
         if target and target.lines:
             target.lines(part.lines)
         watch("comparing rows" if target is None else "tokenising rows", sum(map(len, facts)), len(rows))
-    return Survey(context, concat(facts), tokens)
+    together = concat(facts)
+    watch("looking for duplicates", 0, None)
+    return Survey(context, together, alike(together, rows, context), tokens)
 
 
 def _sample(rows: Spool) -> list[Row]:

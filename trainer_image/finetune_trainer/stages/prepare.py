@@ -4,25 +4,36 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune_trainer.contracts import AdapterManifest, DatasetSpec, Job, Result
-from finetune_trainer.data.check import check_graders, check_holdout, tokenise
-from finetune_trainer.data.findings import Finding, errors, warnings
+from finetune_trainer.data.check import (
+    check_corpus,
+    check_graders,
+    check_holdout,
+    check_paraphrases,
+    check_prompts,
+    check_tokenizer,
+)
+from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
 from finetune_trainer.data.holdout import HoldoutRow, split_reference
-from finetune_trainer.data.load import Loaded, load
+from finetune_trainer.data.load import Loaded, Watch, load
 from finetune_trainer.data.prepared import read_prepared, write_prepared
-from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, load_tokenizer
+from finetune_trainer.data.severities import check_names
+from finetune_trainer.data.survey import Survey, Target, survey
+from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
+from finetune_trainer.data.tokens import TokenTable
 from finetune_trainer.errors import UserError
-from finetune_trainer.files import write_atomically, write_lines
+from finetune_trainer.files import replaced, write_atomically, write_lines
 from finetune_trainer.fingerprint import fingerprint
 from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
 from finetune_trainer.planning.model import read_positions
-from finetune_trainer.progress import ProgressServer
+from finetune_trainer.progress import ProgressServer, watching
 from finetune_trainer.report.document import Datasets, DataSummary, JobName, Report
+from finetune_trainer.report.duplicates import count_duplicates
 from finetune_trainer.report.html import report_html
 from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
@@ -38,14 +49,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Data:
+    """What was read; `severities` are those that the job gives to rules."""
+
     train: Loaded
     holdout: Loaded | None
+    severities: Mapping[str, Override]
 
     def digests(self) -> tuple[str, str | None]:
         return self.train.digest, self.holdout.digest if self.holdout else None
 
     def findings(self) -> list[Finding]:
-        return self.train.findings + (self.holdout.findings if self.holdout else [])
+        return self.overridden(self.train.findings + (self.holdout.findings if self.holdout else []))
+
+    def overridden(self, findings: Iterable[Finding]) -> list[Finding]:
+        return override(findings, self.severities)
 
 
 def run(job: Job, workspace: Workspace) -> Result:
@@ -55,8 +72,7 @@ def run(job: Job, workspace: Workspace) -> Result:
         destination = destination_dir(job)
         manifest = published_manifest(job, destination)
         _claim(job, workspace)
-        progress.update(message="reading the data")
-        data = _load_data(job, workspace)
+        data = _load_data(job, workspace, watching(progress))
         if manifest is None:
             _check_writable(job, destination)
             return _prepare(job, workspace, data, progress)
@@ -67,6 +83,7 @@ def run(job: Job, workspace: Workspace) -> Result:
 def _check_request(job: Job) -> None:
     """What needs no data to be wrong fails before anything is fetched."""
     training = job.spec.training
+    check_names(job.spec.dataset.severities or {})
     effective_batch(training.effective_batch_size if training else None, job.spec.resources.processes)
     if job.spec.evaluation:
         check_graders(job.spec.evaluation.graders)
@@ -86,7 +103,7 @@ def _load_data(job: Job, workspace: Workspace, watch: Watch) -> _Data:
     evaluation = job.spec.evaluation
     train = load(job.spec.dataset, scratch / "train", "train", watch)
     holdout = load(evaluation.dataset, scratch / "holdout", "holdout", watch) if evaluation else None
-    return _Data(train, holdout, job.spec.dataset.rules)
+    return _Data(train, holdout, job.spec.dataset.severities or {})
 
 
 def _check_writable(job: Job, destination: Path) -> None:
@@ -97,27 +114,63 @@ def _check_writable(job: Job, destination: Path) -> None:
 
 
 def _prepare(job: Job, workspace: Workspace, data: _Data, progress: ProgressServer) -> Result:
-    if errors(data.findings()):
-        _refuse(job, workspace, data, data.findings())
+    _refuse_errors(job, workspace, data, data.findings())
+    _refuse_nothing(data)
     progress.update(message="fetching and fingerprinting the base model")
     base = _base(job, workspace)
     digest = _checked_fingerprint(job, base)
     tokenizer, positions = load_tokenizer(base), read_positions(base)
     findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train))
-    if errors(findings):
-        _refuse(job, workspace, data, findings)
+    _refuse_errors(job, workspace, data, findings)
     holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
-    workspace.prepared.unlink(missing_ok=True)  # it must not vouch for files that are being replaced
-    surveyed, table = _survey(job, workspace, data, holdout, Target(base, length_limit(job.spec, positions)), progress)
+    limit = length_limit(job.spec, positions)
+    surveyed, table = _tokenise(workspace, data, holdout, Target(base, limit), watching(progress))
     plan = make_plan(job.spec, len(table.kept), int(table.kept.max(initial=0)), positions)
-    findings += data.overridden(table.findings(tokenizer) + check_corpus(data.train, surveyed, plan.epochs))
-    findings += data.overridden(_about_holdout(job, data, surveyed, holdout, base, tokenizer, positions))
-    if errors(findings):
-        _refuse(job, workspace, data, findings)
+    found = [*table.findings(tokenizer), *check_corpus(data.train, surveyed, plan.epochs)]
+    found += _about_holdout(job, data, surveyed, holdout, base, tokenizer, positions)
+    findings += data.overridden(found)
+    _refuse_errors(job, workspace, data, findings)
     summary = _summary(job, digest, data, table, plan, findings)
-    report = _full_report(_report(job, data, findings), first_example(tokenizer, data.train.rows), table, plan)
+    report = _full_report(_report(job, data, findings), data, surveyed, table, tokenizer, plan)
     _write(job, workspace, holdout, report, summary)
     return succeeded(job, _sentence(summary), summary)
+
+
+def _refuse_nothing(data: _Data) -> None:
+    """Rules that a job ignores can leave no row over."""
+    for loaded, field in ((data.train, "dataset"), (data.holdout, "evaluation.dataset")):
+        if loaded is not None and not len(loaded.rows):
+            raise UserError(f"{field}: no row is sound; correct the rows that the report lists.")
+
+
+def _tokenise(
+    workspace: Workspace, data: _Data, holdout: list[HoldoutRow], target: Target, watch: Watch
+) -> tuple[Survey, TokenTable]:
+    """Compare and tokenise all rows, and write them for training."""
+    workspace.prepared.unlink(missing_ok=True)  # it must not vouch for files that are being replaced
+    with replaced(workspace.dataset_train) as file:
+        surveyed = survey(data.train.rows, holdout, replace(target, lines=file.write), watch)
+    if surveyed.tokens is None:
+        raise AssertionError("a survey with a target has tokens")
+    return surveyed, surveyed.tokens
+
+
+def _about_holdout(
+    job: Job,
+    data: _Data,
+    surveyed: Survey,
+    holdout: list[HoldoutRow],
+    base: Path,
+    tokenizer: ChatTokenizer,
+    positions: int,
+) -> list[Finding]:
+    if job.spec.evaluation is None:
+        return []
+    found = check_prompts(tokenizer, holdout, positions - job.spec.evaluation.output_tokens)
+    found += check_holdout(data.train, surveyed, holdout, job.spec.evaluation.graders)
+    if data.severities.get("leak_semantic", "Ignore") != "Ignore":
+        found += check_paraphrases(data.train, surveyed, holdout, base, tokenizer)
+    return found
 
 
 def _base(job: Job, workspace: Workspace) -> Path:
@@ -144,30 +197,34 @@ def _checked_fingerprint(job: Job, base: Path) -> str:
     return digest
 
 
-def _refuse(job: Job, workspace: Workspace, data: _Data, findings: Sequence[Finding]) -> None:
-    _write_reports(workspace, _report(job, data, findings))
+def _refuse_errors(job: Job, workspace: Workspace, data: _Data, findings: Sequence[Finding]) -> None:
+    """UserError, after the report is written, when a finding is an error."""
     wrong = errors(findings)
+    if not wrong:
+        return
+    _write_reports(workspace, _report(job, data, findings))
     shown = " ".join(f"[{item.dataset}] {item.message}" for item in wrong[:_MESSAGES])
     more = f" And {len(wrong) - _MESSAGES} more findings." if len(wrong) > _MESSAGES else ""
     raise UserError(f"{shown}{more} The report is in the workspace at dataset/report.html.")
 
 
 def _summary(
-    job: Job, base: str, data: _Data, rows: Sequence[Encoded], plan: Plan, findings: Sequence[Finding]
+    job: Job, base: str, data: _Data, table: TokenTable, plan: Plan, findings: Sequence[Finding]
 ) -> dict[str, Any]:
     train_digest, holdout_digest = data.digests()
     return {
         "adopted": False,
         **_base_facts(job, base),
-        "rows": len(rows),
+        "rows": len(table.kept),
         "holdoutRows": len(data.holdout.rows) if data.holdout else 0,
-        "tokens": sum(len(row.input_ids) for row in rows),
-        "trainedTokens": sum(row.trained for row in rows),
+        "tokens": int(table.kept.sum()),
+        "trainedTokens": int(table.trained.sum()),
         "datasetDigest": train_digest,
         "holdoutDigest": holdout_digest,
         "training": plan.training(),
         "lora": plan.lora(),
         "warnings": _warnings(findings),
+        **({"overrides": dict(data.severities)} if data.severities else {}),
     }
 
 
@@ -188,25 +245,14 @@ def _sentence(summary: dict[str, Any]) -> str:
 
 
 def _write(
-    job: Job,
-    workspace: Workspace,
-    rows: Sequence[Encoded],
-    holdout: Sequence[HoldoutRow],
-    report: Report,
-    summary: dict[str, Any],
+    job: Job, workspace: Workspace, holdout: Sequence[HoldoutRow], report: Report, summary: dict[str, Any]
 ) -> None:
-    workspace.prepared.unlink(missing_ok=True)  # it must not vouch for files that are being replaced
-    write_lines(workspace.dataset_train, _train_lines(rows))
     workspace.holdout.unlink(missing_ok=True)
     if job.spec.evaluation:
         lines = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in holdout)
         write_lines(workspace.holdout, lines)
     _write_reports(workspace, report)
     write_prepared(workspace, job, summary)
-
-
-def _train_lines(rows: Sequence[Encoded]) -> Iterator[str]:
-    return (json.dumps({"input_ids": row.input_ids, "labels": row.labels}) + "\n" for row in rows)
 
 
 def _write_reports(workspace: Workspace, report: Report) -> None:
@@ -223,23 +269,32 @@ def _report(job: Job, data: _Data, findings: Sequence[Finding]) -> Report:
         job=JobName(namespace=job.namespace, name=job.name),
         datasets=Datasets(train=train, holdout=holdout),
         findings=tuple(findings),
+        overrides=dict(data.severities),
     )
 
 
 def _data_summary(spec: DatasetSpec, loaded: Loaded) -> DataSummary:
-    return DataSummary(source=spec.source, format=loaded.format, rows=loaded.count, digest=loaded.digest)
+    return DataSummary(
+        source=spec.source,
+        format=loaded.format,
+        files=loaded.files,
+        rows=loaded.count,
+        digest=loaded.digest,
+    )
 
 
-def _full_report(report: Report, tokenizer: ChatTokenizer, rows: Sequence[Encoded], plan: Plan) -> Report:
-    """The report of accepted data with its lengths, its first row token by token and the chosen settings."""
-    tokens, trained = [len(row.input_ids) for row in rows], [row.trained for row in rows]
-    counted = {"tokens": sum(tokens), "trained_tokens": sum(trained)}
+def _full_report(
+    report: Report, data: _Data, surveyed: Survey, table: TokenTable, tokenizer: ChatTokenizer, plan: Plan
+) -> Report:
+    """The report of accepted data with lengths, duplicates, its first row token by token, and settings."""
+    counted = {"tokens": int(table.kept.sum()), "trained_tokens": int(table.trained.sum())}
     train = report.datasets.train.model_copy(update=counted)
     return report.model_copy(
         update={
             "datasets": report.datasets.model_copy(update={"train": train}),
-            "lengths": measure_lengths(tokens, trained, plan.max_length),
-            "example": first_example(tokenizer, rows),
+            "lengths": measure_lengths(table.kept.tolist(), table.trained.tolist(), plan.max_length),
+            "duplicates": count_duplicates(surveyed.facts, surveyed.near),
+            "example": first_example(tokenizer, data.train.rows),
             "training": plan.training(),
             "lora": plan.lora(),
         }

@@ -1,5 +1,7 @@
 """Rows that say the same (data rules 31, 32)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from finetune_trainer.data.corpus.compare import SOME, VERIFIED_PAIRS, similarities
@@ -16,35 +18,64 @@ _TOO_MANY = 0.2
 
 def exact_duplicate(train: Facts) -> Finding | None:
     """Rule 31: no row repeats an earlier one (case and white space aside)."""
-    first, place = _first_of(train)
-    copies = np.flatnonzero(first[place] != np.arange(len(train)))
-    if not copies.size:
+    repeated, originals = copies(train)
+    if not repeated.size:
         return None
-    share = len(copies) / len(train)
-    numbers = train.number[copies].tolist()
+    share = len(repeated) / len(train)
+    numbers = train.number[repeated].tolist()
     text = (
         f"{share:.1%} of the rows repeat an earlier row: {name_rows(numbers)} (row {numbers[0]} is row "
-        f"{train.number[first[place[copies[0]]]]}); remove the copies."
+        f"{train.number[originals[0]]}); remove the copies."
     )
     return found(31, "exact_duplicate", numbers, text, "error" if share > _TOO_MANY else "warning")
 
 
-def near_duplicate(train: Facts, texts: Texts, context: Context) -> Finding | None:
-    """Rule 32: no two rows are the same but for a few words; exact copies are rule 31's."""
+@dataclass(frozen=True)
+class Alike:
+    """Pairs of places of rows that are the same but for a few words (no exact copies), how much (0 to 1),
+    and of every row which group it is in."""
+
+    pairs: Pairs
+    similarity: np.ndarray
+    group: np.ndarray
+
+    @property
+    def members(self) -> np.ndarray:
+        """The places of all rows in pairs, in order."""
+        return np.unique(self.pairs)
+
+    @property
+    def groups(self) -> int:
+        """How many groups they form."""
+        return len(np.unique(self.group[self.members]))
+
+
+def alike(train: Facts, texts: Texts, context: Context) -> Alike:
+    """The rows that are nearly the same, whatever they are taken for."""
     distinct = np.sort(_first_of(train)[0])
     pairs = distinct[similar(train.row_signature[distinct], BANDS, SOME - SLACK)]
     pairs = pairs[train.system[pairs[:, 0]] == train.system[pairs[:, 1]]]
     values = _values(train, texts, context, pairs)
     pairs, values = pairs[values >= NEAR], values[values >= NEAR]
-    if not len(pairs):
+    return Alike(pairs, values, components(pairs, len(train)))
+
+
+def copies(train: Facts) -> tuple[np.ndarray, np.ndarray]:
+    """The places of rows that repeat an earlier one, and for each the place of that one."""
+    first, place = _first_of(train)
+    repeated = np.flatnonzero(first[place] != np.arange(len(train)))
+    return repeated, first[place[repeated]]
+
+
+def near_duplicate(train: Facts, near: Alike) -> Finding | None:
+    """Rule 32: no two rows are the same but for a few words; exact copies are rule 31's."""
+    if not len(near.pairs):
         return None
-    members = np.unique(pairs)
-    groups = len(np.unique(components(pairs, len(train))[members]))
-    numbers = train.number[members].tolist()
-    first, second = train.number[pairs[0]]
+    numbers = train.number[near.members].tolist()
+    first, second = train.number[near.pairs[0]]
     text = (
-        f"{len(members)} rows are near-duplicates in {groups} groups: {name_rows(numbers)} (rows {first} and "
-        f"{second} are {values[0]:.2f} alike); keep one of each group."
+        f"{len(numbers)} rows are near-duplicates in {near.groups} groups: {name_rows(numbers)} (rows {first} "
+        f"and {second} are {near.similarity[0]:.2f} alike); keep one of each group."
     )
     return found(32, "near_duplicate", numbers, text, "warning")
 

@@ -5,21 +5,27 @@ from collections.abc import Sequence
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data import holdout as holdout_rules
 from finetune_trainer.data.corpus import contradictions, duplicates, leaks, size, variety
+from finetune_trainer.data.corpus.duplicates import Alike
 from finetune_trainer.data.corpus.facts import Context, Facts
 from finetune_trainer.data.corpus.texts import Texts
 from finetune_trainer.data.findings import Finding, present
 from finetune_trainer.data.holdout import HoldoutRow
 
 
-def corpus_findings(train: Facts, texts: Texts, context: Context, epochs: float) -> list[Finding]:
-    """Rules 28 to 35 about the training rows; `texts` gives the rows that `train` measured, by place."""
+def corpus_findings(
+    train: Facts, texts: Texts, context: Context, near: Alike, epochs: float
+) -> list[Finding]:
+    """Rules 28 to 35 about the training rows; `texts` gives the rows that `train` measured, by place.
+
+    `near` is `duplicates.alike` of the same rows.
+    """
     return present(
         [
             size.too_few(train),
             size.data_band(train),
             size.epochs_bound(train, epochs),
             duplicates.exact_duplicate(train),
-            duplicates.near_duplicate(train, texts, context),
+            duplicates.near_duplicate(train, near),
             variety.low_variety(train, texts, context),
             contradictions.contradiction(train, texts, context),
             contradictions.answer_conflict_format(train),

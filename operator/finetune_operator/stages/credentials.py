@@ -1,0 +1,43 @@
+"""Which keys of which Secrets prepare is given: those that the schemes of its sources can use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune_operator.api.datasets import DatasetSource
+from finetune_operator.api.finetunejob import FineTuneJob
+
+CREDENTIALS = "/etc/finetune/credentials"
+_TOKEN = ("token",)
+# Keys without which a pod waits, so that its message can name them; gs takes either of two.
+_REQUIRED = {"hf": _TOKEN, "https": _TOKEN, "s3": ("accessKeyId", "secretAccessKey")}
+_OPTIONAL = {"s3": ("sessionToken",), "gs": ("serviceAccountJson", "token")}
+
+
+@dataclass(frozen=True)
+class Credential:
+    """The keys of one Secret for one purpose, `base-model` or `dataset`."""
+
+    purpose: str
+    secret: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+def credentials(job: FineTuneJob) -> Iterator[Credential]:
+    """What prepare is given; one Secret serves training data and hold-out."""
+    if (reference := job.spec.base_model.credentials_secret_ref) is not None:
+        yield Credential("base-model", reference.name, _TOKEN)
+    evaluation = job.spec.evaluation
+    datasets = [job.spec.dataset, evaluation.dataset if evaluation is not None else None]
+    given = [dataset for dataset in datasets if dataset is not None and dataset.credentials_secret_ref]
+    if given and (reference := given[0].credentials_secret_ref) is not None:
+        required, optional = _union(given, _REQUIRED), _union(given, _OPTIONAL)
+        left = tuple(key for key in optional if key not in required)
+        yield Credential("dataset", reference.name, required, left)
+
+
+def _union(datasets: list[DatasetSource], keys: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    found = [key for dataset in datasets for key in keys.get(dataset.source.partition("://")[0], ())]
+    return tuple(dict.fromkeys(found))
