@@ -89,14 +89,13 @@ def run_arm(arm: str, count: int, model: Path) -> dict[str, float]:
 
 def encoded(model: Path, name: str, count: int) -> list[dict[str, list[int]]]:
     """The first rows of a file as prepare tokenises them."""
-    from finetune_trainer.data.check import tokenise
     from finetune_trainer.data.formats import canonical
-    from finetune_trainer.data.tokenise import load_tokenizer
+    from finetune_trainer.data.tokenise import encode_rows, load_tokenizer
 
     lines = (DATA / name).read_text().splitlines()[:count]
     rows = [canonical(number, json.loads(line)) for number, line in enumerate(lines, 1)]
-    done = tokenise(load_tokenizer(model), rows, LENGTH)
-    return [{"input_ids": list(row.input_ids), "labels": list(row.labels)} for row in done.rows]
+    cut = [row.cut(LENGTH) for row in encode_rows(load_tokenizer(model), rows)]
+    return [{"input_ids": row.input_ids, "labels": row.labels} for row in cut]
 
 
 def held_out_loss(model: Path, adapter: Path, rows: list[dict[str, list[int]]]) -> float:

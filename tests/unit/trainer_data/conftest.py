@@ -152,6 +152,7 @@ def job_document(volumes: Volumes, tiny_base: Path) -> JobMaker:
             },
         }  # fmt: skip
         document["spec"].update(spec)
+        document["spec"]["dataset"].setdefault("rules", {"too_few": "Ignore"})  # a dozen rows are enough here
         if stage == "publish":
             document["publish"] = {"promoted": True, "verdict": "Promote", "accepted": []}
         return document

@@ -50,7 +50,9 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     assert "<script" not in page
     assert "{'" not in page  # Python's notation
     found = json.loads(workspace.report_json.read_text())["findings"]
-    assert [item["rule"] for item in found] == ["length_stats"]
+    expected = ["length_stats", "too_few", "data_band", "distribution_shift"]
+    assert [item["rule"] for item in found] == expected
+    assert [item["rule"] for item in found if item["overridden"] == "Ignore"] == ["too_few"]
 
 
 def test_a_rerun_reports_the_stored_result_without_reading_anything(

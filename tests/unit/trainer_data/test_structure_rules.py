@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from finetune_trainer.data import rules
 from finetune_trainer.data.findings import errors
 from finetune_trainer.data.formats import ROLES, Row, canonical
-from finetune_trainer.data.load import check_structure
 from finetune_trainer.data.rowrule import RowRule, finding, tally
 from finetune_trainer.data.rules.secrets import iban, luhn
+from finetune_trainer.data.structure import examine
 from finetune_trainer.reading.lines import Line, RawLine, parse_line
 
 PAIR = {"prompt": "a", "completion": "b"}
@@ -217,7 +217,7 @@ def test_every_rule_about_raw_and_canonical_rows_has_a_table() -> None:
 
 @pytest.mark.parametrize("row", GOOD, ids=json.dumps)
 def test_a_row_of_each_format_has_no_finding(row: dict[str, Any]) -> None:
-    assert check_structure(lines(json.dumps(row).encode()), "train") == []
+    assert examine(lines(json.dumps(row).encode()), "train")[0].findings() == []
 
 
 def test_a_message_says_where_the_first_problem_is_and_what_to_do() -> None:
@@ -246,7 +246,7 @@ def test_a_message_says_where_the_first_problem_is_and_what_to_do() -> None:
 )  # fmt: skip
 def test_an_unreadable_line_is_named_with_its_number(raw: bytes, rule: int, text: str) -> None:
     good, other = json.dumps(PAIR).encode(), json.dumps({**PAIR, "prompt": "c"}).encode()
-    (found,) = check_structure(lines(good, b"", raw, other), "train")
+    (found,) = examine(lines(good, b"", raw, other), "train")[0].findings()
     assert (found.number, found.severity, found.rows) == (rule, "error", (3,))
     assert text in found.message
     assert found.message.startswith("Row 3: ")
@@ -294,9 +294,10 @@ json_values = st.recursive(
 def test_any_json_is_either_canonical_or_listed(values: list[Any]) -> None:
     """No row is dropped: with no error every row can be taken over as it is."""
     read = lines(*(json.dumps(value).encode() for value in values))
-    if not errors(check_structure(read, "train")):
-        for line in read:
-            row = canonical(line.number, line.value)
+    structure, rows = examine(read, "train")
+    if not errors(structure.findings()):
+        assert [row.number for row in rows] == [line.number for line in read]
+        for row in rows:
             assert row.text or any(turn["role"] == "assistant" for turn in row.messages)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer.contracts import Spec
 from finetune_trainer.data import rules
-from finetune_trainer.data.check import tokenise
+from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.formats import Row, canonical
 from finetune_trainer.data.tokenise import (
     UNTRAINED,
@@ -22,8 +22,14 @@ from finetune_trainer.data.tokenise import (
     encode_rows,
     load_tokenizer,
 )
+from finetune_trainer.data.tokens import tabulate
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.defaults import default_rate, effective_batch, make_plan
+
+
+def _findings(tokenizer: ChatTokenizer, rows: list[Row], limit: int) -> list[Finding]:
+    """What the token rules say about rows."""
+    return tabulate(tokenizer, encode_rows(tokenizer, rows), limit).findings(tokenizer)
 
 
 def _row(*turns: tuple[str, str], number: int = 1) -> Row:
@@ -201,10 +207,9 @@ SHARED = "{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>{% endfor
 
 
 def test_a_template_without_an_end_token_is_an_error(tokenizer: ChatTokenizer) -> None:
-    result = tokenise(
-        _changed(tokenizer, chat_template=ENDLESS), [_row(("user", "a"), ("assistant", "b"))], 64
-    )
-    finding = next(finding for finding in result.findings if finding.number == 18)
+    endless = _changed(tokenizer, chat_template=ENDLESS)
+    found = _findings(endless, [_row(("user", "a"), ("assistant", "b"))], 64)
+    finding = next(finding for finding in found if finding.number == 18)
     assert (finding.severity, finding.rows) == ("error", (1,))
     assert "would not learn to stop" in finding.message
 
@@ -253,18 +258,16 @@ def test_an_unknown_character_before_an_answer_does_not_look_like_a_shared_token
 
 def test_no_template_is_an_error_for_conversations_and_none_for_text(tokenizer: ChatTokenizer) -> None:
     bare = _changed(tokenizer, chat_template=None)
-    result = tokenise(bare, [_row(("user", "a"), ("assistant", "b"))], 64)
-    assert [finding.number for finding in result.findings] == [16]
-    result = tokenise(bare, [Row(1, "1", (), text="the user")], 64)
-    assert [finding.number for finding in result.findings if finding.severity == "error"] == []
-    assert len(result.rows) == 1
+    assert [finding.number for finding in errors(rules.tokenizer_findings(bare, chat=True))] == [16]
+    assert errors(rules.tokenizer_findings(bare, chat=False)) == []
+    assert errors(_findings(bare, [Row(1, "1", (), text="the user")], 64)) == []
 
 
 def test_a_template_that_refuses_a_row_is_quoted(tokenizer: ChatTokenizer) -> None:
     refuses = _changed(
         tokenizer, chat_template="{{ raise_exception('Only user and assistant roles are supported') }}"
     )
-    (finding,) = tokenise(refuses, [_row(("user", "a"), ("assistant", "b"))], 64).findings
+    (finding,) = _findings(refuses, [_row(("user", "a"), ("assistant", "b"))], 64)
     assert (finding.number, finding.severity) == (17, "error")
     assert finding.message.startswith(
         "Row 1: it does not render: Only user and assistant roles are supported;"

@@ -67,7 +67,10 @@ def test_a_leak_between_the_files_is_an_error(tmp_path: Path, capsys: pytest.Cap
 def test_a_row_beyond_the_models_context_is_an_error_only_with_a_model(
     tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = write(tmp_path / "a.jsonl", [{"prompt": "question", "completion": "answer " * 400}])
+    data = write(
+        tmp_path / "a.jsonl",
+        [*map(row, range(100)), {"prompt": "question", "completion": "answer " * 400}],
+    )
     assert check(data) == 0
     assert check(data, "--model", base) == 1
     assert "too_long" in capsys.readouterr().out
@@ -77,7 +80,7 @@ def test_the_terminal_report_starts_with_the_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(write(tmp_path / "a.jsonl", [row(1), [1]])) == 1
-    assert capsys.readouterr().out.startswith("refused   1 error to mend")
+    assert capsys.readouterr().out.startswith("refused   2 errors to mend")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from finetune_trainer.data.file_rules import mixed_files
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading.kinds import FileKind, find_kind
 from finetune_trainer.reading.limits import RECORD_BYTES
-from finetune_trainer.reading.lines import TOO_LONG, Line, split_lines
-from finetune_trainer.reading.lines import parse_line
+from finetune_trainer.reading.lines import TOO_LONG, Line, parse_line, split_lines
 from finetune_trainer.reading.records import read_file
 
 ROWS = b'{"a": 1}\n{"a": 2}\n'

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.errors import UserError
 from finetune_trainer.cores import oom_kills, usable_cores
+from finetune_trainer.errors import UserError
 from finetune_trainer.launch.outcome import WorkerOutcome, decide, record, recorded
 from finetune_trainer.launch.torchrun import command, read_gang, worker_environment
 

@@ -49,7 +49,7 @@ def check_paraphrases(
     """Rule 40, which runs only where a job sets its severity: its cosine misses and suspects too much."""
     matrix = embedding_matrix(base)
     if matrix is None:
-        text = "The base model's embeddings are stored under no known name, so paraphrases cannot be looked for"
+        text = "The base model's embeddings have no known name, so paraphrases cannot be looked for"
         raise UserError(f"{text}; remove leak_semantic from dataset.rules.")
 
     def encode(texts: list[str]) -> list[list[int]]:

@@ -84,7 +84,6 @@ def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[Grader
     return found(43, "eval_reference_fails", numbers, text)
 
 
-
 def duplicate_ids(holdout: Sequence[HoldoutRow]) -> Finding | None:
     """Ids must be distinct: the rows of base and tuned are paired by them (checked with rule 42)."""
     seen: dict[str, int] = {}

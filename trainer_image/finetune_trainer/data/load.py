@@ -1,7 +1,7 @@
 """From the files of a data set to canonical rows and the findings on the way."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -26,9 +26,10 @@ _CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Loaded:
-    """A data set as read: its sound rows, the findings, its digest and the names of its files.
+    """A data set as read: its sound rows, the findings, and its digest.
 
-    `count` are the records that were read, sound or not; `format` is None where there is no one format.
+    `count` are the records that were read, sound or not, `files` how many of each file; `format` is None
+    where there is no one format.
     """
 
     rows: Spool
@@ -36,7 +37,7 @@ class Loaded:
     digest: str
     count: int
     format: str | None = None
-    files: tuple[str, ...] = ()
+    files: dict[str, int] = field(default_factory=dict)
 
 
 def load(spec: DatasetSpec, scratch: Path, dataset: str, watch: Watch) -> Loaded:
@@ -51,22 +52,22 @@ def load_files(source: str, files: Sequence[DataFile], dataset: str, spool: Path
         raise UserError(mixed.message)
     structure, digest = Structure(dataset), sha256()
     work, size = partial(_examined, dataset), sum(file.size for file in files)
+    counts = dict.fromkeys((file.name for file in files), 0)
     with SpoolWriter(spool) as writer:
-        for found, rows, digests in each(work, _no_state, _chunks(files), size):
+        for found, rows, digests in each(work, _no_state, _chunks(_records(files, counts)), size):
             structure += found
             digest.update(digests)
             writer.write(rows)
             watch(f"reading {source}", structure.records, None)
     if not structure.records:
         raise UserError(f"{source} has no rows; write one JSON object per line.")
-    names = tuple(file.name for file in files)
     return Loaded(
         writer.spool(),
         structure.findings(),
         f"sha256:{digest.hexdigest()}",
         structure.records,
         structure.format,
-        names,
+        counts,
     )
 
 
@@ -74,7 +75,7 @@ def _no_state() -> None:
     """Reading needs nothing to be made ready."""
 
 
-def _examined(dataset: str, state: None, records: Sequence[Record]) -> tuple[Structure, list[bytes], bytes]:
+def _examined(dataset: str, _state: None, records: Sequence[Record]) -> tuple[Structure, list[bytes], bytes]:
     """What there is to say about a chunk, its sound rows packed, and their digests.
 
     Equal data has equal digests, whatever its layout in the files.
@@ -84,10 +85,10 @@ def _examined(dataset: str, state: None, records: Sequence[Record]) -> tuple[Str
     return structure, [pack(row) for row in rows], digests
 
 
-def _chunks(files: Sequence[DataFile]) -> Iterator[list[Record]]:
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
     chunk: list[Record] = []
     size = 0
-    for record in _records(files):
+    for record in records:
         chunk.append(record)
         size += record.size
         if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
@@ -97,10 +98,11 @@ def _chunks(files: Sequence[DataFile]) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _records(files: Sequence[DataFile]) -> Iterable[Record]:
-    """The records of all files, numbered through."""
+def _records(files: Sequence[DataFile], counts: dict[str, int]) -> Iterator[Record]:
+    """The records of all files, numbered through; counted by file."""
     number = 0
     for file in files:
         for record in read_file(file.path, file.name, number + 1):
             number = record.number
+            counts[file.name] += 1
             yield record

@@ -8,8 +8,9 @@ from finetune_trainer.errors import UserError
 
 # As in docs/data-rules.md.
 NAMES = frozenset({
-    "unreadable_json", "data_type", "mixed_formats", "mixed_files", "missing_messages_list", "message_missing_key",
-    "message_unrecognized_key", "message_mask", "unrecognized_role", "missing_content", "missing_assistant",
+    "unreadable_json", "data_type", "mixed_formats", "mixed_files", "missing_messages_list",
+    "message_missing_key", "message_unrecognized_key", "message_mask", "unrecognized_role",
+    "missing_content", "missing_assistant",
     "last_turn_not_assistant", "role_order", "missing_system", "missing_user", "system_prompt_varies",
     "bad_tool_json", "template_missing", "template_error", "eos_not_trained", "eot_multi_token", "pad_is_eos",
     "prompt_not_prefix", "double_bos", "new_tokens", "no_trainable_tokens", "too_long", "prompt_too_long",
@@ -32,7 +33,9 @@ def check_names(chosen: Mapping[str, Override]) -> None:
         if name not in NAMES:
             raise UserError(f"dataset.rules names {name}, which is no data rule; {_meant(name, NAMES)}.")
         if name in _FIXED and chosen[name] != "Error":
-            raise UserError(f"dataset.rules: {name} cannot be overridden, for the run would fail later; remove it.")
+            raise UserError(
+                f"dataset.rules: {name} cannot be overridden, for the run would fail later; remove it."
+            )
 
 
 def _meant(name: str, names: Collection[str]) -> str:

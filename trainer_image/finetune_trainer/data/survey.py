@@ -1,7 +1,7 @@
 """The second pass over a data set: its rows are compared with each other, and tokenised."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +62,9 @@ def survey(rows: Spool, holdout: list[HoldoutRow], target: Target | None, watch:
     Rows are passed to `target.lines` in their order, as the train stage reads them.
     """
     context = learn(_sample(rows), holdout)
-    make = partial(_make, rows, context, target and (target.base, target.limit, target.lines is not None))
+    make = partial(
+        _make, rows, context, target and replace(target, lines=None), write=bool(target and target.lines)
+    )
     facts, tokens = [], None
     for part in each(_look, make, _chunks(rows), rows.size):
         facts.append(part.facts)
@@ -82,9 +84,9 @@ def _sample(rows: Spool) -> list[Row]:
     return [rows(place) for place in range(0, len(rows), step)][:SAMPLE]
 
 
-def _make(rows: Spool, context: Context, target: tuple[Path, int, bool] | None) -> _State:
-    base, limit, write = target or (None, 0, False)
-    return _State(rows, context, load_tokenizer(base) if base else None, limit, write)
+def _make(rows: Spool, context: Context, target: Target | None, *, write: bool) -> _State:
+    tokenizer = load_tokenizer(target.base) if target else None
+    return _State(rows, context, tokenizer, target.limit if target else 0, write)
 
 
 def _chunks(rows: Spool) -> Iterator[tuple[int, int]]:

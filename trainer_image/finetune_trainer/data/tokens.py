@@ -1,4 +1,4 @@
-"""What the rules and the plan need to know of tokenised rows (data rules 16 to 27), as columns to be added."""
+"""What the rules and the plan need to know of tokenised rows (data rules 16 to 27); columns add up."""
 
 import json
 from collections.abc import Sequence
@@ -17,12 +17,13 @@ from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, Unrendered
 class TokenTable:
     """Of each rendered row its number, its tokens, how many are trained, and whether the limit cuts one.
 
-    Tokens are those before rows are shortened. `rows` counts refused rows too, `tallies` are by rule name.
+    Tokens are those before rows are shortened. `rows` counts refused rows too; `tallies` are in the
+    order of `rules.token_rules`.
     """
 
     limit: int
     rows: int
-    tallies: dict[str, Tally]
+    tallies: tuple[Tally, ...]
     number: NDArray[np.int64]
     tokens: NDArray[np.int64]
     trained: NDArray[np.int64]
@@ -33,7 +34,7 @@ class TokenTable:
         return TokenTable(
             self.limit,
             self.rows + later.rows,
-            {name: counted + later.tallies[name] for name, counted in self.tallies.items()},
+            tuple(one + other for one, other in zip(self.tallies, later.tallies, strict=True)),
             np.concatenate((self.number, later.number)),
             np.concatenate((self.tokens, later.tokens)),
             np.concatenate((self.trained, later.trained)),
@@ -47,8 +48,8 @@ class TokenTable:
 
     def findings(self, tokenizer: ChatTokenizer) -> list[Finding]:
         """What the token rules say about all rows."""
-        named = rules.token_rules(tokenizer, self.limit)
-        found = present(finding(rule, self.tallies[rule.name], self.rows) for rule in named)
+        ruled = zip(rules.token_rules(tokenizer, self.limit), self.tallies, strict=True)
+        found = present(finding(rule, counted, self.rows) for rule, counted in ruled)
         return found + rules.length_findings(self.number, self.tokens, self.trained, self.cut, self.limit)
 
 
@@ -59,7 +60,7 @@ def tabulate(tokenizer: ChatTokenizer, results: Sequence[Encoded | Unrendered], 
     return TokenTable(
         limit,
         len(results),
-        {rule.name: tally(rule, numbered) for rule in rules.token_rules(tokenizer, limit)},
+        tuple(tally(rule, numbered) for rule in rules.token_rules(tokenizer, limit)),
         np.array([row.number for row in encoded], np.int64),
         np.array([len(row.ids) for row in encoded], np.int64),
         np.array([row.trained for row in encoded], np.int64),

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from finetune_trainer.cores import usable_cores
 from finetune_trainer.errors import UserError
@@ -54,13 +54,13 @@ def _parallel(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: list[object] = []  # of a worker process: its work and its state
+_worker: list[Any] = []  # of a worker process: its work and its state
 
 
-def _start(work: object, make: Callable[[], object]) -> None:
+def _start(work: Callable[[State, Chunk], Result], make: Callable[[], State]) -> None:
     _worker[:] = [work, make()]
 
 
-def _run(chunk: object) -> object:
+def _run(chunk: Any) -> Any:
     work, state = _worker
-    return work(state, chunk)  # type: ignore[operator]  # only `_parallel` fills the list
+    return work(state, chunk)

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from finetune_trainer.contracts import Job, Result
+from finetune_trainer.cores import oom_kills, usable_cores
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import DatasetChanged, Diverged, Interrupted, OutOfMemory, StageError, UserError
-from finetune_trainer.cores import oom_kills, usable_cores
 from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, WorkerOutcome, decide, recorded
 from finetune_trainer.launch.torchrun import Gang, command, read_gang, worker_environment
 from finetune_trainer.results import run_stage, succeeded

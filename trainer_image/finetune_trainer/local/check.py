@@ -17,7 +17,8 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.local.progress import terminal_progress
 from finetune_trainer.planning.defaults import EPOCHS
 from finetune_trainer.planning.model import read_positions
-from finetune_trainer.report.document import Datasets, DataSummary, Report
+from finetune_trainer.report.data import data_summary
+from finetune_trainer.report.document import Datasets, Report
 from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
 from finetune_trainer.report.terminal import check_json, print_report
@@ -61,7 +62,7 @@ def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[
     train = _load(options.data, "train", scratch, watch)
     holdout = _load(options.holdout, "holdout", scratch, watch) if options.holdout else None
     checked = _check(train, holdout, tokenizer, target, watch)
-    return checked, _report(options, checked, tokenizer, target)
+    return checked, _report(options, checked, tokenizer)
 
 
 def _check(
@@ -95,13 +96,9 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _report(
-    options: argparse.Namespace, checked: _Checked, tokenizer: ChatTokenizer | None, target: Target | None
-) -> Report:
+def _report(options: argparse.Namespace, checked: _Checked, tokenizer: ChatTokenizer | None) -> Report:
     summaries = [
-        DataSummary(
-            source=str(path), files=data.files, format=data.format, rows=data.count, digest=data.digest
-        )
+        data_summary(str(path), data)
         for path, data in ((options.data, checked.train), (options.holdout, checked.holdout))
         if data is not None
     ]
@@ -110,6 +107,8 @@ def _report(
     return Report(
         datasets=Datasets(train=summaries[0], holdout=summaries[1] if len(summaries) > 1 else None),
         findings=tuple(checked.findings),
-        lengths=measure_lengths(table.tokens, table.trained, table.limit) if table and told else None,
+        lengths=measure_lengths(table.tokens.tolist(), table.trained.tolist(), table.limit)
+        if table and told
+        else None,
         example=first_example(tokenizer, checked.train.rows) if tokenizer and told else None,
     )

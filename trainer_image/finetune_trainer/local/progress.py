@@ -14,15 +14,12 @@ _CLEAR = "\r\x1b[K"
 @contextmanager
 def terminal_progress() -> Iterator[Watch]:
     """Where stderr is a terminal, tell there what is done; the line is gone afterwards."""
-    if not sys.stderr.isatty():
-        yield lambda doing, done, total: None
-        return
-    last = 0.0
+    shown, last = sys.stderr.isatty(), 0.0
 
     def watch(doing: str, done: int, total: int | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < _SECONDS:
+        if not shown or now - last < _SECONDS:
             return
         last = now
         sys.stderr.write(_CLEAR + progress_text(doing, done, total))
@@ -31,7 +28,7 @@ def terminal_progress() -> Iterator[Watch]:
     try:
         yield watch
     finally:
-        sys.stderr.write(_CLEAR)
+        sys.stderr.write(_CLEAR if shown else "")
 
 
 def progress_text(doing: str, done: int, total: int | None) -> str:

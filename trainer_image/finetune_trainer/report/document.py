@@ -22,12 +22,19 @@ class JobName(Document):
     name: str
 
 
+class DataFile(Document):
+    """One file of a data set and its rows."""
+
+    name: str
+    rows: NonNegativeInt
+
+
 class DataSummary(Document):
     """What was read; tokens are null where there is no tokenizer or the data was refused before it."""
 
     source: str
     format: str | None = None
-    files: tuple[str, ...] = ()
+    files: tuple[DataFile, ...] = ()
     rows: NonNegativeInt
     digest: Digest | None = None
     tokens: NonNegativeInt | None = None

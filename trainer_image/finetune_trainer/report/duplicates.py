@@ -23,7 +23,10 @@ def count_duplicates(facts: Facts, near: Alike) -> Duplicates:
         near_groups=near.groups,
         examples=(
             *(DuplicateGroup(rows=_numbers(facts, places), similarity=1) for places in exact),
-            *(DuplicateGroup(rows=_numbers(facts, places), similarity=_least(near, places)) for places in alike),
+            *(
+                DuplicateGroup(rows=_numbers(facts, places), similarity=_least(near, places))
+                for places in alike
+            ),
         ),
     )
 

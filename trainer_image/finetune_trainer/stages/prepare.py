@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.contracts import AdapterManifest, DatasetSpec, Job, Result
+from finetune_trainer.contracts import AdapterManifest, Job, Result
 from finetune_trainer.data.check import (
     check_corpus,
     check_graders,
@@ -32,7 +32,8 @@ from finetune_trainer.fingerprint import fingerprint
 from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
 from finetune_trainer.planning.model import read_positions
 from finetune_trainer.progress import ProgressServer, watching
-from finetune_trainer.report.document import Datasets, DataSummary, JobName, Report
+from finetune_trainer.report.data import data_summary
+from finetune_trainer.report.document import Datasets, JobName, Report
 from finetune_trainer.report.duplicates import count_duplicates
 from finetune_trainer.report.html import report_html
 from finetune_trainer.report.lengths import measure_lengths
@@ -262,24 +263,14 @@ def _write_reports(workspace: Workspace, report: Report) -> None:
 
 def _report(job: Job, data: _Data, findings: Sequence[Finding]) -> Report:
     """What is known without a base model."""
-    train = _data_summary(job.spec.dataset, data.train)
+    train = data_summary(job.spec.dataset.source, data.train)
     evaluation = job.spec.evaluation
-    holdout = _data_summary(evaluation.dataset, data.holdout) if evaluation and data.holdout else None
+    holdout = data_summary(evaluation.dataset.source, data.holdout) if evaluation and data.holdout else None
     return Report(
         job=JobName(namespace=job.namespace, name=job.name),
         datasets=Datasets(train=train, holdout=holdout),
         findings=tuple(findings),
         overrides=dict(data.severities),
-    )
-
-
-def _data_summary(spec: DatasetSpec, loaded: Loaded) -> DataSummary:
-    return DataSummary(
-        source=spec.source,
-        format=loaded.format,
-        files=loaded.files,
-        rows=loaded.count,
-        digest=loaded.digest,
     )
 
 

@@ -74,8 +74,8 @@ def near_duplicate(train: Facts, near: Alike) -> Finding | None:
     numbers = train.number[near.members].tolist()
     first, second = train.number[near.pairs[0]]
     text = (
-        f"{len(numbers)} rows are near-duplicates in {near.groups} groups: {name_rows(numbers)} (rows {first} "
-        f"and {second} are {near.similarity[0]:.2f} alike); keep one of each group."
+        f"{len(numbers)} rows are near-duplicates in {near.groups} groups: {name_rows(numbers)} (rows "
+        f"{first} and {second} are {near.similarity[0]:.2f} alike); keep one of each group."
     )
     return found(32, "near_duplicate", numbers, text, "warning")
 
