@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetune_trainer.errors import UserError
+from finetune_trainer.lean import hide_torch
 from finetune_trainer.local.flags import add_plan_arguments
 
 STAGES = {
@@ -18,6 +19,7 @@ STAGES = {
     "evaluate": "score the tuned model on the same hold-out",
     "publish": "copy the result and its manifest to the destination",
 }
+COMMANDS_WITHOUT_TORCH = {"prepare", "check", "plan"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,8 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_plan)
     text = "check local rows by the rules of docs/data-rules.md (no job, no GPU)"
     command = commands.add_parser("check", help=text, description=text)
-    command.add_argument("data", type=Path, metavar="DATA", help="the training rows, JSON lines")
-    command.add_argument("--holdout", type=Path, help="the held-out rows, JSON lines")
+    command.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="the training rows: a file or a folder of JSON lines, JSON, CSV or Parquet",
+    )
+    command.add_argument("--holdout", type=Path, help="the held-out rows")
     command.add_argument("--model", type=Path, help="a base model's folder: adds the rules about tokens")
     command.add_argument("--output", choices=("text", "json"), default="text")
     command.set_defaults(command=_check)
@@ -109,4 +116,6 @@ def _schemas(_: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    if set(sys.argv[1:2]) & COMMANDS_WITHOUT_TORCH:
+        hide_torch()
     sys.exit(main())

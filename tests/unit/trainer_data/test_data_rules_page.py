@@ -14,14 +14,14 @@ PAGE = Path(__file__).parents[3] / "docs" / "data-rules.md"
 LETTERS = {"error": "E", "warning": "W", "info": "I"}
 
 
-def _lines() -> dict[str, tuple[int, str, str]]:
+def page_rules() -> dict[str, tuple[int, str, str]]:
     """Per rule of the page its number, its severity and the data sets it is about."""
     cells = re.findall(r"^\| (\d+) \| `(\w+)` \| ([^|]+) \| ([thb]?) ?\|", PAGE.read_text(), re.MULTILINE)
     return {name: (int(number), severity.strip(), about) for number, name, severity, about in cells}
 
 
 def test_every_rule_of_a_row_is_on_the_page(tokenizer: ChatTokenizer) -> None:
-    lines = _lines()
+    lines = page_rules()
     about: dict[str, set[str]] = {}
     groups: list[tuple[RowRule[Any], ...]] = [rules.LINE_RULES, rules.RAW_RULES, rules.ROW_RULES]
     for rule in (rule for group in groups for rule in group):
@@ -39,4 +39,4 @@ def test_every_rule_of_a_row_is_on_the_page(tokenizer: ChatTokenizer) -> None:
 
 @pytest.mark.parametrize("number", range(1, 49))
 def test_every_number_is_on_the_page(number: int) -> None:
-    assert number in {line[0] for line in _lines().values()}
+    assert number in {line[0] for line in page_rules().values()}

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from finetune_trainer.cores import usable_cores
 from finetune_trainer.errors import UserError
+from finetune_trainer.lean import hide_torch, use_one_thread
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
@@ -58,6 +59,8 @@ _worker: list[Any] = []  # of a worker process: its work and its state
 
 
 def _start(work: Callable[[State, Chunk], Result], make: Callable[[], State]) -> None:
+    hide_torch()
+    use_one_thread()
     _worker[:] = [work, make()]
 
 
