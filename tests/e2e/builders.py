@@ -41,7 +41,8 @@ def run(name: str, **changes: Any) -> Object:
         "baseModel": {"source": BASE},
         "method": "LoRA",
         "lora": {"rank": 8, "alpha": 16},
-        "dataset": {"source": "configmap://reviews/train.jsonl"},
+        # 48 rows train in a minute; rule 28 wants 100.
+        "dataset": {"source": "configmap://reviews/train.jsonl", "rules": {"too_few": "Ignore"}},
         "training": {
             "epochs": 1,
             "learningRate": "1e-3",
