@@ -75,11 +75,8 @@ def _with_paths(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 # Imports happen inside the commands: torch and transformers take seconds, --help must not.
 def _run_stage(options: argparse.Namespace) -> int:
-    from finetune_trainer import launch
     from finetune_trainer.results import run_stage
 
-    if options.stage == "train":
-        return launch.main(options.job, options.workspace)
     function = import_module(f"finetune_trainer.stages.{options.stage}").run
     return run_stage(options.stage, options.job, options.workspace, function)
 

@@ -1,6 +1,8 @@
 """prepare through the command line, on real files: what it writes, adopts and refuses."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,22 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     expected = ["length_stats", "too_few", "data_band", "distribution_shift"]
     assert [item["rule"] for item in found] == expected
     assert [item["rule"] for item in found if item["overridden"] == "Ignore"] == ["too_few"]
+
+
+def test_the_process_of_a_pod_compares_rows_and_meanings_without_torch(
+    job_document: Make, volumes: Any, tmp_path: Path
+) -> None:
+    document = job_document()
+    document["spec"]["dataset"]["rules"]["leak_semantic"] = "Warning"
+    (tmp_path / "job.json").write_text(json.dumps(document))
+    program = ["-X", "importtime", "-m", "finetune_trainer", "prepare", "--job", str(tmp_path / "job.json")]
+    ended = subprocess.run(
+        [sys.executable, *program, "--workspace", str(volumes.workspace)], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in ended.stderr.splitlines()}
+    assert {"scipy.stats", "transformers"} <= imported
+    assert "torch" not in imported
 
 
 def test_a_rerun_reports_the_stored_result_without_reading_anything(

@@ -135,7 +135,7 @@ def memory() -> MemoryPlan:
     return MemoryPlan(
         fits=True, gpu="H200", gpus=1, peak_gib=sum(parts.values()), limit_gib=126.9, gpu_memory_gib=141.0,
         breakdown=parts, measured_peak_gib=98.7,
-        chosen=Settings(zero_stage=0, micro_batch_tokens=4096, micro_batch_rows=8, accumulation=1,
+        chosen=Settings(zero_stage=0, micro_batch_tokens=4096,
                         checkpointing=False, offload="none"),
     )  # fmt: skip
 

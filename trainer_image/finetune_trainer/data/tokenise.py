@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.data.formats import Message, Row, trained
 from finetune_trainer.errors import UserError
+from finetune_trainer.lean import hiding
 
 UNTRAINED = -100
 _REMEMBERED = 100  # characters: openings of turns recur, longer texts do not
@@ -152,7 +153,8 @@ class ChatTokenizer:
 
 def load_tokenizer(base: Path) -> ChatTokenizer:
     """The tokenizer of a base folder; UserError when there is none that works. Runs no code of the folder."""
-    from transformers import AutoTokenizer
+    with hiding():
+        from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)

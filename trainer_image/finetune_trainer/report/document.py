@@ -117,8 +117,6 @@ class Settings(Document):
 
     zero_stage: int = Field(ge=0, le=3)
     micro_batch_tokens: NonNegativeInt
-    micro_batch_rows: NonNegativeInt | None = None
-    accumulation: NonNegativeInt
     checkpointing: bool
     offload: str
 

@@ -145,7 +145,7 @@ def _memory_lines(plan: MemoryPlan) -> Iterator[str]:
     checkpointing = "with" if chosen.checkpointing else "without"
     yield (
         f"ZeRO stage {chosen.zero_stage}, {number(chosen.micro_batch_tokens)} tokens per micro-batch, "
-        f"accumulation {chosen.accumulation}, {checkpointing} checkpointing, offload {chosen.offload}"
+        f"{checkpointing} checkpointing, offload {chosen.offload}"
     )
     if plan.suggestion:
         yield plan.suggestion

@@ -29,7 +29,9 @@ from finetune_trainer.data.tokens import TokenTable
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import replaced, write_atomically, write_lines
 from finetune_trainer.fingerprint import fingerprint
+from finetune_trainer.planning.choose import NoFit
 from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
+from finetune_trainer.planning.lengths import measure
 from finetune_trainer.planning.model import read_positions
 from finetune_trainer.progress import ProgressServer, watching
 from finetune_trainer.report.data import data_summary
@@ -40,6 +42,7 @@ from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
 from finetune_trainer.results import succeeded
 from finetune_trainer.sources.hub import fetch_base
+from finetune_trainer.stages.outlook import look_ahead, report_parts, summarise
 from finetune_trainer.stages.publication import artifact, published_manifest
 from finetune_trainer.workspace import Workspace, destination_dir
 
@@ -131,8 +134,15 @@ def _prepare(job: Job, workspace: Workspace, data: _Data, progress: ProgressServ
     found += _about_holdout(job, data, surveyed, holdout, base, tokenizer, positions)
     findings += data.overridden(found)
     _refuse_errors(job, workspace, data, findings)
+    lengths = measure(table.kept.tolist())
+    outlook = look_ahead(job, base, plan, lengths, len(holdout))
     summary = _summary(job, digest, data, table, plan, findings)
+    summary |= {"attendedTokens": round(lengths.attended, 1), **summarise(job, outlook)}
     report = _full_report(_report(job, data, findings), data, surveyed, table, tokenizer, plan)
+    report = report.model_copy(update=report_parts(job, outlook))
+    if isinstance(outlook.memory, NoFit):
+        _write_reports(workspace, report)
+        raise UserError(f"{outlook.memory.gpu.name}: {outlook.memory.message}")
     _write(job, workspace, holdout, report, summary)
     return succeeded(job, _sentence(summary), summary)
 

@@ -16,6 +16,7 @@ from finetune_trainer.planning.choose import NoFit, choose
 from finetune_trainer.planning.headers import shape_of_folder
 from finetune_trainer.planning.job import recomputes, request_for
 from finetune_trainer.planning.memory import GIB
+from finetune_trainer.planning.time import mfu
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.training.core import Outcome, train
@@ -38,10 +39,11 @@ def train_process(job: Job, workspace: Workspace, stop: StopRequest) -> Result:
         workspace.base_dir(job), workspace.dataset_train, workspace.checkpoints, workspace.output_dir(job)
     )
     if int(os.environ.get("RANK", "0")) != 0:
-        return _result(job, train(plan, folders, job.input_digest, stop, lambda *_: None))
+        return _result(job, train(plan, folders, job.input_digest, stop, lambda *_: None), {})
     with ProgressServer("train") as server:
         server.update(total_steps=prepared.summary["training"]["steps"], message="loading the model")
-        return _result(job, train(plan, folders, job.input_digest, stop, _reporter(server)))
+        outcome = train(plan, folders, job.input_digest, stop, _reporter(server))
+        return _result(job, outcome, _measured(job, prepared.summary, folders.model, outcome))
 
 
 def read_plan(summary: dict[str, Any], execution: Execution) -> TrainPlan:
@@ -105,7 +107,21 @@ def _reporter(server: ProgressServer) -> Any:
     return report
 
 
-def _result(job: Job, outcome: Outcome) -> Result:
+def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) -> dict[str, float]:
+    """What a GPU was used for: its highest memory (GiB), and the share of its peak that training reached."""
+    if outcome.peak_bytes is None:
+        return {}
+    found = {"peakGiB": round(outcome.peak_bytes / GIB, 2)}
+    peak, attended = job.accelerator and job.accelerator.peak_tflops, summary.get("attendedTokens")
+    if peak and attended:
+        speed = outcome.tokens / outcome.seconds
+        shape = shape_of_folder(model)
+        reached = mfu(speed, shape, job.spec.method, attended, outcome.world_size, peak)
+        found["mfu"] = round(reached, 4)
+    return found
+
+
+def _result(job: Job, outcome: Outcome, measured: dict[str, float]) -> Result:
     if outcome.stopped:
         raise Interrupted(f"Training was asked to stop; step {outcome.steps} is saved and can be resumed.")
     speed = outcome.tokens / outcome.seconds
@@ -119,7 +135,6 @@ def _result(job: Job, outcome: Outcome) -> Result:
         "seconds": round(outcome.seconds, 1),
         "resumedFromStep": outcome.resumed_from,
         "worldSize": outcome.world_size,
+        **measured,
     }
-    if outcome.peak_bytes is not None:
-        summary["peakGiB"] = round(outcome.peak_bytes / 2**30, 2)
     return succeeded(job, text, summary)

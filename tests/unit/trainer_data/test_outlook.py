@@ -1,0 +1,102 @@
+"""What prepare says of memory, time, money and sense, in its summary and in the report."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from finetune_trainer.workspace import Workspace
+
+Make = Callable[..., dict[str, Any]]
+Run = Callable[..., tuple[int, dict[str, Any]]]
+CARD = {
+    "name": "h200",
+    "memoryGiB": 139,
+    "peakTflops": 989,
+    "pricePerHour": "4.00",
+    "currency": "USD",
+    "spot": False,
+}
+ON_A_GPU = {"nodes": 1, "gpusPerNode": 1, "processesPerNode": None}
+
+
+def prepared(run: Run, document: dict[str, Any], **beside: Any) -> tuple[int, dict[str, Any]]:
+    """The exit code and the summary (or the whole result of a failure)."""
+    code, result = run({**document, **beside})
+    return code, result.get("summary") or result
+
+
+def test_a_known_card_gives_memory_time_and_cost(job_document: Make, run_cli: Run, volumes: Any) -> None:
+    code, summary = prepared(run_cli, job_document(resources=ON_A_GPU), accelerator=CARD)
+    assert code == 0
+    memory, estimate = summary["memory"], summary["estimate"]
+    assert (memory["fits"], memory["gpuMemoryGiB"], memory["limitGiB"]) == (True, 139, 125.1)
+    assert memory["peakGiB"] == pytest.approx(sum(memory["breakdown"].values()), abs=0.1)
+    assert memory["chosen"]["offload"] == "None"
+    assert estimate["hoursLow"] < estimate["hours"] < estimate["hoursHigh"]
+    assert estimate["cost"] == pytest.approx(4 * estimate["hours"], abs=0.02)
+    assert (estimate["currency"], estimate["calibrated"]) == ("USD", False)
+    report = json.loads(Workspace(volumes.workspace).report_json.read_text())
+    assert report["memory"]["gpu"] == "h200"
+    assert report["estimate"]["tokens"] == estimate["tokens"] == 3 * summary["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("card", "keys"),
+    [
+        (None, set()),
+        ({"name": "h200"}, set()),
+        ({"name": "h200", "memoryGiB": 139}, {"memory"}),
+        ({**CARD, "pricePerHour": None, "currency": None}, {"memory", "estimate"}),
+    ],
+    ids=["no GPU", "a card without a size", "a card without a peak", "a card without a price"],
+)
+def test_what_is_not_known_is_not_said(
+    job_document: Make, run_cli: Run, card: dict[str, Any] | None, keys: set[str]
+) -> None:
+    _, summary = prepared(run_cli, job_document(resources=ON_A_GPU), accelerator=card)
+    assert {"memory", "estimate", "savings"} & set(summary) == keys
+    assert summary.get("estimate", {}).get("cost") is None
+
+
+def test_finished_runs_replace_the_prior(job_document: Make, run_cli: Run) -> None:
+    known = {"accelerator": CARD, "calibration": {"mfu": 0.2, "runs": 4}}
+    _, summary = prepared(run_cli, job_document(resources=ON_A_GPU), **known)
+    assert (summary["estimate"]["mfu"], summary["estimate"]["calibrated"]) == (0.2, True)
+
+
+def test_what_cannot_fit_is_refused_before_a_gpu_is_asked_for(
+    job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    card = {**CARD, "name": "tiny", "memoryGiB": 0.5}
+    code, result = prepared(run_cli, job_document(method="Full", resources=ON_A_GPU), accelerator=card)
+    assert code == 64
+    assert "tiny" in result["message"]
+    report = json.loads(Workspace(volumes.workspace).report_json.read_text())
+    assert report["memory"]["fits"] is False
+
+
+def test_savings_pay_the_run_back(job_document: Make, run_cli: Run) -> None:
+    savings = {"callsPerMonth": 1_000_000, "removedPromptTokens": 3000, "pricePerMillionTokens": "1.0"}
+    _, summary = prepared(run_cli, job_document(resources=ON_A_GPU, savings=savings), accelerator=CARD)
+    assert summary["savings"]["perMonth"] == 3000  # R50: 3 billion tokens at 1.00 per million
+    assert summary["savings"]["breakEvenDays"] == pytest.approx(summary["estimate"]["cost"] / 100, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reasons"),
+    [
+        ({"goal": "Knowledge"}, ["KnowledgeGap"]),
+        ({"goal": "Format"}, []),
+        ({"knowledgeChanges": "Monthly"}, ["ChangingKnowledge"]),
+        ({"knowledgeChanges": "Quarterly"}, []),
+    ],
+    ids=["the goal is knowledge", "the goal is a format", "facts change monthly", "facts change slowly"],
+)
+def test_advice_is_given_and_changes_nothing(
+    job_document: Make, run_cli: Run, spec: dict[str, Any], reasons: list[str]
+) -> None:
+    code, summary = prepared(run_cli, job_document(**spec))
+    assert code == 0
+    assert [item["reason"] for item in summary.get("advice", [])] == reasons

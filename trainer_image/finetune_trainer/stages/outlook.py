@@ -1,0 +1,166 @@
+"""What prepare can say of memory, time and money before a GPU is asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer.contracts import AcceleratorSpec, Job
+from finetune_trainer.planning.advice import Advice, Intent, advise
+from finetune_trainer.planning.candidates import Gpu, Request
+from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
+from finetune_trainer.planning.cost import break_even_days, saved_per_month, training_cost
+from finetune_trainer.planning.defaults import Plan
+from finetune_trainer.planning.headers import shape_of_folder
+from finetune_trainer.planning.job import request_for
+from finetune_trainer.planning.lengths import Lengths
+from finetune_trainer.planning.time import (
+    Band,
+    Efficiency,
+    TimeEstimate,
+    calibrated,
+    estimate,
+    evaluation_seconds,
+    prior,
+    startup_seconds,
+)
+from finetune_trainer.report import document as report
+
+_PER_MONTH = {"Yearly": 1 / 12, "Quarterly": 1 / 3, "Monthly": 1, "Weekly": 52 / 12, "Daily": 30}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The parts that are known: memory needs the GPU's size, time its peak too, cost a price as well."""
+
+    memory: MemoryPlan | NoFit | None
+    time: TimeEstimate | None
+    efficiency: Efficiency | None
+    cost: Band | None
+    savings: report.Savings | None
+    advice: tuple[Advice, ...]
+
+
+def look_ahead(job: Job, base: Path, plan: Plan, lengths: Lengths, holdout_rows: int) -> Outlook:
+    """The outlook of a job whose rows are tokenised; `lengths` are those of one epoch."""
+    gpu = job.accelerator
+    request = _request(job, base, plan, lengths)
+    memory = choose(request) if gpu and gpu.memory_gib else None
+    efficiency = _efficiency(job, memory)
+    time = _time(job, request, plan, lengths, efficiency, holdout_rows) if efficiency else None
+    cost = _cost(job, time) if time else None
+    return Outlook(memory, time, efficiency, cost, _savings(job, cost), advise(_intent(job), request))
+
+
+def summarise(job: Job, outlook: Outlook) -> dict[str, Any]:
+    """The keys of prepare's summary (docs/architecture.md); what is not known is absent."""
+    parts = {
+        "memory": _memory_summary(outlook.memory) if outlook.memory else None,
+        "estimate": _estimate_summary(job, outlook),
+        "savings": outlook.savings.model_dump(by_alias=True, mode="json") if outlook.savings else None,
+        "advice": [{"reason": item.reason, "message": item.message} for item in outlook.advice] or None,
+    }
+    return {key: part for key, part in parts.items() if part is not None}
+
+
+def report_parts(job: Job, outlook: Outlook) -> dict[str, Any]:
+    """The same as fields of the report."""
+    given = _estimate_summary(job, outlook)
+    limit = float(job.budget.limit) if job.budget else None
+    known = {"budget": limit, "savings": outlook.savings}
+    return {
+        "memory": _memory_report(job, outlook.memory) if outlook.memory else None,
+        "estimate": report.Estimate.model_validate({**given, **known}) if given else None,
+        "advice": tuple(report.Advice(reason=a.reason, message=a.message) for a in outlook.advice),
+    }
+
+
+def _request(job: Job, base: Path, plan: Plan, lengths: Lengths) -> Request:
+    gpu = job.accelerator or AcceleratorSpec(name="GPU")
+    # Without a size nothing is chosen; advice looks only at what is asked for.
+    card = Gpu(gpu.memory_gib or 0.0, gpu.name, gpu.peak_tflops)
+    rows = plan.effective_batch_size
+    return request_for(
+        job.spec, shape_of_folder(base), card, rank=plan.rank, longest=lengths.longest, rows=rows
+    )
+
+
+def _efficiency(job: Job, memory: MemoryPlan | NoFit | None) -> Efficiency | None:
+    if not isinstance(memory, MemoryPlan) or job.accelerator is None or job.accelerator.peak_tflops is None:
+        return None
+    known = job.calibration
+    return calibrated(known.mfu, known.runs) if known else prior(memory.choice.setup)
+
+
+def _time(
+    job: Job, request: Request, plan: Plan, lengths: Lengths, efficiency: Efficiency, holdout_rows: int
+) -> TimeEstimate:
+    peak = request.gpu.peak_tflops or 0.0
+    answers = job.spec.evaluation.output_tokens * holdout_rows if job.spec.evaluation else 0
+    asked = holdout_rows * lengths.tokens // max(lengths.rows, 1)
+    scoring = evaluation_seconds(request.shape, holdout_rows, asked, answers, peak)  # base and tuned
+    return estimate(
+        request.shape,
+        job.spec.method,
+        lengths,
+        plan.epochs,
+        job.spec.resources.processes,
+        peak,
+        efficiency,
+        startup_seconds(request.shape) + 2 * scoring,
+    )
+
+
+def _cost(job: Job, time: TimeEstimate) -> Band | None:
+    price = job.accelerator.price_per_hour if job.accelerator else None
+    return (
+        training_cost(time.hours, job.spec.resources.processes, float(price)) if price is not None else None
+    )
+
+
+def _savings(job: Job, cost: Band | None) -> report.Savings | None:
+    given = job.spec.savings
+    if given is None:
+        return None
+    saved = saved_per_month(
+        given.calls_per_month, given.removed_prompt_tokens, float(given.price_per_million_tokens)
+    )
+    days = break_even_days(cost.expected, saved) if cost else None
+    return report.Savings(per_month=round(saved, 2), break_even_days=None if days is None else round(days, 1))
+
+
+def _intent(job: Job) -> Intent:
+    changes = job.spec.knowledge_changes
+    calls = job.spec.savings.calls_per_month if job.spec.savings else None
+    return Intent(job.spec.goal, _PER_MONTH[changes] if changes else 0, calls)
+
+
+def _memory_summary(memory: MemoryPlan | NoFit) -> dict[str, Any]:
+    told = memory.document()
+    kept = {key: told[key] for key in ("fits", "peakGiB", "limitGiB", "gpuMemoryGiB", "breakdown")}
+    chosen = {**told["chosen"], "offload": told["chosen"]["offload"].capitalize()}
+    return {**kept, "chosen": chosen}
+
+
+def _memory_report(job: Job, memory: MemoryPlan | NoFit) -> report.MemoryPlan:
+    told = memory.document()
+    told.pop("method")
+    name = job.accelerator.name if job.accelerator else None
+    return report.MemoryPlan.model_validate({**told, "gpu": name})
+
+
+def _estimate_summary(job: Job, outlook: Outlook) -> dict[str, Any] | None:
+    if outlook.time is None or outlook.efficiency is None:
+        return None
+    hours, cost = outlook.time.hours, outlook.cost
+    return {
+        "tokens": outlook.time.tokens,
+        "hours": round(hours.expected, 3),
+        "hoursLow": round(hours.low, 3),
+        "hoursHigh": round(hours.high, 3),
+        "cost": round(cost.expected, 2) if cost else None,
+        "costLow": round(cost.low, 2) if cost else None,
+        "costHigh": round(cost.high, 2) if cost else None,
+        "currency": job.accelerator.currency if job.accelerator and cost else None,
+        "mfu": round(outlook.efficiency.mfu, 3),
+        "calibrated": job.calibration is not None,
+    }
