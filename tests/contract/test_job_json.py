@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.contracts import read_job
+from finetune_trainer.contracts import Job, read_job
+from finetune_trainer.local.manifest import job_of
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
@@ -84,6 +85,23 @@ def test_the_trainer_reads_the_job_of_every_stage(changes: dict[str, Any], tmp_p
         assert (job.publish is not None) == (stage == "publish")
     assert len({json.loads(text)["specDigest"] for text in written.values()}) == 1
     assert len({json.loads(text)["inputDigest"] for text in written.values()}) == len(STAGES)
+
+
+@pytest.mark.parametrize("changes", SPECS)
+def test_a_laptop_makes_of_a_manifest_what_the_operator_makes_of_it(changes: dict[str, Any]) -> None:
+    world = KubernetesSimulation(**changes)
+    manifest = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", **world.object}
+    told = Job.model_validate_json(documents(**changes)["prepare"])
+    mine = job_of(manifest, "job.yaml")
+    evaluation = mine.spec.evaluation
+    assert evaluation is not None
+    assert told.spec.evaluation is not None
+    assert evaluation.min_delta == told.spec.evaluation.min_delta
+    assert evaluation.output_tokens == told.spec.evaluation.output_tokens
+    defaults = {"gate": told.spec.evaluation.gate, "max_tokens": told.spec.evaluation.max_tokens}
+    spec = mine.spec.model_copy(update={"evaluation": evaluation.model_copy(update=defaults)})
+    assert spec == told.spec
+    assert (mine.namespace, mine.name, mine.budget) == (told.namespace, told.name, told.budget)
 
 
 def test_a_run_without_evaluation_is_read_too(tmp_path: Path) -> None:

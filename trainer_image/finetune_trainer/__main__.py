@@ -10,7 +10,12 @@ from typing import NoReturn
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.lean import hide_torch
-from finetune_trainer.local.flags import add_plan_arguments
+from finetune_trainer.local.flags import (
+    add_check_arguments,
+    add_plan_arguments,
+    add_prepare_arguments,
+    refuse_without_work,
+)
 
 STAGES = {
     "prepare": "fetch and pin the base, check and tokenise the data, plan the training (CPU)",
@@ -38,28 +43,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m finetune_trainer", description=__doc__)
+    parser = _Parser(prog="finetune-trainer", description=__doc__)
     commands = parser.add_subparsers(dest="stage", required=True, metavar="COMMAND")
     for name, text in STAGES.items():
-        _with_paths(commands.add_parser(name, help=text, description=text)).set_defaults(
-            command=_run_gang if name == "train" else _run_stage
-        )
+        command = _with_paths(commands.add_parser(name, help=text, description=text))
+        command.set_defaults(command=_STAGE_COMMANDS.get(name, _run_stage))
+        if name == "prepare":
+            add_prepare_arguments(command)
     text = "report the stored result of the stage that the job file names, and run nothing"
     _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
-    text = "say whether a model fits the GPUs, and how, from its config.json (no job, no GPU)"
+    text = "say whether a run fits the GPUs, how, how long and for how much (no cluster, no GPU)"
     add_plan_arguments(command := commands.add_parser("plan", help=text, description=text))
     command.set_defaults(command=_plan)
-    text = "check local rows by the rules of docs/data-rules.md (no job, no GPU)"
-    command = commands.add_parser("check", help=text, description=text)
-    command.add_argument(
-        "data",
-        type=Path,
-        metavar="DATA",
-        help="the training rows: a file or a folder of JSON lines, JSON, CSV or Parquet",
-    )
-    command.add_argument("--holdout", type=Path, help="the held-out rows")
-    command.add_argument("--model", type=Path, help="a base model's folder: adds the rules about tokens")
-    command.add_argument("--output", choices=("text", "json"), default="text")
+    text = "check local rows by the rules of docs/data-rules.md (no cluster, no GPU)"
+    add_check_arguments(command := commands.add_parser("check", help=text, description=text))
     command.set_defaults(command=_check)
     text = "print the JSON Schemas of job, result, manifest and report"
     commands.add_parser("schemas", help=text, description=text).set_defaults(command=_schemas)
@@ -79,6 +76,19 @@ def _run_stage(options: argparse.Namespace) -> int:
 
     function = import_module(f"finetune_trainer.stages.{options.stage}").run
     return run_stage(options.stage, options.job, options.workspace, function)
+
+
+def _run_prepare(options: argparse.Namespace) -> int:
+    if options.work is None:
+        try:
+            refuse_without_work(options)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+        return _run_stage(options)
+    from finetune_trainer.local.prepare import run
+
+    return run(options)
 
 
 def _run_gang(options: argparse.Namespace) -> int:
@@ -112,7 +122,15 @@ def _schemas(_: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == "__main__":
+_STAGE_COMMANDS = {"prepare": _run_prepare, "train": _run_gang}
+
+
+def entry() -> NoReturn:
+    """The command `finetune-trainer`, and `python -m finetune_trainer`."""
     if set(sys.argv[1:2]) & COMMANDS_WITHOUT_TORCH:
         hide_torch()
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

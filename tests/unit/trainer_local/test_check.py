@@ -8,12 +8,6 @@ from typing import Any
 import pytest
 
 from finetune_trainer.__main__ import main
-from tests.unit.trainer_data.conftest import make_base
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
 
 
 def row(number: int) -> dict[str, Any]:

@@ -167,6 +167,15 @@ class Spec(Document):
     resources: ResourcesSpec = ResourcesSpec()
     savings: SavingsSpec | None = None
 
+    @model_validator(mode="after")
+    def _settings_belong_to_the_method(self) -> "Spec":
+        sharded = self.training and (self.training.zero_stage is not None or self.training.offload)
+        if self.method == "Full" and self.lora:
+            raise ValueError("`lora` belongs to method LoRA; remove it, or set method: LoRA")
+        if self.method == "LoRA" and sharded:
+            raise ValueError("training.zeroStage and offload belong to method Full; remove them")
+        return self
+
 
 class AcceleratorSpec(Document):
     """The GPU as the administrator describes it: GiB, dense bf16 TFLOP/s, price of one for an hour."""
@@ -234,7 +243,7 @@ def read_job(path: Path) -> Job:
             f"The job file {path} cannot be read ({error.strerror}); give its path with --job."
         ) from error
     except ValidationError as error:
-        raise UserError(f"The job file {path} is not valid: {_sentences(error)}") from error
+        raise UserError(f"The job file {path} is not valid: {sentences(error)}") from error
 
 
 def _require_pin(source: str, revision: str | None) -> None:
@@ -246,7 +255,8 @@ def _require_pin(source: str, revision: str | None) -> None:
         raise ValueError(f"{source} takes no `revision`; only hf:// sources have revisions")
 
 
-def _sentences(error: ValidationError) -> str:
+def sentences(error: ValidationError) -> str:
+    """What is wrong with a document, every field of it."""
     found = [
         f"{'.'.join(map(str, item['loc'])) or 'document'}: {item['msg'].removeprefix('Value error, ')}"
         for item in error.errors(include_url=False, include_input=False)

@@ -26,12 +26,13 @@ _CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Loaded:
-    """A data set as read: its sound rows, the findings, and its digest.
+    """A data set as read from `source`: its sound rows, the findings, and its digest.
 
     `count` are the records that were read, sound or not, `files` how many of each file; `format` is None
     where there is no one format.
     """
 
+    source: str
     rows: Spool
     findings: list[Finding]
     digest: str
@@ -62,6 +63,7 @@ def load_files(source: str, files: Sequence[DataFile], dataset: str, spool: Path
     if not structure.records:
         raise UserError(f"{source} has no rows; write one JSON object per line.")
     return Loaded(
+        source,
         writer.spool(),
         structure.findings(),
         f"sha256:{digest.hexdigest()}",

@@ -62,7 +62,7 @@ def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[
     train = _load(options.data, "train", scratch, watch)
     holdout = _load(options.holdout, "holdout", scratch, watch) if options.holdout else None
     checked = _check(train, holdout, tokenizer, target, watch)
-    return checked, _report(options, checked, tokenizer)
+    return checked, _report(checked, tokenizer)
 
 
 def _check(
@@ -96,16 +96,14 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _report(options: argparse.Namespace, checked: _Checked, tokenizer: ChatTokenizer | None) -> Report:
-    summaries = [
-        data_summary(str(path), data)
-        for path, data in ((options.data, checked.train), (options.holdout, checked.holdout))
-        if data is not None
-    ]
+def _report(checked: _Checked, tokenizer: ChatTokenizer | None) -> Report:
     table = checked.surveyed.tokens if checked.surveyed else None
     told = table is not None and len(table.tokens) > 0
     return Report(
-        datasets=Datasets(train=summaries[0], holdout=summaries[1] if len(summaries) > 1 else None),
+        datasets=Datasets(
+            train=data_summary(checked.train),
+            holdout=data_summary(checked.holdout) if checked.holdout else None,
+        ),
         findings=tuple(checked.findings),
         lengths=measure_lengths(table.tokens.tolist(), table.trained.tolist(), table.limit)
         if table and told

@@ -3,30 +3,110 @@
 import argparse
 from pathlib import Path
 
+from finetune_trainer.errors import UserError
+
 ROW_TOKENS = 1024  # of a row, where nothing is said of rows
+# Flags of `plan` that a job says itself, and those that only stand in for parts of a job.
+_OF_NO_JOB = (
+    "method", "rank", "tokens_per_microbatch", "zero_stage", "offload", "checkpointing", "train_tokens",
+    "row_tokens",
+)  # fmt: skip
+_OF_A_JOB = ("data", "holdout")
+_OF_A_LAPTOP = (
+    "model", "data", "holdout", "gpu", "gpu_types", "gpus", "nodes", "gpu_memory_gib", "gpu_peak_tflops",
+    "price_per_hour",
+)  # fmt: skip
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a check of rows."""
+    add = parser.add_argument
+    text = "the training rows: a file or a folder of JSON lines, JSON, CSV or Parquet"
+    add("data", type=Path, metavar="DATA", help=text)
+    add("--holdout", type=Path, help="the held-out rows")
+    add("--model", type=Path, help="a base model's folder: adds the rules about tokens")
+    _add_output(parser)
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of a plan without a job; what is left out is chosen."""
+    """The flags of a plan, for a job or without one; what is left out is chosen."""
     add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="DIR|FILE", help="a model's folder or config.json")
-    add("--method", choices=("LoRA", "QLoRA", "Full"), default="LoRA")
-    text = "memory of one GPU as nvidia-smi shows it (an 80 GB card: 80)"
-    add("--gpu-memory-gib", type=_above_0, required=True, help=text)
-    add("--gpus", type=_count, default=1, help="GPUs per node (default 1)")
-    add("--nodes", type=_count, default=1, help="nodes (default 1)")
-    add("--tokens-per-microbatch", type=_count, help="token slots that one GPU processes at once")
-    add("--rank", type=_count, help="rank of the adapter (default: as a job's)")
-    add("--zero-stage", type=int, choices=range(4), help="DeepSpeed's stage, method Full")
+    add("--job", type=Path, metavar="FILE", help="a FineTuneJob in YAML: counts its tokens, plans its run")
+    text = "a model's folder or config.json; with --job the folder that its baseModel is in here"
+    add("--model", type=Path, metavar="DIR|FILE", help=text)
+    _add_stand_ins(parser)
+    add_gpu_arguments(parser)
+    alone = parser.add_argument_group("without --job").add_argument
+    alone("--method", choices=("LoRA", "QLoRA", "Full"), help="default LoRA")
+    alone("--tokens-per-microbatch", type=_count, help="token slots that one GPU processes at once")
+    alone("--rank", type=_count, help="rank of the adapter (default: as a job's)")
+    alone("--zero-stage", type=int, choices=range(4), help="DeepSpeed's stage, method Full")
     # It halves the speed and needs a host that is not known here: it is suggested, not chosen.
     text = "what waits in the host's memory, method Full (default none)"
-    add("--offload", choices=("none", "optimizer", "all"), default="none", help=text)
-    add("--checkpointing", choices=("on", "off"), help="recompute activations")
-    add("--train-tokens", type=_count, help="tokens over all epochs: adds time and cost")
-    add("--row-tokens", type=_count, default=ROW_TOKENS, help=f"mean tokens of a row (default {ROW_TOKENS})")
+    alone("--offload", choices=("none", "optimizer", "all"), help=text)
+    alone("--checkpointing", choices=("on", "off"), help="recompute activations")
+    alone("--train-tokens", type=_count, help="tokens over all epochs: adds time and cost")
+    alone("--row-tokens", type=_count, help=f"mean tokens of a row (default {ROW_TOKENS})")
+    _add_output(parser)
+
+
+def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of prepare on a laptop, beside those of the stage."""
+    text = "work here, without a cluster, on a FineTuneJob in YAML"
+    local = parser.add_argument_group("without a cluster")
+    local.add_argument("--work", type=Path, metavar="DIR", help=text)
+    text = "the folder that the job's baseModel is in here"
+    local.add_argument("--model", type=Path, metavar="DIR", help=text)
+    _add_stand_ins(local)
+    add_gpu_arguments(local)
+    _add_output(local)
+
+
+def add_gpu_arguments(parser: argparse._ActionsContainer) -> None:
+    """Which GPUs a plan is for."""
+    add = parser.add_argument
+    add(
+        "--gpu",
+        metavar="NAME",
+        help="a GPU of --gpu-types, or a common one as H200 (default: the job's)",
+    )
+    text = "the administrator's table in YAML: the chart's values, or its gpuTypes"
+    add("--gpu-types", type=Path, metavar="FILE", help=text)
+    add("--gpus", type=_count, help="GPUs per node (default 1, or as the job says)")
+    add("--nodes", type=_count, help="nodes (default 1, or as the job says)")
+    text = "memory of one GPU as nvidia-smi shows it (an 80 GB card: 80)"
+    add("--gpu-memory-gib", type=_above_0, help=text)
     add("--gpu-peak-tflops", type=_above_0, help="dense bf16 peak of one GPU (H100 and H200: 989)")
     add("--price-per-hour", type=_above_0, help="price of one GPU for an hour")
-    add("--output", choices=("text", "json"), default="text")
+
+
+def refuse_misplaced(options: argparse.Namespace) -> None:
+    """UserError for a flag of `plan` that would do nothing."""
+    if options.job:
+        _refuse(options, _OF_NO_JOB, "is said by the job; change it there")
+    else:
+        _refuse(options, _OF_A_JOB, "needs --job")
+
+
+def refuse_without_work(options: argparse.Namespace) -> None:
+    """UserError for a flag of `prepare` that would do nothing in a pod."""
+    _refuse(options, _OF_A_LAPTOP, "needs --work DIR")
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} {why}.")
+
+
+def _add_stand_ins(parser: argparse._ActionsContainer) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, metavar="PATH", help="read these training rows instead of the job's source")
+    add("--holdout", type=Path, metavar="PATH", help="read these held-out rows instead of the job's source")
+
+
+def _add_output(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--output", choices=("text", "json"), default="text")
 
 
 def _count(text: str) -> int:

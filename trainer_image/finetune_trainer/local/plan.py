@@ -1,129 +1,64 @@
-"""`plan`: does a model fit the GPUs, how, how long and for how much, from its config.json alone."""
+"""`plan`: does a run fit the GPUs, how, how long and for how much; of a job its rows are counted."""
 
 import argparse
 import json
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from finetune_trainer.errors import UserError
-from finetune_trainer.local.flags import ROW_TOKENS
-from finetune_trainer.planning.candidates import Given, Gpu, Request
-from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
-from finetune_trainer.planning.cost import training_cost
-from finetune_trainer.planning.defaults import RANK
-from finetune_trainer.planning.headers import shape_of_folder
-from finetune_trainer.planning.lengths import Lengths
-from finetune_trainer.planning.memory import FIT_SHARE, Setup
-from finetune_trainer.planning.shape import ModelShape
-from finetune_trainer.planning.time import Band, estimate, prior, startup_seconds
-
-FITS, FITS_NOT = 0, 1
-_BAR = 40
+from finetune_trainer.errors import StageError, UserError
+from finetune_trainer.local.flags import refuse_misplaced
+from finetune_trainer.local.job import find_local_base, load_local_data, read_local_job
+from finetune_trainer.local.plan_model import plan_model
+from finetune_trainer.local.progress import terminal_progress
+from finetune_trainer.local.verdict import FINE, REFUSED, UNREADABLE, over_budget
+from finetune_trainer.report.document import Report
+from finetune_trainer.report.terminal import print_report
+from finetune_trainer.stages.examine import RefusedError, examine, refuse_unsound
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the plan; 0 when it fits, 1 when it does not, 64 when the question is wrong."""
+    """Print the plan; 0 when the run may start, 1 when it may not, 64 when the question is wrong."""
     try:
-        request = request_of(options)
-        plan = choose(request)
-        expected = _estimate(options, request.shape, plan.choice.setup)
-    except UserError as error:
+        refuse_misplaced(options)
+        return _plan_job(options) if options.job else plan_model(options)
+    except StageError as error:
         print(error, file=sys.stderr)
-        return error.exit_code
-    document = {**plan.document(), "estimate": expected}
-    print(json.dumps(document, indent=2) if options.output == "json" else text_of(document, plan))
-    return FITS if isinstance(plan, MemoryPlan) else FITS_NOT
+        return UNREADABLE
 
 
-def request_of(options: argparse.Namespace) -> Request:
-    """The job that the flags describe; UserError for a model that is not understood."""
-    tokens: int | None = options.tokens_per_microbatch
-    given = Given(
-        method=options.method,
-        rank=options.rank if options.method == "Full" else options.rank or RANK,
-        zero_stage=options.zero_stage,
-        offload=options.offload,
-        checkpointing=None if options.checkpointing is None else options.checkpointing == "on",
-        micro_batch_tokens=tokens,
-    )
-    return Request(
-        shape=shape_of_folder(options.model),
-        given=given,
-        gpu=Gpu(options.gpu_memory_gib),
-        longest=min(tokens or ROW_TOKENS, ROW_TOKENS),
-        gpus_per_node=options.gpus,
-        nodes=options.nodes,
-    )
+def _plan_job(options: argparse.Namespace) -> int:
+    report, method, refusal = _looked_ahead(options)
+    if options.output == "text":
+        print_report(report, sys.stdout)
+    else:
+        print(json.dumps(_job_document(report, method, refusal), indent=2))
+    if refusal:
+        print(refusal, file=sys.stderr)
+    return REFUSED if refusal else FINE
 
 
-def _estimate(options: argparse.Namespace, shape: ModelShape, setup: Setup) -> dict[str, Any] | None:
-    """Time and cost, when the tokens are given; UserError when the GPU's peak is not."""
-    tokens, row = options.train_tokens, options.row_tokens
-    if tokens is None:
-        if options.gpu_peak_tflops or options.price_per_hour:
-            raise UserError("Time and cost need --train-tokens, the tokens over all epochs.")
-        return None
-    if options.gpu_peak_tflops is None:
-        raise UserError("Time needs --gpu-peak-tflops, the GPU's dense bf16 peak (989 for an H100 or H200).")
-    expected = estimate(
-        shape,
-        setup.method,
-        Lengths(rows=-(-tokens // row), tokens=tokens, squares=tokens * row, longest=row),
-        epochs=1,
-        gpus=setup.gpus,
-        peak_tflops=options.gpu_peak_tflops,
-        efficiency=prior(setup),
-        extra_seconds=startup_seconds(shape),
-    )
-    price: float | None = options.price_per_hour
-    cost = None if price is None else training_cost(expected.hours, setup.gpus, price)
-    return {
-        "tokens": tokens,
-        "mfu": round(prior(setup).mfu, 3),
-        **_band("hours", expected.hours, 3),
-        **_band("cost", cost, 2),
-    }
+def _looked_ahead(options: argparse.Namespace) -> tuple[Report, str, str | None]:
+    """The report of a job, its method, and why it would be refused."""
+    job = read_local_job(options)
+    if job.accelerator is None or job.accelerator.memory_gib is None:
+        text = "A plan is for a GPU of known memory, and the job has none"
+        raise UserError(f"{text}; name it with --gpu NAME and --gpus N, or give --gpu-memory-gib.")
+    with terminal_progress() as watch, TemporaryDirectory() as scratch:
+        data = load_local_data(job, options, Path(scratch) / "rows", watch)
+        try:
+            refuse_unsound(job, data)
+            base = find_local_base(job, options, Path(scratch) / "base", watch)
+            report = examine(job, data, base, watch).report
+        except RefusedError as refused:
+            return refused.report, job.spec.method, str(refused)
+    return report, job.spec.method, over_budget(report)
 
 
-def _band(name: str, band: Band | None, digits: int) -> dict[str, float | None]:
-    """The three keys of a band, null where it is not known."""
-    values = (band.expected, band.low, band.high) if band else (None, None, None)
-    keys = (name, f"{name}Low", f"{name}High")
-    return {key: value and round(value, digits) for key, value in zip(keys, values, strict=True)}
-
-
-def text_of(document: dict[str, Any], plan: MemoryPlan | NoFit) -> str:
-    """A table with bars of the card's memory, the layout, time and cost, and what to change if it must."""
-    card, chosen, expected = document["gpuMemoryGiB"], document["chosen"], document["estimate"]
-    sizes = {name: size for name, size in document["breakdown"].items() if size}
-    lines = [_row(name, size, card) for name, size in sizes.items()]
-    lines += [_row("peak", document["peakGiB"], card)]
-    lines += [f"{'limit':<15}{document['limitGiB']:>9.2f} GiB ({FIT_SHARE:.0%} of {card:g} GiB)"]
-    if document["hostGiB"]:
-        lines += [f"{'each host':<15}{document['hostGiB']:>9.2f} GiB"]
-    lines += [
-        "",
-        f"{document['method']} on {document['gpus']} GPU(s): ZeRO stage {chosen['zeroStage']}, "
-        f"offload {chosen['offload']}, checkpointing {'on' if chosen['checkpointing'] else 'off'}, "
-        f"micro-batches of {chosen['microBatchTokens']:,} tokens",
-        *([_time(expected)] if expected else []),
-        "It fits." if isinstance(plan, MemoryPlan) else f"It does not fit. {plan.message}",
-    ]
-    return "\n".join(lines)
-
-
-def _time(expected: dict[str, Any]) -> str:
-    line = (
-        f"{expected['hours']:.2f} h ({expected['hoursLow']:.2f} to {expected['hoursHigh']:.2f}) at "
-        f"{expected['mfu']:.0%} of the GPUs' peak"
-    )
-    if expected["cost"] is None:
-        return line
-    costs = f"{expected['cost']:.2f} ({expected['costLow']:.2f} to {expected['costHigh']:.2f})"
-    return f"{line}; {costs} for all GPUs"
-
-
-def _row(name: str, size: float, card: float) -> str:
-    filled = round(_BAR * size / card)
-    bar = "#" * min(filled, _BAR) + ("+" if filled > _BAR else "")
-    return f"{name:<15}{size:>9.2f} GiB {bar}".rstrip()
+def _job_document(report: Report, method: str, refusal: str | None) -> dict[str, Any]:
+    """The keys of `plan --model` and more; without those about memory where the rows are refused."""
+    told = report.model_dump(mode="json", by_alias=True, include={"memory", "estimate", "advice"})
+    memory = told.pop("memory") or {}
+    memory.pop("measuredPeakGiB", None)
+    return {**memory, "method": method, **told, "refused": refusal}

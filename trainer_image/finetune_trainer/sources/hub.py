@@ -55,6 +55,20 @@ def fetch_base(source: str, revision: str, target: Path) -> None:
     write_atomically(done, wanted)
 
 
+def fetch_tokenizer(source: str, revision: str, target: Path) -> None:
+    """Fetch what `hf://org/name` says of itself into `target`: configuration and tokenizer, no weights."""
+    repo = source.removeprefix("hf://").strip("/")
+    with _explained(source, revision):
+        snapshot_download(
+            repo,
+            revision=revision,
+            local_dir=target,
+            allow_patterns=list(TEXT_FILES),
+            token=read_token("base-model"),
+            endpoint=_endpoint(),
+        )
+
+
 def fetch_dataset(source: str, revision: str, target: Path) -> Located:
     """Fetch `hf://datasets/org/name/path`, a file or all files of a folder, below `target`."""
     parts = source.removeprefix("hf://datasets/").rstrip("/").split("/", 2)

@@ -1,7 +1,6 @@
 """What prepare can say of memory, time and money before a GPU is asked for."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from finetune_trainer.contracts import AcceleratorSpec, Job
@@ -10,9 +9,9 @@ from finetune_trainer.planning.candidates import Gpu, Request
 from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
 from finetune_trainer.planning.cost import break_even_days, saved_per_month, training_cost
 from finetune_trainer.planning.defaults import Plan
-from finetune_trainer.planning.headers import shape_of_folder
 from finetune_trainer.planning.job import request_for
 from finetune_trainer.planning.lengths import Lengths
+from finetune_trainer.planning.shape import ModelShape
 from finetune_trainer.planning.time import (
     Band,
     Efficiency,
@@ -40,10 +39,10 @@ class Outlook:
     advice: tuple[Advice, ...]
 
 
-def look_ahead(job: Job, base: Path, plan: Plan, lengths: Lengths, holdout_rows: int) -> Outlook:
+def look_ahead(job: Job, shape: ModelShape, plan: Plan, lengths: Lengths, holdout_rows: int) -> Outlook:
     """The outlook of a job whose rows are tokenised; `lengths` are those of one epoch."""
     gpu = job.accelerator
-    request = _request(job, base, plan, lengths)
+    request = _request(job, shape, plan, lengths)
     memory = choose(request) if gpu and gpu.memory_gib else None
     efficiency = _efficiency(job, memory)
     time = _time(job, request, plan, lengths, efficiency, holdout_rows) if efficiency else None
@@ -74,14 +73,12 @@ def report_parts(job: Job, outlook: Outlook) -> dict[str, Any]:
     }
 
 
-def _request(job: Job, base: Path, plan: Plan, lengths: Lengths) -> Request:
+def _request(job: Job, shape: ModelShape, plan: Plan, lengths: Lengths) -> Request:
     gpu = job.accelerator or AcceleratorSpec(name="GPU")
     # Without a size nothing is chosen; advice looks only at what is asked for.
     card = Gpu(gpu.memory_gib or 0.0, gpu.name, gpu.peak_tflops)
     rows = plan.effective_batch_size
-    return request_for(
-        job.spec, shape_of_folder(base), card, rank=plan.rank, longest=lengths.longest, rows=rows
-    )
+    return request_for(job.spec, shape, card, rank=plan.rank, longest=lengths.longest, rows=rows)
 
 
 def _efficiency(job: Job, memory: MemoryPlan | NoFit | None) -> Efficiency | None:

@@ -1,0 +1,102 @@
+"""A FineTuneJob on a laptop: its rows and base model, from where the job says or from files that stand in."""
+
+import argparse
+from pathlib import Path
+
+from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, Job
+from finetune_trainer.data.load import Loaded, Watch, load, load_files
+from finetune_trainer.errors import UserError
+from finetune_trainer.local.gpus import known_gpu
+from finetune_trainer.local.manifest import job_of, read_manifest
+from finetune_trainer.planning.headers import shape_of_folder
+from finetune_trainer.planning.remote import shape_of_source
+from finetune_trainer.sources.hub import fetch_base, fetch_tokenizer
+from finetune_trainer.sources.located import locate_local
+from finetune_trainer.stages.examine import Base, Data, check_request, compares_meaning
+
+_OF_VOLUMES = ("pvc://", "configmap://")
+
+
+def read_local_job(options: argparse.Namespace) -> Job:
+    """The job of `--job` on the GPUs that the flags name, else on those that it asks for; UserError."""
+    manifest = read_manifest(options.job)
+    spec = manifest.get("spec")
+    resources = dict((spec.get("resources") if isinstance(spec, dict) else None) or {})
+    for flag, field in (("gpus", "gpusPerNode"), ("nodes", "nodes")):
+        if (given := getattr(options, flag)) is not None:
+            resources[field] = given
+    if isinstance(spec, dict):
+        manifest = {**manifest, "spec": {**spec, "resources": resources}}
+    on_gpus = resources.get("gpusPerNode", 1) != 0
+    card = _accelerator(options, resources) if on_gpus else None
+    job = job_of(manifest, str(options.job), accelerator=card)
+    check_request(job)
+    _check_currency(job)
+    return job
+
+
+def _check_currency(job: Job) -> None:
+    card, budget = job.accelerator, job.budget
+    if card and budget and card.currency not in (None, budget.currency):
+        text = f"spec.budget is in {budget.currency}, the price of {card.name} in {card.currency}"
+        raise UserError(f"{text}; give the limit in {card.currency}.")
+
+
+def _accelerator(options: argparse.Namespace, resources: dict[str, object]) -> AcceleratorSpec | None:
+    """What flags and tables say of the GPU; None when nothing names one."""
+    name = options.gpu or (str(resources["gpuType"]) if resources.get("gpuType") else None)
+    asked = name is not None and (options.gpu is not None or options.gpu_memory_gib is None)
+    if name is None and options.gpu_memory_gib is None:
+        return None
+    kind = known_gpu(name, options.gpu_types) if asked and name else None
+    spot = resources.get("spot") is True
+    listed = kind and (kind.spot_price_per_hour if spot else kind.price_per_hour)
+    return AcceleratorSpec(
+        name=name or "GPU",
+        memory_gib=options.gpu_memory_gib or (kind and kind.memory_gib),
+        peak_tflops=options.gpu_peak_tflops or (kind and kind.peak_tflops),
+        price_per_hour=options.price_per_hour or listed,
+        currency=kind and kind.currency,
+        spot=spot,
+    )
+
+
+def load_local_data(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Data:
+    """The rows of both data sets; UserError when they are neither within reach nor stood in for."""
+    evaluation = job.spec.evaluation
+    if options.holdout and evaluation is None:
+        raise UserError("--holdout stands in for evaluation.dataset, which the job does not have; remove it.")
+    train = _load(job.spec.dataset, options.data, "train", scratch, watch)
+    holdout = _load(evaluation.dataset, options.holdout, "holdout", scratch, watch) if evaluation else None
+    return Data(train, holdout, job.spec.dataset.severities or {})
+
+
+def find_local_base(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Base:
+    """Shape, configuration and tokenizer of the base; no weights are fetched from the Hub."""
+    spec, folder = job.spec.base_model, options.model
+    if folder is not None:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; give the base model's folder with --model.")
+        return Base(folder, shape_of_folder(folder))
+    if spec.revision is None:
+        raise UserError(f"baseModel {_beyond(spec.source)}; give its folder with --model.")
+    watch(f"fetching {spec.source}", 0, None)
+    if compares_meaning(job):
+        fetch_base(spec.source, spec.revision, scratch)
+        return Base(scratch, shape_of_folder(scratch))
+    fetch_tokenizer(spec.source, spec.revision, scratch)
+    return Base(scratch, shape_of_source(spec.source, spec.revision, scratch))
+
+
+def _load(spec: DatasetSpec, stand_in: Path | None, dataset: str, scratch: Path, watch: Watch) -> Loaded:
+    if stand_in is not None:
+        files = locate_local(stand_in).files
+        return load_files(str(stand_in), files, dataset, scratch / f"{dataset}.rows", watch)
+    if spec.source.startswith(_OF_VOLUMES):
+        flag = "--data" if dataset == "train" else "--holdout"
+        raise UserError(f"{dataset} data {_beyond(spec.source)}; give the rows with {flag}.")
+    return load(spec, scratch / dataset, dataset, watch)
+
+
+def _beyond(source: str) -> str:
+    return f"{source} is in the cluster, where this machine does not look"

@@ -1,0 +1,143 @@
+"""`plan --model`: memory, time and cost of a run that flags describe, from a config.json alone."""
+
+import argparse
+import json
+from typing import Any, cast
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.local.flags import ROW_TOKENS
+from finetune_trainer.local.gpus import GpuType, known_gpu
+from finetune_trainer.local.verdict import FINE, REFUSED
+from finetune_trainer.planning.candidates import Given, Gpu, Request
+from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
+from finetune_trainer.planning.cost import training_cost
+from finetune_trainer.planning.defaults import RANK
+from finetune_trainer.planning.headers import shape_of_folder
+from finetune_trainer.planning.lengths import Lengths
+from finetune_trainer.planning.memory import FIT_SHARE, Method, Setup
+from finetune_trainer.planning.time import Band, estimate, prior, startup_seconds
+
+_BAR = 40
+
+
+def plan_model(options: argparse.Namespace) -> int:
+    """Print the plan and return the exit code; UserError when the question is wrong."""
+    if options.model is None:
+        raise UserError("A plan is for a model: give --model DIR, or a FineTuneJob with --job FILE.")
+    request, price = request_of(options), _price(options)
+    plan = choose(request)
+    expected = _estimate(options, request, plan.choice.setup, price)
+    document = {**plan.document(), "estimate": expected}
+    print(json.dumps(document, indent=2) if options.output == "json" else text_of(document, plan))
+    return FINE if isinstance(plan, MemoryPlan) else REFUSED
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """The run that the flags describe; UserError for a model that is not understood or a GPU not known."""
+    tokens: int | None = options.tokens_per_microbatch
+    method: Method = options.method or "LoRA"
+    given = Given(
+        method=method,
+        rank=options.rank if method == "Full" else options.rank or RANK,
+        zero_stage=options.zero_stage,
+        offload=options.offload or "none",
+        checkpointing=None if options.checkpointing is None else options.checkpointing == "on",
+        micro_batch_tokens=tokens,
+    )
+    return Request(
+        shape=shape_of_folder(options.model),
+        given=given,
+        gpu=_gpu(options),
+        longest=min(tokens or ROW_TOKENS, ROW_TOKENS),
+        gpus_per_node=options.gpus or 1,
+        nodes=options.nodes or 1,
+    )
+
+
+def _gpu(options: argparse.Namespace) -> Gpu:
+    kind = known_gpu(options.gpu, options.gpu_types) if options.gpu else GpuType()
+    memory = options.gpu_memory_gib or kind.memory_gib
+    if memory is None:
+        raise UserError("A plan is for a GPU: name it with --gpu NAME, or give --gpu-memory-gib.")
+    return Gpu(memory, options.gpu or "GPU", options.gpu_peak_tflops or kind.peak_tflops)
+
+
+def _price(options: argparse.Namespace) -> float | None:
+    if options.price_per_hour or not options.gpu:
+        return cast("float | None", options.price_per_hour)
+    listed = known_gpu(options.gpu, options.gpu_types).price_per_hour
+    return None if listed is None else float(listed)
+
+
+def _estimate(
+    options: argparse.Namespace, request: Request, setup: Setup, price: float | None
+) -> dict[str, Any] | None:
+    """Time and cost, when the tokens are given; UserError when the GPU's peak is not."""
+    tokens, row = options.train_tokens, options.row_tokens or ROW_TOKENS
+    if tokens is None:
+        if options.gpu_peak_tflops or options.price_per_hour or options.row_tokens:
+            raise UserError("Time and cost need --train-tokens, the tokens over all epochs.")
+        return None
+    if request.gpu.peak_tflops is None:
+        raise UserError("Time needs --gpu-peak-tflops, the GPU's dense bf16 peak (989 for an H100 or H200).")
+    expected = estimate(
+        request.shape,
+        setup.method,
+        Lengths(rows=-(-tokens // row), tokens=tokens, squares=tokens * row, longest=row),
+        epochs=1,
+        gpus=setup.gpus,
+        peak_tflops=request.gpu.peak_tflops,
+        efficiency=prior(setup),
+        extra_seconds=startup_seconds(request.shape),
+    )
+    cost = None if price is None else training_cost(expected.hours, setup.gpus, price)
+    return {
+        "tokens": tokens,
+        "mfu": round(prior(setup).mfu, 3),
+        **_band("hours", expected.hours, 3),
+        **_band("cost", cost, 2),
+    }
+
+
+def _band(name: str, band: Band | None, digits: int) -> dict[str, float | None]:
+    """The three keys of a band, null where it is not known."""
+    values = (band.expected, band.low, band.high) if band else (None, None, None)
+    keys = (name, f"{name}Low", f"{name}High")
+    return {key: value and round(value, digits) for key, value in zip(keys, values, strict=True)}
+
+
+def text_of(document: dict[str, Any], plan: MemoryPlan | NoFit) -> str:
+    """A table with bars of the card's memory, the layout, time and cost, and what to change if it must."""
+    card, chosen, expected = document["gpuMemoryGiB"], document["chosen"], document["estimate"]
+    sizes = {name: size for name, size in document["breakdown"].items() if size}
+    lines = [_row(name, size, card) for name, size in sizes.items()]
+    lines += [_row("peak", document["peakGiB"], card)]
+    lines += [f"{'limit':<15}{document['limitGiB']:>9.2f} GiB ({FIT_SHARE:.0%} of {card:g} GiB)"]
+    if document["hostGiB"]:
+        lines += [f"{'each host':<15}{document['hostGiB']:>9.2f} GiB"]
+    lines += [
+        "",
+        f"{document['method']} on {document['gpus']} GPU(s): ZeRO stage {chosen['zeroStage']}, "
+        f"offload {chosen['offload']}, checkpointing {'on' if chosen['checkpointing'] else 'off'}, "
+        f"micro-batches of {chosen['microBatchTokens']:,} tokens",
+        *([_time(expected)] if expected else []),
+        "It fits." if isinstance(plan, MemoryPlan) else f"It does not fit. {plan.message}",
+    ]
+    return "\n".join(lines)
+
+
+def _time(expected: dict[str, Any]) -> str:
+    line = (
+        f"{expected['hours']:.2f} h ({expected['hoursLow']:.2f} to {expected['hoursHigh']:.2f}) at "
+        f"{expected['mfu']:.0%} of the GPUs' peak"
+    )
+    if expected["cost"] is None:
+        return line
+    costs = f"{expected['cost']:.2f} ({expected['costLow']:.2f} to {expected['costHigh']:.2f})"
+    return f"{line}; {costs} for all GPUs"
+
+
+def _row(name: str, size: float, card: float) -> str:
+    filled = round(_BAR * size / card)
+    bar = "#" * min(filled, _BAR) + ("+" if filled > _BAR else "")
+    return f"{name:<15}{size:>9.2f} GiB {bar}".rstrip()

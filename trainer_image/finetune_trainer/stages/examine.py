@@ -1,0 +1,214 @@
+"""What is done with rows that were read, in a pod and on a laptop: compare, tokenise, plan and judge."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer.contracts import Job
+from finetune_trainer.data.check import (
+    check_corpus,
+    check_graders,
+    check_holdout,
+    check_paraphrases,
+    check_prompts,
+    check_tokenizer,
+)
+from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
+from finetune_trainer.data.holdout import HoldoutRow, split_reference
+from finetune_trainer.data.load import Loaded, Watch
+from finetune_trainer.data.severities import check_names
+from finetune_trainer.data.survey import Survey, Target, survey
+from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
+from finetune_trainer.data.tokens import TokenTable
+from finetune_trainer.errors import UserError
+from finetune_trainer.planning.choose import NoFit
+from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
+from finetune_trainer.planning.lengths import measure
+from finetune_trainer.planning.model import read_positions
+from finetune_trainer.planning.shape import ModelShape
+from finetune_trainer.report.data import data_summary
+from finetune_trainer.report.document import Datasets, JobName, Report
+from finetune_trainer.report.duplicates import count_duplicates
+from finetune_trainer.report.lengths import measure_lengths
+from finetune_trainer.report.mask import first_example
+from finetune_trainer.stages.outlook import Outlook, look_ahead, report_parts, summarise
+
+_MESSAGES = 3  # of findings in a refusal; the report has all
+_WARNINGS = 5
+
+
+class RefusedError(Exception):
+    """A run that cannot end well, in a sentence; `report` has all that is known of it."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was read; `severities` are those that the job gives to rules."""
+
+    train: Loaded
+    holdout: Loaded | None
+    severities: Mapping[str, Override]
+
+    def findings(self) -> list[Finding]:
+        """What is said of the structure of both."""
+        return self.overridden(self.train.findings + (self.holdout.findings if self.holdout else []))
+
+    def overridden(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Findings under the job's severities."""
+        return override(findings, self.severities)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model: its shape, and a folder with its configuration and tokenizer (weights: rule 40 alone)."""
+
+    folder: Path
+    shape: ModelShape
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a job that may run is: its plan, its outlook, the held-out rows and the report."""
+
+    data: Data
+    table: TokenTable
+    plan: Plan
+    outlook: Outlook
+    findings: list[Finding]
+    holdout: list[HoldoutRow]
+    report: Report
+    attended: float
+
+    def summary(self, job: Job) -> dict[str, Any]:
+        """The keys of prepare's summary that come from rows and plan (docs/architecture.md)."""
+        data, severities = self.data, dict(self.data.severities)
+        return {
+            "rows": len(self.table.kept),
+            "holdoutRows": len(data.holdout.rows) if data.holdout else 0,
+            "tokens": int(self.table.kept.sum()),
+            "trainedTokens": int(self.table.trained.sum()),
+            "attendedTokens": round(self.attended, 1),
+            "datasetDigest": data.train.digest,
+            "holdoutDigest": data.holdout.digest if data.holdout else None,
+            "training": self.plan.training(),
+            "lora": self.plan.lora(),
+            "warnings": [f"{item.dataset}: {item.message}" for item in warnings(self.findings)[:_WARNINGS]],
+            **({"overrides": severities} if severities else {}),
+            **summarise(job, self.outlook),
+        }
+
+
+def check_request(job: Job) -> None:
+    """What needs no data to be wrong is a UserError before anything is fetched."""
+    training = job.spec.training
+    check_names(job.spec.dataset.severities or {})
+    effective_batch(training.effective_batch_size if training else None, job.spec.resources.processes)
+    if job.spec.evaluation:
+        check_graders(job.spec.evaluation.graders)
+
+
+def refuse_unsound(job: Job, data: Data) -> None:
+    """RefusedError for rows that are errors by themselves; they are looked at before a base is fetched."""
+    _refuse_errors(job, data, data.findings())
+    for loaded, field in ((data.train, "dataset"), (data.holdout, "evaluation.dataset")):
+        if loaded is not None and not len(loaded.rows):
+            # Rules that a job ignores can leave no row over.
+            raise UserError(f"{field}: no row is sound; correct the rows that the report lists.")
+
+
+def examine(
+    job: Job, data: Data, base: Base, watch: Watch, lines: Callable[[str], object] | None = None
+) -> Examined:
+    """Compare and tokenise all rows; `lines` gets them as they are trained. RefusedError if they cannot."""
+    tokenizer, positions = load_tokenizer(base.folder), read_positions(base.folder)
+    findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train))
+    _refuse_errors(job, data, findings)
+    holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
+    target = Target(base.folder, length_limit(job.spec, positions), lines)
+    surveyed = survey(data.train.rows, holdout, target, watch)
+    table = _tokens(surveyed)
+    plan = make_plan(job.spec, len(table.kept), int(table.kept.max(initial=0)), positions)
+    found = [*table.findings(tokenizer), *check_corpus(data.train, surveyed, plan.epochs)]
+    found += _about_holdout(job, data, surveyed, holdout, base.folder, tokenizer, positions)
+    findings += data.overridden(found)
+    _refuse_errors(job, data, findings)
+    lengths = measure(table.kept.tolist())
+    outlook = look_ahead(job, base.shape, plan, lengths, len(holdout))
+    report = _full_report(_report(job, data, findings), data, surveyed, table, tokenizer, plan)
+    report = report.model_copy(update=report_parts(job, outlook))
+    if isinstance(outlook.memory, NoFit):
+        raise RefusedError(f"{outlook.memory.gpu.name}: {outlook.memory.message}", report)
+    return Examined(data, table, plan, outlook, findings, holdout, report, lengths.attended)
+
+
+def _tokens(surveyed: Survey) -> TokenTable:
+    if surveyed.tokens is None:
+        raise AssertionError("a survey with a target has tokens")
+    return surveyed.tokens
+
+
+def _about_holdout(
+    job: Job,
+    data: Data,
+    surveyed: Survey,
+    holdout: list[HoldoutRow],
+    base: Path,
+    tokenizer: ChatTokenizer,
+    positions: int,
+) -> list[Finding]:
+    if job.spec.evaluation is None:
+        return []
+    found = check_prompts(tokenizer, holdout, positions - job.spec.evaluation.output_tokens)
+    found += check_holdout(data.train, surveyed, holdout, job.spec.evaluation.graders)
+    if compares_meaning(job):
+        found += check_paraphrases(data.train, surveyed, holdout, base, tokenizer)
+    return found
+
+
+def compares_meaning(job: Job) -> bool:
+    """Whether rule 40 is switched on, the only one that reads weights of the base."""
+    return (job.spec.dataset.severities or {}).get("leak_semantic", "Ignore") != "Ignore"
+
+
+def _refuse_errors(job: Job, data: Data, findings: Sequence[Finding]) -> None:
+    wrong = errors(findings)
+    if not wrong:
+        return
+    shown = " ".join(f"[{item.dataset}] {item.message}" for item in wrong[:_MESSAGES])
+    more = f" And {len(wrong) - _MESSAGES} more findings." if len(wrong) > _MESSAGES else ""
+    raise RefusedError(f"{shown}{more}", _report(job, data, findings))
+
+
+def _report(job: Job, data: Data, findings: Sequence[Finding]) -> Report:
+    """What is known without a base model."""
+    return Report(
+        job=JobName(namespace=job.namespace, name=job.name),
+        datasets=Datasets(
+            train=data_summary(data.train), holdout=data_summary(data.holdout) if data.holdout else None
+        ),
+        findings=tuple(findings),
+        overrides=dict(data.severities),
+    )
+
+
+def _full_report(
+    report: Report, data: Data, surveyed: Survey, table: TokenTable, tokenizer: ChatTokenizer, plan: Plan
+) -> Report:
+    """The report of accepted data with lengths, duplicates, its first row token by token, and settings."""
+    counted = {"tokens": int(table.kept.sum()), "trained_tokens": int(table.trained.sum())}
+    train = report.datasets.train.model_copy(update=counted)
+    return report.model_copy(
+        update={
+            "datasets": report.datasets.model_copy(update={"train": train}),
+            "lengths": measure_lengths(table.kept.tolist(), table.trained.tolist(), plan.max_length),
+            "duplicates": count_duplicates(surveyed.facts, surveyed.near),
+            "example": first_example(tokenizer, data.train.rows),
+            "training": plan.training(),
+            "lora": plan.lora(),
+        }
+    )
