@@ -70,15 +70,6 @@ class Lengths(Document):
     answers: Histogram
 
 
-class Packing(Document):
-    """How full the micro-batches of one epoch are: `efficiency` is `tokens` of `slots`."""
-
-    efficiency: float = Field(ge=0, le=1)
-    micro_batches: NonNegativeInt
-    slots: NonNegativeInt
-    tokens: NonNegativeInt
-
-
 class DuplicateGroup(Document):
     """Rows that say the same; `similarity` is their Jaccard similarity, 1 for exact copies."""
 
@@ -189,7 +180,6 @@ class Report(Document):
     datasets: Datasets
     findings: tuple[Finding, ...] = ()
     lengths: Lengths | None = None
-    packing: Packing | None = None
     duplicates: Duplicates | None = None
     example: Example | None = None
     memory: MemoryPlan | None = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune_trainer.report.document import DataSummary, Estimate, MemoryPlan, Packing, Report
+from finetune_trainer.report.document import DataSummary, Estimate, MemoryPlan, Report
 from finetune_trainer.report.words import duration, gib, money, number, plural, share
 
 
@@ -22,7 +22,6 @@ def key_figures(report: Report) -> list[Figure]:
         Figure("Training rows", number(train.rows), plural(len(train.files), "file") if train.files else ""),
         Figure("Hold-out rows", number(holdout.rows)) if holdout else None,
         _tokens(train),
-        _packing(report.packing) if report.packing else None,
         _steps(report.training) if report.training else None,
         _memory(report.memory) if report.memory else None,
         _time(report.estimate) if report.estimate else None,
@@ -37,13 +36,6 @@ def _tokens(train: DataSummary) -> Figure | None:
     trained = train.trained_tokens
     note = f"{share(trained, train.tokens)} trained" if trained is not None else ""
     return Figure("Tokens per epoch", number(train.tokens), note)
-
-
-def _packing(packing: Packing) -> Figure:
-    batches = "micro-batch" if packing.micro_batches == 1 else "micro-batches"
-    return Figure(
-        "Packing", share(packing.efficiency, 1), f"{number(packing.micro_batches)} {batches} per epoch"
-    )
 
 
 def _steps(training: dict[str, object]) -> Figure | None:

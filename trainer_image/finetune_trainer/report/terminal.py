@@ -103,11 +103,6 @@ def _numbers(report: Report) -> list[_Entry]:
     entries = []
     if report.lengths:
         entries.append(_Entry("lengths", _length_lines(report.lengths)))
-    if report.packing:
-        efficiency = share(report.packing.efficiency, 1)
-        entries.append(
-            _Entry("packing", (f"{efficiency} of {plural(report.packing.slots, 'slot')} hold a token",))
-        )
     if report.training:
         chosen = {**report.training, **(report.lora or {})}
         entries.append(_Entry("training", (", ".join(f"{name} {value}" for name, value in chosen.items()),)))
