@@ -9,6 +9,8 @@ from pydantic.alias_generators import to_camel
 from finetune_trainer.contracts.document import Digest, Document
 from finetune_trainer.data.findings import Finding, Override
 
+_SMALLEST_SHOWN = 0.05  # GiB
+
 
 def _with_gib(name: str) -> str:
     """camelCase that writes the unit as units are written: `peak_gib` is `peakGiB`."""
@@ -128,6 +130,11 @@ class MemoryPlan(Document):
     chosen: Settings
     suggestion: str | None = None
     measured_peak_gib: FiniteFloat | None = Field(default=None, ge=0)
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """The parts that do not read 0.0 GiB."""
+        return {name: size for name, size in self.breakdown.items() if size >= _SMALLEST_SHOWN}
 
 
 class Savings(Document):

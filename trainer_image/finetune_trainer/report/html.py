@@ -110,7 +110,7 @@ def _memory(plan: MemoryPlan) -> str:
             Mark(plan.measured_peak_gib, f"measured {words.gib(plan.measured_peak_gib)}", "measured")
         )
     return plots.stacked_bar(
-        "Memory of one GPU", [*plan.breakdown.items()], plan.gpu_memory_gib, words.gib, marks
+        "Memory of one GPU", [*plan.shown.items()], plan.gpu_memory_gib, words.gib, marks
     )
 
 

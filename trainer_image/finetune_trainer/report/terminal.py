@@ -14,7 +14,6 @@ from finetune_trainer.report.words import duration, gib, money, number, plural, 
 
 _WIDEST, _NARROWEST = 120, 40  # longer lines are hard to read, shorter ones hold no sentence
 _FINDINGS = 10  # at most, the worst first; report.json has all
-_SMALLEST_PART = 0.05  # GiB; smaller parts of a plan would read 0.0
 _LABEL = 10  # characters for the word at the start of an entry
 _EIGHTHS = "▁▂▃▄▅▆▇█"
 _SEVERITIES = ("error", "warning", "info")
@@ -134,7 +133,7 @@ def _memory_lines(plan: MemoryPlan) -> Iterator[str]:
     fits = "fits" if plan.fits else "does not fit"
     where = f"{plan.gpus} x {plan.gpu or 'GPU'} of {gib(plan.gpu_memory_gib)}"
     yield f"{gib(plan.peak_gib)} of {gib(plan.limit_gib)} on {where}: {fits}"
-    yield ", ".join(f"{name} {gib(size)}" for name, size in plan.breakdown.items() if size >= _SMALLEST_PART)
+    yield ", ".join(f"{name} {gib(size)}" for name, size in plan.shown.items())
     if plan.measured_peak_gib is not None:
         yield f"measured peak {gib(plan.measured_peak_gib)}"
     chosen = plan.chosen
