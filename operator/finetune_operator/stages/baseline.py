@@ -18,7 +18,8 @@ from finetune_operator.stages.volumes import add_base, add_destination, base_pat
 
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough (R5).",
-    "CheckTaskOrData": "That is below 40 %: check the task definition and the data first (R7).",
+    "CheckTaskOrData": "That is below 40 %: check the task definition and the data first (R7); a base that "
+    "stays there with its best prompt and examples in it is not saved by tuning: take another (R9, R10).",
 }
 
 

@@ -58,7 +58,8 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
-    fast.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    tools = "{% for t in tools or [] %}{{ t['function']['name'] }} {% endfor %}"
+    fast.chat_template = tools + "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(vocabulary),

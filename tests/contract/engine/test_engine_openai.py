@@ -32,6 +32,16 @@ def test_chat_names_the_version_that_answered(client: openai.OpenAI, adapters: A
     assert answer.choices[0].message.content
 
 
+def test_tools_that_must_not_be_called_are_in_the_prompt_as_in_training(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "fox", "parameters": {"type": "object"}}}]
+    ask: Any = {"model": "tiny", "messages": ASK, "max_tokens": 4, "temperature": 0}
+    without = client.chat.completions.create(**ask)
+    offered = client.chat.completions.create(**ask, tools=tools, tool_choice="none")
+    seen = [answer.usage.prompt_tokens for answer in (without, offered) if answer.usage]
+    assert seen == [seen[0], seen[0] + 1]
+    assert offered.choices[0].message.content
+
+
 def test_every_event_of_a_stream_names_the_version(client: openai.OpenAI, adapters: Adapters) -> None:
     stream = client.chat.completions.create(model="reviews", messages=ASK, max_tokens=4, stream=True)
     assert {event.model for event in stream} == {adapters["one"]["name"]}

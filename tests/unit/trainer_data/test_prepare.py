@@ -57,6 +57,19 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     assert [item["rule"] for item in found if item["overridden"] == "Ignore"] == ["too_few"]
 
 
+def test_tools_of_a_held_out_row_reach_the_engine(job_document: Make, run_cli: Run, volumes: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    asked = {"role": "user", "content": "held out"}
+    row = {"messages": [asked, {"role": "assistant", "content": "answer"}], "tools": tools}
+    rows = [
+        {**row, "messages": [{**asked, "content": f"held out {i}"}, row["messages"][1]]} for i in range(60)
+    ]
+    document = job_document()
+    document["spec"]["evaluation"]["dataset"]["source"] = volumes.configmap("tools", "holdout.jsonl", rows)
+    assert run_cli(document)[0] == 0
+    assert all(line["tools"] == tools for line in read_json_lines(Workspace(volumes.workspace).holdout))
+
+
 def test_the_process_of_a_pod_compares_rows_and_meanings_without_torch(
     job_document: Make, volumes: Any, tmp_path: Path
 ) -> None:

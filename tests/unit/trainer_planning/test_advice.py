@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_trainer.planning.advice import Intent, advise, base_cannot
+from finetune_trainer.planning.advice import Intent, advise
 from finetune_trainer.planning.candidates import Given, Gpu, Request
 from finetune_trainer.planning.shape import shape_of
 from tests.unit.trainer_planning.shapes import LLAMA2_13B, LLAMA_8B, LLAMA_70B
@@ -45,8 +45,3 @@ def test_knowledge_points_to_retrieval() -> None:
     for intent in (Intent("Knowledge"), Intent(knowledge_changes_per_month=4)):
         (advice,) = advise(intent, LORA)
         assert "Retrieve" in advice.message
-
-
-@pytest.mark.parametrize(("score", "advised"), [(0.0, True), (0.39, True), (0.40, False), (0.9, False)])
-def test_a_base_that_cannot_do_the_task(score: float, advised: bool) -> None:
-    assert (base_cannot(score) is not None) == advised

@@ -51,6 +51,16 @@ async def test_the_base_is_scored_on_every_row_and_every_output_is_stored(
     }
 
 
+async def test_a_row_with_tools_offers_them_and_wants_text(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    await stage("baseline", make_run("baseline", holdout=[{**row, "tools": tools} for row in HOLDOUT]))
+    assert {json.dumps(body["tools"]) for body in server.requests} == {json.dumps(tools)}
+    assert {body["tool_choice"] for body in server.requests} == {"none"}
+
+
 async def test_a_second_run_of_the_same_base_asks_nothing(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:

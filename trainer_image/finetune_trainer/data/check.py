@@ -69,12 +69,16 @@ def _prompt_findings(
 ) -> list[Finding | None]:
     if not tokenizer.has_template:
         return []
-    problems = [(row.number, problem) for row in rows if (problem := render_problem(tokenizer, row.messages))]
+    problems = [
+        (row.number, problem)
+        for row in rows
+        if (problem := render_problem(tokenizer, row.messages, row.tools))
+    ]
     if problems:
         numbers = [number for number, _ in problems]
         text = f"The chat template cannot render {name_rows(numbers)}: {problems[0][1]}."
         return [found(17, "template_error", numbers, text)]
-    long = [row.number for row in rows if len(tokenizer.prompt_ids(row.messages)) > space]
+    long = [row.number for row in rows if len(tokenizer.prompt_ids(row.messages, row.tools)) > space]
     text = (
         f"Prompts leave no room for evaluation.maxTokens within the model's context ({space} tokens remain)"
     )

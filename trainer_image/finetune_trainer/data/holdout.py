@@ -22,18 +22,20 @@ class HoldoutRow:
     messages: tuple[Message, ...]
     reference: str
     group: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The row as holdout.jsonl holds it."""
-        return {"id": self.id, "messages": list(self.messages), "reference": self.reference}
+        tools = {"tools": list(self.tools)} if self.tools else {}
+        return {"id": self.id, "messages": list(self.messages), **tools, "reference": self.reference}
 
 
 def split_reference(row: Row) -> HoldoutRow:
     """Take a closing assistant turn as the reference and the rest as the prompt."""
     *before, last = row.messages
     if last["role"] != "assistant":
-        return HoldoutRow(row.number, row.id, row.messages, "", row.group)
-    return HoldoutRow(row.number, row.id, tuple(before), last.get("content") or "", row.group)
+        return HoldoutRow(row.number, row.id, row.messages, "", row.group, row.tools)
+    return HoldoutRow(row.number, row.id, tuple(before), last.get("content") or "", row.group, row.tools)
 
 
 def eval_size(holdout: Sequence[HoldoutRow]) -> Finding | None:

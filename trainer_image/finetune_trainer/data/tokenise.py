@@ -177,10 +177,12 @@ def encode_rows(tokenizer: ChatTokenizer, rows: Iterable[Row]) -> list[Encoded |
     return results
 
 
-def render_problem(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> str | None:
+def render_problem(
+    tokenizer: ChatTokenizer, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()
+) -> str | None:
     """Why a prompt cannot be rendered, or None."""
     try:
-        tokenizer.render(messages, ask=True)
+        tokenizer.render(messages, ask=True, tools=tools)
     except Exception as error:  # a template may raise anything
         return _first_line(error)
     return None

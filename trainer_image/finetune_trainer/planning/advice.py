@@ -1,4 +1,4 @@
-"""Advice on whether and how to train (R1 to R3, R9 to R12, R21): shown as a condition, never acted upon."""
+"""Advice on whether and how to train (R1 to R3, R11, R12, R21): shown as a condition, never acted upon."""
 
 from dataclasses import dataclass, replace
 
@@ -88,18 +88,6 @@ def large_model(request: Request) -> Advice | None:
         "LargeBaseModel",
         f"The base has {size / 1e9:.0f}B parameters. A tuned model of 7B to 14B often does a narrow task as "
         "well for a tenth of the cost: run this job on a smaller base too and compare their scores.",
-    )
-
-
-def base_cannot(base_score: float, threshold: float = 0.40) -> Advice | None:
-    """R9, R10: a base that fails even with the best prompt is not saved by tuning; scores are fractions."""
-    if base_score >= threshold:
-        return None
-    return Advice(
-        "BaseCannotDoTask",
-        f"The base scores {base_score:.2f}. If it stays below {threshold:.2f} with an unambiguous prompt and "
-        "examples in it, tuning will not give it the ability: improve the prompt first, then take a larger "
-        "base.",
     )
 
 

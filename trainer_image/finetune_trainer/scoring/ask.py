@@ -48,6 +48,6 @@ async def answer_all(
 
 async def _answer(engine: Engine, model: str, question: Question, max_tokens: int) -> Answer | str:
     try:
-        return await engine.chat(model, list(question.messages), max_tokens)
+        return await engine.chat(model, question.messages, max_tokens, question.tools)
     except Refused as error:
         return str(error)

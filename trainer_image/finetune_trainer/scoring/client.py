@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -86,10 +87,18 @@ class Engine:
             if "already been loaded" not in str(error):
                 raise UserError(f"The engine refuses the adapter: {error}") from error
 
-    async def chat(self, model: str, messages: list[dict[str, Any]], max_tokens: int) -> Answer:
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[dict[str, Any]],
+        max_tokens: int,
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> Answer:
         """The model's greedy answer; Refused when the engine does not accept the prompt."""
-        body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
-        choice = await self._send("POST", "/v1/chat/completions", body)
+        # The template is told of the tools, as in training; what the model writes is text to be graded.
+        offered = {"tools": list(tools), "tool_choice": "none"} if tools else {}
+        body = {"model": model, "messages": list(messages), "max_tokens": max_tokens, "temperature": 0.0}
+        choice = await self._send("POST", "/v1/chat/completions", body | offered)
         first, usage = choice["choices"][0], choice.get("usage") or {}
         text = first["message"].get("content") or ""
         return Answer(text, str(first.get("finish_reason")), int(usage.get("completion_tokens", 0)))

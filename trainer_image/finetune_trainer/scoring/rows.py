@@ -14,11 +14,12 @@ from finetune_trainer.scoring.client import Answer
 
 @dataclass(frozen=True)
 class Question:
-    """A hold-out row: prompt and expected answer."""
+    """A hold-out row: prompt, with the tools that it offers, and expected answer."""
 
     id: str
     messages: tuple[dict[str, Any], ...]
     reference: str
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class GradedRow:
 def read_questions(path: Path) -> list[Question]:
     """The hold-out that prepare wrote."""
     rows = read_json_lines(path)
-    return [Question(str(row["id"]), tuple(row["messages"]), row["reference"]) for row in rows]
+    return [
+        Question(str(row["id"]), tuple(row["messages"]), row["reference"], tuple(row.get("tools", ())))
+        for row in rows
+    ]
 
 
 def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpec]) -> GradedRow:
