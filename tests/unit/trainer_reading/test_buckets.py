@@ -14,7 +14,7 @@ from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.sources.fetch import locate
 from finetune_trainer.sources.located import Located
-from tests.unit.trainer_reading.s3_server import ACCESS_KEY, REGION, SECRET_KEY, serving
+from tests.s3_server import ACCESS_KEY, REGION, SECRET_KEY, serving
 
 Fetch = Callable[[str], Located]
 OBJECTS = {

@@ -30,28 +30,28 @@ def versitygw() -> Path:
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[str]:
+def serving(root: Path, host: str = "127.0.0.1") -> Iterator[str]:
     """An S3 server at the address that is yielded; its buckets are the folders of `root`."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server((host, 0)) as free:
         port = free.getsockname()[1]
     command = [
-        str(versitygw()), "--port", f"127.0.0.1:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY,
+        str(versitygw()), "--port", f"{host}:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY,
         "--region", REGION, "--quiet", "posix", "--nometa", str(root),
     ]  # fmt: skip
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait(port)
-        yield f"http://127.0.0.1:{port}"
+        _wait(host, port)
+        yield f"http://{host}:{port}"
     finally:
         server.terminate()
         server.wait()
 
 
-def _wait(port: int) -> None:
+def _wait(host: str, port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
         except ConnectionRefusedError:
             time.sleep(0.05)
         else:
