@@ -13,7 +13,7 @@ import pytest
 from dev import chart
 from dev.cluster.network import NODE_ADDRESS
 from dev.cluster.up import Running
-from dev.demo.objects import Cluster
+from dev.demo.objects import Cluster, workspace_folder
 from dev.images.build import references
 from tests.e2e.builders import Object, condition, ended, run, small_data
 from tests.s3_server import ACCESS_KEY, REGION, SECRET_KEY, serving
@@ -123,3 +123,5 @@ def test_a_run_that_has_cost_its_budget_stops_after_a_checkpoint_and_goes_on_whe
     job = cluster.wait("FineTuneJob", "metered", ended, 600)
     assert condition(job, "Succeeded")["status"] == "True", condition(job, "Succeeded")
     assert float(job["status"]["cost"]["spent"]) > 10
+    results = workspace_folder(cluster, "metered") / "results"
+    assert json.loads(next(results.glob("train-*.json")).read_text())["summary"]["resumedFromStep"] > 0
