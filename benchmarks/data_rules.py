@@ -1,19 +1,23 @@
-"""Precision and recall of the data rules that compare rows, on real text with planted defects.
+"""Precision and recall of the data rules, on real text with planted defects.
 
     python -m benchmarks.data_rules [--sets 10]
 
-Each case plants eight defects of one kind into 300 training and 100 hold-out rows (tests/defects.py) and
-asks which rows the rule names, on so many data sets. Cases without an aim are beyond what rules that compare
-words can see; their recall is recorded so that nobody expects more.
+Each case plants eight defects of one kind into 300 training and 100 hold-out rows (tests/defects.py), or into
+a file of 300 records (tests/broken_records.py), and asks which rows the rule names, on so many data sets.
+Cases without an aim are beyond what rules that compare words can see; their recall is recorded so that nobody
+expects more.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.record import write
@@ -22,8 +26,14 @@ from finetune_trainer.data.corpus.facts import learn, measure
 from finetune_trainer.data.corpus.rules import corpus_findings, holdout_findings
 from finetune_trainer.data.corpus.texts import held_out
 from finetune_trainer.data.findings import Finding
+from finetune_trainer.data.load import load_files
+from finetune_trainer.data.survey import Target, survey
+from finetune_trainer.data.tokenise import load_tokenizer
+from finetune_trainer.sources.located import DataFile
 from tests import defects
+from tests.broken_records import BREAKS, STOPLESS, Break, cut_answer, line, never_stops
 from tests.defects import SOURCES, DataSet
+from tests.unit.trainer_data.conftest import make_base
 
 TRAIN, HOLDOUT, PLANTED = 300, 100, 8
 # Rules that name rows; the others judge the data set and are tested one by one.
@@ -31,6 +41,11 @@ ROW_RULES = (
     "exact_duplicate", "near_duplicate", "contradiction", "answer_conflict_format",
     "leak_exact", "leak_near", "leak_ngram", "leak_group",
 )  # fmt: skip
+TOKEN_BREAKS: tuple[tuple[str, str, Break], ...] = (
+    ("eos_not_trained", "an answer without a stop", never_stops),
+    ("too_long", "an answer cut off", cut_answer),
+)
+ROW_TOKENS = 2048
 _TWO = partial(defects.edited, per_hundred=2)
 _TWENTY = partial(defects.plant_ngram_leaks, words=20)
 
@@ -159,12 +174,58 @@ def clean(source: str, sets: int, seed: int = 2) -> dict[str, Score]:
     return scores
 
 
+def record_accuracy(rule: str, breaks: Break, sets: int, base: Path | None = None, seed: int = 3) -> Score:
+    """The same for defects of single records; rules about tokens need a base model's folder."""
+    score = Score()
+    given = [json.loads(line) for line in (defects.REVIEWS / "train.jsonl").read_text().splitlines()]
+    for number in range(sets):
+        random = Random(seed * 1000 + number)
+        records = random.sample(given, TRAIN)
+        planted = set(random.sample(range(1, TRAIN + 1), PLANTED))
+        lines = [
+            line(breaks(record, random)) if place in planted else json.dumps(record)
+            for place, record in enumerate(records, start=1)
+        ]
+        named = _named(_examined(lines, base), rule)
+        score.planted += len(planted)
+        score.found += len(planted & named)
+        score.false += len(named - planted)
+        score.clean += TRAIN - PLANTED
+    return score
+
+
+def _examined(lines: list[str], base: Path | None) -> list[Finding]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "train.jsonl"
+        path.write_text("\n".join(lines) + "\n")
+        files = [DataFile(path.name, path, path.stat().st_size)]
+        loaded = load_files(path.name, files, "train", path.with_suffix(".rows"), lambda *_: None)
+        if base is None:
+            return loaded.findings
+        table = survey(loaded.rows, [], Target(base, ROW_TOKENS), lambda *_: None).tokens
+        return table.findings(load_tokenizer(base)) if table else []
+
+
+def record_scores(sets: int) -> Iterator[dict[str, Any]]:
+    """Rows of the table for every defect of single records."""
+    for (rule, name), breaks in BREAKS.items():
+        yield _row(Case(name, rule, "reviews", _nothing, 1.0), record_accuracy(rule, breaks, sets))
+    with TemporaryDirectory() as folder:
+        base = make_base(Path(folder), STOPLESS)
+        for rule, name, breaks in TOKEN_BREAKS:
+            yield _row(Case(name, rule, "reviews", _nothing, 1.0), record_accuracy(rule, breaks, sets, base))
+
+
+def _nothing(_data: DataSet, _count: int, _random: Random) -> None:
+    """Records are broken one by one instead."""
+
+
 def main() -> None:
     """Print the table and record it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sets", type=int, default=10)
     sets = parser.parse_args().sets
-    planted = [_row(case, accuracy(case, sets)) for case in CASES]
+    planted = [*record_scores(sets), *(_row(case, accuracy(case, sets)) for case in CASES)]
     untouched = {
         source: {rule: round(score.false_alarms, 4) for rule, score in clean(source, sets).items()}
         for source in SOURCES

@@ -15,6 +15,7 @@ from finetune_trainer.data.rowrule import RowRule, finding, tally
 from finetune_trainer.data.rules.secrets import iban, luhn
 from finetune_trainer.data.structure import examine
 from finetune_trainer.reading.lines import Line, RawLine, parse_line
+from tests.broken_records import SECRETS
 
 PAIR = {"prompt": "a", "completion": "b"}
 USER = {"role": "user", "content": "a"}
@@ -312,25 +313,6 @@ def test_any_sound_row_can_be_made_canonical_and_examined(value: dict[str, Any])
                 rule.problem(row)
 
 
-def _letters(length: int) -> str:
-    return ("aB3dE5gH7jK9mN1pQ2sT4vW6yZ8" * 4)[:length]
-
-
-# Put together here, so that no scanner takes this file for a leak.
-SECRETS = {
-    "an AWS access key": "AKIA" + "Q3EGRIVRBGXAT7PL",
-    "a GitHub token": "ghp_" + _letters(36),
-    "a GitLab token": "glpat-" + _letters(20),
-    "a Slack token": "xoxb-" + "123456789012-" + _letters(24),
-    "an API key": "sk-" + "proj-" + _letters(48),
-    "a Stripe key": "sk_live_" + _letters(24),
-    "a Google API key": "AIza" + _letters(35),
-    "a Hugging Face token": "hf_" + _letters(34),
-    "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
-    "a JSON web token": "eyJ" + _letters(20) + ".eyJ" + _letters(30) + "." + _letters(43),
-    "a payment card number": "4111 1111 1111 1111",
-    "a bank account number (IBAN)": "DE89 3704 0044 0532 0130 00",
-}
 HARMLESS = [
     "The task-list is a risk-benefit-analysis-of-the-whole-organisation-in-two-parts.",
     "Call sk-learn-contrib-imbalanced-learning-for-classification-problems if needed.",

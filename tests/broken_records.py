@@ -1,0 +1,109 @@
+"""Records with one defect each, made from real ones, to measure how well the rules about single rows find them."""
+
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+Record = dict[str, Any]
+Break = Callable[[Record, Random], Any]
+
+
+def _letters(length: int) -> str:
+    return ("aB3dE5gH7jK9mN1pQ2sT4vW6yZ8" * 4)[:length]
+
+
+# Put together here, so that no scanner takes this file for a leak.
+SECRETS = {
+    "an AWS access key": "AKIA" + "Q3EGRIVRBGXAT7PL",
+    "a GitHub token": "ghp_" + _letters(36),
+    "a GitLab token": "glpat-" + _letters(20),
+    "a Slack token": "xoxb-" + "123456789012-" + _letters(24),
+    "an API key": "sk-" + "proj-" + _letters(48),
+    "a Stripe key": "sk_live_" + _letters(24),
+    "a Google API key": "AIza" + _letters(35),
+    "a Hugging Face token": "hf_" + _letters(34),
+    "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "a JSON web token": "eyJ" + _letters(20) + ".eyJ" + _letters(30) + "." + _letters(43),
+    "a payment card number": "4111 1111 1111 1111",
+    "a bank account number (IBAN)": "DE89 3704 0044 0532 0130 00",
+}
+
+
+def line(broken: Any) -> str:
+    """The record as its file holds it; text is taken as it is."""
+    return broken if isinstance(broken, str) else json.dumps(broken)
+
+
+def _with_turns(record: Record, turns: list[Any]) -> Record:
+    return {**record, "messages": turns}
+
+
+def _answered(record: Record, answer: Any) -> Record:
+    return _with_turns(record, [*record["messages"][:-1], answer])
+
+
+def _inserted(record: Record, words: str, random: Random) -> Record:
+    """The record with words in the middle of what the user says."""
+    *before, ask, answer = record["messages"]
+    said = ask["content"].split()
+    place = random.randrange(1, len(said))
+    content = " ".join([*said[:place], words, *said[place:]])
+    return _with_turns(record, [*before, {**ask, "content": content}, answer])
+
+
+def _secret(record: Record, random: Random) -> Record:
+    return _inserted(record, SECRETS[random.choice(sorted(SECRETS))], random)
+
+
+def _call(record: Record, arguments: str) -> Record:
+    call = {"id": "1", "type": "function", "function": {"name": "look_up", "arguments": arguments}}
+    return _answered(record, {"role": "assistant", "tool_calls": [call]})
+
+
+BREAKS: dict[tuple[str, str], Break] = {
+    ("unreadable_json", "a line cut off"): lambda r, rnd: json.dumps(r)[: rnd.randrange(20, 90)],
+    ("unreadable_json", "NaN"): lambda r, _: json.dumps({**r, "id": float("nan")}),
+    ("data_type", "a list"): lambda r, _: [r],
+    ("missing_messages_list", "no messages"): lambda r, _: _with_turns(r, []),
+    ("message_missing_key", "a turn without content"): lambda r, _: _answered(r, {"role": "assistant"}),
+    ("message_unrecognized_key", "a misspelt field"): lambda r, _: _answered(
+        r, {**r["messages"][-1], "wieght": 1}
+    ),
+    ("message_mask", "a weight of 2"): lambda r, _: _answered(r, {**r["messages"][-1], "weight": 2}),
+    ("unrecognized_role", "a bot"): lambda r, _: _answered(r, {**r["messages"][-1], "role": "bot"}),
+    ("missing_content", "an empty answer"): lambda r, _: _answered(r, {"role": "assistant", "content": " "}),
+    ("missing_assistant", "no answer"): lambda r, _: _with_turns(r, r["messages"][:-1]),
+    ("last_turn_not_assistant", "the user has the last word"): lambda r, _: _with_turns(
+        r, [*r["messages"], {"role": "user", "content": "Thanks."}]
+    ),
+    ("role_order", "the user twice in a row"): lambda r, _: _with_turns(
+        r, [*r["messages"][:-1], r["messages"][-2], r["messages"][-1]]
+    ),
+    ("bad_tool_json", "arguments cut off"): lambda r, _: _call(r, '{"name": "x'),
+    ("synthetic_unreviewed", "synthetic"): lambda r, _: {**r, "source": "synthetic"},
+    ("negative_examples", "rated badly"): lambda r, _: {**r, "rating": -1},
+    ("preference_data", "a preferred answer"): lambda r, _: {**r, "chosen": "a", "rejected": "b"},
+    ("secrets_pii", "a key, card or account"): _secret,
+    ("contact_data", "an e-mail address"): lambda r, rnd: _inserted(r, "jane.doe@example.org", rnd),
+    ("contact_data", "a telephone number"): lambda r, rnd: _inserted(r, "+49 30 1234 5678", rnd),
+}
+UNSTOPPED = "(unfinished)"
+
+
+def never_stops(record: Record, _: Random) -> Record:
+    """An answer after which STOPLESS writes no end token, so that stopping is not learned."""
+    answer = record["messages"][-1]
+    return _answered(record, {**answer, "content": f"{answer['content']} {UNSTOPPED}"})
+
+
+def cut_answer(record: Record, random: Random) -> Record:
+    """A question so long that the answer is beyond what a row may have."""
+    return _inserted(record, "and so on " * 400, random)
+
+
+STOPLESS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    f"{{% if '{UNSTOPPED}' not in m.content %}}<|im_end|>\n{{% endif %}}{{% endfor %}}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
