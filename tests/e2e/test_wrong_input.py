@@ -22,82 +22,61 @@ BROKEN = "\n".join(
     ]
 )
 
-FAILURES = [
-    pytest.param(
+HUB = {"source": "hf://nobody/nothing", "revision": "0" * 40}
+FAILING: dict[str, tuple[Object, str, list[str]]] = {
+    "malformed-rows": (
         {"dataset": {"source": "configmap://broken/train.jsonl"}},
         "UserError",
         ["row 2", "row 3"],
-        id="malformed rows",
     ),
-    pytest.param(
+    "another-base-than-the-pinned": (
         {"baseModel": {"source": BASE, "fingerprint": "sha256:" + "0" * 64}},
         "UserError",
         ["fingerprint"],
-        id="another base than the pinned one",
     ),
-    pytest.param(
-        {"baseModel": {"source": "hf://nobody/nothing", "revision": "0" * 40}},
-        "Unknown",  # a Hub that does not answer may come back, so it was tried three times
-        ["nobody/nothing"],
-        id="an unreachable hub",
-    ),
-    pytest.param(
-        {"resources": {"gpusPerNode": 0, "memory": "80Mi"}}, "OutOfMemory", ["memory"], id="too little memory"
-    ),
-]
-
-
-@pytest.mark.parametrize(("changes", "reason", "words"), FAILURES)
-def test_a_run_that_cannot_work_ends_with_the_reason_in_words(
-    cluster: Cluster, changes: Object, reason: str, words: list[str], request: pytest.FixtureRequest
-) -> None:
-    cluster.apply(config_map("broken", **{"train.jsonl": BROKEN}))
-    name = "bad-" + request.node.callspec.id.replace(" ", "-")[:30]
-    cluster.apply(run(name, **changes))
-    job = cluster.wait("FineTuneJob", name, ended, 300)
-    succeeded = condition(job, "Succeeded")
-    print(succeeded["message"])
-    assert (succeeded["status"], succeeded["reason"]) == ("False", reason)
-    assert [w for w in words if w.lower() not in succeeded["message"].lower()] == []
-
-
-WAITING = [
-    pytest.param(
-        {"dataset": {"source": "configmap://absent/train.jsonl"}},
-        "ConfigMap absent",
-        id="a missing ConfigMap",
-    ),
-    pytest.param(
-        {"dataset": {"source": "configmap://reviews/absent.jsonl"}}, "absent.jsonl", id="a missing key"
-    ),
-    pytest.param(
-        {"baseModel": {"source": "pvc://absent/model"}}, "PersistentVolumeClaim absent", id="a missing claim"
-    ),
-    pytest.param(
-        {
-            "baseModel": {
-                "source": "hf://nobody/nothing",
-                "revision": "0" * 40,
-                "credentialsSecretRef": {"name": "absent-secret"},
-            }
-        },
+    # A Hub that does not answer may come back, so it was tried three times.
+    "unreachable-hub": ({"baseModel": HUB}, "Unknown", ["nobody/nothing"]),
+    "too-little-memory": ({"resources": {"gpusPerNode": 0, "memory": "80Mi"}}, "OutOfMemory", ["memory"]),
+}
+AWAITING: dict[str, tuple[Object, str]] = {
+    "missing-configmap": ({"dataset": {"source": "configmap://absent/train.jsonl"}}, "ConfigMap absent"),
+    "missing-key": ({"dataset": {"source": "configmap://reviews/absent.jsonl"}}, "absent.jsonl"),
+    "missing-claim": ({"baseModel": {"source": "pvc://absent/model"}}, "PersistentVolumeClaim absent"),
+    "missing-secret": (
+        {"baseModel": {**HUB, "credentialsSecretRef": {"name": "absent-secret"}}},
         "absent-secret",
-        id="a missing Secret",
     ),
-]
+}
 
 
-@pytest.mark.parametrize(("changes", "words"), WAITING)
-def test_a_missing_object_is_named_and_awaited(
-    cluster: Cluster, changes: Object, words: str, request: pytest.FixtureRequest
-) -> None:
-    name = "waits-" + request.node.callspec.id.replace(" ", "-").lower()[:30]
-    cluster.apply(run(name, **changes))
+@pytest.fixture(scope="module")
+def submitted(cluster: Cluster) -> None:
+    """All runs that cannot work, at once: three of them take minutes of waiting and no work."""
+    cluster.apply(config_map("broken", **{"train.jsonl": BROKEN}))
+    for name, (changes, *_) in {**FAILING, **AWAITING}.items():
+        cluster.apply(run(name, **changes))
+
+
+@pytest.mark.parametrize("name", AWAITING)
+def test_a_missing_object_is_named_and_awaited(cluster: Cluster, submitted: None, name: str) -> None:
+    _, words = AWAITING[name]
     cluster.wait(
         "FineTuneJob", name, lambda j: words in json.dumps(j.get("status", {}).get("conditions", [])), 120
     )
     assert not ended(cluster.get("FineTuneJob", name))
     cluster.kubectl("delete", "ftj", name)
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_run_that_cannot_work_ends_with_the_reason_in_words(
+    cluster: Cluster, submitted: None, name: str
+) -> None:
+    _, reason, words = FAILING[name]
+    job = cluster.wait("FineTuneJob", name, ended, 300)
+    succeeded = condition(job, "Succeeded")
+    print(succeeded["message"])
+    assert (succeeded["status"], succeeded["reason"]) == ("False", reason)
+    assert [w for w in words if w.lower() not in succeeded["message"].lower()] == []
 
 
 SERVERS = [

@@ -151,6 +151,13 @@ class JobAccelerator(Written):
     spot: bool = False
 
 
+class JobGpu(Written):
+    """Another GPU type of the administrator's table, for suggestions."""
+
+    name: str
+    memory_gib: float = Field(alias="memoryGiB")
+
+
 class JobBudget(Written):
     """What the run may cost."""
 
@@ -190,6 +197,7 @@ class JobDocument(Written):
     input_digest: Digest
     spec: JobSpec
     accelerator: JobAccelerator | None = None
+    other_gpus: tuple[JobGpu, ...] = ()
     budget: JobBudget | None = None
     calibration: JobCalibration | None = None
     publish: PublishSpec | None = None

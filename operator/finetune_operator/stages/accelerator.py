@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_operator.api.contracts import JobAccelerator
+from finetune_operator.api.contracts import JobAccelerator, JobGpu
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.settings import Settings
 
@@ -21,4 +21,16 @@ def accelerator(job: FineTuneJob, settings: Settings) -> JobAccelerator | None:
         price_per_hour=kind.spot_price_per_hour if spot else kind.price_per_hour,
         currency=kind.currency,
         spot=spot,
+    )
+
+
+def other_gpus(job: FineTuneJob, settings: Settings) -> tuple[JobGpu, ...]:
+    """The other types whose memory is known, for a run whose own type is in the table."""
+    own = accelerator(job, settings)
+    if own is None:
+        return ()
+    return tuple(
+        JobGpu(name=name, memory_gib=kind.memory_gib)
+        for name, kind in sorted(settings.gpu_types.items())
+        if kind.memory_gib is not None and name != own.name
     )

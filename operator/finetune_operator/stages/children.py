@@ -11,7 +11,7 @@ from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.api.names import UID_LABEL, labels, stage_labels, workspace_name
 from finetune_operator.api.plan import Manifest
 from finetune_operator.api.settings import Settings
-from finetune_operator.stages.accelerator import accelerator
+from finetune_operator.stages.accelerator import accelerator, other_gpus
 from finetune_operator.stages.pod import PROGRESS_PORT, Parts, pod_spec
 from finetune_operator.stages.reading import text
 
@@ -64,6 +64,7 @@ def job_document(
         input_digest=input_digest(attempt.stage, spec, publish),
         spec=spec,
         accelerator=accelerator(job, settings),
+        other_gpus=other_gpus(job, settings),
         budget=None if budget is None else JobBudget(limit=budget.limit, currency=budget.currency),
         calibration=calibration,
         publish=publish,

@@ -445,6 +445,14 @@ def test_prepare_is_told_the_gpu_the_budget_and_what_finished_runs_teach() -> No
     assert job_json(world.to("train"))["calibration"] is None
 
 
+def test_prepare_is_told_the_other_gpu_types_whose_memory_is_known() -> None:
+    assert job_json(gpu_run(resources={"gpuType": "bare"}).settle())["otherGpus"] == [
+        {"name": "H200", "memoryGiB": 139}
+    ]
+    assert job_json(gpu_run().settle())["otherGpus"] == []
+    assert job_json(cpu_run().settle())["otherGpus"] == []
+
+
 def test_on_the_cpu_there_is_no_accelerator() -> None:
     assert job_json(cpu_run().settle())["accelerator"] is None
 

@@ -69,10 +69,14 @@ def test_finished_runs_replace_the_prior(job_document: Make, run_cli: Run) -> No
 def test_what_cannot_fit_is_refused_before_a_gpu_is_asked_for(
     job_document: Make, run_cli: Run, volumes: Any
 ) -> None:
-    card = {**CARD, "name": "tiny", "memoryGiB": 0.5}
-    code, result = prepared(run_cli, job_document(method="Full", resources=ON_A_GPU), accelerator=card)
+    cards = {
+        "accelerator": {**CARD, "name": "tiny", "memoryGiB": 0.5},
+        "otherGpus": [{"name": "l4", "memoryGiB": 22}],
+    }
+    code, result = prepared(run_cli, job_document(method="Full", resources=ON_A_GPU), **cards)
     assert code == 64
     assert "tiny" in result["message"]
+    assert "use gpuType l4" in result["message"]
     report = json.loads(Workspace(volumes.workspace).report_json.read_text())
     assert report["memory"]["fits"] is False
 

@@ -89,7 +89,8 @@ def test_what_does_not_fit_ends_with_1_and_says_what_to_change(
     code, plan = planned(capsys, "--job", job, *flags)
     assert (code, plan["fits"]) == (1, False)
     assert plan["peakGiB"] > plan["limitGiB"]
-    assert plan["refused"].endswith("choose a smaller base model.")
+    assert "use gpuType h200" in plan["suggestion"]
+    assert plan["suggestion"] in plan["refused"]
 
 
 def test_a_run_above_its_budget_ends_with_1(

@@ -188,6 +188,13 @@ class AcceleratorSpec(Document):
     spot: bool = False
 
 
+class GpuSpec(Document):
+    """Another GPU type that the job could have asked for."""
+
+    name: str
+    memory_gib: float = Field(alias="memoryGiB", gt=0)
+
+
 class BudgetSpec(Document):
     """What the run may cost."""
 
@@ -223,6 +230,7 @@ class Job(Document):
     input_digest: Digest
     spec: Spec
     accelerator: AcceleratorSpec | None = None
+    other_gpus: tuple[GpuSpec, ...] = ()
     budget: BudgetSpec | None = None
     calibration: CalibrationSpec | None = None
     publish: PublishSpec | None = None

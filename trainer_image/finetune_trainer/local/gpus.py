@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
+from finetune_trainer.contracts import GpuSpec
 from finetune_trainer.contracts.document import Document
 from finetune_trainer.contracts.job import sentences
 from finetune_trainer.errors import UserError
@@ -45,6 +46,20 @@ _CARDS = {
     "a10": _Card(22.0, 125),
     "l4": _Card(22.0, 121),
 }
+
+
+def other_gpus(name: str, table: Path | None) -> tuple[GpuSpec, ...]:
+    """The other GPUs of the table, when given, else of the data sheets, whose memory is known."""
+    sizes = (
+        {known: kind.memory_gib for known, kind in _read(table).items()}
+        if table
+        else {known: card.memory_gib for known, card in _CARDS.items()}
+    )
+    return tuple(
+        GpuSpec(name=known, memory_gib=size)
+        for known, size in sizes.items()
+        if size is not None and known != (name if table else name.lower())
+    )
 
 
 def known_gpu(name: str, table: Path | None) -> GpuType:

@@ -6,7 +6,7 @@ from pathlib import Path
 from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, Job
 from finetune_trainer.data.load import Loaded, Watch, load, load_files
 from finetune_trainer.errors import UserError
-from finetune_trainer.local.gpus import known_gpu
+from finetune_trainer.local.gpus import known_gpu, other_gpus
 from finetune_trainer.local.manifest import job_of, read_manifest
 from finetune_trainer.planning.headers import shape_of_folder
 from finetune_trainer.planning.remote import shape_of_source
@@ -29,7 +29,8 @@ def read_local_job(options: argparse.Namespace) -> Job:
         manifest = {**manifest, "spec": {**spec, "resources": resources}}
     on_gpus = resources.get("gpusPerNode", 1) != 0
     card = _accelerator(options, resources) if on_gpus else None
-    job = job_of(manifest, str(options.job), accelerator=card)
+    others = other_gpus(card.name, options.gpu_types) if card else ()
+    job = job_of(manifest, str(options.job), accelerator=card, other_gpus=others)
     check_request(job)
     _check_currency(job)
     return job

@@ -56,7 +56,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def job_of(manifest: Mapping[str, Any], where: str, **beside: Any) -> Job:
-    """What prepare would be told; `beside` is the accelerator. UserError names every wrong field."""
+    """What prepare would be told; `beside` are GPUs. UserError names every wrong field."""
     given = manifest.get("spec")
     if not isinstance(given, dict):
         raise UserError(f"{where}: spec is missing; give a {_KIND}.")

@@ -1,6 +1,8 @@
 """What a job fixes of its memory plan."""
 
-from finetune_trainer.contracts import Spec, TrainingSpec
+from collections.abc import Iterable
+
+from finetune_trainer.contracts import GpuSpec, Spec, TrainingSpec
 from finetune_trainer.planning.candidates import Given, Gpu, Request
 from finetune_trainer.planning.memory import Offload
 from finetune_trainer.planning.shape import ModelShape
@@ -12,6 +14,11 @@ def recomputes(training: TrainingSpec) -> bool | None:
     """Whether a job wants its activations recomputed; None leaves it to the plan."""
     wanted = training.activation_checkpointing
     return None if wanted is None else wanted == "Enabled"
+
+
+def alternatives(others: Iterable[GpuSpec]) -> tuple[Gpu, ...]:
+    """Other GPU types as the plan knows them."""
+    return tuple(Gpu(other.memory_gib, other.name) for other in others)
 
 
 def request_for(

@@ -9,7 +9,7 @@ from finetune_trainer.planning.candidates import Gpu, Request
 from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
 from finetune_trainer.planning.cost import break_even_days, saved_per_month, training_cost
 from finetune_trainer.planning.defaults import Plan
-from finetune_trainer.planning.job import request_for
+from finetune_trainer.planning.job import alternatives, request_for
 from finetune_trainer.planning.lengths import Lengths
 from finetune_trainer.planning.shape import ModelShape
 from finetune_trainer.planning.time import (
@@ -43,7 +43,7 @@ def look_ahead(job: Job, shape: ModelShape, plan: Plan, lengths: Lengths, holdou
     """The outlook of a job whose rows are tokenised; `lengths` are those of one epoch."""
     gpu = job.accelerator
     request = _request(job, shape, plan, lengths)
-    memory = choose(request) if gpu and gpu.memory_gib else None
+    memory = choose(request, alternatives(job.other_gpus)) if gpu and gpu.memory_gib else None
     efficiency = _efficiency(job, memory)
     time = _time(job, request, plan, lengths, efficiency, holdout_rows) if efficiency else None
     cost = _cost(job, time) if time else None

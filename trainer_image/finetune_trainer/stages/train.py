@@ -14,7 +14,7 @@ from finetune_trainer.errors import Interrupted, UserError
 from finetune_trainer.planning.candidates import Gpu, Request
 from finetune_trainer.planning.choose import NoFit, choose
 from finetune_trainer.planning.headers import shape_of_folder
-from finetune_trainer.planning.job import recomputes, request_for
+from finetune_trainer.planning.job import alternatives, recomputes, request_for
 from finetune_trainer.planning.memory import GIB
 from finetune_trainer.planning.time import mfu
 from finetune_trainer.progress import ProgressServer
@@ -65,7 +65,7 @@ def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
         return _cpu_execution(job)
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
     gpu = Gpu(round(device.total_memory / GIB, 2), device.name)
-    plan = choose(_request(job, summary, model, gpu))
+    plan = choose(_request(job, summary, model, gpu), alternatives(job.other_gpus))
     _log.info("memory plan: %s", json.dumps(plan.document()))
     if isinstance(plan, NoFit):
         raise UserError(f"{device.name}: {plan.message}")

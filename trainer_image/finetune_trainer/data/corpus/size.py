@@ -10,6 +10,7 @@ from finetune_trainer.data.findings import Finding
 MINIMUM = 100
 ENOUGH = 300
 _BANDS = (
+    (MINIMUM, "expect no effect that can be relied on"),
     (1_000, "expect a visible change of format and style, not full generalisation"),
     (10_000, "expect a solid result on the task, less on rare cases"),
 )
@@ -26,8 +27,8 @@ def too_few(train: Facts) -> Finding | None:
     if count >= ENOUGH:
         return None
     text = (
-        f"There are {count} distinct rows; the least is {MINIMUM}, a few hundred are needed to see an "
-        "effect: add rows."
+        f"Without copies there are {_rows(count)}; the least is {MINIMUM}, a few hundred are needed to see "
+        "an effect: add rows."
     )
     return Finding(28, "too_few", "error" if count < MINIMUM else "warning", count, (), text)
 
@@ -36,7 +37,11 @@ def data_band(train: Facts) -> Finding:
     """Rule 29: what to expect of so many rows."""
     count = len(train)
     words = next((words for limit, words in _BANDS if count < limit), _MANY)
-    return Finding(29, "data_band", "info", count, (), f"With {count} rows {words}.")
+    return Finding(29, "data_band", "info", count, (), f"With {_rows(count)} {words}.")
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def advised_epochs(rows: int) -> int:
