@@ -137,6 +137,7 @@ def test_a_base_on_the_hub_is_planned_as_if_it_were_here(
     assert "tokenizer.json" in hub.downloads
 
 
+@pytest.mark.slow  # huggingface_hub tries for 20 s
 def test_a_hub_that_does_not_answer_is_named(
     write_job: Write, rows: tuple[str, ...], hub: HubStandIn, capsys: Capture
 ) -> None:
