@@ -81,6 +81,15 @@ def test_flags_ask_what_another_machine_would_take(
     assert plan["estimate"]["cost"] is None  # no price is built in
 
 
+def test_a_flag_replaces_one_figure_of_the_table(
+    write_job: Write, rows: tuple[str, ...], base: Path, table: Path, capsys: Capture
+) -> None:
+    flags = ("--model", base, "--gpu-types", table, "--gpu-memory-gib", 80, *rows)
+    _, plan = planned(capsys, "--job", write_job(), *flags)
+    assert plan["gpuMemoryGiB"] == 80
+    assert plan["estimate"]["cost"] == pytest.approx(4 * plan["estimate"]["hours"], abs=0.01)
+
+
 def test_what_does_not_fit_ends_with_1_and_says_what_to_change(
     write_job: Write, rows: tuple[str, ...], base: Path, table: Path, capsys: Capture
 ) -> None:

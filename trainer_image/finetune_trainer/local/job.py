@@ -46,10 +46,11 @@ def _check_currency(job: Job) -> None:
 def _accelerator(options: argparse.Namespace, resources: dict[str, object]) -> AcceleratorSpec | None:
     """What flags and tables say of the GPU; None when nothing names one."""
     name = options.gpu or (str(resources["gpuType"]) if resources.get("gpuType") else None)
-    asked = name is not None and (options.gpu is not None or options.gpu_memory_gib is None)
     if name is None and options.gpu_memory_gib is None:
         return None
-    kind = known_gpu(name, options.gpu_types) if asked and name else None
+    # A type that only the cluster knows may be described by flags alone.
+    described = options.gpu_memory_gib is not None and not (options.gpu or options.gpu_types)
+    kind = known_gpu(name, options.gpu_types) if name and not described else None
     spot = resources.get("spot") is True
     listed = kind and (kind.spot_price_per_hour if spot else kind.price_per_hour)
     return AcceleratorSpec(
