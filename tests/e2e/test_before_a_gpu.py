@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from kubernetes import client, watch
 
 from dev import chart
 from dev.cluster.network import NODE_ADDRESS
@@ -72,6 +73,17 @@ def stages_with_jobs(cluster: Cluster, name: str) -> list[str]:
     return sorted(job["metadata"]["labels"]["finetune.dev/stage"] for job in json.loads(found)["items"])
 
 
+def await_stage_job(cluster: Cluster, name: str, stage: str) -> None:
+    """The status names a stage before its Job is made, so the Job itself is awaited."""
+    found = watch.Watch().stream(
+        client.BatchV1Api(cluster.api).list_namespaced_job,
+        cluster.namespace,
+        label_selector=f"finetune.dev/owner={name},finetune.dev/stage={stage}",
+        timeout_seconds=60,
+    )
+    assert next(found, None) is not None, f"{name} has no Job of stage {stage} after 60 s"
+
+
 def test_a_run_is_checked_planned_and_priced_and_no_gpu_is_asked_for_above_its_budget(
     cluster: Cluster, priced: None
 ) -> None:
@@ -97,8 +109,7 @@ def test_a_run_is_checked_planned_and_priced_and_no_gpu_is_asked_for_above_its_b
     assert stages_with_jobs(cluster, "priced") == ["prepare"]
     assert SECRET_KEY not in cluster.kubectl("get", "ftj,events,pods,configmaps", "-o", "yaml")
     raise_limit(cluster, "priced", "50")
-    cluster.wait("FineTuneJob", "priced", lambda j: j["status"].get("stage") == "Train", 60)
-    assert stages_with_jobs(cluster, "priced") == ["prepare", "train"]
+    await_stage_job(cluster, "priced", "train")
     cluster.kubectl("delete", "ftj", "priced", "--timeout=60s")
 
 
