@@ -42,16 +42,9 @@ def fetch_base(source: str, revision: str, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)  # another base: none of its files may stay
         write_atomically(begun, wanted)
     with _explained(source, revision):
-        token = read_token("base-model")
-        names = _wanted_files(source, HfApi(_endpoint(), token).list_repo_files(repo, revision=revision))
-        snapshot_download(
-            repo,
-            revision=revision,
-            local_dir=target,
-            allow_patterns=names,
-            token=token,
-            endpoint=_endpoint(),
-        )
+        hub = HfApi(_endpoint(), read_token("base-model"))
+        names = _wanted_files(source, hub.list_repo_files(repo, revision=revision))
+        _download(repo, revision, target, names)
     write_atomically(done, wanted)
 
 
@@ -59,14 +52,18 @@ def fetch_tokenizer(source: str, revision: str, target: Path) -> None:
     """Fetch what `hf://org/name` says of itself into `target`: configuration and tokenizer, no weights."""
     repo = source.removeprefix("hf://").strip("/")
     with _explained(source, revision):
-        snapshot_download(
-            repo,
-            revision=revision,
-            local_dir=target,
-            allow_patterns=list(TEXT_FILES),
-            token=read_token("base-model"),
-            endpoint=_endpoint(),
-        )
+        _download(repo, revision, target, list(TEXT_FILES))
+
+
+def _download(repo: str, revision: str, target: Path, names: list[str]) -> None:
+    snapshot_download(
+        repo,
+        revision=revision,
+        local_dir=target,
+        allow_patterns=names,
+        token=read_token("base-model"),
+        endpoint=_endpoint(),
+    )
 
 
 def fetch_dataset(source: str, revision: str, target: Path) -> Located:
