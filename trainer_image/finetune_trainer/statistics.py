@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import bootstrap
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 _ALPHA = 0.05
@@ -50,13 +49,6 @@ def paired_delta(base: Sequence[float], tuned: Sequence[float]) -> Interval:
         return resampled
     exact = _mcnemar_interval(before, after)
     return Interval(resampled.score, min(resampled.low, exact.low), max(resampled.high, exact.high))
-
-
-def mcnemar_p(base: Sequence[float], tuned: Sequence[float]) -> float:
-    """The p-value of the exact McNemar test on paired scores that are all 0 or 1."""
-    before, after = _values(base), _values(tuned)
-    wins, losses = _discordant(before, after)
-    return float(mcnemar([[0, wins], [losses, 0]], exact=True).pvalue)
 
 
 def _resampled_delta(difference: np.ndarray) -> Interval:

@@ -3,10 +3,18 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar
 
-from finetune_trainer.statistics import mcnemar_p, paired_delta, score_interval
+from finetune_trainer.statistics import paired_delta, score_interval
 
 BITS = st.sampled_from([0.0, 1.0])
+
+
+def mcnemar_p(base: list[float], tuned: list[float]) -> float:
+    """The exact test that the interval must agree with."""
+    wins = sum(before < after for before, after in zip(base, tuned, strict=True))
+    losses = sum(before > after for before, after in zip(base, tuned, strict=True))
+    return float(mcnemar([[0, wins], [losses, 0]], exact=True).pvalue)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from finetune_trainer.data import survey as surveying
 from finetune_trainer.data import workers
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.load import Loaded, load_files
-from finetune_trainer.data.spool import Spool, pack, spooled, unpack
+from finetune_trainer.data.spool import Spool, SpoolWriter, pack, unpack
 from finetune_trainer.data.structure import examine
 from finetune_trainer.data.survey import Survey, Target, survey
 from finetune_trainer.errors import UserError
@@ -105,6 +105,12 @@ def test_a_packed_row_is_the_row(
     assert unpack(pack(row)) == row
 
 
+def spooled(rows: list[Row], path: Path) -> Spool:
+    with SpoolWriter(path) as writer:
+        writer.write([pack(row) for row in rows])
+    return writer.spool()
+
+
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_rows_are_read_back_by_place(tmp_path: Path, count: int) -> None:
     rows = [Row(n, str(n), ({**TURN, "content": "x" * n},)) for n in range(1, count + 1)]
@@ -114,9 +120,7 @@ def test_rows_are_read_back_by_place(tmp_path: Path, count: int) -> None:
 
 
 def test_a_chunk_has_at_least_one_row_and_not_more_than_its_bytes(tmp_path: Path) -> None:
-    spool: Spool = spooled(
-        [Row(n, "", ({**TURN, "content": "x" * 100},)) for n in range(10)], tmp_path / "rows"
-    )
+    spool = spooled([Row(n, "", ({**TURN, "content": "x" * 100},)) for n in range(10)], tmp_path / "rows")
     size = spool.size // 10
     assert [spool.fitting(0, most, bytes_) for most, bytes_ in ((3, 10**6), (100, 3 * size), (100, 1))] == [
         3,

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -76,13 +76,6 @@ class SpoolWriter:
         """What was written; call it after the context."""
         lengths = np.concatenate(self._lengths) if self._lengths else np.zeros(0, np.int64)
         return Spool(self._path, np.cumsum(lengths))
-
-
-def spooled(rows: Iterable[Row], path: Path) -> Spool:
-    """Rows that are at hand, as a Spool."""
-    with SpoolWriter(path) as writer:
-        writer.write([pack(row) for row in rows])
-    return writer.spool()
 
 
 def pack(row: Row) -> bytes:

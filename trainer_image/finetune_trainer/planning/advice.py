@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 
 from finetune_trainer.planning.candidates import Given, Request, fastest
-from finetune_trainer.planning.cost import SELF_HOST_CALLS
 from finetune_trainer.planning.memory import GIB
 
 # Between the sizes that R11 names as small (9B to 27B) and the 70B that R12 warns of.
 LARGE_MODEL = 30e9
 _DAYS_PER_MONTH = 30
+# Below this many calls per day an API is usually cheaper than GPUs of one's own (R53).
+_SELF_HOST_CALLS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def large_model(request: Request) -> Advice | None:
 
 def few_calls(intent: Intent) -> Advice | None:
     """R53: below about a million calls per day an API is usually cheaper than GPUs of one's own."""
-    if intent.calls_per_month is None or intent.calls_per_month >= SELF_HOST_CALLS * _DAYS_PER_MONTH:
+    if intent.calls_per_month is None or intent.calls_per_month >= _SELF_HOST_CALLS * _DAYS_PER_MONTH:
         return None
     return Advice(
         "FewCalls",

@@ -12,8 +12,6 @@ from typing import Any
 
 from finetune_trainer.errors import UserError
 
-_UNKNOWN_POSITIONS = 131072  # the longest training.maxLength that a job may ask for
-
 
 @dataclass(frozen=True)
 class Experts:
@@ -42,7 +40,6 @@ class ModelShape:
     head_dim: int
     vocab: int
     tied: bool
-    positions: int
     layer_linears: tuple[tuple[int, int], ...]
     layer_extras: int
     experts: Experts | None = None
@@ -117,7 +114,6 @@ _GEMMA3 = {
     "num_key_value_heads": 4,
     "head_dim": 256,
     "vocab_size": 262208,
-    "max_position_embeddings": 131072,
 }
 FAMILIES: dict[str, _Family] = {
     "llama": _Family(mlp_bias=True),
@@ -189,7 +185,6 @@ def _shape(name: str, family: _Family, config: Mapping[str, Any]) -> ModelShape:
         head_dim=head_dim,
         vocab=read.count("vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
-        positions=read.count("max_position_embeddings", _UNKNOWN_POSITIONS),
         layer_linears=_linears(family, hidden, width, sizes),
         layer_extras=_extras(family, config, sizes, hidden, width, head_dim)
         + (hidden * experts.total if experts else 0),  # the router
