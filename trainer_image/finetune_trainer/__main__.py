@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import StageError, UserError
 from finetune_trainer.lean import hide_torch
 from finetune_trainer.local.flags import (
     add_check_arguments,
@@ -31,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code of docs/architecture.md."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
-    return command(options)
+    try:
+        return command(options)
+    except StageError as error:  # of a command without a cluster; a stage reports its own
+        print(error, file=sys.stderr)
+        return UserError.exit_code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
     text = "say whether a run fits the GPUs, how, how long and for how much (no cluster, no GPU)"
     add_plan_arguments(command := commands.add_parser("plan", help=text, description=text))
-    command.set_defaults(command=_plan)
+    command.set_defaults(command=_run_locally)
     text = "check local rows by the rules of docs/data-rules.md (no cluster, no GPU)"
     add_check_arguments(command := commands.add_parser("check", help=text, description=text))
-    command.set_defaults(command=_check)
+    command.set_defaults(command=_run_locally)
     text = "print the JSON Schemas of job, result, manifest and report"
     commands.add_parser("schemas", help=text, description=text).set_defaults(command=_schemas)
     return parser
@@ -79,34 +83,20 @@ def _run_stage(options: argparse.Namespace) -> int:
 
 
 def _run_prepare(options: argparse.Namespace) -> int:
-    if options.work is None:
-        try:
-            refuse_without_work(options)
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return error.exit_code
-        return _run_stage(options)
-    from finetune_trainer.local.prepare import run
+    if options.work is not None:
+        return _run_locally(options)
+    refuse_without_work(options)
+    return _run_stage(options)
 
-    return run(options)
+
+def _run_locally(options: argparse.Namespace) -> int:
+    return int(import_module(f"finetune_trainer.local.{options.stage}").run(options))
 
 
 def _run_gang(options: argparse.Namespace) -> int:
     from finetune_trainer.launch.gang import main as run_gang
 
     return run_gang(options.job, options.workspace)
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from finetune_trainer.local.plan import run
-
-    return run(options)
-
-
-def _check(options: argparse.Namespace) -> int:
-    from finetune_trainer.local.check import run
-
-    return run(options)
 
 
 def _reemit(options: argparse.Namespace) -> int:

@@ -142,6 +142,8 @@ WRONG = [
     ("tokens as a word", "--model {config} --gpu-memory-gib 80 --tokens-per-microbatch 4k", "4k"),
     ("time without a peak", "--model {config} --gpu-memory-gib 80 --train-tokens 9", "--gpu-peak-tflops"),
     ("a price without tokens", "--model {config} --gpu-memory-gib 80 --price-per-hour 9", "--train-tokens"),
+    ("a table without a name", "--model {config} --gpu-memory-gib 80 --gpu-types t.yaml", "--gpu-types needs --gpu NAME"),
+    ("a table that is not there", "--model {config} --gpu h200 --gpu-types t.yaml", "t.yaml cannot be read"),
     ("no such method", "--model {config} --gpu-memory-gib 80 --method Half", "Half"),
     ("no such stage", "--model {config} --gpu-memory-gib 80 --zero-stage 4", "--zero-stage"),
     ("LoRA sharded", "--model {config} --gpu-memory-gib 80 --zero-stage 2", "an adapter is not sharded"),

@@ -15,6 +15,7 @@ from finetune_trainer.data.survey import Survey, Target, survey
 from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.progress import terminal_progress
+from finetune_trainer.local.verdict import FINE, REFUSED
 from finetune_trainer.planning.defaults import EPOCHS
 from finetune_trainer.planning.model import read_positions
 from finetune_trainer.report.data import data_summary
@@ -42,18 +43,14 @@ class _Checked:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what was found; 0 when nothing is an error, 1 when something is, 64 when nothing can be read."""
-    try:
-        with TemporaryDirectory() as scratch, terminal_progress() as watch:
-            checked, report = _checked(options, Path(scratch), watch)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    """Print what was found; 0 without errors among it, 1 with one; UserError for what holds no rows."""
+    with TemporaryDirectory() as scratch, terminal_progress() as watch:
+        checked, report = _checked(options, Path(scratch), watch)
     if options.output == "json":
         print(json.dumps(check_json(checked.findings, checked.train.count, checked.tokens)))
     else:
         print_report(report, sys.stdout)
-    return 1 if errors(checked.findings) else 0
+    return REFUSED if errors(checked.findings) else FINE
 
 
 def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[_Checked, Report]:

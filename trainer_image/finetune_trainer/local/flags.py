@@ -12,10 +12,8 @@ _OF_NO_JOB = (
     "row_tokens",
 )  # fmt: skip
 _OF_A_JOB = ("data", "holdout")
-_OF_A_LAPTOP = (
-    "model", "data", "holdout", "gpu", "gpu_types", "gpus", "nodes", "gpu_memory_gib", "gpu_peak_tflops",
-    "price_per_hour",
-)  # fmt: skip
+_OF_GPUS = ("gpu", "gpu_types", "gpu_memory_gib", "gpu_peak_tflops", "price_per_hour")
+_OF_A_LAPTOP = ("model", "data", "holdout", "gpus", "nodes", *_OF_GPUS)
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,13 +82,20 @@ def refuse_misplaced(options: argparse.Namespace) -> None:
     """UserError for a flag of `plan` that would do nothing."""
     if options.job:
         _refuse(options, _OF_NO_JOB, "is said by the job; change it there")
-    else:
-        _refuse(options, _OF_A_JOB, "needs --job")
+        return
+    _refuse(options, _OF_A_JOB, "needs --job")
+    if not options.gpu:
+        _refuse(options, ("gpu_types",), "needs --gpu NAME or --job")
 
 
 def refuse_without_work(options: argparse.Namespace) -> None:
     """UserError for a flag of `prepare` that would do nothing in a pod."""
     _refuse(options, _OF_A_LAPTOP, "needs --work DIR")
+
+
+def refuse_flags_of_gpus(options: argparse.Namespace, why: str) -> None:
+    """UserError for a flag about GPUs where it would do nothing."""
+    _refuse(options, _OF_GPUS, why)
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:

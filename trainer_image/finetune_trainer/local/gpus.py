@@ -1,6 +1,7 @@
 """GPUs by name: those of an administrator's table, else what data sheets say of common ones. No prices."""
 
-from dataclasses import dataclass
+import argparse
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from finetune_trainer.contracts import GpuSpec
+from finetune_trainer.contracts import AcceleratorSpec, GpuSpec
 from finetune_trainer.contracts.document import Document
 from finetune_trainer.contracts.job import sentences
 from finetune_trainer.errors import UserError
@@ -28,56 +29,71 @@ class GpuType(Document):
     currency: str | None = None
 
 
-@dataclass(frozen=True)
-class _Card:
-    """Memory that CUDA offers (GiB) and the dense bf16 peak (TFLOP/s) of NVIDIA's data sheets."""
-
-    memory_gib: float
-    peak_tflops: float
-
-
+# Memory that CUDA offers (GiB) and the dense bf16 peak (TFLOP/s) of NVIDIA's data sheets.
 _CARDS = {
-    "b200": _Card(178.0, 2250),
-    "h200": _Card(139.8, 989),
-    "h100": _Card(79.1, 989),
-    "a100-80gb": _Card(79.1, 312),
-    "a100-40gb": _Card(39.4, 312),
-    "l40s": _Card(44.4, 362),
-    "a10": _Card(22.0, 125),
-    "l4": _Card(22.0, 121),
+    name: GpuType(memory_gib=memory, peak_tflops=peak)
+    for name, memory, peak in (
+        ("b200", 178.0, 2250),
+        ("h200", 139.8, 989),
+        ("h100", 79.1, 989),
+        ("a100-80gb", 79.1, 312),
+        ("a100-40gb", 39.4, 312),
+        ("l40s", 44.4, 362),
+        ("a10", 22.0, 125),
+        ("l4", 22.0, 121),
+    )
 }
 
 
-def other_gpus(name: str, table: Path | None) -> tuple[GpuSpec, ...]:
-    """The other GPUs of the table, when given, else of the data sheets, whose memory is known."""
-    sizes = (
-        {known: kind.memory_gib for known, kind in _read(table).items()}
-        if table
-        else {known: card.memory_gib for known, card in _CARDS.items()}
+def known_gpus(table: Path | None) -> Mapping[str, GpuType]:
+    """The GPUs of a file (the values of the chart, or its `gpuTypes` alone), else of the data sheets.
+
+    UserError for a file that holds no such table.
+    """
+    return _CARDS if table is None else _read(table)
+
+
+def accelerator(
+    options: argparse.Namespace, name: str | None, known: Mapping[str, GpuType], *, spot: bool = False
+) -> AcceleratorSpec:
+    """The GPU of that name; what flags say replaces its figures. UserError when it is not known."""
+    # A type that only the cluster knows may be described by flags alone.
+    described = options.gpu_memory_gib is not None and not (options.gpu or options.gpu_types)
+    kind = GpuType() if name is None or described else _named(name, known)
+    listed = kind.spot_price_per_hour if spot else kind.price_per_hour
+    return AcceleratorSpec(
+        name=name or "GPU",
+        memory_gib=options.gpu_memory_gib or kind.memory_gib,
+        peak_tflops=options.gpu_peak_tflops or kind.peak_tflops,
+        price_per_hour=options.price_per_hour or listed,
+        currency=kind.currency,
+        spot=spot,
     )
+
+
+def other_gpus(name: str, known: Mapping[str, GpuType]) -> tuple[GpuSpec, ...]:
+    """The others whose memory is known."""
     return tuple(
-        GpuSpec(name=known, memory_gib=size)
-        for known, size in sizes.items()
-        if size is not None and known != (name if table else name.lower())
+        GpuSpec(name=other, memory_gib=kind.memory_gib)
+        for other, kind in known.items()
+        if kind.memory_gib is not None and kind is not _find(name, known)
     )
 
 
-def known_gpu(name: str, table: Path | None) -> GpuType:
-    """The GPU of that name in the administrator's table, when given, else of the data sheets; UserError."""
-    types = _read(table) if table else {}
-    if name in types:
-        return types[name]
-    card = _CARDS.get(name.lower())
-    if card is None or table:
-        known = ", ".join(sorted(types) if table else _CARDS)
-        where = f"in {table}" if table else "here"
-        text = f"The GPU {name} is not known {where} ({known})"
+def _named(name: str, known: Mapping[str, GpuType]) -> GpuType:
+    kind = _find(name, known)
+    if kind is None:
+        text = f"The GPU {name} is none of {', '.join(sorted(known))}"
         raise UserError(f"{text}; give --gpu-memory-gib and --gpu-peak-tflops, or --gpu-types FILE with it.")
-    return GpuType(memory_gib=card.memory_gib, peak_tflops=card.peak_tflops)
+    return kind
+
+
+def _find(name: str, known: Mapping[str, GpuType]) -> GpuType | None:
+    """The names of an administrator's table are labels; those of data sheets are written in any case."""
+    return known.get(name.lower() if known is _CARDS else name)
 
 
 def _read(path: Path) -> dict[str, GpuType]:
-    """The table of a file: the values of the chart, the operator's settings, or `gpuTypes` alone."""
     try:
         document: Any = yaml.safe_load(path.read_bytes())
         table = document.get("gpuTypes", document)

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, Job
+from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, GpuSpec, Job
 from finetune_trainer.data.load import Loaded, Watch, load, load_files
 from finetune_trainer.errors import UserError
-from finetune_trainer.local.gpus import known_gpu, other_gpus
+from finetune_trainer.local.flags import refuse_flags_of_gpus
+from finetune_trainer.local.gpus import accelerator, known_gpus, other_gpus
 from finetune_trainer.local.manifest import job_of, read_manifest
 from finetune_trainer.planning.headers import shape_of_folder
 from finetune_trainer.planning.remote import shape_of_source
@@ -27,9 +28,7 @@ def read_local_job(options: argparse.Namespace) -> Job:
             resources[field] = given
     if isinstance(spec, dict):
         manifest = {**manifest, "spec": {**spec, "resources": resources}}
-    on_gpus = resources.get("gpusPerNode", 1) != 0
-    card = _accelerator(options, resources) if on_gpus else None
-    others = other_gpus(card.name, options.gpu_types) if card else ()
+    card, others = _gpus(options, resources)
     job = job_of(manifest, str(options.job), accelerator=card, other_gpus=others)
     check_request(job)
     _check_currency(job)
@@ -43,24 +42,20 @@ def _check_currency(job: Job) -> None:
         raise UserError(f"{text}; give the limit in {card.currency}.")
 
 
-def _accelerator(options: argparse.Namespace, resources: dict[str, object]) -> AcceleratorSpec | None:
-    """What flags and tables say of the GPU; None when nothing names one."""
+def _gpus(
+    options: argparse.Namespace, resources: dict[str, object]
+) -> tuple[AcceleratorSpec | None, tuple[GpuSpec, ...]]:
+    """What flags and tables say of the job's GPU, None without one, and of the others."""
+    if resources.get("gpusPerNode", 1) == 0:
+        refuse_flags_of_gpus(options, "is for a job on GPUs; add --gpus N, or set resources.gpusPerNode")
+        return None, ()
     name = options.gpu or (str(resources["gpuType"]) if resources.get("gpuType") else None)
     if name is None and options.gpu_memory_gib is None:
-        return None
-    # A type that only the cluster knows may be described by flags alone.
-    described = options.gpu_memory_gib is not None and not (options.gpu or options.gpu_types)
-    kind = known_gpu(name, options.gpu_types) if name and not described else None
-    spot = resources.get("spot") is True
-    listed = kind and (kind.spot_price_per_hour if spot else kind.price_per_hour)
-    return AcceleratorSpec(
-        name=name or "GPU",
-        memory_gib=options.gpu_memory_gib or (kind and kind.memory_gib),
-        peak_tflops=options.gpu_peak_tflops or (kind and kind.peak_tflops),
-        price_per_hour=options.price_per_hour or listed,
-        currency=kind and kind.currency,
-        spot=spot,
-    )
+        refuse_flags_of_gpus(options, "needs --gpu NAME, or resources.gpuType in the job")
+        return None, ()
+    known = known_gpus(options.gpu_types)
+    card = accelerator(options, name, known, spot=resources.get("spot") is True)
+    return card, other_gpus(card.name, known)
 
 
 def load_local_data(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Data:

@@ -7,25 +7,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from finetune_trainer.errors import StageError, UserError
+from finetune_trainer.errors import UserError
 from finetune_trainer.local.flags import refuse_misplaced
 from finetune_trainer.local.job import find_local_base, load_local_data, read_local_job
 from finetune_trainer.local.plan_model import plan_model
 from finetune_trainer.local.progress import terminal_progress
-from finetune_trainer.local.verdict import FINE, REFUSED, UNREADABLE, over_budget
+from finetune_trainer.local.verdict import conclude, judge
 from finetune_trainer.report.document import Report
 from finetune_trainer.report.terminal import print_report
-from finetune_trainer.stages.examine import RefusedError, examine, refuse_unsound
+from finetune_trainer.stages.examine import examine
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the plan; 0 when the run may start, 1 when it may not, 64 when the question is wrong."""
-    try:
-        refuse_misplaced(options)
-        return _plan_job(options) if options.job else plan_model(options)
-    except StageError as error:
-        print(error, file=sys.stderr)
-        return UNREADABLE
+    """Print the plan; 0 when the run may start, 1 when it may not; StageError when the question is wrong."""
+    refuse_misplaced(options)
+    return _plan_job(options) if options.job else plan_model(options)
 
 
 def _plan_job(options: argparse.Namespace) -> int:
@@ -34,9 +30,7 @@ def _plan_job(options: argparse.Namespace) -> int:
         print_report(report, sys.stdout)
     else:
         print(json.dumps(_job_document(report, method, refusal), indent=2))
-    if refusal:
-        print(refusal, file=sys.stderr)
-    return REFUSED if refusal else FINE
+    return conclude(refusal)
 
 
 def _looked_ahead(options: argparse.Namespace) -> tuple[Report, str, str | None]:
@@ -47,13 +41,13 @@ def _looked_ahead(options: argparse.Namespace) -> tuple[Report, str, str | None]
         raise UserError(f"{text}; name it with --gpu NAME and --gpus N, or give --gpu-memory-gib.")
     with terminal_progress() as watch, TemporaryDirectory() as scratch:
         data = load_local_data(job, options, Path(scratch) / "rows", watch)
-        try:
-            refuse_unsound(job, data)
+
+        def look() -> Report:
             base = find_local_base(job, options, Path(scratch) / "base", watch)
-            report = examine(job, data, base, watch).report
-        except RefusedError as refused:
-            return refused.report, job.spec.method, str(refused)
-    return report, job.spec.method, over_budget(report)
+            return examine(job, data, base, watch).report
+
+        report, refusal = judge(job, data, look)
+    return report, job.spec.method, refusal
 
 
 def _job_document(report: Report, method: str, refusal: str | None) -> dict[str, Any]:

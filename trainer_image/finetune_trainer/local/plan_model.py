@@ -2,11 +2,13 @@
 
 import argparse
 import json
-from typing import Any, cast
+from decimal import Decimal
+from typing import Any
 
+from finetune_trainer.contracts import AcceleratorSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.flags import ROW_TOKENS
-from finetune_trainer.local.gpus import GpuType, known_gpu
+from finetune_trainer.local.gpus import accelerator, known_gpus
 from finetune_trainer.local.verdict import FINE, REFUSED
 from finetune_trainer.planning.candidates import Given, Gpu, Request
 from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
@@ -24,16 +26,19 @@ def plan_model(options: argparse.Namespace) -> int:
     """Print the plan and return the exit code; UserError when the question is wrong."""
     if options.model is None:
         raise UserError("A plan is for a model: give --model DIR, or a FineTuneJob with --job FILE.")
-    request, price = request_of(options), _price(options)
+    card = accelerator(options, options.gpu, known_gpus(options.gpu_types))
+    request = request_of(options, card)
     plan = choose(request)
-    expected = _estimate(options, request, plan.choice.setup, price)
+    expected = _estimate(options, request, plan.choice.setup, card.price_per_hour)
     document = {**plan.document(), "estimate": expected}
     print(json.dumps(document, indent=2) if options.output == "json" else text_of(document, plan))
     return FINE if isinstance(plan, MemoryPlan) else REFUSED
 
 
-def request_of(options: argparse.Namespace) -> Request:
-    """The run that the flags describe; UserError for a model that is not understood or a GPU not known."""
+def request_of(options: argparse.Namespace, card: AcceleratorSpec) -> Request:
+    """The run that the flags describe; UserError for a model not understood or a GPU without memory."""
+    if card.memory_gib is None:
+        raise UserError("A plan is for a GPU: name it with --gpu NAME, or give --gpu-memory-gib.")
     tokens: int | None = options.tokens_per_microbatch
     method: Method = options.method or "LoRA"
     given = Given(
@@ -47,30 +52,15 @@ def request_of(options: argparse.Namespace) -> Request:
     return Request(
         shape=shape_of_folder(options.model),
         given=given,
-        gpu=_gpu(options),
+        gpu=Gpu(card.memory_gib, card.name, card.peak_tflops),
         longest=min(tokens or ROW_TOKENS, ROW_TOKENS),
         gpus_per_node=options.gpus or 1,
         nodes=options.nodes or 1,
     )
 
 
-def _gpu(options: argparse.Namespace) -> Gpu:
-    kind = known_gpu(options.gpu, options.gpu_types) if options.gpu else GpuType()
-    memory = options.gpu_memory_gib or kind.memory_gib
-    if memory is None:
-        raise UserError("A plan is for a GPU: name it with --gpu NAME, or give --gpu-memory-gib.")
-    return Gpu(memory, options.gpu or "GPU", options.gpu_peak_tflops or kind.peak_tflops)
-
-
-def _price(options: argparse.Namespace) -> float | None:
-    if options.price_per_hour or not options.gpu:
-        return cast("float | None", options.price_per_hour)
-    listed = known_gpu(options.gpu, options.gpu_types).price_per_hour
-    return None if listed is None else float(listed)
-
-
 def _estimate(
-    options: argparse.Namespace, request: Request, setup: Setup, price: float | None
+    options: argparse.Namespace, request: Request, setup: Setup, price: Decimal | None
 ) -> dict[str, Any] | None:
     """Time and cost, when the tokens are given; UserError when the GPU's peak is not."""
     tokens, row = options.train_tokens, options.row_tokens or ROW_TOKENS
@@ -90,7 +80,7 @@ def _estimate(
         efficiency=prior(setup),
         extra_seconds=startup_seconds(request.shape),
     )
-    cost = None if price is None else training_cost(expected.hours, setup.gpus, price)
+    cost = None if price is None else training_cost(expected.hours, setup.gpus, float(price))
     return {
         "tokens": tokens,
         "mfu": round(prior(setup).mfu, 3),

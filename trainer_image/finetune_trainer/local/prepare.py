@@ -5,33 +5,26 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from finetune_trainer.errors import StageError, UserError
+from finetune_trainer.errors import UserError
 from finetune_trainer.local.job import find_local_base, load_local_data, read_local_job
 from finetune_trainer.local.progress import terminal_progress
-from finetune_trainer.local.verdict import FINE, REFUSED, UNREADABLE, over_budget
+from finetune_trainer.local.verdict import conclude, judge
 from finetune_trainer.report.document import Report
 from finetune_trainer.report.terminal import print_report
-from finetune_trainer.stages.examine import RefusedError, refuse_unsound
 from finetune_trainer.stages.prepare import discard_rows, examine_and_write, write_reports
 from finetune_trainer.workspace import Workspace
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the report; 0 when the job may run, 1 when it would be refused, 64 when nothing can be read."""
+    """Print the report; 0 when the job may run, 1 when not; StageError when nothing can be read."""
     workspace = Workspace(options.work)
-    try:
-        report, refusal = _prepared(options, workspace)
-    except StageError as error:
-        print(error, file=sys.stderr)
-        return UNREADABLE
+    report, refusal = _prepared(options, workspace)
     if options.output == "json":
         print(report.to_json(), end="")
     else:
         print_report(report, sys.stdout)
         print(f"\nThe report is {workspace.report_html}.")
-    if refusal:
-        print(refusal, file=sys.stderr)
-    return REFUSED if refusal else FINE
+    return conclude(refusal)
 
 
 def _prepared(options: argparse.Namespace, workspace: Workspace) -> tuple[Report, str | None]:
@@ -41,14 +34,14 @@ def _prepared(options: argparse.Namespace, workspace: Workspace) -> tuple[Report
     with terminal_progress() as watch, TemporaryDirectory(prefix=".rows-", dir=options.work) as scratch:
         data = load_local_data(job, options, Path(scratch), watch)
         discard_rows(workspace)
-        try:
-            refuse_unsound(job, data)
+
+        def look() -> Report:
             base = find_local_base(job, options, Path(scratch) / "base", watch)
-            report = examine_and_write(job, workspace, data, base, watch).report
-        except RefusedError as refused:
-            write_reports(workspace, refused.report)
-            return refused.report, str(refused)
-    return report, over_budget(report)
+            return examine_and_write(job, workspace, data, base, watch).report
+
+        report, refusal = judge(job, data, look)
+    write_reports(workspace, report)
+    return report, refusal
 
 
 def _make_folder(path: Path) -> None:

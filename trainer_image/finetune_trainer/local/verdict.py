@@ -1,17 +1,39 @@
 """What the commands without a cluster end with."""
 
+import sys
+from collections.abc import Callable
+
+from finetune_trainer.contracts import Job
 from finetune_trainer.report.document import Report
+from finetune_trainer.report.readiness import over_budget
 from finetune_trainer.report.words import money
+from finetune_trainer.stages.examine import Data, RefusedError, refuse_unsound
 
-FINE, REFUSED, UNREADABLE = 0, 1, 64
+FINE, REFUSED = 0, 1
 
 
-def over_budget(report: Report) -> str | None:
+def judge(job: Job, data: Data, look: Callable[[], Report]) -> tuple[Report, str | None]:
+    """The report of a job, and why it would be refused; only sound rows are looked at more closely."""
+    try:
+        refuse_unsound(job, data)
+        report = look()
+    except RefusedError as refused:
+        return refused.report, str(refused)
+    return report, _awaits_budget(report)
+
+
+def conclude(refusal: str | None) -> int:
+    """The exit code; why a job would be refused comes last on the terminal."""
+    if refusal is None:
+        return FINE
+    print(refusal, file=sys.stderr)
+    return REFUSED
+
+
+def _awaits_budget(report: Report) -> str | None:
     """Why the run would wait for its budget, as the operator says it; None when it would not."""
-    expected = report.estimate
-    if expected is None or expected.cost is None or expected.budget is None:
+    exceeded, estimate = over_budget(report), report.estimate
+    if exceeded is None or estimate is None:
         return None
-    if expected.cost <= expected.budget:
-        return None
-    cost, limit = money(expected.cost, expected.currency), money(expected.budget, expected.currency)
+    cost, limit = (money(amount, estimate.currency) for amount in exceeded)
     return f"The run is expected to cost {cost}, above spec.budget.limit of {limit}; raise it or train less."

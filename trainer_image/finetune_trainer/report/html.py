@@ -23,7 +23,7 @@ def report_html(report: Report) -> str:
     return _template().render(
         report=report,
         readiness=readiness(report),
-        over_budget=over_budget(report),
+        over_budget=over_budget(report) is not None,
         figures=key_figures(report),
         findings=_grouped(report.findings),
         drawings=_drawings(report),

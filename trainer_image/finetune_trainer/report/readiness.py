@@ -24,16 +24,16 @@ def readiness(report: Report) -> Readiness:
         return Readiness("error", f"{plural(len(wrong), 'error')} to mend")
     if report.memory and not report.memory.fits:
         return Readiness("error", "Does not fit into the memory of the GPUs")
-    if over_budget(report):
+    if over_budget(report) is not None:
         return Readiness("error", "Costs more than the budget allows")
     if noted := warnings(report.findings):
         return Readiness("warning", plural(len(noted), "warning"))
     return Readiness("good", "Ready to train")
 
 
-def over_budget(report: Report) -> bool:
-    """Whether the expected cost is above the budget."""
+def over_budget(report: Report) -> tuple[float, float] | None:
+    """The expected cost and the budget that it is above; None when it is not."""
     estimate = report.estimate
     if estimate is None or estimate.cost is None or estimate.budget is None:
-        return False
-    return estimate.cost > estimate.budget
+        return None
+    return (estimate.cost, estimate.budget) if estimate.cost > estimate.budget else None

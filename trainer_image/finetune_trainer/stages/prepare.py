@@ -87,6 +87,7 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
     digest = _checked_fingerprint(job, folder)
     base = Base(folder, shape_of_folder(folder))
     examined = examine_and_write(job, workspace, data, base, watching(progress))
+    write_reports(workspace, examined.report)
     summary = {"adopted": False, **_base_facts(job, digest), **examined.summary(job)}
     write_prepared(workspace, job, summary)
     return succeeded(job, _sentence(summary), summary)
@@ -99,12 +100,11 @@ def discard_rows(workspace: Workspace) -> None:
 
 
 def examine_and_write(job: Job, workspace: Workspace, data: Data, base: Base, watch: Watch) -> Examined:
-    """The files that later stages read, and the reports; RefusedError without them."""
+    """The rows as later stages read them; RefusedError without any."""
     with replaced(workspace.dataset_train) as file:
         examined = examine(job, data, base, watch, file.write)
     if job.spec.evaluation:
         _write_holdout(workspace, examined.holdout)
-    write_reports(workspace, examined.report)
     return examined
 
 
