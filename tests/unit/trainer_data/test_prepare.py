@@ -39,10 +39,11 @@ def test_a_good_job_is_prepared_and_the_choices_are_reported(
 def test_the_prepared_files_are_what_the_later_stages_read(
     job_document: Make, run_cli: Run, volumes: Any, tokenizer: Any
 ) -> None:
-    run_cli(job_document())
+    _, result = run_cli(job_document())
     workspace = Workspace(volumes.workspace)
     rows = read_json_lines(workspace.dataset_train)
     assert len(rows) == 12
+    assert result["summary"]["longestRow"] == max(len(row["labels"]) for row in rows)
     trained = [label for label in rows[0]["labels"] if label != -100]
     assert tokenizer._tokenizer.decode(trained) == "answer 0<|im_end|>"
     assert read_json_lines(workspace.holdout)[3] == {

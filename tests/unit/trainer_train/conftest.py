@@ -163,6 +163,7 @@ def _summary(rows: int, method: str) -> dict[str, Any]:
     training = {"epochs": 2, "learningRate": 1e-2 if method == "LoRA" else 1e-3, "effectiveBatchSize": 8}
     return {
         "baseFingerprint": DIGEST,
+        "longestRow": 64,
         "holdoutDigest": DIGEST,
         "training": {**training, "maxLength": 64, "seed": 17, "steps": -(-rows // 8) * 2},
         "lora": {"rank": 8, "alpha": 16} if method == "LoRA" else None,

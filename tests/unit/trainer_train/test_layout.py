@@ -33,8 +33,12 @@ def _job(method: str, gpus: int, **training: Any) -> Job:
 
 
 def _summary(method: str, rows: int = 32, longest: int = 1024) -> dict[str, Any]:
-    training = {"effectiveBatchSize": rows, "maxLength": longest}
-    return {"training": training, "lora": {"rank": 16, "alpha": 32} if method == "LoRA" else None}
+    training = {"effectiveBatchSize": rows, "maxLength": 4096}
+    return {
+        "training": training,
+        "longestRow": longest,
+        "lora": {"rank": 16, "alpha": 32} if method == "LoRA" else None,
+    }
 
 
 def _device(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:

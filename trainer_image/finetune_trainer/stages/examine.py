@@ -24,7 +24,7 @@ from finetune_trainer.data.tokens import TokenTable
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.choose import NoFit
 from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
-from finetune_trainer.planning.lengths import measure
+from finetune_trainer.planning.lengths import Lengths, measure
 from finetune_trainer.planning.model import read_positions
 from finetune_trainer.planning.shape import ModelShape
 from finetune_trainer.report.data import data_summary
@@ -82,7 +82,7 @@ class Examined:
     findings: list[Finding]
     holdout: list[HoldoutRow]
     report: Report
-    attended: float
+    lengths: Lengths
 
     def summary(self, job: Job) -> dict[str, Any]:
         """The keys of prepare's summary that come from rows and plan (docs/architecture.md)."""
@@ -92,7 +92,8 @@ class Examined:
             "holdoutRows": len(data.holdout.rows) if data.holdout else 0,
             "tokens": int(self.table.kept.sum()),
             "trainedTokens": int(self.table.trained.sum()),
-            "attendedTokens": round(self.attended, 1),
+            "longestRow": self.lengths.longest,
+            "attendedTokens": round(self.lengths.attended, 1),
             "datasetDigest": data.train.digest,
             "holdoutDigest": data.holdout.digest if data.holdout else None,
             "training": self.plan.training(),
@@ -143,7 +144,7 @@ def examine(
     report = report.model_copy(update=report_parts(job, outlook))
     if isinstance(outlook.memory, NoFit):
         raise RefusedError(f"{outlook.memory.gpu.name}: {outlook.memory.message}", report)
-    return Examined(data, table, plan, outlook, findings, holdout, report, lengths.attended)
+    return Examined(data, table, plan, outlook, findings, holdout, report, lengths)
 
 
 def _tokens(surveyed: Survey) -> TokenTable:

@@ -89,7 +89,7 @@ def _request(job: Job, summary: dict[str, Any], model: Path, gpu: Gpu) -> Reques
         shape_of_folder(model),
         gpu,
         rank=summary["lora"]["rank"] if summary["lora"] else None,
-        longest=summary["training"]["maxLength"],
+        longest=summary["longestRow"],
         rows=summary["training"]["effectiveBatchSize"],
     )
 
@@ -112,11 +112,11 @@ def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) 
     if outcome.peak_bytes is None:
         return {}
     found = {"peakGiB": round(outcome.peak_bytes / GIB, 2)}
-    peak, attended = job.accelerator and job.accelerator.peak_tflops, summary.get("attendedTokens")
-    if peak and attended:
+    peak = job.accelerator and job.accelerator.peak_tflops
+    if peak:
         speed = outcome.tokens / outcome.seconds
         shape = shape_of_folder(model)
-        reached = mfu(speed, shape, job.spec.method, attended, outcome.world_size, peak)
+        reached = mfu(speed, shape, job.spec.method, summary["attendedTokens"], outcome.world_size, peak)
         found["mfu"] = round(reached, 4)
     return found
 
