@@ -31,7 +31,7 @@ from finetune_trainer.data.survey import Target, survey
 from finetune_trainer.data.tokenise import load_tokenizer
 from finetune_trainer.sources.located import DataFile
 from tests import defects
-from tests.broken_records import BREAKS, STOPLESS, Break, cut_answer, line, never_stops
+from tests.broken_records import BREAKS, STOPLESS, TOKEN_BREAKS, Break, line
 from tests.defects import SOURCES, DataSet
 from tests.unit.trainer_data.conftest import make_base
 
@@ -41,10 +41,6 @@ ROW_RULES = (
     "exact_duplicate", "near_duplicate", "contradiction", "answer_conflict_format",
     "leak_exact", "leak_near", "leak_ngram", "leak_group",
 )  # fmt: skip
-TOKEN_BREAKS: tuple[tuple[str, str, Break], ...] = (
-    ("eos_not_trained", "an answer without a stop", never_stops),
-    ("too_long", "an answer cut off", cut_answer),
-)
 ROW_TOKENS = 2048
 _TWO = partial(defects.edited, per_hundred=2)
 _TWENTY = partial(defects.plant_ngram_leaks, words=20)
@@ -209,15 +205,17 @@ def _examined(lines: list[str], base: Path | None) -> list[Finding]:
 def record_scores(sets: int) -> Iterator[dict[str, Any]]:
     """Rows of the table for every defect of single records."""
     for (rule, name), breaks in BREAKS.items():
-        yield _row(Case(name, rule, "reviews", _nothing, 1.0), record_accuracy(rule, breaks, sets))
+        yield _row(rule, name, "reviews", 1.0, record_accuracy(rule, breaks, sets))
     with TemporaryDirectory() as folder:
         base = make_base(Path(folder), STOPLESS)
-        for rule, name, breaks in TOKEN_BREAKS:
-            yield _row(Case(name, rule, "reviews", _nothing, 1.0), record_accuracy(rule, breaks, sets, base))
+        for (rule, name), breaks in TOKEN_BREAKS.items():
+            yield _row(rule, name, "reviews", 1.0, record_accuracy(rule, breaks, sets, base))
 
 
-def _nothing(_data: DataSet, _count: int, _random: Random) -> None:
-    """Records are broken one by one instead."""
+def planted_scores(sets: int) -> Iterator[dict[str, Any]]:
+    """Rows of the table for every kind of defect between rows."""
+    for case in CASES:
+        yield _row(case.rule, case.name, case.source, case.aim, accuracy(case, sets))
 
 
 def main() -> None:
@@ -225,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sets", type=int, default=10)
     sets = parser.parse_args().sets
-    planted = [*record_scores(sets), *(_row(case, accuracy(case, sets)) for case in CASES)]
+    planted = [*record_scores(sets), *planted_scores(sets)]
     untouched = {
         source: {rule: round(score.false_alarms, 4) for rule, score in clean(source, sets).items()}
         for source in SOURCES
@@ -249,16 +247,16 @@ def _named(said: list[Finding], rule: str) -> set[int]:
     return {row for finding in said if finding.rule == rule for row in finding.rows}
 
 
-def _row(case: Case, score: Score) -> dict[str, Any]:
+def _row(rule: str, case: str, source: str, aim: float | None, score: Score) -> dict[str, Any]:
     return {
-        "rule": case.rule,
-        "case": case.name,
-        "source": case.source,
+        "rule": rule,
+        "case": case,
+        "source": source,
         "planted": score.planted,
         "precision": round(score.precision, 4),
         "recall": round(score.recall, 4),
         "falseAlarms": round(score.false_alarms, 4),
-        "aim": case.aim,
+        "aim": aim,
     }
 
 

@@ -91,17 +91,22 @@ BREAKS: dict[tuple[str, str], Break] = {
 UNSTOPPED = "(unfinished)"
 
 
-def never_stops(record: Record, _: Random) -> Record:
+def _never_stops(record: Record, _: Random) -> Record:
     """An answer after which STOPLESS writes no end token, so that stopping is not learned."""
     answer = record["messages"][-1]
     return _answered(record, {**answer, "content": f"{answer['content']} {UNSTOPPED}"})
 
 
-def cut_answer(record: Record, random: Random) -> Record:
+def _cut_answer(record: Record, random: Random) -> Record:
     """A question so long that the answer is beyond what a row may have."""
     return _inserted(record, "and so on " * 400, random)
 
 
+# Seen only as tokens, of a base model whose chat template is STOPLESS.
+TOKEN_BREAKS: dict[tuple[str, str], Break] = {
+    ("eos_not_trained", "an answer without a stop"): _never_stops,
+    ("too_long", "an answer cut off"): _cut_answer,
+}
 STOPLESS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     f"{{% if '{UNSTOPPED}' not in m.content %}}<|im_end|>\n{{% endif %}}{{% endfor %}}"

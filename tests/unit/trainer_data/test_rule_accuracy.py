@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.data_rules import PLANTED, TOKEN_BREAKS, record_accuracy
-from tests.broken_records import BREAKS, STOPLESS, Break
+from benchmarks.data_rules import PLANTED, record_accuracy
+from tests.broken_records import BREAKS, STOPLESS, TOKEN_BREAKS, Break
 from tests.unit.trainer_data.conftest import make_base
 
 
@@ -19,8 +19,8 @@ def test_a_broken_record_is_named(rule: str, breaks: Break) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "breaks"),
-    [(rule, breaks) for rule, _, breaks in TOKEN_BREAKS],
-    ids=[name for _, name, _ in TOKEN_BREAKS],
+    [(rule, breaks) for (rule, _), breaks in TOKEN_BREAKS.items()],
+    ids=[name for _, name in TOKEN_BREAKS],
 )
 def test_what_only_tokens_show_is_named(rule: str, breaks: Break, tmp_path: Path) -> None:
     score = record_accuracy(rule, breaks, 1, make_base(tmp_path, STOPLESS))
