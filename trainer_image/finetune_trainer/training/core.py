@@ -30,7 +30,7 @@ from finetune_trainer.training.callbacks import (
     ReportStep,
     Speed,
 )
-from finetune_trainer.training.checkpoints import newest_complete, remove_incomplete, step_of
+from finetune_trainer.training.checkpoints import newest_complete, remove_unusable, step_of
 from finetune_trainer.training.plan import (
     Folders,
     Hardware,
@@ -38,7 +38,7 @@ from finetune_trainer.training.plan import (
     TrainPlan,
 )
 from finetune_trainer.training.sharding import deepspeed_config, keep_from_compiling
-from finetune_trainer.training.signals import SaveClock, StopRequest
+from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
 from finetune_trainer.training.trainer import (
     TokenMeanTrainer,
     save_adapter,
@@ -53,16 +53,21 @@ _LAST_LOSSES = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `losses` per optimizer step since step 1; `tokens` and `seconds` of this attempt."""
+    """How a run ended: `losses` per optimizer step since step 1; the numbers below `steps` of this attempt.
+
+    `seconds` is all of its time; `tokens_per_second` counts optimizer steps only (callbacks.Speed), None when
+    there were fewer than two.
+    """
 
     stopped: bool
     steps: int
     losses: tuple[float, ...]
     tokens: int
     seconds: float
+    tokens_per_second: float | None
     resumed_from: int
     world_size: int
-    peak_bytes: int | None = None  # the most that tensors took on this GPU; None on the CPU
+    peak_bytes: int | None = None  # the most that tensors took on any GPU; None on the CPU
 
     @property
     def final_loss(self) -> float | None:
@@ -101,9 +106,10 @@ def train(
     lengths = [len(row) for row in dataset["input_ids"]]
     trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
     speed = Speed(tokens_of_steps(lengths, plan.effective_batch_size, plan.seed, plan.epochs))
-    checkpointing = CheckpointCallback(key, stop, SaveClock(plan.checkpoint_seconds, time.monotonic))
+    clock = SaveClock(plan.checkpoint_seconds, time.monotonic)
+    checkpointing = CheckpointCallback(key, stop, clock, speed)
     # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
-    for callback in (DivergenceCallback(), ProgressCallback(speed, report), checkpointing):
+    for callback in (DivergenceCallback(), ProgressCallback(speed, clock, report), checkpointing):
         trainer.add_callback(callback)
     resume = _prepare_checkpoints(trainer, folders.checkpoints, key)
     start = time.monotonic()
@@ -207,7 +213,7 @@ def _prepare_checkpoints(trainer: TokenMeanTrainer, folder: Path, key: str) -> P
     """The checkpoint to resume from; the same for all processes, since one cleans up before any looks."""
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.args.process_index == 0:
-        remove_incomplete(folder, key)
+        remove_unusable(folder, key)
     trainer.accelerator.wait_for_everyone()
     return newest_complete(folder, key)
 
@@ -241,7 +247,13 @@ def _outcome(
         losses=tuple(entry["loss"] for entry in state.log_history if "loss" in entry),
         tokens=speed.tokens_between(resumed_from, state.global_step),
         seconds=seconds,
+        tokens_per_second=speed.average,
         resumed_from=resumed_from,
         world_size=trainer.args.world_size,
-        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        peak_bytes=_peak_bytes(trainer.args.device) if torch.cuda.is_available() else None,
     )
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most that tensors took on any GPU of the gang; collective."""
+    return maximum(torch.cuda.max_memory_allocated(), device)
