@@ -65,7 +65,7 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     if outcome.reason == INTERRUPTED:
         raise Interrupted(outcome.message)
     if outcome.reason == DiskFull.reason:
-        kept = kept_after_full_disk(workspace.checkpoints, job.input_digest)
+        kept = kept_after_full_disk(workspace.checkpoints, job.spec_digest)
         raise DiskFull(f"{outcome.message} {kept}")
     raise _ERRORS.get(outcome.reason, TrainingFailed)(outcome.message)
 
@@ -117,7 +117,7 @@ def _kill(workers: list[psutil.Process]) -> None:
 class _Forward:
     """Hands SIGTERM on to the workers, which save and end; to torchrun itself before it has started any.
 
-    torchrun would kill them after a time of its own; so the pod's grace period alone limits how long they save.
+    torchrun would kill them after a time of its own; this way only the pod's grace period limits a save.
     """
 
     def __init__(self, child: "subprocess.Popen[bytes]") -> None:

@@ -42,7 +42,7 @@ def recorded(folder: Path) -> list[WorkerOutcome]:
 def lost(outcomes: Sequence[WorkerOutcome], running: int, processes: int) -> bool:
     """Whether a worker failed while others of its pod still run.
 
-    A worker records its outcome before it ends, so one that neither runs nor has recorded anything was killed.
+    A worker records its outcome before it ends: one that neither runs nor has recorded any was killed.
     """
     silent = processes - len(outcomes) - running > 0
     return running > 0 and (silent or any(outcome.failed for outcome in outcomes))

@@ -40,10 +40,10 @@ def train_process(job: Job, workspace: Workspace, stop: StopRequest) -> Result:
         workspace.base_dir(job), workspace.dataset_train, workspace.checkpoints, workspace.output_dir(job)
     )
     if int(os.environ.get("RANK", "0")) != 0:
-        return _result(job, train(plan, folders, job.input_digest, stop, lambda _: None), {})
+        return _result(job, train(plan, folders, job.spec_digest, stop, lambda _: None), {})
     with ProgressServer("train") as server:
         server.update(total_steps=prepared.summary["training"]["steps"], message="loading the model")
-        outcome = train(plan, folders, job.input_digest, stop, _reporter(server))
+        outcome = train(plan, folders, job.spec_digest, stop, _reporter(server))
         return _result(job, outcome, _measured(job, prepared.summary, folders.model, outcome))
 
 
@@ -100,7 +100,7 @@ def _reporter(server: ProgressServer) -> ReportStep:
         speed = done.tokens_per_second
         server.update(
             step=done.step, total_steps=done.total_steps, loss=done.loss, tokens_per_second=speed,
-            eta_seconds=done.seconds_left, checkpoint_seconds=done.checkpoint_seconds, message="training",
+            eta_seconds=done.seconds_left, checkpoint_seconds=done.checkpoint_seconds, message=done.message,
         )  # fmt: skip
         _log.info(
             "step %s of %s: loss %s, %s tokens/s",

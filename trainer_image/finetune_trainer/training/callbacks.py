@@ -12,7 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from finetune_trainer.errors import Diverged
 from finetune_trainer.training import signals
-from finetune_trainer.training.checkpoints import make_room, mark_complete
+from finetune_trainer.training.checkpoints import Sharding, make_room, mark_complete
+from finetune_trainer.training.resharding import remove_universal
 
 _WINDOW = 20  # optimizer steps that the shown speed is averaged over
 
@@ -21,11 +22,13 @@ _WINDOW = 20  # optimizer steps that the shown speed is averaged over
 class StepReport:
     """How far a run is after a step; unknown numbers are None.
 
-    `checkpoint_seconds` is what the last save took, `seconds_left` leaves saving out.
+    `message` says what it is doing, `checkpoint_seconds` is what the last save took; `seconds_left` leaves
+    saving out.
     """
 
     step: int
     total_steps: int
+    message: str
     loss: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
@@ -90,12 +93,12 @@ def _per_second(tokens: int, seconds: float) -> float | None:
 class ProgressCallback(TrainerCallback):
     """Passes each step's loss and speed on, and what the last save took."""
 
-    def __init__(self, speed: Speed, clock: signals.SaveClock, report: ReportStep) -> None:
-        self._speed, self._clock, self._report = speed, clock, report
+    def __init__(self, speed: Speed, clock: signals.SaveClock, report: ReportStep, message: str) -> None:
+        self._speed, self._clock, self._report, self._message = speed, clock, report, message
 
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         """Tell where the run starts or resumes."""
-        self._report(StepReport(state.global_step, state.max_steps))
+        self._report(StepReport(state.global_step, state.max_steps, self._message))
 
     def on_log(
         self, _args: Any, state: TrainerState, _control: TrainerControl, logs: dict[str, float], **_: Any
@@ -107,6 +110,7 @@ class ProgressCallback(TrainerCallback):
         report = StepReport(
             state.global_step,
             state.max_steps,
+            self._message,
             logs["loss"],
             self._speed.tokens_per_second,
             self._speed.seconds_left,
@@ -133,9 +137,23 @@ class DivergenceCallback(TrainerCallback):
 class CheckpointCallback(TrainerCallback):
     """Saves when the clock says so and when a process was asked to stop; marks what is complete."""
 
-    def __init__(self, key: str, stop: signals.StopRequest, clock: signals.SaveClock, speed: Speed) -> None:
-        self._key, self._stop, self._clock, self._speed = key, stop, clock, speed
+    def __init__(
+        self,
+        key: str,
+        sharding: Sharding,
+        stop: signals.StopRequest,
+        clock: signals.SaveClock,
+        speed: Speed,
+    ) -> None:
+        self._key, self._sharding = key, sharding
+        self._stop, self._clock, self._speed = stop, clock, speed
         self.stopped = False
+
+    def on_train_begin(self, args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        """Drop the universal form of the checkpoint, which every process has read now."""
+        _barrier()
+        if args.process_index == 0:
+            remove_universal(_checkpoint(args, state))
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
@@ -155,11 +173,14 @@ class CheckpointCallback(TrainerCallback):
         """Write the marker once every process has saved its part."""
         _barrier()
         if args.process_index == 0:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            mark_complete(checkpoint, self._key, args.world_size)
+            mark_complete(_checkpoint(args, state), self._key, self._sharding)
         _barrier()  # a process that ended before the marker was written would take the others down
         self._clock.end()
         self._speed.resume(state.global_step)
+
+
+def _checkpoint(args: Any, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def _barrier() -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -33,12 +33,20 @@ class _File(TypedDict):
 
 
 @dataclass(frozen=True)
+class Sharding:
+    """How a run's state is spread: over as many processes under this ZeRO stage."""
+
+    processes: int
+    zero_stage: int
+
+
+@dataclass(frozen=True)
 class Marker:
-    """What COMPLETE says: the input of the run, the step, how many processes saved, and every file."""
+    """What COMPLETE says: the input of the run, the step, how the state was spread, and every file."""
 
     key: str
     step: int
-    processes: int
+    sharding: Sharding
     files: dict[str, _File]
 
     @property
@@ -55,14 +63,14 @@ def newest_complete(folder: Path, key: str) -> Path | None:
     return max(_complete(folder, key), key=step_of, default=None)
 
 
-def mark_complete(checkpoint: Path, key: str, processes: int) -> None:
+def mark_complete(checkpoint: Path, key: str, sharding: Sharding) -> None:
     """Declare the checkpoint complete, in a way that survives a crash of the machine."""
     files = {str(path.relative_to(checkpoint)): _synced(path) for path in _files(checkpoint)}
     for directory in (path for path in checkpoint.rglob("*") if path.is_dir()):
         _sync(directory)
-    marker = {"key": key, "step": step_of(checkpoint), "processes": processes, "files": files}
+    marker = Marker(key, step_of(checkpoint), sharding, files)
     with replaced(checkpoint / MARKER) as file:
-        json.dump(marker, file)
+        json.dump(asdict(marker), file)
     _sync(checkpoint)
     _sync(checkpoint.parent)
 
@@ -71,7 +79,7 @@ def read_marker(checkpoint: Path) -> Marker | None:
     """What the checkpoint's marker says; None when it has none or a damaged one."""
     try:
         found = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
-        return Marker(found["key"], found["step"], found["processes"], found["files"])
+        return Marker(found["key"], found["step"], Sharding(**found["sharding"]), found["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -30,13 +30,21 @@ from finetune_trainer.training.callbacks import (
     ReportStep,
     Speed,
 )
-from finetune_trainer.training.checkpoints import newest_complete, remove_unusable, step_of
+from finetune_trainer.training.checkpoints import (
+    Sharding,
+    make_room,
+    newest_complete,
+    read_marker,
+    remove_unusable,
+    step_of,
+)
 from finetune_trainer.training.plan import (
     Folders,
     Hardware,
     LoraPlan,
     TrainPlan,
 )
+from finetune_trainer.training.resharding import needs_resharding, write_universal
 from finetune_trainer.training.sharding import deepspeed_config, keep_from_compiling
 from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
 from finetune_trainer.training.trainer import (
@@ -106,12 +114,13 @@ def train(
     lengths = [len(row) for row in dataset["input_ids"]]
     trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
     speed = Speed(tokens_of_steps(lengths, plan.effective_batch_size, plan.seed, plan.epochs))
+    sharding = Sharding(trainer.args.world_size, plan.execution.zero_stage)
+    resume, message = _prepare_checkpoints(trainer, folders.checkpoints, key, sharding)
     clock = SaveClock(plan.checkpoint_seconds, time.monotonic)
-    checkpointing = CheckpointCallback(key, stop, clock, speed)
+    checkpointing = CheckpointCallback(key, sharding, stop, clock, speed)
     # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
-    for callback in (DivergenceCallback(), ProgressCallback(speed, clock, report), checkpointing):
+    for callback in (DivergenceCallback(), ProgressCallback(speed, clock, report, message), checkpointing):
         trainer.add_callback(callback)
-    resume = _prepare_checkpoints(trainer, folders.checkpoints, key)
     start = time.monotonic()
     with without_input_casts(trainer):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -209,13 +218,27 @@ def _pad_token(tokenizer: Any) -> int:
     return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
 
 
-def _prepare_checkpoints(trainer: TokenMeanTrainer, folder: Path, key: str) -> Path | None:
-    """The checkpoint to resume from; the same for all processes, since one cleans up before any looks."""
+def _prepare_checkpoints(
+    trainer: TokenMeanTrainer, folder: Path, key: str, sharding: Sharding
+) -> tuple[Path | None, str]:
+    """The checkpoint to resume from, and what to tell about it (rank 0 knows which ones were damaged).
+
+    It is the same for all processes, since one cleans up before any looks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if trainer.args.process_index == 0:
-        remove_unusable(folder, key)
+    first = trainer.args.process_index == 0
+    damaged = remove_unusable(folder, key) if first else []
     trainer.accelerator.wait_for_everyone()
-    return newest_complete(folder, key)
+    resume = newest_complete(folder, key)
+    marker = read_marker(resume) if resume else None
+    if resume and marker and needs_resharding(marker.sharding, sharding):
+        if first:
+            make_room(folder, key)
+            write_universal(resume)
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
+    skipped = f" from step {step_of(resume) if resume else 0}; damaged and skipped: {', '.join(damaged)}"
+    return resume, "training" + (skipped if damaged else "")
 
 
 def _save_output(
