@@ -107,7 +107,10 @@ class Resolved(ApiModel):
 
 
 class MemoryPlan(ApiModel):
-    """How training uses the memory of each GPU: computed before any GPU is asked for, measured afterwards."""
+    """How training uses the memory of each GPU: computed before any GPU is asked for, measured afterwards.
+
+    So is what a checkpoint takes.
+    """
 
     fits: bool | None = Field(None, description="Whether the plan fits.")
     tight: bool | None = Field(
@@ -143,6 +146,13 @@ class MemoryPlan(ApiModel):
     )
     offload: str | None = Field(
         None, description="What waits in the memory of the node: None, Optimizer or All.", max_length=16
+    )
+    checkpoint_bytes: int | None = Field(
+        None, description="Expected size of a checkpoint; the workspace holds two.", ge=0
+    )
+    checkpoint_seconds: Number | None = Field(
+        None,
+        description="How long training took for its last checkpoint, for the next attempt's grace period.",
     )
 
 

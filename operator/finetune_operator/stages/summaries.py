@@ -56,6 +56,7 @@ def memory_plan(summary: Mapping[str, Any]) -> dict[str, Any]:
         "microBatchTokens": _count(chosen, "microBatchTokens"),
         "gradientCheckpointing": _text(chosen, "gradientCheckpointing", 16),
         "offload": _text(chosen, "offload", 16),
+        "checkpointBytes": _count(summary, "checkpointBytes"),
     }
 
 
@@ -79,6 +80,11 @@ def expected_cost(summary: Mapping[str, Any]) -> dict[str, Any]:
 def measured_memory(summary: Mapping[str, Any]) -> dict[str, Any]:
     """`status.plan` of the summary of train."""
     return {"measuredGiB": decimal(summary.get("peakGiB"), 2)}
+
+
+def measured_saving(document: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`status.plan` of what training serves while it runs."""
+    return {"checkpointSeconds": decimal(mapping(document).get("checkpointSeconds"), 1)}
 
 
 def measured_speed(summary: Mapping[str, Any]) -> dict[str, Any]:
