@@ -187,6 +187,6 @@ def test_a_record_of_100_megabytes_takes_little_memory(kind: Any, start: bytes, 
     tracemalloc.start()
     lines, refusal = _read_all(map(parse_line, read_records(stream, kind, "x")))
     assert all(line.problem is not None or line.value == 1 for line in lines)
-    assert not refusal or "a record has no end" in refusal
+    assert not refusal or "a record has no end" in refusal or "is the file cut off?" in refusal
     assert tracemalloc.get_traced_memory()[1] < 8 * RECORD_BYTES
     tracemalloc.stop()

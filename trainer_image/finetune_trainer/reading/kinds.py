@@ -22,7 +22,7 @@ READ_NAMES = f"{', '.join(_KINDS)} (also packed, {', '.join(_PACKINGS)}; Parquet
 
 @dataclass(frozen=True)
 class FileKind:
-    """`kind` is `json` for an array as well as for lines: only the content tells which."""
+    """`json` and `jsonl` are the same to the reader: only the content tells lines from an array."""
 
     kind: Kind
     packing: Packing | None = None

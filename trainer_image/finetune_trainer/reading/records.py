@@ -6,7 +6,8 @@ from io import BufferedReader
 from pathlib import Path
 
 from finetune_trainer.reading.csv_rows import read_csv
-from finetune_trainer.reading.json_array import split_array
+from finetune_trainer.reading.json_layout import find_layout
+from finetune_trainer.reading.json_values import split_values
 from finetune_trainer.reading.kinds import Kind, kind_of
 from finetune_trainer.reading.lines import RawLine, Record, split_lines
 from finetune_trainer.reading.packing import open_unpacked
@@ -30,7 +31,7 @@ def read_records(stream: BufferedReader, kind: Kind, name: str, first: int = 1) 
     """
     match kind:
         case "jsonl" | "json":
-            return split_json(stream, kind, name, first)
+            return split_json(stream, name, first)
         case "csv":
             refuse_other_than_text(stream.peek(), name)
             return read_csv(stream, name, first)
@@ -38,12 +39,12 @@ def read_records(stream: BufferedReader, kind: Kind, name: str, first: int = 1) 
             return read_parquet(stream, name, _size(stream), first)
 
 
-def split_json(stream: BufferedReader, kind: Kind, name: str, first: int = 1) -> Iterator[RawLine]:
-    """The unparsed records of JSON lines or of an array; a .json file is an array if it starts like one."""
+def split_json(stream: BufferedReader, name: str, first: int = 1) -> Iterator[RawLine]:
+    """The unparsed records of a JSON file, whatever its layout."""
     head = stream.peek()
     refuse_other_than_text(head, name)
-    is_array = kind == "json" and head.lstrip().startswith(b"[")
-    return split_array(stream, first) if is_array else split_lines(stream, first)
+    layout = find_layout(head)
+    return split_lines(stream, first) if layout.kind == "lines" else split_values(stream, name, layout, first)
 
 
 def _size(stream: BufferedReader) -> int:
