@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.reading.kinds import Kind, find_kind
 
-_CALLED = {"jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "parquet": "Parquet", None: "no data file"}
+_CALLED = {
+    "jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "parquet": "Parquet", "arrow": "Arrow",
+    None: "no data file",
+}  # fmt: skip
 
 
 def mixed_files(names: Sequence[str]) -> Finding | None:

@@ -11,8 +11,8 @@ from finetune_trainer.reading.json_values import split_values
 from finetune_trainer.reading.kinds import Kind, kind_of
 from finetune_trainer.reading.lines import RawLine, Record, split_lines
 from finetune_trainer.reading.packing import open_unpacked
-from finetune_trainer.reading.parquet import read_parquet
 from finetune_trainer.reading.signatures import refuse_other_than_text
+from finetune_trainer.reading.tables import read_arrow, read_parquet
 
 
 def read_file(path: Path, name: str, first: int = 1) -> Iterator[Record]:
@@ -27,7 +27,8 @@ def read_file(path: Path, name: str, first: int = 1) -> Iterator[Record]:
 def read_records(stream: BufferedReader, kind: Kind, name: str, first: int = 1) -> Iterator[Record]:
     """The records of an unpacked stream, readable or not; UserError if the file cannot be read at all.
 
-    Memory is bounded by a few times the longest record that is allowed. Parquet needs a seekable stream.
+    Memory is bounded by a few times the longest record that is allowed, of Arrow by the batches that it was
+    written in. Parquet and Arrow need a seekable stream.
     """
     match kind:
         case "jsonl" | "json":
@@ -37,6 +38,8 @@ def read_records(stream: BufferedReader, kind: Kind, name: str, first: int = 1) 
             return read_csv(stream, name, first)
         case "parquet":
             return read_parquet(stream, name, _size(stream), first)
+        case "arrow":
+            return read_arrow(stream, name, _size(stream), first)
 
 
 def split_json(stream: BufferedReader, name: str, first: int = 1) -> Iterator[RawLine]:
