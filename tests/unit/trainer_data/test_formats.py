@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.formats import canonical, detect, trained
+from finetune_trainer.data import formats
+from finetune_trainer.data.formats import Row, detect, trained
+from finetune_trainer.data.spellings import respelled
 
 content = st.text(min_size=1, max_size=20)
 dialogue = st.lists(st.tuples(content, content), min_size=1, max_size=3)
+
+
+def canonical(number: int, row: dict[str, Any]) -> Row:
+    """As structure.examine does it."""
+    return formats.canonical(number, respelled(row))
 
 
 def _messages(dialogue: list[tuple[str, str]]) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ from finetune_trainer.data.findings import errors
 from finetune_trainer.data.formats import ROLES, Row, canonical
 from finetune_trainer.data.rowrule import RowRule, finding, tally
 from finetune_trainer.data.rules.secrets import iban, luhn
+from finetune_trainer.data.spellings import respelled
 from finetune_trainer.data.structure import examine
 from finetune_trainer.reading.lines import Line, RawLine, parse_line
 from tests.broken_records import SECRETS
@@ -247,11 +248,11 @@ def _rule(group: tuple[RowRule[Any], ...], name: str, dataset: str = "train") ->
 
 
 TRIGGERS = [
-    *(pytest.param(rules.RAW_RULES, name, row, id=f"{name}: {why}") for name, (wrong, _) in RAW.items() for why, row in wrong.items()),
+    *(pytest.param(rules.RAW_RULES, name, respelled(row), id=f"{name}: {why}") for name, (wrong, _) in RAW.items() for why, row in wrong.items()),
     *(pytest.param(rules.ROW_RULES, name, Row(7, "7", tuple(row)), id=f"{name}: {why}") for name, (wrong, _) in ROW.items() for why, row in wrong.items()),
 ]  # fmt: skip
 PASSES = [
-    *(pytest.param(rules.RAW_RULES, name, row, id=f"{name}: {json.dumps(row)}") for name, (_, right) in RAW.items() for row in [*right, *GOOD]),
+    *(pytest.param(rules.RAW_RULES, name, respelled(row), id=f"{name}: {json.dumps(row)}") for name, (_, right) in RAW.items() for row in [*right, *GOOD]),
     *(pytest.param(rules.ROW_RULES, name, Row(7, "7", tuple(row)), id=f"{name}: {json.dumps(row)}") for name, (_, right) in ROW.items() for row in right),
 ]  # fmt: skip
 
@@ -369,8 +370,8 @@ def test_any_json_is_either_canonical_or_listed(values: list[Any]) -> None:
 @given(json_values.filter(lambda value: isinstance(value, dict)))
 def test_any_sound_row_can_be_made_canonical_and_examined(value: dict[str, Any]) -> None:
     for dataset in ("train", "holdout"):
-        if rules.sound(value, dataset):
-            row = canonical(1, value)
+        if rules.sound(respelled(value), dataset):
+            row = canonical(1, respelled(value))
             assert all(isinstance(turn["content"], str) for turn in row.messages)
             for rule in rules.ROW_RULES:
                 rule.problem(row)
@@ -467,7 +468,7 @@ def test_the_check_digits_of_an_account_decide(account: str) -> None:
 SENTENCES: list[tuple[str, dict[str, Any], str, str]] = [
     (
         "content that is an object", {**ALPACA, "output": {"answer": "b"}}, "missing_content",
-        "Row 1: message 2 (assistant) is an object and no text; write it as the text that the model is to see (JSON as its text).",
+        "Row 1: message 2 (assistant) is an object and no text; write it as text (an object as its JSON text).",
     ),
     (
         "a part with a picture", _with(role="user", content=[{"type": "image_url"}, {"type": "text", "text": "a"}]), "picture_needed",
@@ -505,7 +506,9 @@ def test_every_field_that_nothing_reads_is_told_of_all_rows() -> None:
         if item.rule == "message_unrecognized_key"
     )
     told = "`metadata`, `note`, `page`, `mood` of a message, `metadata` of a message"
-    assert found.message == f"Rows 1, 3, 4: it has fields that nothing reads: {told}; rename or remove them."
+    assert (
+        found.message == f"Rows 1, 3, 4: there are fields that nothing reads: {told}; rename or remove them."
+    )
 
 
 def test_of_many_fields_that_nothing_reads_the_first_are_told() -> None:

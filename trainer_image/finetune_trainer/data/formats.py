@@ -3,7 +3,7 @@
 Five formats are read: `messages`, `pairs` (prompt and completion, as text or as messages), `sharegpt`
 (`conversations` with `from` and `value` or with `role` and `content`), `alpaca` (instruction, input, output)
 and `text`. A sixth, `preference` (chosen and rejected), is recognised so that it can be refused by name.
-Within a message other spellings are read as well (spellings.py).
+Rows are respelled before (spellings.py).
 """
 
 import json
@@ -18,8 +18,7 @@ from finetune_trainer.data.spellings import (
     given,
     parameters_of,
     parsed,
-    respelled,
-    tools_of,
+    tool_named,
     without_null_arguments,
 )
 
@@ -42,13 +41,13 @@ SHAREGPT_ROLES = {
     "function": "tool",
     "tool_response": "tool",
 }
-# The fields that tell a format, any of them or (in one tuple) all of them.
-_MARKS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "messages": (("messages",),),
-    "pairs": (("prompt",), ("completion",)),
-    "sharegpt": (("conversations",),),
-    "alpaca": (("instruction",), ("input", "output")),
-    "text": (("text",),),
+# The fields that tell a format, in the order in which they do.
+_MARKS = {
+    "messages": "messages",
+    "prompt": "pairs",
+    "completion": "pairs",
+    "conversations": "sharegpt",
+    "instruction": "alpaca",
 }
 
 
@@ -78,9 +77,12 @@ def detect(row: Mapping[str, Any]) -> str:
     """The format of a row: messages, preference, pairs, sharegpt, alpaca, text or unknown."""
     if given(row, "chosen") and given(row, "rejected"):
         return "preference"
-    return next(
-        (kind for kind, marks in _MARKS.items() if any(_all_given(row, keys) for keys in marks)), "unknown"
-    )
+    for key, kind in _MARKS.items():
+        if given(row, key):
+            return kind
+    if given(row, "input") and given(row, "output"):
+        return "alpaca"
+    return "text" if given(row, "text") else "unknown"
 
 
 def turns(row: Mapping[str, Any]) -> list[Any]:
@@ -90,16 +92,16 @@ def turns(row: Mapping[str, Any]) -> list[Any]:
     """
     match detect(row):
         case "messages":
-            found = _listed(row["messages"])
+            messages = _listed(row["messages"])
         case "sharegpt":
-            found = _with_parallel_calls([_sharegpt_turn(item) for item in _listed(row["conversations"])])
+            messages = _with_parallel_calls([_sharegpt_turn(item) for item in _listed(row["conversations"])])
         case "alpaca":
-            found = _alpaca_turns(row)
+            messages = _alpaca_turns(row)
         case "pairs":
-            found = _pair_turns(row)
+            messages = _pair_turns(row)
         case _:
             return []
-    return _after_system(row, [respelled(turn) for turn in found])
+    return _after_system(row, messages)
 
 
 def trained(message: Message) -> bool:
@@ -108,9 +110,9 @@ def trained(message: Message) -> bool:
 
 
 def canonical(number: int, row: dict[str, Any]) -> Row:
-    """The canonical form of a row that passed the rules about raw rows."""
+    """The canonical form of a respelled row that passed the rules about raw rows."""
     text = row["text"] if detect(row) == "text" else None
-    tools = tools_of(row)
+    tools = row.get("tools") or []
     messages = tuple(_canonical_turn(turn, tools) for turn in turns(row))
     groups = (row.get(key) for key in ("group", "source_id"))
     group = next((str(group) for group in groups if group not in (None, "")), None)
@@ -126,10 +128,6 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _all_given(row: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
-    return all(given(row, key) for key in keys)
-
-
 def _after_system(row: Mapping[str, Any], messages: list[Any]) -> list[Any]:
     """The messages with the column `system` before them, unless they begin with the same."""
     system = {"role": "system", "content": row.get("system")}
@@ -138,7 +136,7 @@ def _after_system(row: Mapping[str, Any], messages: list[Any]) -> list[Any]:
 
 def _pair_turns(row: Mapping[str, Any]) -> list[Any]:
     prompt, completion = row.get("prompt"), row.get("completion")
-    return [*map(_context, map(respelled, _side("user", prompt))), *_side("assistant", completion)]
+    return [*map(_context, _side("user", prompt)), *_side("assistant", completion)]
 
 
 def _side(role: str, value: Any) -> list[Any]:
@@ -216,7 +214,8 @@ def _canonical_turn(turn: Message, tools: list[Any]) -> Message:
 
 def _canonical_call(call: dict[str, Any], tools: list[Any]) -> dict[str, Any]:
     function = function_of(call)
-    arguments = without_null_arguments(arguments_of(function), parameters_of(tools, function["name"]))
+    parameters = parameters_of(tool_named(tools, function["name"]))
+    arguments = without_null_arguments(arguments_of(function), parameters)
     function = {**_without_nulls(function), "arguments": arguments}
     return (
         {"type": "function", **_without_nulls(call), "function": function}

@@ -1,15 +1,17 @@
 """Other spellings of messages, tools and calls, brought into the one that rules and training know.
 
-Read are the forms of OpenAI's older interface (`function_call`, role `function`, `functions`), content as a
-list of parts, `thinking` and `reasoning`, `loss`, and the nulls with which Arrow pads what differs from row
-to row. What has no meaning here stays as it is: the rules name it.
+A row is respelled once, before any rule looks at it. Read are the forms of OpenAI's older interface
+(`function_call`, role `function`, `functions`), content as a list of parts, `thinking` and `reasoning`,
+`loss`, and the nulls with which Arrow pads what differs from row to row. What has no meaning here stays as
+it is: the rules name it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 Message = dict[str, Any]
+_LISTS = ("messages", "conversations", "prompt", "completion")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 # In a schema null is a value of these two alone; under any other key it is padding.
 _NULLABLE = {"default", "const"}
@@ -30,8 +32,27 @@ def parsed(value: Any) -> Any:
         return value
 
 
-def respelled(turn: Any) -> Any:
-    """A message in the one spelling; what is no object stays as it is."""
+def respelled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of any format in the one spelling: its messages, and `tools` as a list or None."""
+    listed = (key for key in _LISTS if isinstance(row.get(key), list))
+    changed = {key: [_respelled_turn(turn) for turn in row[key]] for key in listed}
+    rest = dict(row)
+    tools = parsed(row.get("tools"))
+    if tools in (None, "", []) and given(row, "functions"):
+        tools = _as_tools(parsed(rest.pop("functions")))
+    if tools == "":  # an empty cell of a table
+        tools = None
+    padded = tools is not None and "null" in json.dumps(tools)
+    return {**rest, **changed, "tools": _without_padding(tools) if padded else tools}
+
+
+def _as_tools(functions: Any) -> Any:
+    if not isinstance(functions, list):
+        return functions
+    return [{"type": "function", "function": function} for function in functions]
+
+
+def _respelled_turn(turn: Any) -> Any:
     if not isinstance(turn, dict):
         return turn
     turn = dict(turn)
@@ -46,19 +67,10 @@ def respelled(turn: Any) -> Any:
             turn["reasoning_content"] = turn.pop(key)
     if not given(turn, "train") and turn.get("loss") in (0, 1):
         turn["train"] = bool(turn.pop("loss"))
-    if isinstance(turn.get("content"), list):
-        turn["content"] = _joined(turn["content"])
+    for key in ("content", "value"):
+        if isinstance(turn.get(key), list):
+            turn[key] = _joined(turn[key])
     return turn
-
-
-def tools_of(row: Mapping[str, Any]) -> Any:
-    """The list of tools of a row without padding, empty if it has none; what is no list stays as it is."""
-    tools = parsed(row.get("tools"))
-    if tools in (None, "", []):
-        functions = parsed(row.get("functions"))
-        wrap = isinstance(functions, list)
-        tools = [{"type": "function", "function": item} for item in functions] if wrap else functions
-    return [] if tools in (None, "") else _without_padding(tools)
 
 
 def function_of(tool_or_call: Any) -> Any:
@@ -74,14 +86,17 @@ def arguments_of(function: Mapping[str, Any]) -> Any:
     return {} if arguments is None or (isinstance(arguments, str) and not arguments.strip()) else arguments
 
 
-def parameters_of(tools: Any, name: Any) -> dict[str, Any] | None:
-    """The schemas of a tool's parameters by their names; None for no such tool or one that names none."""
-    for function in map(function_of, tools if isinstance(tools, list) else ()):
-        if isinstance(function, dict) and function.get("name") == name:
-            parameters = function.get("parameters")
-            named = parameters.get("properties") if isinstance(parameters, dict) else None
-            return named if isinstance(named, dict) else None
-    return None
+def tool_named(tools: Iterable[Any], name: Any) -> dict[str, Any] | None:
+    """The object of the tool with this name, None without one."""
+    named = (tool for tool in map(function_of, tools) if isinstance(tool, dict) and tool.get("name") == name)
+    return next(named, None)
+
+
+def parameters_of(tool: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The schemas of a tool's parameters by their names; None if it names none."""
+    parameters = tool.get("parameters") if tool else None
+    named = parameters.get("properties") if isinstance(parameters, dict) else None
+    return named if isinstance(named, dict) else None
 
 
 def without_null_arguments(arguments: dict[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:

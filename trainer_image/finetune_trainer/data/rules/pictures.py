@@ -21,30 +21,27 @@ def _needs(row: dict[str, Any]) -> str | None:
     for where, content in _contents(row):
         if (kind := foreign_part(content)) is not None:
             return f"{where} has a part of type `{kind}`, and only text is trained"
-    column, place = _column(row), _placeholder(row)
-    return f"{place} stands for what `{column}` holds, and only text is trained" if column and place else None
+    column = _column(row)
+    place = _placeholder(row, _PLACEHOLDERS) if column else None
+    return f"{place} stands for what `{column}` holds, and only text is trained" if place else None
 
 
-def _mentions(row: dict[str, Any]) -> str | None:
-    column, place = _column(row), _placeholder(row)
-    if _needs(row) is not None:
-        return None
-    if column:
-        return f"what `{column}` holds is not trained"
-    # <video> and <audio> are tags of HTML too.
-    return f"{place} is trained as these letters" if place and "<image>" in place else None
+def _left_out(row: dict[str, Any]) -> str | None:
+    if column := _column(row):
+        return None if _needs(row) else f"what `{column}` holds is not trained"
+    place = _placeholder(row, _PLACEHOLDERS[:1])  # the others are tags of HTML too
+    return f"{place} is trained as these letters" if place else None
 
 
 def _column(row: dict[str, Any]) -> str | None:
     return next((key for key in COLUMNS if row.get(key) not in (None, "", [], {})), None)
 
 
-def _placeholder(row: dict[str, Any]) -> str | None:
-    """The first placeholder in the texts of a row and where it stands."""
+def _placeholder(row: dict[str, Any], marks: tuple[str, ...]) -> str | None:
+    """The first of the placeholders in the texts of a row, and where it stands."""
     for where, content in _contents(row):
-        if isinstance(content, str):
-            mark = next((mark for mark in _PLACEHOLDERS if mark in content), None)
-            if mark:
+        for mark in marks:
+            if isinstance(content, str) and mark in content:
                 return f"`{mark}` in {where}"
     return None
 
@@ -60,5 +57,5 @@ def _contents(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 _ADVICE = "remove the row, or write what it shows as text"
 RULES: tuple[RowRule[dict[str, Any]], ...] = (
     RowRule(9, "picture_needed", _needs, _ADVICE),
-    RowRule(7, "picture_left_out", _mentions, "remove the rows whose answers need it", "warning"),
+    RowRule(7, "picture_left_out", _left_out, "remove the rows whose answers need it", "warning"),
 )

@@ -78,7 +78,7 @@ def _has_roles(row: RawRow) -> bool:
 
 
 def _has_unread(row: RawRow) -> str | None:
-    return "it has fields that nothing reads" if _unread(row) else None
+    return "there are fields that nothing reads" if _unread(row) else None
 
 
 def _unread(row: RawRow) -> list[str]:
@@ -86,8 +86,6 @@ def _unread(row: RawRow) -> list[str]:
     known = _COLUMNS.get(detect(row))
     if known is None:
         return []
-    if known >= _OF_CHATS and not row.get("tools"):
-        known = known | {"functions"}
     unread = [f"`{key}`" for key in row if key not in known and given(row, key)]
     of_messages = (key for _, turn in _objects(row) for key in turn if given(turn, key))
     return unread + [f"`{key}` of a message" for key in of_messages if key not in MESSAGE_KEYS]
@@ -115,7 +113,7 @@ def _no_text(content: Any) -> str:
     if content is None or isinstance(content, str):
         return "has no text; fill it or remove the row"
     kind = _TYPES.get(type(content), "a value")
-    return f"is {kind} and no text; write it as the text that the model is to see (JSON as its text)"
+    return f"is {kind} and no text; write it as text (an object as its JSON text)"
 
 
 def _no_answer(row: RawRow) -> str | None:

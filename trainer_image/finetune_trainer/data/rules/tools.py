@@ -13,13 +13,15 @@ from finetune_trainer.data.spellings import (
     arguments_of,
     function_of,
     parameters_of,
-    tools_of,
+    tool_named,
     without_null_arguments,
 )
 
+_FREE = ("additionalProperties", "patternProperties")  # schemas with them take arguments without a name
+
 
 def _bad_tools(row: dict[str, Any]) -> str | None:
-    if (tools := tools_of(row)) and (problem := _tools_problem(tools)):
+    if (tools := row.get("tools")) and (problem := _tools_problem(tools)):
         return problem
     return next(_call_problems(row), None)
 
@@ -54,33 +56,32 @@ def _call_problem(call: Any) -> str | None:
 
 def _mismatch(row: dict[str, Any]) -> str | None:
     """How a call differs from what `tools` tells the model; rows without tools leave it open."""
-    tools = tools_of(row)
-    if not tools or _bad_tools(row):
+    tools = row.get("tools")
+    if not tools or not isinstance(tools, list):
         return None
     for position, calls in _calls(row):
-        for function in map(function_of, calls):
-            if problem := _unlike_tool(function, tools):
+        for call in calls if isinstance(calls, list) else ():
+            if _call_problem(call) is None and (problem := _unlike_tool(function_of(call), tools)):
                 return f"a tool call of message {position} {problem}"
     return None
 
 
 def _unlike_tool(call: dict[str, Any], tools: list[Any]) -> str | None:
     name = call["name"]
-    tool = next((tool for tool in map(function_of, tools) if tool["name"] == name), None)
+    tool = tool_named(tools, name)
     if tool is None:
         return f"calls `{name}`, which `tools` does not name"
-    parameters = parameters_of(tools, name)
-    schema = tool.get("parameters") or {}
-    if parameters is None or schema.get("additionalProperties") or schema.get("patternProperties"):
+    parameters = parameters_of(tool)
+    if parameters is None or any(tool["parameters"].get(key) for key in _FREE):
         return None
-    given = without_null_arguments(arguments_of(call), parameters)
-    unknown = next((argument for argument in given if argument not in parameters), None)
-    return f"gives `{unknown}`, which is no parameter of `{name}`" if unknown is not None else None
+    arguments = without_null_arguments(arguments_of(call), parameters)
+    unknown = next((argument for argument in arguments if argument not in parameters), None)
+    return None if unknown is None else f"gives `{unknown}`, which is no parameter of `{name}`"
 
 
 def _tools_problem(tools: Any) -> str | None:
     if not isinstance(tools, list):
-        return "`tools` is no JSON list"
+        return "`tools` or `functions` is no JSON list"
     return _listed_tools_problem(json.dumps(tools))
 
 
