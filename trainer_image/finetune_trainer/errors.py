@@ -41,6 +41,13 @@ class Diverged(StageError):  # noqa: N818
     exit_code = 76
 
 
+class TemplateDrift(StageError):  # noqa: N818
+    """The engine renders a prompt otherwise than prepare did."""
+
+    reason = "TemplateDrift"
+    exit_code = 77
+
+
 class NotStored(StageError):  # noqa: N818
     """`reemit` found no stored result for the input digest."""
 
@@ -64,5 +71,6 @@ class Interrupted(BaseException):
 
 UNKNOWN_EXIT_CODE = 1
 EXIT_CODES: dict[str, int] = {
-    error.reason: error.exit_code for error in (UserError, DatasetChanged, OutOfMemory, Diverged, NotStored)
+    error.reason: error.exit_code
+    for error in (UserError, DatasetChanged, OutOfMemory, Diverged, TemplateDrift, NotStored)
 } | {Interrupted.reason: Interrupted.exit_code, "Unknown": UNKNOWN_EXIT_CODE}

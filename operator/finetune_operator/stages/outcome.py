@@ -21,6 +21,7 @@ _TELLING = (
     "DatasetChanged",
     "OutOfMemory",
     "Diverged",
+    "TemplateDrift",
     "NotStored",
     "Preempted",
     "NodeLost",

@@ -49,11 +49,12 @@ class Tally:
 
 
 def tally(rule: RowRule[Subject], subjects: Iterable[tuple[int, Subject]]) -> Tally:
-    """What a rule says about numbered rows, in their order."""
-    wrong = [(number, problem) for number, subject in subjects if (problem := rule.problem(subject))]
-    if not wrong:
-        return Tally()
-    return Tally(len(wrong), tuple(number for number, _ in wrong[:SHOWN_ROWS]), wrong[0][1])
+    """What a rule says about numbered rows, in their order; a number that comes again counts once."""
+    wrong: dict[int, str] = {}
+    for number, subject in subjects:
+        if problem := rule.problem(subject):
+            wrong.setdefault(number, problem)
+    return Tally(len(wrong), tuple(wrong)[:SHOWN_ROWS], next(iter(wrong.values()), ""))
 
 
 def finding(rule: RowRule[Subject], counted: Tally, rows: int) -> Finding | None:
