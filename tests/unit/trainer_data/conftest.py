@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
+from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant', 'tool'] %}"

@@ -2,7 +2,8 @@
 
 from itertools import pairwise
 
-from finetune_trainer.data.formats import Message, Row
+from finetune_trainer.data.formats import Row
+from finetune_trainer.data.spellings import Message
 from finetune_trainer.data.rowrule import RowRule
 
 

@@ -1,7 +1,7 @@
 """Rules about the tokenizer and its chat template, whatever the rows (data rules 16, 19, 20 and 23)."""
 
+from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data.findings import Finding, present
-from finetune_trainer.data.tokenise import ChatTokenizer
 
 
 def tokenizer_findings(tokenizer: ChatTokenizer, *, chat: bool = True) -> list[Finding]:
