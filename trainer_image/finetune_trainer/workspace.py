@@ -36,7 +36,10 @@ class Workspace:
 
     @property
     def holdout(self) -> Path:
-        """JSON lines of {"id", "messages" (the prompt), "reference" (the expected answer)}."""
+        """JSON lines of {"id", "messages" (the prompt), "reference" (the expected answer)}.
+
+        Where they say something also `tools`, `promptIds` (tokens of the prompt) and `opened` (reasoning).
+        """
         return self.dataset_dir / "holdout.jsonl"
 
     @property
