@@ -53,7 +53,7 @@ async def test_a_prompt_that_is_rendered_otherwise_is_named_with_both_texts(
 
 
 def test_the_templates_switch_is_found(base_model: Path) -> None:
-    options = decide(load_tokenizer(base_model).template, rows=1, reasoned=0, today=date(2026, 1, 1))
+    options = decide(load_tokenizer(base_model).template, [USER], rows=1, reasoned=0, today=date(2026, 1, 1))
     assert options.kwargs == {"enable_thinking": False}
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from finetune_trainer.chat.options import TemplateOptions, decide
 from finetune_trainer.data import rules
+from finetune_trainer.data.check import check_prompts
 from finetune_trainer.data.formats import Row
+from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.tokenise import Encoded, encode_rows
 from tests.unit.trainer_chat.conftest import tiny_tokenizer
 
@@ -40,7 +42,7 @@ TOOLS = ({"type": "function", "function": {"name": "tide_at"}},)
 def look(template: str, *messages: dict[str, Any], tools: Any = ()) -> tuple[list[str], list[str]]:
     """The trained texts of a conversation, and the rules that name it."""
     plain = tiny_tokenizer(template, (END,))
-    tokenizer = plain.rendering_with(decide(plain.template, 1, 0, date(2026, 1, 1)).kwargs)
+    tokenizer = plain.rendering_with(decide(plain.template, messages[:1], 1, 0, date(2026, 1, 1)).kwargs)
     rows = encode_rows(tokenizer, [Row(1, "1", messages, tools=tools)])
     named = {rule.name for row in rows for rule in rules.token_rules(tokenizer, 10_000) if rule.problem(row)}
     texts = [tokenizer._tokenizer.decode(row.ids[row.mask]) for row in rows if isinstance(row, Encoded)]
@@ -145,3 +147,21 @@ def test_what_was_decided_about_the_template_is_told(
     (told,) = rules.template_findings(options, rows=10, reasoned=4)
     assert told.severity == severity
     assert words in told.message
+
+
+@pytest.mark.parametrize(
+    ("messages", "clock"),
+    [([USER], True), ([{"role": "system", "content": "Be brief."}, USER], False)],
+    ids=["rows without a system message", "rows that bring their own"],
+)
+def test_a_date_in_the_default_system_message_is_told_of_rows_that_get_it(messages: Any, clock: bool) -> None:
+    dated = "{% if messages[0].role != 'system' %}It is {{ strftime_now('%d %B %Y') }}.{% endif %}" + PLAIN
+    template = tiny_tokenizer(dated, (END,)).template
+    assert decide(template, messages, 1, 0, date(2026, 1, 1)).clock == clock
+
+
+def test_a_held_out_prompt_that_the_engine_refuses_is_an_error_with_what_to_change() -> None:
+    row = HoldoutRow(7, "7", (USER, CALLS, RETURN), "At noon.")
+    (told,) = check_prompts(tiny_tokenizer(TEXT_ARGUMENTS, (END,)), [row], 1000)
+    assert (told.rule, told.rows) == ("template_error", (7,))
+    assert "arguments | tojson" in told.message
