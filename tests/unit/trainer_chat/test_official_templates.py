@@ -77,7 +77,7 @@ def encoded(
 ) -> tuple[ChatTokenizer, TemplateOptions, list[Encoded | Unrendered]]:
     """One conversation, with the options that a data set of its kind gets."""
     reasoned = any("reasoning_content" in message for message in messages)
-    options = decide(plain.template, 1, int(reasoned), TODAY)
+    options = decide(plain.template, messages[:1], 1, int(reasoned), TODAY)
     tokenizer = plain.rendering_with(options.kwargs)
     return tokenizer, options, encode_rows(tokenizer, [Row(1, "1", messages, tools=tools)])
 
@@ -168,13 +168,13 @@ def test_reasoning_is_trained_where_the_template_knows_it(
 def test_reasoning_that_a_template_leaves_out_is_told(
     tokenizer_of: Callable[[str], ChatTokenizer], family: str
 ) -> None:
-    _, _, (row,) = encoded(tokenizer_of(family), REASONED)
-    assert isinstance(row, Encoded)
-    assert row.notes.lost == {"reasoning"}
     in_content = (user("Question one"), answer("<think>\nPage one.\n</think>\n\nAnswer one"))
-    _, _, (row,) = encoded(tokenizer_of(family), in_content)
-    assert isinstance(row, Encoded)
-    assert not row.notes.lost
+    lost = []
+    for messages in (REASONED, in_content):
+        _, _, (row,) = encoded(tokenizer_of(family), messages)
+        assert isinstance(row, Encoded)
+        lost.append(row.notes.lost)
+    assert lost == [{"reasoning"}, set()]
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - NO_TOOL_ROLE))
@@ -204,7 +204,7 @@ def test_calls_are_trained_or_told_as_lost(tokenizer_of: Callable[[str], ChatTok
 def test_options_are_found_by_rendering(
     tokenizer_of: Callable[[str], ChatTokenizer], family: str, kwargs: dict[str, Any], clock: bool
 ) -> None:
-    options = decide(tokenizer_of(family).template, rows=10, reasoned=0, today=TODAY)
+    options = decide(tokenizer_of(family).template, ONE[:1], rows=10, reasoned=0, today=TODAY)
     assert (options.kwargs, options.clock) == (kwargs, clock)
 
 
@@ -222,6 +222,6 @@ def test_options_are_found_by_rendering(
 def test_thinking_follows_the_rows(
     tokenizer_of: Callable[[str], ChatTokenizer], family: str, reasoned: int, thinking: str | None
 ) -> None:
-    options = decide(tokenizer_of(family).template, rows=10, reasoned=reasoned, today=TODAY)
+    options = decide(tokenizer_of(family).template, ONE[:1], rows=10, reasoned=reasoned, today=TODAY)
     assert options.thinking == thinking
     assert options.kwargs.get("enable_thinking") == (reasoned > 0 if family == "qwen3" else None)

@@ -47,6 +47,12 @@ def make_base(folder: Path, template: str | None = TEMPLATE) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", name="make_base")
+def make_base_fixture() -> Callable[..., Path]:
+    """A function that makes a tiny base in a folder, with another chat template if one is given."""
+    return make_base
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny base; shared, so tests must not write to it."""

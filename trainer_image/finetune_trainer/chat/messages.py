@@ -24,8 +24,8 @@ def requested(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def served(message: Message, *, text_arguments: bool = False) -> dict[str, Any]:
     """A canonical message as the template gets it; the arguments of calls are objects, or JSON text."""
     kept = _plain(message)
-    if calls := message.get("tool_calls"):
-        kept["tool_calls"] = [_call(call, text=text_arguments) for call in calls]
+    if message.get("tool_calls"):
+        kept["tool_calls"] = _calls(message, text=text_arguments)
     if reasoning := message.get("reasoning_content"):
         kept |= {"reasoning": reasoning, "reasoning_content": reasoning}
     return kept
@@ -58,23 +58,24 @@ def _plain(message: Message) -> dict[str, Any]:
 
 def _requested(message: Message) -> dict[str, Any]:
     kept = _plain(message)
-    if calls := message.get("tool_calls"):
-        kept["tool_calls"] = [
-            # The API wants an id with every call; templates that write ids refuse rows without.
-            {"id": f"call_{place}", **_call(call, text=True)}
-            for place, call in enumerate(calls)
-        ]
+    if message.get("tool_calls"):
+        kept["tool_calls"] = _calls(message, text=True)
     if reasoning := message.get("reasoning_content"):
         kept["reasoning"] = reasoning
     return kept
 
 
-def _call(call: dict[str, Any], *, text: bool) -> dict[str, Any]:
+def _calls(message: Message, *, text: bool) -> list[dict[str, Any]]:
+    return [_call(call, place, text=text) for place, call in enumerate(message["tool_calls"])]
+
+
+def _call(call: dict[str, Any], place: int, *, text: bool) -> dict[str, Any]:
     function = call.get("function", call)
     arguments = function.get("arguments") or {}
-    identity = {"id": call["id"]} if call.get("id") else {}
     given = json.dumps(arguments, ensure_ascii=False) if text else arguments
-    return {**identity, "type": "function", "function": {"name": function["name"], "arguments": given}}
+    named = {"name": function["name"], "arguments": given}
+    # The API wants an id with every call, so a template sees one where a row has none.
+    return {"id": call.get("id") or f"call_{place}", "type": "function", "function": named}
 
 
 def _function(function: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 Nothing here knows a family: a name is a switch or a date because renderings with other values differ.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from typing import Literal
 
 from finetune_trainer.chat.reasoning import opens
 from finetune_trainer.chat.template import ChatTemplate
+from finetune_trainer.data.formats import Message
 
 # The names under which templates let reasoning be switched; one is used only if it changes the prompt.
 _SWITCHES = ("enable_thinking", "thinking")
@@ -17,6 +19,7 @@ _OTHER_DAY = date(2001, 2, 3)
 
 Thinking = Literal["on", "off", "empty", "mixed"]
 Value = bool | str
+Probe = Callable[..., str | None]
 
 
 @dataclass(frozen=True)
@@ -33,37 +36,35 @@ class TemplateOptions:
     clock: bool = False
 
 
-def decide(template: ChatTemplate, rows: int, reasoned: int, today: date) -> TemplateOptions:
-    """The options for `rows` conversations of which `reasoned` have reasoning in a trained answer."""
-    switch = _switch(template)
+def decide(
+    template: ChatTemplate, example: Sequence[Message], rows: int, reasoned: int, today: date
+) -> TemplateOptions:
+    """The options for `rows` conversations of which `reasoned` have reasoning in a trained answer.
+
+    `example` are the messages before an answer of one of them.
+    """
+    probe = partial(template.probe, example)
+    switch = next((name for name in _SWITCHES if name in template.variables and _switches(probe, name)), None)
     kwargs: dict[str, Value] = {switch: reasoned > 0} if switch else {}
-    day, clock = _day(template, today)
-    prompt = template.probe(**kwargs) or ""
-    return TemplateOptions(kwargs | day, _thinking(switch, prompt, rows, reasoned), clock)
+    day, clock = _day(probe, template.variables, today)
+    opened = opens(probe(**kwargs) or "")
+    return TemplateOptions(kwargs | day, _thinking(rows, reasoned, opened=opened, switch=bool(switch)), clock)
 
 
-def _switch(template: ChatTemplate) -> str | None:
-    """The name that switches reasoning."""
-    for name in _SWITCHES:
-        if name in template.variables and _differ(template, name):
-            return name
-    return None
-
-
-def _differ(template: ChatTemplate, name: str) -> bool:
-    on, off = template.probe(**{name: True}), template.probe(**{name: False})
+def _switches(probe: Probe, name: str) -> bool:
+    on, off = probe(**{name: True}), probe(**{name: False})
     return on is not None and off is not None and on != off
 
 
-def _thinking(switch: str | None, prompt: str, rows: int, reasoned: int) -> Thinking | None:
+def _thinking(rows: int, reasoned: int, *, opened: bool, switch: bool) -> Thinking | None:
     if reasoned:
         return "on" if reasoned == rows else "mixed"
-    if opens(prompt):
+    if opened:
         return "empty"
     return "off" if switch else None
 
 
-def _day(template: ChatTemplate, today: date) -> tuple[dict[str, Value], bool]:
+def _day(probe: Probe, names: Iterable[str], today: date) -> tuple[dict[str, Value], bool]:
     """The variable that takes the day, set to today as the template writes it; or whether none does."""
     formats: list[str] = []
 
@@ -74,12 +75,12 @@ def _day(template: ChatTemplate, today: date) -> tuple[dict[str, Value], bool]:
 
         return strftime_now
 
-    now, other = (template.probe(strftime_now=on(day)) for day in (today, _OTHER_DAY))
+    now, other = (probe(strftime_now=on(day)) for day in (today, _OTHER_DAY))
     if now == other:
         return {}, False
     text = today.strftime(formats[0])
-    for name in sorted(template.variables):
-        fixed = {template.probe(strftime_now=on(day), **{name: text}) for day in (today, _OTHER_DAY)}
+    for name in sorted(names):
+        fixed = {probe(strftime_now=on(day), **{name: text}) for day in (today, _OTHER_DAY)}
         if fixed == {now}:
             return {name: text}, False
     return {}, True

@@ -89,8 +89,8 @@ class ChatTemplate:
         """The text of a conversation as the engine renders it; with `ask` it ends where the model answers."""
         return self._apply([served(self._separated(message)) for message in messages], tools, ask)
 
-    def probe(self, messages: Sequence[Message] = (_ASKED,), **values: Any) -> str | None:
-        """A prompt with other values for the template's names; None where the template refuses them."""
+    def probe(self, messages: Sequence[Message], /, **values: Any) -> str | None:
+        """A prompt with other values for the template's names; None where the template refuses it."""
         try:
             return self._apply([served(message) for message in messages], (), ask=True, **values)
         except Exception:  # a template may raise anything

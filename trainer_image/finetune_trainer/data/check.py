@@ -19,6 +19,11 @@ from finetune_trainer.data.survey import Survey
 from finetune_trainer.errors import UserError
 from finetune_trainer.grading import schema_problem
 
+_TEXT_ARGUMENTS = (
+    "it joins a call's arguments as text, and the engine gives it objects; write `arguments | tojson` in "
+    "chat_template.jinja."
+)
+
 
 def check_graders(graders: Sequence[GraderSpec]) -> None:
     """UserError when a grader's JSON Schema cannot be used."""
@@ -29,9 +34,11 @@ def check_graders(graders: Sequence[GraderSpec]) -> None:
 
 def template_options(tokenizer: ChatTokenizer, train: Loaded, today: date) -> TemplateOptions:
     """What every rendering of the chat template passes to it."""
-    if not tokenizer.has_template or train.format == "text":
+    if not tokenizer.has_template or train.format == "text" or not len(train.rows):
         return TemplateOptions()
-    return decide(tokenizer.template, len(train.rows), train.reasoned, today)
+    first = train.rows(0).messages
+    asked = next((place for place, turn in enumerate(first) if turn["role"] == "assistant"), len(first))
+    return decide(tokenizer.template, first[:asked], len(train.rows), train.reasoned, today)
 
 
 def check_tokenizer(tokenizer: ChatTokenizer, train: Loaded, options: TemplateOptions) -> list[Finding]:
@@ -86,7 +93,8 @@ def _prompt_findings(
     ]
     if problems:
         numbers = [number for number, _ in problems]
-        text = f"The chat template cannot render {name_rows(numbers)}: {problems[0][1]}."
+        problem = _TEXT_ARGUMENTS if tokenizer.template.refuses_objects else f"{problems[0][1]}."
+        text = f"The chat template cannot render {name_rows(numbers)}: {problem}"
         return [found(17, "template_error", numbers, text)]
     long = [row.number for row in rows if len(tokenizer.prompt_ids(row.messages, row.tools)) > space]
     text = (

@@ -3,8 +3,8 @@
 from itertools import pairwise
 
 from finetune_trainer.data.formats import Row
-from finetune_trainer.data.spellings import Message
 from finetune_trainer.data.rowrule import RowRule
+from finetune_trainer.data.spellings import Message
 
 
 def _unanswered(row: Row) -> str | None:

@@ -15,7 +15,7 @@ def _reasoning(options: TemplateOptions, rows: int, reasoned: int) -> Finding | 
     switched = (item for item in options.kwargs.items() if isinstance(item[1], bool))
     switch = "".join(f" ({name}={str(value).lower()})" for name, value in switched)
     told: dict[str, tuple[Severity, str]] = {
-        "on": ("info", f"All rows have reasoning: it is trained, and thinking is on{switch} {_EVERYWHERE}."),
+        "on": ("info", f"All rows have reasoning, which is trained; thinking is on{switch} {_EVERYWHERE}."),
         "off": ("info", f"No row has reasoning: thinking is off{switch} {_EVERYWHERE}."),
         "empty": (
             "warning",

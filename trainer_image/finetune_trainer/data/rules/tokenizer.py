@@ -18,7 +18,7 @@ def _template_missing(tokenizer: ChatTokenizer) -> Finding | None:
 
 
 def _eot_multi_token(tokenizer: ChatTokenizer) -> Finding | None:
-    end = tokenizer.end_of_turn() if tokenizer.has_template else ""
+    end = tokenizer.template.end_of_turn() if tokenizer.has_template else ""
     ids = tokenizer.encode(end)
     if len(ids) < 2 or not tokenizer.stop_ids.isdisjoint(ids):
         return None

@@ -21,12 +21,12 @@ _DROPPED: tuple[tuple[Part, str, str], ...] = (
     (
         "tools",
         "the functions of `tools`",
-        "describe them in the system message, or take a base that knows tools",
+        "describe them in the system message instead, or take a base that knows tools",
     ),
     (
         "calls",
         "a call's name or arguments",
-        "write the call as text in `content`, or take a base that knows calls",
+        "write the call as text in `content` instead, or take a base that knows calls",
     ),
     (
         "reasoning",
