@@ -34,7 +34,8 @@ test: lint ## Everything that fits CI: lint, types, layers, unit, contract, API 
 test-fast: $(STAMP) ## What takes under two minutes warm
 	$(RUN) -m pytest tests -n 2 -q $(FAST)
 
-test-long: test ## The same end-to-end tests, repeated
+test-long: test ## The same end-to-end tests, repeated, and 20 interruptions of training
+	FINETUNE_TEST_REPEAT=5 $(RUN) -m pytest -q tests/unit/trainer_train/test_interruptions.py -k random
 	FINETUNE_TEST_REPEAT=5 $(RUN) -m dev test --only e2e
 
 lint: $(STAMP) ## Style, types, layers, generated files

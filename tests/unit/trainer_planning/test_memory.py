@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.memory import GIB, Setup, activation_bytes, fits, limit, predict
+from finetune_trainer.planning.memory import (
+    GIB,
+    Setup,
+    activation_bytes,
+    checkpoint_bytes,
+    fits,
+    limit,
+    predict,
+)
 from finetune_trainer.planning.shape import ModelShape, shape_of
 from tests.unit.trainer_planning.shapes import LLAMA2_7B, LLAMA2_13B, LLAMA_1B, LLAMA_8B, QWEN25_1B
 
@@ -110,6 +118,15 @@ def test_the_flat_copy_of_the_weights_does_not_depend_on_the_micro_batch(tokens:
 )
 def test_activations_of_the_8b_model(checkpointing: bool, per_token: int) -> None:
     assert activation_bytes(EIGHT, 10, checkpointing) == 10 * per_token
+
+
+@pytest.mark.parametrize(
+    ("rank", "gigabytes"), [(None, 112.4), (16, 0.503)], ids=["8B Full", "an adapter of rank 16 for 8B"]
+)
+def test_a_checkpoint_holds_what_is_trained_and_its_optimizer_state(
+    rank: int | None, gigabytes: float
+) -> None:
+    assert checkpoint_bytes(EIGHT, rank) / 1e9 == pytest.approx(gigabytes, rel=0.001)
 
 
 def test_a_plan_may_use_nine_tenths_of_the_card() -> None:

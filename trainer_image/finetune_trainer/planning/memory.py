@@ -138,9 +138,10 @@ def activation_bytes(shape: ModelShape, tokens: int, checkpointing: bool) -> flo
 
 
 def checkpoint_bytes(shape: ModelShape, rank: int | None) -> int:
-    """What a checkpoint takes: the bf16 weights with fp32 weights and two Adam moments, or the adapter's.
+    """What a checkpoint takes: bf16 weights, fp32 weights and two Adam moments, or those of the adapter.
 
-    On a CPU the weights are fp32: 2 bytes more per parameter. `rank` None is method Full.
+    `rank` None is method Full. A tiny model's files had 12 bytes per parameter under ZeRO-3, which leaves the
+    bf16 weights out, and 16 on a CPU, where those are fp32.
     """
     return 14 * shape.parameters if rank is None else 12 * adapter_parameters(shape, rank)
 
