@@ -95,7 +95,7 @@ def test_only_plain_causal_attention_is_packed(
         (Execution(1024, zero_stage=2), {"stage": 2}),
         (Execution(1024, zero_stage=3), {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}),
         (
-            Execution(1024, zero_stage=3, offload="all"),
+            Execution(1024, zero_stage=3, offload="All"),
             {"offload_param": {"device": "cpu", "pin_memory": True}},
         ),
     ],

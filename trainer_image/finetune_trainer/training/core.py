@@ -189,7 +189,7 @@ def _arguments(plan: TrainPlan, folders: Folders, hardware: Hardware, accumulati
         seed=plan.seed,
         bf16=plan.lora is None and hardware.precision == "bf16",
         use_cpu=not hardware.cuda,
-        gradient_checkpointing=plan.execution.checkpointing,
+        gradient_checkpointing=plan.execution.gradient_checkpointing != "Disabled",
         deepspeed=deepspeed_config(plan.lora is None, hardware.precision, plan.execution),
         save_strategy="no",  # CheckpointCallback decides
         logging_steps=1,

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["fp32", "bf16"]
-Offload = Literal["none", "optimizer", "all"]
+Offload = Literal["None", "Optimizer", "All"]
+# Which activations are computed again in the backward pass: none; all but attention's; all
+GradientCheckpointing = Literal["Disabled", "Selective", "Enabled"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,13 @@ class Execution:
     """How the work is laid out on the devices; it changes speed and memory, not what is learned.
 
     `micro_batch_tokens` are the token slots of a micro-batch of one process, `zero_stage` and `offload` are
-    DeepSpeed's (planning/choose.py decides).
+    DeepSpeed's (planning/layouts.py decides).
     """
 
     micro_batch_tokens: int
-    checkpointing: bool = False
+    gradient_checkpointing: GradientCheckpointing = "Disabled"
     zero_stage: int = 0
-    offload: Offload = "none"
+    offload: Offload = "None"
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ def _zero(execution: Execution) -> dict[str, Any]:
     }
     if execution.zero_stage == 3:
         settings["stage3_gather_16bit_weights_on_model_save"] = True
-    if execution.offload != "none":
+    if execution.offload != "None":
         settings["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    if execution.offload == "all":
+    if execution.offload == "All":
         settings["offload_param"] = {"device": "cpu", "pin_memory": True}
     return settings
