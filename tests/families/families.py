@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-CHATML = "vllm:template_chatml"  # vLLM's own: stands in where no package ships the official template
+CHATML = "trl:qwen3_instruct_2507"  # stands in where no package ships the official template
 
 
 @dataclass(frozen=True)
 class Family:
-    """One row: `template` is "trl:NAME", "mistral:VERSION" (made by mistral_common's generator) or CHATML.
+    """One row: `template` is TRL's copy of the official one (None: no package ships it, CHATML stands in).
 
-    `special` are control tokens, `added` are tokens of their own that decode as text; `bos` begins a text
+    "mistral:VERSION" is made by Mistral's own generator (mistral_common). `special` are control tokens, `added` are tokens of their own that decode as text; `bos` begins a text
     where the tokenizer adds one. `covers` are the published models that have this architecture.
     """
 
@@ -27,16 +27,14 @@ class Family:
     fields: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] | None = None  # of a wrapper: its language model
     vision: Mapping[str, Any] | None = None
-    template: str = CHATML
-    special: tuple[str, ...] = ("<|im_start|>",)
+    template: str | None = None
+    special: tuple[str, ...] = ("<|im_start|>", "<|endoftext|>")
     added: tuple[str, ...] = ()
     eos: str = "<|im_end|>"
     bos: str | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)  # method: what prepare says against it
+    unrendered: Mapping[str, str] = field(default_factory=dict)  # conversation: what prepare says against it
 
-    @property
-    def official(self) -> bool:
-        """Whether the template is the one that the family is published with."""
-        return self.template != CHATML
 
 
 # Head sizes are those that vLLM computes on a CPU; every width differs, so that a transposed one is seen.

@@ -35,26 +35,45 @@ class Trained:
     summary: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What prepare left: its summary and the tokenised rows."""
+
+    job: Job
+    workspace: Workspace
+    summary: dict[str, Any]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows as training reads them."""
+        return [json.loads(line) for line in self.workspace.dataset_train.read_text().splitlines()]
+
+
 def run(base: Path, method: str, root: Path) -> Trained | Refused:
     """Prepare and train two steps; whatever training raises is raised."""
-    job = Job.model_validate(_document(base, method, root))
-    workspace = Workspace(root / "workspace")
     try:
-        ready = prepare.run(job, workspace)
+        ready = prepared(base, method, root, [_row(number) for number in range(_ROWS)])
     except UserError as refusal:
         return Refused(str(refusal))
-    result = train_process(job.model_copy(update={"stage": "train"}), workspace, StopRequest())
-    return Trained(base, workspace.output_dir(job), dict(ready.summary), dict(result.summary))
+    job, workspace = ready.job.model_copy(update={"stage": "train"}), ready.workspace
+    result = train_process(job, workspace, StopRequest())
+    return Trained(base, workspace.output_dir(job), ready.summary, dict(result.summary))
 
 
-def _document(base: Path, method: str, root: Path) -> dict[str, Any]:
+def prepared(base: Path, method: str, root: Path, rows: list[dict[str, Any]]) -> Prepared:
+    """Run prepare on rows for a base below FT_SOURCES_ROOT/pvc; UserError when it refuses."""
+    job, workspace = Job.model_validate(_document(base, method, root, rows)), Workspace(root / "workspace")
+    return Prepared(job, workspace, dict(prepare.run(job, workspace).summary))
+
+
+def _document(base: Path, method: str, root: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """job.json; base and rows lie where the operator would mount them."""
-    _write_rows(Path(os.environ["FT_SOURCES_ROOT"]) / "configmap" / "rows" / "train.jsonl")
+    _write_rows(Path(os.environ["FT_SOURCES_ROOT"]) / "configmap" / root.name / "train.jsonl", rows)
     spec = {
         "baseModel": {"source": f"pvc://{base.parent.name}/{base.name}"},
         "method": method,
         "lora": None if method == "Full" else {"rank": RANK, "alpha": 16},
-        "dataset": {"source": "configmap://rows/train.jsonl", "rules": {"too_few": "Ignore"}},
+        "dataset": {"source": f"configmap://{root.name}/train.jsonl", "rules": {"too_few": "Ignore"}},
         "training": {"epochs": 1, "effectiveBatchSize": 4, "learningRate": "1e-3"},
         "output": {"destination": f"pvc://adapters/{root.name}"},
         "resources": {"nodes": 1, "gpusPerNode": 0, "processesPerNode": 1},
@@ -65,13 +84,13 @@ def _document(base: Path, method: str, root: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_rows(path: Path) -> None:
-    """Questions with answers of unequal length, and every other one with a second answer."""
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(_row(number)) + "\n" for number in range(_ROWS)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _row(number: int) -> dict[str, Any]:
+    """A question with an answer of its own length, and every other one with a second answer."""
     turns = [("user", f"What is {number} times 7?"), ("assistant", f"It is {number * 7}." + " Yes." * number)]
     if number % 2:
         turns += [("user", "Are you sure?"), ("assistant", f"I am: {number * 7}.")]

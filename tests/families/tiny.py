@@ -12,7 +12,7 @@ from mistral_common.tokens.tokenizers.base import TokenizerVersion
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
-from tests.families.families import SIZES, Family
+from tests.families.families import CHATML, SIZES, Family
 
 VOCABULARY = 320  # 256 bytes, the family's own tokens, and rows that no token has, as published models do
 _IDS = ("bos_token_id", "eos_token_id")
@@ -34,7 +34,7 @@ def config_of(family: Family, tokenizer: PreTrainedTokenizerFast) -> PreTrainedC
     """The configuration with the ids that this tokenizer has."""
     ids: dict[str, Any] = {name: getattr(tokenizer, name) for name in _IDS} | {"pad_token_id": None}
     if family.text is None:
-        return AutoConfig.for_model(family.model_type, **_sized(family.fields, ids), **{})
+        return AutoConfig.for_model(family.model_type, **_sized(family.fields, ids))
     parts = {"text_config": _sized(family.text, ids), "vision_config": dict(family.vision or {})}
     return AutoConfig.for_model(family.model_type, **parts, **ids, **_image_ids(tokenizer), **family.fields)
 
@@ -54,7 +54,7 @@ def tokenizer_of(family: Family) -> PreTrainedTokenizerFast:
             single=f"{family.bos} $A", pair=f"{family.bos} $A $B", special_tokens=[pair]
         )
     found = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=family.eos, bos_token=family.bos)
-    found.chat_template = template_of(family.template)
+    found.chat_template = template_of(family.template or CHATML)
     return found
 
 
@@ -63,8 +63,7 @@ def template_of(name: str) -> str:
     source, _, key = name.partition(":")
     if source == "mistral":
         return _mistral_template(key)
-    package = {"trl": "trl.chat_templates", "vllm": "vllm.transformers_utils.chat_templates"}[source]
-    return files(package).joinpath(f"{key}.jinja").read_text()
+    return files("trl.chat_templates").joinpath(f"{key}.jinja").read_text()
 
 
 def _mistral_template(key: str) -> str:
