@@ -37,6 +37,7 @@ class Family:
 
 
 
+VOCABULARY = 320  # 256 bytes, the family's own tokens, and rows that no token has, as published models do
 # Head sizes are those that vLLM computes on a CPU; every width differs, so that a transposed one is seen.
 SIZES: Mapping[str, Any] = {
     "hidden_size": 64,
@@ -91,7 +92,6 @@ _SHARED_EXPERT = {
 _MLA = {
     "num_hidden_layers": 3,
     "num_key_value_heads": 4,
-    "head_dim": None,
     "kv_lora_rank": 32,
     "q_lora_rank": 48,
     "qk_rope_head_dim": 32,
@@ -231,14 +231,14 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "gemma-3n", "Gemma 3n (its text model)", "gemma3n_text", "Gemma3nForCausalLM",
         {
-            **_SLIDING, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 16, "laurel_rank": 8,
+            **_SLIDING, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY, "laurel_rank": 8,
             "activation_sparsity_pattern": [0.95, 0.0],
         },
     ),
     Family(
         "gemma-4", "Gemma 4 E2B, E4B, 31B", "gemma4", "Gemma4ForConditionalGeneration",
         {"audio_config": None, "tie_word_embeddings": True},
-        text={**_SLIDING, "hidden_size_per_layer_input": 16, "global_head_dim": 64},
+        text={**_SLIDING, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY, "global_head_dim": 64},
         vision={**_VISION, "num_key_value_heads": 2, "position_embedding_size": 64},
         template="trl:gemma4_v5",
         special=(

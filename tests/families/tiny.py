@@ -12,9 +12,8 @@ from mistral_common.tokens.tokenizers.base import TokenizerVersion
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
-from tests.families.families import CHATML, SIZES, Family
+from tests.families.families import CHATML, SIZES, VOCABULARY, Family
 
-VOCABULARY = 320  # 256 bytes, the family's own tokens, and rows that no token has, as published models do
 _IDS = ("bos_token_id", "eos_token_id")
 
 
@@ -32,7 +31,7 @@ def build(family: Family, folder: Path) -> Path:
 
 def config_of(family: Family, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     """The configuration with the ids that this tokenizer has."""
-    ids: dict[str, Any] = {name: getattr(tokenizer, name) for name in _IDS} | {"pad_token_id": None}
+    ids: dict[str, Any] = {name: getattr(tokenizer, name) for name in _IDS}
     if family.text is None:
         return AutoConfig.for_model(family.model_type, **_sized(family.fields, ids))
     parts = {"text_config": _sized(family.text, ids), "vision_config": dict(family.vision or {})}
@@ -85,8 +84,7 @@ def _mistral_template(key: str) -> str:
 
 
 def _sized(fields: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = {**SIZES, "vocab_size": VOCABULARY, "vocab_size_per_layer_input": VOCABULARY}
-    return {**sizes, **ids, **fields}
+    return {**SIZES, "vocab_size": VOCABULARY, **ids, **fields}
 
 
 def _image_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
