@@ -121,7 +121,7 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
                 folders,
                 "benchmark",
                 StopRequest(),
-                lambda step, *_: marks.append((step, time.monotonic())),
+                lambda done: marks.append((done.step, time.monotonic())),
             )
     lengths = [len(row["input_ids"]) for row in rows]
     return {

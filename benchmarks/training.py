@@ -125,7 +125,7 @@ def _ours(model: Path, rows: list[dict[str, list[int]]], folder: Path) -> float:
     dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folders = Folders(model, dataset, folder / "checkpoints", folder / "adapter")
     plan = TrainPlan(1, RATE, BATCH, SEED, LoraPlan(RANK, ALPHA), Execution(1024))
-    outcome = train(plan, folders, "benchmark", StopRequest(), lambda *_: None)
+    outcome = train(plan, folders, "benchmark", StopRequest(), lambda _: None)
     return outcome.seconds
 
 

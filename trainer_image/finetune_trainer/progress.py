@@ -28,6 +28,7 @@ class Progress:
     loss: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
+    checkpoint_seconds: float | None = None
     message: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -41,6 +42,7 @@ class Progress:
             "loss": _rounded(self.loss, 4),
             "tokensPerSecond": _rounded(self.tokens_per_second, 1),
             "etaSeconds": _rounded(self.eta_seconds, 0),
+            "checkpointSeconds": _rounded(self.checkpoint_seconds, 1),
             "message": self.message,
         }
 
@@ -139,6 +141,7 @@ _HELP = {
     "loss": "Training loss of the last optimizer step.",
     "tokens_per_second": "Tokens trained per second, without padding.",
     "eta_seconds": "Estimated seconds until the stage is done.",
+    "checkpoint_seconds": "Seconds that the last checkpoint took.",
 }
 
 

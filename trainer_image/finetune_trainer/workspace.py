@@ -61,7 +61,7 @@ class Workspace:
 
     @property
     def adapter_dir(self) -> Path:
-        """The trained adapter (method LoRA)."""
+        """The trained adapter (methods LoRA and QLoRA)."""
         return self.root / "output" / "adapter"
 
     @property
@@ -71,7 +71,7 @@ class Workspace:
 
     def output_dir(self, job: Job) -> Path:
         """What publish copies: the adapter or the model."""
-        return self.adapter_dir if job.spec.method == "LoRA" else self.model_dir
+        return self.adapter_dir if job.spec.trains_adapter else self.model_dir
 
     @property
     def of_one_run(self) -> tuple[Path, ...]:

@@ -20,6 +20,7 @@ _TELLING = (
     "UserError",
     "DatasetChanged",
     "OutOfMemory",
+    "DiskFull",
     "Diverged",
     "NotStored",
     "Preempted",

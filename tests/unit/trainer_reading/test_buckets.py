@@ -59,7 +59,7 @@ def s3(server: str, secret: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("FT_S3_REGION", REGION)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     secret(accessKeyId=ACCESS_KEY, secretAccessKey=SECRET_KEY)
-    return lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch")
+    return lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch", "train")
 
 
 pytestmark = pytest.mark.slow  # builds the server once, and the client library tries again for seconds
@@ -175,7 +175,7 @@ def gs(monkeypatch: pytest.MonkeyPatch, secret: Any, tmp_path: Path) -> Iterator
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("FT_GS_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch")
+    yield lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch", "train")
     server.shutdown()
     server.server_close()
     thread.join()

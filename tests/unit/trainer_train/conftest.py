@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +72,37 @@ def learnable_rows() -> list[dict[str, list[int]]]:
         ids = [(start + position) % 255 for position in range(length)]
         rows.append({"input_ids": ids, "labels": [-100] * (length - trained) + ids[-trained:]})
     return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Llama with 2 layers of width 64 and 256 tokens."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=256, max_position_embeddings=256, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    vocabulary = {f"w{number}": number for number in range(255)} | {"<eos>": 255}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def train_run(make_run: Any, tiny_model: Path, learnable_rows: Any) -> Callable[..., Any]:
+    """A train run whose base is mounted."""
+    shutil.copytree(tiny_model, Path(os.environ["FT_SOURCES_ROOT"]) / "pvc" / "base" / "model")
+
+    def make(name: str, method: str = "LoRA", repeat: int = 1) -> Any:
+        return make_run("train", name, method, learnable_rows * repeat)
+
+    return make
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_trainer.cores import oom_kills, usable_cores
 from finetune_trainer.errors import UserError
-from finetune_trainer.launch.outcome import WorkerOutcome, decide, record, recorded
+from finetune_trainer.launch.outcome import WorkerOutcome, decide, lost, record, recorded
 from finetune_trainer.launch.torchrun import command, read_gang, worker_environment
 
 
@@ -17,6 +17,7 @@ def outcome(reason: str, rank: int = 0) -> WorkerOutcome:
 CASES = [
     ("all succeeded", [outcome("Completed"), outcome("Completed", 1)], 0, False, False, "Completed"),
     ("one failed with a known reason", [outcome("Unknown"), outcome("Diverged", 1)], 1, False, False, "Diverged"),
+    ("a full disk beats the signal", [outcome("Interrupted"), outcome("DiskFull", 1)], 1, True, False, "DiskFull"),
     ("a known reason beats the signal", [outcome("OutOfMemory")], 1, True, False, "OutOfMemory"),
     ("the kernel killed a worker", [outcome("Unknown")], 1, False, True, "OutOfMemory"),
     ("stopped after the checkpoint", [outcome("Interrupted"), outcome("Interrupted", 1)], 0, True, False, "Interrupted"),
@@ -24,7 +25,7 @@ CASES = [
     ("stopped before anything was recorded", [], -15, True, False, "Interrupted"),
     ("finished before the signal came through", [outcome("Completed"), outcome("Completed", 1)], -15, True, False, "Completed"),
     ("stopped, and the others lost contact", [outcome("Unknown")], 1, True, False, "Interrupted"),
-    ("ended without a word", [], 1, False, False, "Unknown"),
+    ("ended without recording an outcome", [], 1, False, False, "Unknown"),
     ("an unforeseen error", [outcome("Unknown")], 1, False, False, "Unknown"),
     ("success that torchrun denies", [outcome("Completed")], 1, False, False, "Completed"),
 ]  # fmt: skip
@@ -45,6 +46,35 @@ def test_the_pods_outcome_is_the_most_telling_one(
 def test_a_pod_is_not_done_while_one_of_its_processes_was_stopped() -> None:
     found = decide([outcome("Completed")], 2, -15, terminated=True, out_of_memory=False)
     assert found.reason == "Interrupted"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "running", "expected"),
+    [
+        ([], 0, False),
+        ([], 2, False),
+        ([outcome("Completed")], 1, False),
+        ([outcome("Interrupted")], 1, False),
+        ([outcome("Unknown")], 1, True),
+        ([outcome("OutOfMemory")], 2, True),
+        ([], 1, True),
+        ([outcome("Unknown")], 0, False),
+    ],
+    ids=[
+        "before torchrun has started any",
+        "all run",
+        "one is done",
+        "one has saved and stopped",
+        "one failed",
+        "one has failed and still ends",
+        "one was killed",
+        "none is left to wait for",
+    ],
+)
+def test_a_failed_worker_is_noticed_while_another_runs(
+    outcomes: list[WorkerOutcome], running: int, expected: bool
+) -> None:
+    assert lost(outcomes, running, processes=2) is expected
 
 
 def test_outcomes_survive_the_way_through_files(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_trainer.contracts.document import Digest, Document
+from finetune_trainer.contracts.job import Method
 
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -53,7 +54,7 @@ class AdapterManifest(Document):
     schema_version: Literal[1] = 1
     kind: Literal["Adapter", "Model"]
     spec_digest: Digest
-    method: Literal["LoRA", "Full"]
+    method: Method
     base_model: ManifestBase
     adapter: ManifestLora | None = None
     files: tuple[ManifestFile, ...]

@@ -8,7 +8,8 @@ from finetune_trainer.errors import UserError
 
 # As in docs/data-rules.md.
 NAMES = frozenset({
-    "unreadable_json", "data_type", "mixed_formats", "mixed_files", "missing_messages_list",
+    "unreadable_json", "data_type", "mixed_formats", "mixed_files", "unread_files",
+    "missing_messages_list",
     "message_missing_key", "message_unrecognized_key", "message_mask", "unrecognized_role",
     "missing_content", "missing_assistant",
     "last_turn_not_assistant", "role_order", "missing_system", "missing_user", "system_prompt_varies",

@@ -84,7 +84,8 @@ def _check(
 
 
 def _load(path: Path, dataset: str, scratch: Path, watch: Watch) -> Loaded:
-    return load_files(str(path), locate_local(path).files, dataset, scratch / f"{dataset}.rows", watch)
+    located = locate_local(path, dataset)
+    return load_files(str(path), located, dataset, scratch / f"{dataset}.rows", watch)
 
 
 def _folder(path: Path) -> Path:

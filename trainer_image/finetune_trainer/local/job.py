@@ -87,8 +87,8 @@ def find_local_base(job: Job, options: argparse.Namespace, scratch: Path, watch:
 
 def _load(spec: DatasetSpec, stand_in: Path | None, dataset: str, scratch: Path, watch: Watch) -> Loaded:
     if stand_in is not None:
-        files = locate_local(stand_in).files
-        return load_files(str(stand_in), files, dataset, scratch / f"{dataset}.rows", watch)
+        located = locate_local(stand_in, dataset)
+        return load_files(str(stand_in), located, dataset, scratch / f"{dataset}.rows", watch)
     if spec.source.startswith(_OF_VOLUMES):
         flag = "--data" if dataset == "train" else "--holdout"
         raise UserError(f"{dataset} data {_beyond(spec.source)}; give the rows with {flag}.")

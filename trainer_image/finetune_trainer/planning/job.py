@@ -12,7 +12,7 @@ _OFFLOADS: dict[str, Offload] = {"None": "none", "Optimizer": "optimizer", "All"
 
 def recomputes(training: TrainingSpec) -> bool | None:
     """Whether a job wants its activations recomputed; None leaves it to the plan."""
-    wanted = training.activation_checkpointing
+    wanted = training.gradient_checkpointing
     return None if wanted is None else wanted == "Enabled"
 
 

@@ -137,6 +137,14 @@ def activation_bytes(shape: ModelShape, tokens: int, checkpointing: bool) -> flo
     return tokens * shape.layers * layer
 
 
+def checkpoint_bytes(shape: ModelShape, rank: int | None) -> int:
+    """What a checkpoint takes: the bf16 weights with fp32 weights and two Adam moments, or the adapter's.
+
+    On a CPU the weights are fp32: 2 bytes more per parameter. `rank` None is method Full.
+    """
+    return 14 * shape.parameters if rank is None else 12 * adapter_parameters(shape, rank)
+
+
 def why_impossible(setup: Setup) -> str | None:
     """Why the libraries cannot run a setup, as a sentence; None when they can."""
     method, stage, offload = setup.method, setup.zero_stage, setup.offload

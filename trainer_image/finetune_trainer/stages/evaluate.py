@@ -54,7 +54,7 @@ async def _answers(
     async with Engine(socket_path()) as engine:
         await engine.wait_ready()
         model = await engine.base_name()
-        if job.spec.method == "LoRA":
+        if job.spec.trains_adapter:
             await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
             await _check_effect(engine, model, questions)
             model = ADAPTER_NAME

@@ -97,6 +97,7 @@ class Examined:
             "datasetDigest": data.train.digest,
             "holdoutDigest": data.holdout.digest if data.holdout else None,
             "training": self.plan.training(),
+            "method": job.spec.method,
             "lora": self.plan.lora(),
             "warnings": [f"{item.dataset}: {item.message}" for item in warnings(self.findings)[:_WARNINGS]],
             **({"overrides": severities} if severities else {}),

@@ -11,6 +11,7 @@ from finetune_trainer.planning.cost import break_even_days, saved_per_month, tra
 from finetune_trainer.planning.defaults import Plan
 from finetune_trainer.planning.job import alternatives, request_for
 from finetune_trainer.planning.lengths import Lengths
+from finetune_trainer.planning.memory import checkpoint_bytes
 from finetune_trainer.planning.shape import ModelShape
 from finetune_trainer.planning.time import (
     Band,
@@ -31,6 +32,7 @@ _PER_MONTH = {"Yearly": 1 / 12, "Quarterly": 1 / 3, "Monthly": 1, "Weekly": 52 /
 class Outlook:
     """The parts that are known: memory needs the GPU's size, time its peak too, cost a price as well."""
 
+    checkpoint_bytes: int
     memory: MemoryPlan | NoFit | None
     time: TimeEstimate | None
     efficiency: Efficiency | None
@@ -47,12 +49,14 @@ def look_ahead(job: Job, shape: ModelShape, plan: Plan, lengths: Lengths, holdou
     efficiency = _efficiency(job, memory)
     time = _time(job, request, plan, lengths, efficiency, holdout_rows) if efficiency else None
     cost = _cost(job, time) if time else None
-    return Outlook(memory, time, efficiency, cost, _savings(job, cost), advise(_intent(job), request))
+    size = checkpoint_bytes(shape, plan.rank)
+    return Outlook(size, memory, time, efficiency, cost, _savings(job, cost), advise(_intent(job), request))
 
 
 def summarise(job: Job, outlook: Outlook) -> dict[str, Any]:
     """The keys of prepare's summary (docs/architecture.md); what is not known is absent."""
     parts = {
+        "checkpointBytes": outlook.checkpoint_bytes,
         "memory": _memory_summary(outlook.memory) if outlook.memory else None,
         "estimate": _estimate_summary(job, outlook),
         "savings": outlook.savings.model_dump(by_alias=True, mode="json") if outlook.savings else None,

@@ -19,6 +19,7 @@ from finetune_trainer.planning.memory import GIB
 from finetune_trainer.planning.time import mfu
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
+from finetune_trainer.training.callbacks import ReportStep, StepReport
 from finetune_trainer.training.core import Outcome, train
 from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
 from finetune_trainer.training.signals import StopRequest
@@ -39,10 +40,10 @@ def train_process(job: Job, workspace: Workspace, stop: StopRequest) -> Result:
         workspace.base_dir(job), workspace.dataset_train, workspace.checkpoints, workspace.output_dir(job)
     )
     if int(os.environ.get("RANK", "0")) != 0:
-        return _result(job, train(plan, folders, job.input_digest, stop, lambda *_: None), {})
+        return _result(job, train(plan, folders, job.spec_digest, stop, lambda _: None), {})
     with ProgressServer("train") as server:
         server.update(total_steps=prepared.summary["training"]["steps"], message="loading the model")
-        outcome = train(plan, folders, job.input_digest, stop, _reporter(server))
+        outcome = train(plan, folders, job.spec_digest, stop, _reporter(server))
         return _result(job, outcome, _measured(job, prepared.summary, folders.model, outcome))
 
 
@@ -94,15 +95,20 @@ def _request(job: Job, summary: dict[str, Any], model: Path, gpu: Gpu) -> Reques
     )
 
 
-def _reporter(server: ProgressServer) -> Any:
-    def report(
-        step: int, total: int, loss: float | None, speed: float | None, seconds_left: float | None
-    ) -> None:
+def _reporter(server: ProgressServer) -> ReportStep:
+    def report(done: StepReport) -> None:
+        speed = done.tokens_per_second
         server.update(
-            step=step, total_steps=total, loss=loss, tokens_per_second=speed, eta_seconds=seconds_left,
-            message="training",
+            step=done.step, total_steps=done.total_steps, loss=done.loss, tokens_per_second=speed,
+            eta_seconds=done.seconds_left, checkpoint_seconds=done.checkpoint_seconds, message=done.message,
         )  # fmt: skip
-        _log.info("step %s of %s: loss %s, %s tokens/s", step, total, loss, speed and round(speed))
+        _log.info(
+            "step %s of %s: loss %s, %s tokens/s",
+            done.step,
+            done.total_steps,
+            done.loss,
+            speed and round(speed),
+        )
 
     return report
 
@@ -113,8 +119,8 @@ def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) 
         return {}
     found = {"peakGiB": round(outcome.peak_bytes / GIB, 2)}
     peak = job.accelerator and job.accelerator.peak_tflops
-    if peak:
-        speed = outcome.tokens / outcome.seconds
+    speed = outcome.tokens_per_second
+    if peak and speed:
         shape = shape_of_folder(model)
         reached = mfu(speed, shape, job.spec.method, summary["attendedTokens"], outcome.world_size, peak)
         found["mfu"] = round(reached, 4)
@@ -124,14 +130,14 @@ def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) 
 def _result(job: Job, outcome: Outcome, measured: dict[str, float]) -> Result:
     if outcome.stopped:
         raise Interrupted(f"Training was asked to stop; step {outcome.steps} is saved and can be resumed.")
-    speed = outcome.tokens / outcome.seconds
-    loss = outcome.final_loss
-    text = f"Trained {outcome.steps} steps at {speed:.0f} tokens/s; the loss ended at {loss or 0:.3f}."
+    speed, loss = outcome.tokens_per_second, outcome.final_loss
+    at = f" at {speed:.0f} tokens/s" if speed else ""
+    text = f"Trained {outcome.steps} steps{at}; the loss ended at {loss or 0:.3f}."
     summary = {
         "steps": outcome.steps,
         "loss": loss,
         "tokens": outcome.tokens,
-        "tokensPerSecond": round(speed, 1),
+        "tokensPerSecond": speed and round(speed, 1),
         "seconds": round(outcome.seconds, 1),
         "resumedFromStep": outcome.resumed_from,
         "worldSize": outcome.world_size,
