@@ -10,7 +10,11 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-_CALL = {"id": "call00001", "type": "function", "function": {"name": "weather", "arguments": {"city": "Bergen"}}}
+_CALL = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": "weather", "arguments": {"city": "Bergen"}},
+}
 _ASKED = {"role": "user", "content": "What is the weather in Bergen?"}
 
 CONVERSATIONS: dict[str, dict[str, Any]] = {

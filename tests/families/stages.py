@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from finetune_trainer.stages import prepare
 from finetune_trainer.stages.train import train_process
 from finetune_trainer.training.signals import StopRequest
 from finetune_trainer.workspace import Workspace
+from tests.families.families import Family
+from tests.families.tiny import build
 
+Record = Callable[[str, object], None]
 RANK = 8
 _ROWS = 8  # two steps of four
 _DIGEST = "sha256:" + "0" * 64
@@ -20,7 +24,7 @@ _DIGEST = "sha256:" + "0" * 64
 
 @dataclass(frozen=True)
 class Refused:
-    """What prepare says against training this base."""
+    """What prepare, or an engine, says against a base."""
 
     sentence: str
 
@@ -49,21 +53,53 @@ class Prepared:
         return [json.loads(line) for line in self.workspace.dataset_train.read_text().splitlines()]
 
 
-def run(base: Path, method: str, root: Path) -> Trained | Refused:
-    """Prepare and train two steps; whatever training raises is raised."""
-    try:
-        ready = prepared(base, method, root, [_row(number) for number in range(_ROWS)])
-    except UserError as refusal:
-        return Refused(str(refusal))
+def works(outcome: object, foreseen: str | None, record: Record) -> bool:
+    """Whether something works; a refusal must be the one that the table foresees, and none a false one."""
+    if not isinstance(outcome, Refused):
+        assert foreseen is None, f"this works, and the table says: {foreseen}"
+        return True
+    record("refused", outcome.sentence)
+    assert foreseen is not None, outcome.sentence
+    assert foreseen in outcome.sentence
+    return False
+
+
+class Runs:
+    """Bases and runs below one folder, each made when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._runs: dict[tuple[str, str], Trained | Refused] = {}
+
+    def base(self, family: Family) -> Path:
+        """The base's folder, on a volume that a pod would have mounted."""
+        folder = self._root / "sources" / "pvc" / "bases" / family.name
+        return folder if folder.is_dir() else build(family, folder)
+
+    def run(self, family: Family, method: str) -> Trained | Refused:
+        """Two steps of a method; whatever training raises is raised."""
+        key = family.name, method
+        if key not in self._runs:
+            self._runs[key] = _run(self.base(family), method, self._root / f"{family.name}-{method.lower()}")
+        return self._runs[key]
+
+
+def _run(base: Path, method: str, root: Path) -> Trained | Refused:
+    ready = prepared(base, method, root, [_row(number) for number in range(_ROWS)])
+    if isinstance(ready, Refused):
+        return ready
     job, workspace = ready.job.model_copy(update={"stage": "train"}), ready.workspace
     result = train_process(job, workspace, StopRequest())
     return Trained(base, workspace.output_dir(job), ready.summary, dict(result.summary))
 
 
-def prepared(base: Path, method: str, root: Path, rows: list[dict[str, Any]]) -> Prepared:
-    """Run prepare on rows for a base below FT_SOURCES_ROOT/pvc; UserError when it refuses."""
+def prepared(base: Path, method: str, root: Path, rows: list[dict[str, Any]]) -> Prepared | Refused:
+    """Run prepare on rows for a base that lies below FT_SOURCES_ROOT/pvc."""
     job, workspace = Job.model_validate(_document(base, method, root, rows)), Workspace(root / "workspace")
-    return Prepared(job, workspace, dict(prepare.run(job, workspace).summary))
+    try:
+        return Prepared(job, workspace, dict(prepare.run(job, workspace).summary))
+    except UserError as refusal:
+        return Refused(str(refusal))
 
 
 def _document(base: Path, method: str, root: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Two steps of each method on each family: what is trained is what was planned, and what is saved loads."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,29 +12,16 @@ from finetune_trainer.base.config import read_base_config
 from finetune_trainer.planning.headers import shape_of_folder
 from finetune_trainer.planning.shape import adapter_parameters
 from tests.families.families import Family
-from tests.families.stages import RANK, Refused, Trained, run
+from tests.families.stages import RANK, Record, Refused, Trained, works
 
-Record = Callable[[str, object], None]
 # The names by which transformers and publishers call what is beside the language model.
 _OTHERS = ("vision", "visual", "audio", "projector", "embed_vision", "embed_audio")
-
-
-@pytest.fixture(scope="session")
-def lora(family: Family, base: Path, volumes: Path) -> Trained | Refused:
-    """The family's LoRA run."""
-    return run(base, "LoRA", volumes / f"{family.name}-lora")
-
-
-@pytest.fixture(scope="session")
-def full(family: Family, base: Path, volumes: Path) -> Trained | Refused:
-    """The family's Full run."""
-    return run(base, "Full", volumes / f"{family.name}-full")
 
 
 def test_the_adapter_has_the_planned_weights_on_the_language_model_alone(
     family: Family, lora: Trained | Refused, record_property: Record
 ) -> None:
-    if not accepted(family, "LoRA", lora, record_property):
+    if not works(lora, family.refused.get("LoRA"), record_property) or isinstance(lora, Refused):
         return
     weights = load_file(lora.output / "adapter_model.safetensors")
     planned = adapter_parameters(shape_of_folder(lora.base), RANK)
@@ -65,7 +51,7 @@ def test_the_saved_adapter_loads_onto_the_base_and_changes_it(
 def test_the_saved_model_has_the_tensors_of_its_base_and_leaves_the_other_parts_alone(
     family: Family, full: Trained | Refused, record_property: Record
 ) -> None:
-    if not accepted(family, "Full", full, record_property):
+    if not works(full, family.refused.get("Full"), record_property) or isinstance(full, Refused):
         return
     base, tuned = (load_file(folder / "model.safetensors") for folder in (full.base, full.output))
     assert set(tuned) == set(base)
@@ -96,15 +82,3 @@ def load(family: Family, folder: Path) -> transformers.PreTrainedModel:
         "missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(),
     }  # fmt: skip
     return model.eval()
-
-
-def accepted(family: Family, method: str, run: Trained | Refused, record: Record) -> bool:
-    """Whether prepare took the job; a refusal must be the one that the table foresees."""
-    expected = family.refused.get(method)
-    if isinstance(run, Refused):
-        record("refused", run.sentence)
-        assert expected is not None, run.sentence
-        assert expected in run.sentence
-        return False
-    assert expected is None, f"prepare took the job, the table expects: {expected}"
-    return True

@@ -19,6 +19,7 @@ _IDS = ("bos_token_id", "eos_token_id")
 
 def build(family: Family, folder: Path) -> Path:
     """Write the base of a family into `folder`, as its publisher would, and return the folder."""
+    folder.mkdir(parents=True)
     tokenizer = tokenizer_of(family)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -90,5 +91,11 @@ def _sized(fields: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
 def _image_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """A token that stands for pictures, which no text here holds."""
     unused = VOCABULARY - 1
-    names = ("image_token_id", "image_token_index", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    names = (
+        "image_token_id",
+        "image_token_index",
+        "video_token_id",
+        "vision_start_token_id",
+        "vision_end_token_id",
+    )
     return dict.fromkeys(names, unused)

@@ -38,7 +38,9 @@ def _row(
 ) -> torch.Tensor:
     places = torch.arange(len(query))
     distance = places[:, None] - places[None, :]
-    seen = (distance >= 0) & (distance <= before if before >= 0 else torch.ones_like(distance, dtype=torch.bool))
+    seen = (distance >= 0) & (
+        distance <= before if before >= 0 else torch.ones_like(distance, dtype=torch.bool)
+    )
     heads = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
     out = scaled_dot_product_attention(*heads, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)
     return out[0].transpose(0, 1)
