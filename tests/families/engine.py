@@ -1,7 +1,7 @@
 """Run by test_engine.py in a process of its own: vLLM on the CPU answers with bases and their adapters.
 
 Reads a JSON list of tasks (test_engine.py) on standard input; prints for each a line of JSON with `family` and
-either `prompt`, `texts` and `logprobs` (of the base, then of the adapter) or `error`.
+either `logprobs` (of an answer of the base, then with the adapter) and `prompts`, or `error`.
 """
 
 import gc
@@ -20,10 +20,11 @@ os.environ |= {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 _TOKENS = 8
+_PROMPT = list(range(2, 40))
 
 
 def answers(task: dict[str, Any]) -> dict[str, Any]:
-    """What one engine says to the messages: greedy, with the sum of the answer's log-probabilities."""
+    """The log-probabilities of an answer without and with the adapter, and the prompts it makes."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
@@ -37,22 +38,33 @@ def answers(task: dict[str, Any]) -> dict[str, Any]:
         worker_extension_cls="finetune_serving.cpu_lora.SlotwiseKernels",
         limit_mm_per_prompt={"image": 0, "video": 0} if task["multimodal"] else None,
     )
+    adapters = (None, LoRARequest("tuned", 1, task["adapter"]))
     sampling = SamplingParams(temperature=0, max_tokens=_TOKENS, logprobs=1)
-    outputs = [
-        engine.chat(
-            task["messages"],
-            sampling,
-            lora_request=adapter,
-            use_tqdm=False,
-            chat_template_kwargs=task["options"],
-        )[0]
-        for adapter in (None, LoRARequest("tuned", 1, task["adapter"]))
+    asked = [
+        engine.generate({"prompt_token_ids": _PROMPT}, sampling, lora_request=one)[0] for one in adapters
     ]
     return {
-        "prompt": list(outputs[0].prompt_token_ids),
-        "texts": [output.outputs[0].text for output in outputs],
-        "logprobs": [output.outputs[0].cumulative_logprob for output in outputs],
+        "logprobs": [output.outputs[0].cumulative_logprob for output in asked],
+        "prompts": {kind: _prompt(engine, adapters[1], **row) for kind, row in task["conversations"].items()},
     }
+
+
+def _prompt(engine: Any, adapter: Any, messages: list[Any], tools: list[Any], options: dict[str, Any]) -> Any:
+    """The tokens that the engine makes of a conversation before it answers, or why it refuses."""
+    from vllm import SamplingParams
+
+    try:
+        answer = engine.chat(
+            messages,
+            SamplingParams(temperature=0, max_tokens=1),
+            lora_request=adapter,
+            use_tqdm=False,
+            tools=tools or None,
+            chat_template_kwargs=options,
+        )
+    except Exception as error:  # a template may raise anything
+        return f"{type(error).__name__}: {error}"
+    return list(answer[0].prompt_token_ids)
 
 
 def main() -> None:

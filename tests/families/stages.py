@@ -13,6 +13,7 @@ from finetune_trainer.stages import prepare
 from finetune_trainer.stages.train import train_process
 from finetune_trainer.training.signals import StopRequest
 from finetune_trainer.workspace import Workspace
+from tests.families.conversations import CONVERSATIONS
 from tests.families.families import Family
 from tests.families.tiny import build
 
@@ -48,6 +49,11 @@ class Prepared:
     summary: dict[str, Any]
 
     @property
+    def kwargs(self) -> dict[str, Any]:
+        """What every rendering passes to the chat template."""
+        return dict(self.summary.get("chatTemplateKwargs") or {})
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows as training reads them."""
         return [json.loads(line) for line in self.workspace.dataset_train.read_text().splitlines()]
@@ -70,6 +76,7 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._runs: dict[tuple[str, str], Trained | Refused] = {}
+        self._prepared: dict[tuple[str, str], Prepared | Refused] = {}
 
     def base(self, family: Family) -> Path:
         """The base's folder, on a volume that a pod would have mounted."""
@@ -83,9 +90,17 @@ class Runs:
             self._runs[key] = _run(self.base(family), method, self._root / f"{family.name}-{method.lower()}")
         return self._runs[key]
 
+    def prepared(self, family: Family, kind: str) -> Prepared | Refused:
+        """One conversation of a kind, prepared for LoRA."""
+        key = family.name, kind
+        if key not in self._prepared:
+            root = self._root / f"{family.name}-{kind.replace(' ', '-')}"
+            self._prepared[key] = _prepare(self.base(family), "LoRA", root, [CONVERSATIONS[kind]])
+        return self._prepared[key]
+
 
 def _run(base: Path, method: str, root: Path) -> Trained | Refused:
-    ready = prepared(base, method, root, [_row(number) for number in range(_ROWS)])
+    ready = _prepare(base, method, root, [_row(number) for number in range(_ROWS)])
     if isinstance(ready, Refused):
         return ready
     job, workspace = ready.job.model_copy(update={"stage": "train"}), ready.workspace
@@ -93,7 +108,7 @@ def _run(base: Path, method: str, root: Path) -> Trained | Refused:
     return Trained(base, workspace.output_dir(job), ready.summary, dict(result.summary))
 
 
-def prepared(base: Path, method: str, root: Path, rows: list[dict[str, Any]]) -> Prepared | Refused:
+def _prepare(base: Path, method: str, root: Path, rows: list[dict[str, Any]]) -> Prepared | Refused:
     """Run prepare on rows for a base that lies below FT_SOURCES_ROOT/pvc."""
     job, workspace = Job.model_validate(_document(base, method, root, rows)), Workspace(root / "workspace")
     try:

@@ -1,16 +1,15 @@
-"""vLLM on the CPU loads each family's base with the adapter that was trained, and sees training's prompt."""
+"""vLLM on the CPU loads each family's base with the adapter that was trained, and sees training's prompts."""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.families.conversations import CONVERSATIONS
 from tests.families.families import Family, with_engine
-from tests.families.stages import RANK, Prepared, Record, Refused, Runs, Trained, prepared, works
+from tests.families.stages import RANK, Prepared, Record, Refused, Runs, Trained, works
 
 pytestmark = pytest.mark.engine
 Answers = dict[str, dict[str, Any]]
@@ -19,46 +18,64 @@ Answers = dict[str, dict[str, Any]]
 @pytest.fixture(scope="session")
 def engine(runs: Runs) -> Answers:
     """What vLLM answers with each adapter, by the name of its family; one process serves all in turn."""
-    trained = {family: runs.run(family, "LoRA") for family in with_engine()}
-    tasks = [_task(family, run) for family, run in trained.items() if isinstance(run, Trained)]
+    trained = [(family, runs.run(family, "LoRA")) for family in with_engine()]
+    tasks = [_task(family, run, runs) for family, run in trained if isinstance(run, Trained)]
     command = [sys.executable, "-m", "tests.families.engine"]
     done = subprocess.run(command, input=json.dumps(tasks), stdout=subprocess.PIPE, text=True, check=False)
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"family"')]
     return {result["family"]: result for result in results}
 
 
-def _task(family: Family, run: Trained) -> dict[str, Any]:
+def _task(family: Family, run: Trained, runs: Runs) -> dict[str, Any]:
+    prepared = {kind: runs.prepared(family, kind) for kind in CONVERSATIONS}
     return {
         "family": family.name,
         "base": str(run.base),
         "adapter": str(run.output),
         "rank": RANK,
         "multimodal": family.vision is not None,
-        "messages": CONVERSATIONS["one turn"]["messages"][:-1],
-        "options": run.prepared.get("chatTemplateKwargs") or {},
+        "conversations": {
+            kind: _request(kind, ready) for kind, ready in prepared.items() if isinstance(ready, Prepared)
+        },
     }
 
 
-def test_the_engine_answers_with_the_adapter_after_the_prompt_of_training(
-    family: Family, engine: Answers, runs: Runs, tmp_path: Path, record_property: Record
+def _request(kind: str, ready: Prepared) -> dict[str, Any]:
+    """The conversation before its last answer as the OpenAI API takes it: arguments of calls are text."""
+    row = CONVERSATIONS[kind]
+    return {
+        "messages": json.loads(json.dumps(row["messages"][:-1]), object_hook=_with_text_arguments),
+        "tools": row.get("tools", []),
+        "options": ready.kwargs,
+    }
+
+
+def _with_text_arguments(value: dict[str, Any]) -> dict[str, Any]:
+    return {**value, "arguments": json.dumps(value["arguments"])} if "arguments" in value else value
+
+
+def test_the_engine_answers_with_the_adapter_and_sees_the_prompts_of_training(
+    family: Family, engine: Answers, runs: Runs, record_property: Record
 ) -> None:
-    run = runs.run(family, "LoRA")
-    if isinstance(run, Refused):
+    if isinstance(runs.run(family, "LoRA"), Refused):
         pytest.skip("refused in prepare")
     answer = engine.get(family.name, {"error": "the engine's process died"})
-    if not works(
-        Refused(answer["error"]) if "error" in answer else answer, family.no_engine, record_property
-    ):
+    outcome = Refused(answer["error"]) if "error" in answer else answer
+    if not works(outcome, family.no_engine, record_property):
         return
-    ready = prepared(run.base, "LoRA", tmp_path / "prompt", [CONVERSATIONS["one turn"]])
-    assert isinstance(ready, Prepared)
-    assert answer["prompt"] == _prompt(ready)
     base, tuned = answer["logprobs"]
     assert base != tuned
+    for kind, prompt in answer["prompts"].items():
+        ready = runs.prepared(family, kind)
+        assert isinstance(ready, Prepared)
+        assert prompt == _last_prompt(ready), kind
 
 
-def _prompt(ready: Prepared) -> list[int]:
-    """The tokens before the first trained one."""
-    line = ready.rows[0]
-    first = next(place for place, label in enumerate(line["labels"]) if label >= 0)
-    return list(line["input_ids"][:first])
+def _last_prompt(ready: Prepared) -> list[int]:
+    """The tokens before the last trained answer."""
+    line: dict[str, list[int]] = ready.rows[-1]
+    labels = line["labels"]
+    first = max(
+        place for place, label in enumerate(labels) if label >= 0 and (not place or labels[place - 1] < 0)
+    )
+    return line["input_ids"][:first]

@@ -61,6 +61,7 @@ def test_packed_rows_train_as_each_row_alone_where_packing_is_allowed(
     register()
     model = _load(family, base, PACKED)
     _assert_same(_measured(model, _projected_sum, Collator("packed")(rows())), expected)
+    record_property("note", "packed")
 
 
 def test_the_fused_head_computes_the_loss_of_the_plain_one(

@@ -8,24 +8,22 @@ import pytest
 
 from tests.families.conversations import CONVERSATIONS, words_of
 from tests.families.families import Family
-from tests.families.stages import Record, Refused, prepared, works
+from tests.families.stages import Record, Refused, Runs, works
 
 IGNORED = -100
 
 
 @pytest.mark.parametrize("kind", CONVERSATIONS)
 def test_what_is_trained_follows_what_the_engine_sees(
-    family: Family, base: Path, tmp_path: Path, kind: str, record_property: Record
+    family: Family, base: Path, runs: Runs, kind: str, record_property: Record
 ) -> None:
     if family.template is None:
         pytest.skip("no package ships the official template")
-    row = CONVERSATIONS[kind]
-    name = f"{family.name}-{kind}".replace(" ", "-")
-    ready = prepared(base, "LoRA", tmp_path / name, [row])
+    ready = runs.prepared(family, kind)
     if not works(ready, family.unrendered.get(kind), record_property) or isinstance(ready, Refused):
         return
     answers = [answer for line in ready.rows for answer in _answers(line)]
-    turns = _served(base, row, ready.summary.get("chatTemplateKwargs") or {})
+    turns = _served(base, CONVERSATIONS[kind], ready.kwargs)
     assert [prompt for prompt, _ in answers] == [prompt for prompt, _ in turns]
     for (_, trained), (_, message) in zip(answers, turns, strict=True):
         _check_answer(base, trained, message)
