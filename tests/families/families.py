@@ -94,9 +94,9 @@ _SHARED_EXPERT = {
 _MLA = {
     "num_hidden_layers": 3,
     "num_key_value_heads": 4,
-    "kv_lora_rank": 32,
+    "kv_lora_rank": 512,  # with 64 rotated dimensions, the one size that vLLM computes
     "q_lora_rank": 48,
-    "qk_rope_head_dim": 32,
+    "qk_rope_head_dim": 64,
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
     "first_k_dense_replace": 1,
@@ -283,7 +283,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("deepseek-v2", "DeepSeek V2, V2 Lite", "deepseek_v2", "DeepseekV2ForCausalLM", _MLA),
     Family(
         "deepseek-v3", "DeepSeek V3, R1 (bf16)", "deepseek_v3", "DeepseekV3ForCausalLM",
-        {**_MLA, "num_nextn_predict_layers": 0}, template="trl:deepseekv3", **_DEEPSEEK_TOKENS,
+        {**_MLA, "num_nextn_predict_layers": 0, "topk_method": "noaux_tc"}, template="trl:deepseekv3", **_DEEPSEEK_TOKENS,
     ),
     Family("glm-4", "GLM 4 0414", "glm4", "Glm4ForCausalLM", {"attention_bias": True, "pad_token_id": None}),
     Family(
