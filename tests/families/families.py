@@ -155,25 +155,28 @@ _PHI_TOKENS: dict[str, Any] = {
     "special": ("<|system|>", "<|user|>", "<|assistant|>", "<|endoftext|>"),
     "eos": "<|end|>",
 }
+_NO_REASONING = {"reasoning": "does not write an answer's reasoning"}
+_NO_TOOLS = {"tools": "does not write a call's name or arguments"}
+_ALTERNATE = {"tools": "Conversation roles must alternate"}
 
 FAMILIES: tuple[Family, ...] = (
     Family(
         "llama-3.1", "Llama 3.1, 3.3", "llama", "LlamaForCausalLM", {"rope_parameters": _LLAMA31_ROPE},
-        template="trl:llama3_1", **_LLAMA_TOKENS,
+        unrendered=_NO_REASONING, template="trl:llama3_1", **_LLAMA_TOKENS,
     ),
     Family(
         "llama-3.2", "Llama 3.2 1B, 3B", "llama", "LlamaForCausalLM",
         {"rope_parameters": _LLAMA31_ROPE, "tie_word_embeddings": True},
-        template="trl:llama3_2", **_LLAMA_TOKENS,
+        unrendered=_NO_REASONING, template="trl:llama3_2", **_LLAMA_TOKENS,
     ),
-    Family("qwen-2.5", "Qwen 2.5", "qwen2", "Qwen2ForCausalLM", template="trl:qwen2_5", **_QWEN_TOKENS),
+    Family("qwen-2.5", "Qwen 2.5", "qwen2", "Qwen2ForCausalLM", unrendered=_NO_REASONING, template="trl:qwen2_5", **_QWEN_TOKENS),
     Family(
         "qwen3", "Qwen3 0.6B to 32B (hybrid)", "qwen3", "Qwen3ForCausalLM", {"tie_word_embeddings": True},
         template="trl:qwen3", **_QWEN3_TOKENS,
     ),
     Family(
         "qwen3-2507", "Qwen3 4B Instruct 2507", "qwen3", "Qwen3ForCausalLM",
-        template="trl:qwen3_instruct_2507", **_QWEN3_TOKENS,
+        unrendered=_NO_REASONING, template="trl:qwen3_instruct_2507", **_QWEN3_TOKENS,
     ),
     Family(
         "qwen3-moe", "Qwen3 30B A3B, 235B A22B", "qwen3_moe", "Qwen3MoeForCausalLM",
@@ -193,16 +196,16 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "mistral-7b", "Mistral 7B v0.3", "mistral", "MistralForCausalLM", {"sliding_window": None},
-        template="mistral:v3", **_MISTRAL_TOKENS,
+        unrendered=_NO_REASONING, template="mistral:v3", **_MISTRAL_TOKENS,
     ),
     Family(
         "mistral-small-2501", "Mistral Small 3 (2501)", "mistral", "MistralForCausalLM",
-        {"sliding_window": None}, template="mistral:v7", **_MISTRAL_TOKENS,
+        {"sliding_window": None}, unrendered=_NO_REASONING, template="mistral:v7", **_MISTRAL_TOKENS,
     ),
     Family(
         "mistral-small-3.1", "Mistral Small 3.1 and 3.2", "mistral3", "Mistral3ForConditionalGeneration",
         {"tie_word_embeddings": False}, text={"model_type": "mistral", "sliding_window": None},
-        vision={"model_type": "pixtral", **_VISION}, template="mistral:v7-image", **_MISTRAL_TOKENS,
+        vision={"model_type": "pixtral", **_VISION}, unrendered=_NO_REASONING, template="mistral:v7-image", **_MISTRAL_TOKENS,
     ),
     Family(
         "ministral-3", "Ministral 3 3B to 14B", "mistral3", "Mistral3ForConditionalGeneration",
@@ -211,11 +214,11 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "mixtral", "Mixtral 8x7B, 8x22B", "mixtral", "MixtralForCausalLM",
-        {"num_local_experts": 4, "num_experts_per_tok": 2}, template="mistral:v1", **_MISTRAL_TOKENS,
+        {"num_local_experts": 4, "num_experts_per_tok": 2}, unrendered={**_NO_REASONING, "tools": "content must be non-empty"}, template="mistral:v1", **_MISTRAL_TOKENS,
     ),
     Family(
         "phi-3.5", "Phi 3.5 mini", "phi3", "Phi3ForCausalLM", {"sliding_window": 32, "pad_token_id": None},
-        template="trl:phi3_5", **_PHI_TOKENS,
+        unrendered=_NO_REASONING | _NO_TOOLS, template="trl:phi3_5", **_PHI_TOKENS,
     ),
     Family("phi-4", "Phi 4", "phi3", "Phi3ForCausalLM", {"pad_token_id": None}),
     Family(
@@ -224,17 +227,17 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "gemma-2", "Gemma 2", "gemma2", "Gemma2ForCausalLM", {**_SLIDING, "query_pre_attn_scalar": 32},
-        template="trl:gemma", **_GEMMA_TOKENS,
+        unrendered={**_NO_REASONING, **_ALTERNATE, "system": "System role not supported"}, template="trl:gemma", **_GEMMA_TOKENS,
     ),
     Family(
         "gemma-3-text", "Gemma 3 270M, 1B", "gemma3_text", "Gemma3ForCausalLM",
-        {**_SLIDING, "query_pre_attn_scalar": 32}, template="trl:gemma3", **_GEMMA_TOKENS,
+        {**_SLIDING, "query_pre_attn_scalar": 32}, unrendered=_NO_REASONING | _ALTERNATE, template="trl:gemma3", **_GEMMA_TOKENS,
     ),
     Family(
         "gemma-3", "Gemma 3 4B to 27B", "gemma3", "Gemma3ForConditionalGeneration",
         {"mm_tokens_per_image": 4, "tie_word_embeddings": True},
         text={**_SLIDING, "query_pre_attn_scalar": 32}, vision=_VISION,
-        template="trl:gemma3", **_GEMMA_TOKENS,
+        unrendered=_NO_REASONING | _ALTERNATE, template="trl:gemma3", **_GEMMA_TOKENS,
     ),
     Family(
         "gemma-3n", "Gemma 3n (its text model)", "gemma3n_text", "Gemma3nForCausalLM",
@@ -274,11 +277,11 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "r1-distill-qwen", "DeepSeek R1 Distill Qwen", "qwen2", "Qwen2ForCausalLM",
-        template="trl:deepseek_r1_distill", **_DEEPSEEK_TOKENS,
+        unrendered=_NO_TOOLS, template="trl:deepseek_r1_distill", **_DEEPSEEK_TOKENS,
     ),
     Family(
         "r1-distill-llama", "DeepSeek R1 Distill Llama", "llama", "LlamaForCausalLM",
-        {"rope_parameters": _LLAMA31_ROPE}, template="trl:deepseek_r1_distill", **_DEEPSEEK_TOKENS,
+        {"rope_parameters": _LLAMA31_ROPE}, unrendered=_NO_TOOLS, template="trl:deepseek_r1_distill", **_DEEPSEEK_TOKENS,
     ),
     Family("deepseek-v2", "DeepSeek V2, V2 Lite", "deepseek_v2", "DeepseekV2ForCausalLM", _MLA),
     Family(
@@ -302,14 +305,14 @@ FAMILIES: tuple[Family, ...] = (
         "llama-4", "Llama 4 Scout, Maverick", "llama4", "Llama4ForConditionalGeneration",
         text={
             "num_hidden_layers": 4, "interleave_moe_layer_step": 2, "num_local_experts": 4,
-            "intermediate_size_mlp": 80, "no_rope_layers": [1, 1, 1, 0], "attention_chunk_size": 32,
+            "intermediate_size_mlp": 80, "no_rope_layers": [1, 1, 1, 0], "attention_chunk_size": 128,
         },
         vision={**_VISION, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
     ),
     Family(
         "lfm2", "LFM2 350M to 2.6B", "lfm2", "Lfm2ForCausalLM",
         {
-            "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False,
+            "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False, "conv_dim": 64,
             "hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1,
         },
         template="trl:lfm2_v2",

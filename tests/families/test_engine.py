@@ -11,7 +11,7 @@ from tests.families.conversations import CONVERSATIONS
 from tests.families.families import Family, with_engine
 from tests.families.stages import RANK, Prepared, Record, Refused, Runs, Trained, works
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.families]
 Answers = dict[str, dict[str, Any]]
 
 

@@ -17,6 +17,8 @@ from tests.families import varlen
 from tests.families.families import VOCABULARY, Family
 from tests.families.stages import Record
 
+pytestmark = pytest.mark.families
+
 Loss = Callable[[transformers.PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]
 
 
@@ -24,7 +26,7 @@ def rows() -> list[dict[str, list[int]]]:
     """Three rows, longer than the sliding windows and chunks of the table and of unequal length."""
     chance = torch.Generator().manual_seed(1)
     found = []
-    for length, trained in ((90, 12), (41, 30), (7, 3)):
+    for length, trained in ((150, 12), (41, 30), (7, 3)):
         ids = torch.randint(0, VOCABULARY - 1, (length,), generator=chance).tolist()
         found.append({"input_ids": ids, "labels": [IGNORE_INDEX] * (length - trained) + ids[-trained:]})
     return found

@@ -11,6 +11,8 @@ from finetune_trainer.base.shape import adapter_parameters, read_shape
 from tests.families.families import Family
 from tests.families.stages import Record, Refused, works
 
+pytestmark = pytest.mark.families
+
 
 def test_the_plan_counts_the_weights_that_are_loaded(
     family: Family, base: Path, lora: object, record_property: Record

@@ -10,6 +10,8 @@ from tests.families.conversations import CONVERSATIONS, words_of
 from tests.families.families import Family
 from tests.families.stages import Record, Refused, Runs, works
 
+pytestmark = pytest.mark.families
+
 IGNORED = -100
 
 

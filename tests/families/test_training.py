@@ -14,6 +14,8 @@ from finetune_trainer.planning.shape import adapter_parameters
 from tests.families.families import Family
 from tests.families.stages import RANK, Record, Refused, Trained, works
 
+pytestmark = pytest.mark.families
+
 # The names by which transformers and publishers call what is beside the language model.
 _OTHERS = ("vision", "visual", "audio", "projector", "embed_vision", "embed_audio")
 
