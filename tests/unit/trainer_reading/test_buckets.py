@@ -74,7 +74,7 @@ def test_an_object_is_copied(s3: Fetch) -> None:
 def test_the_objects_directly_below_a_prefix_are_one_data_set(source: str, s3: Fetch) -> None:
     located = s3(source)
     assert [file.name for file in located.files] == ["part-2.csv", "train.jsonl"]
-    assert located.unread == ("_SUCCESS", "old/")
+    assert located.unread == ("old/",)
 
 
 def test_a_whole_bucket_is_a_data_set(s3: Fetch) -> None:
@@ -189,7 +189,7 @@ def test_an_object_of_google_is_copied(gs: Fetch) -> None:
 def test_a_prefix_of_google_is_one_data_set(gs: Fetch) -> None:
     located = gs("gs://data/rows")
     assert [file.name for file in located.files] == ["part-2.csv", "train.jsonl"]
-    assert located.unread == ("_SUCCESS", "old/")
+    assert located.unread == ("old/",)
 
 
 def test_a_missing_object_of_google_is_named(gs: Fetch) -> None:

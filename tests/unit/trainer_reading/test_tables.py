@@ -20,6 +20,8 @@ CSV: list[tuple[str, str, list[Any]]] = [
     ("line ends and commas in quotes", 'prompt\n"a,\n""b"""\n', [{"prompt": 'a,\n"b"'}]),
     ("a file saved by Excel", "\ufeffprompt,completion\r\na,b\r\n", [{"prompt": "a", "completion": "b"}]),
     ("a quoted header after a byte-order mark", '\ufeff"prompt","completion"\na,b\n', [{"prompt": "a", "completion": "b"}]),
+    ("blanks after commas", 'prompt, completion\n"a", "b, c"\n"d",  e\n', [{"prompt": "a", "completion": "b, c"}, {"prompt": "d", "completion": "e"}]),
+    ("blanks within quotes", 'prompt, completion\n" a ", " b "\n', [{"prompt": " a ", "completion": " b "}]),
     ("blank lines are no records", "a\n\n1\n\n2\n", [{"a": "1"}, {"a": "2"}]),
     ("only a header", "prompt,completion\n", []),
     ("nothing", "", []),
@@ -32,7 +34,8 @@ CSV_PROBLEMS: list[tuple[str, bytes, str]] = [
     ("wrong JSON in a cell of tools", b"x,[", "the JSON in column `tools` is wrong: Expecting value"),
     ("NaN in a cell of tools", b"x,[NaN]", "NaN is not a JSON number"),
     ("Latin-1", "é,[]".encode("latin-1"), "it is not UTF-8 (Latin-1 or Windows-1252?)"),
-    ("text after a quoted cell", b'"a"b,[]', "quotation marks are not paired"),
+    ("text after a quoted cell", b'"a"b,[]', "something follows the closing quotation mark of a cell"),
+    ("a blank after a quoted cell", b'"a" ,[]', "something follows the closing quotation mark of a cell"),
 ]
 CSV_REFUSED: list[tuple[str, bytes, str]] = [
     ("semicolons", b"prompt;completion\na;b\n", "data separates its columns by semicolons; save it with commas"),

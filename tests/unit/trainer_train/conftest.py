@@ -105,6 +105,14 @@ def train_run(make_run: Any, tiny_model: Path, learnable_rows: Any) -> Callable[
     return make
 
 
+@pytest.fixture
+def run_folder(tmp_path: Path, tiny_model: Path, learnable_rows: Any) -> Path:
+    """A folder with model and rows, for gangs.run_part."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learnable_rows))
+    return tmp_path
+
+
 @dataclass
 class StandIn:
     """A stand-in for the engine that can fail: `answer` decides what a chat request gets."""

@@ -16,9 +16,10 @@ from finetune_trainer.training.signals import StopRequest
 
 def main(root: Path, method: str, zero_stage: int, last: int, part: str) -> None:
     """Train ROOT/model on ROOT/train.jsonl, with checkpoints and output in ROOT."""
-    stop, losses = StopRequest(), {}
+    stop, losses, messages = StopRequest(), {}, []
 
     def report(done: StepReport) -> None:
+        messages.append(done.message)
         if done.loss is not None:
             losses[done.step] = done.loss
         stop.received = done.step >= last - 1  # the step in which the signal arrives is the last one
@@ -28,7 +29,7 @@ def main(root: Path, method: str, zero_stage: int, last: int, part: str) -> None
     folders = Folders(root / "model", root / "train.jsonl", root / "checkpoints", root / "output")
     outcome = train(plan, folders, "key", stop, report, Hardware(cuda=False, precision="fp32"))
     if os.environ["RANK"] == "0":
-        document = {"losses": losses, "resumed": outcome.resumed_from, "stopped": outcome.stopped}
+        document = {"losses": losses, "resumed": outcome.resumed_from, "message": messages[-1]}
         (root / f"{part}.json").write_text(json.dumps(document))
 
 

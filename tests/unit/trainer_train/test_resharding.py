@@ -1,21 +1,14 @@
 """Resuming with another number of processes gives the losses of a run that was never stopped."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.training.checkpoints import Sharding, newest_complete, read_marker
 from finetune_trainer.training.resharding import needs_resharding
-from tests.unit.trainer_train.gangs import free_port
+from tests.unit.trainer_train.gangs import run_part
 
-_WORKER = Path(__file__).with_name("part_of_run.py")
 _STEPS = 10
 
 
@@ -39,40 +32,25 @@ def test_another_zero_stage_is_refused_with_both_numbers_and_a_way_out() -> None
         needs_resharding(Sharding(4, 2), Sharding(8, 3))
 
 
-@pytest.fixture
-def root(tmp_path: Path, tiny_model: Path, learnable_rows: Any) -> Path:
-    """A folder with model and rows."""
-    shutil.copytree(tiny_model, tmp_path / "model")
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learnable_rows))
-    return tmp_path
-
-
-def run(root: Path, processes: int, method: str, stage: int, last: int, part: str) -> dict[str, Any]:
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    line += ["--master-port", str(free_port()), str(_WORKER), str(root), method, str(stage), str(last), part]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    document: dict[str, Any] = json.loads((root / f"{part}.json").read_text())
-    return document
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "stage"), [("LoRA", 0), ("Full", 2), ("Full", 3)], ids=["LoRA", "Full ZeRO-2", "Full ZeRO-3"]
 )
 def test_two_processes_then_one_then_two_have_the_losses_of_two_throughout(
-    root: Path, method: str, stage: int
+    run_folder: Path, method: str, stage: int
 ) -> None:
-    whole = run(root, 2, method, stage, 99, "whole")
-    parts = [run(root, 2, method, stage, 3, "first"), run(root, 1, method, stage, 7, "second")]
-    newest = newest_complete(root / "checkpoints", "key")
+    whole = run_part(run_folder, 2, method, stage, 99, "whole")
+    parts = [
+        run_part(run_folder, 2, method, stage, 3, "first"),
+        run_part(run_folder, 1, method, stage, 7, "second"),
+    ]
+    newest = newest_complete(run_folder / "checkpoints", "key")
     assert newest
     marker = read_marker(newest)
     assert marker
     assert (marker.step, marker.sharding) == (7, Sharding(1, stage))
-    assert not list((root / "checkpoints").glob("*/*_universal"))
-    parts.append(run(root, 2, method, stage, 99, "third"))
+    assert not list((run_folder / "checkpoints").glob("*/*_universal"))
+    parts.append(run_part(run_folder, 2, method, stage, 99, "third"))
     assert [part["resumed"] for part in parts] == [0, 3, 7]
     steps = [int(step) for part in parts for step in part["losses"]]
     assert steps == list(range(1, _STEPS + 1))

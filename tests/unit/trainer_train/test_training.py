@@ -199,7 +199,7 @@ def test_whenever_a_save_is_due_at_most_a_twentieth_of_the_time_went_into_earlie
     saves = SaveClock(300, clock)
     for duration in durations:
         while not saves.due():
-            clock.now += max(step_seconds, 0.3 * clock.now)
+            clock.now += max(step_seconds, 0.01 * clock.now)
         assert saved <= clock.now / 20
         saves.begin()
         clock.now += duration

@@ -61,11 +61,11 @@ class _Choice:
         folders = [name for name in names if name.endswith("/")]
         files = _without_metadata([name for name in names if not name.endswith("/")])
         here = any(map(find_kind, files)) or (files and not folders)
-        if not here and not folders or folder.count("/") == _DEEPEST:
+        if (not here and not folders) or folder.count("/") == _DEEPEST:
             text = f"{self._path(folder)} is a folder without data files"
             raise UserError(f"{text}; it holds {some(self.entries(folder))}. Name the data.")
         chosen = self._pick(folder, files if here else folders)
-        unread = tuple(folder + name for name in names if name not in chosen)
+        unread = tuple(folder + name for name in sorted(files + folders) if name not in chosen)
         if here:
             return Chosen(tuple(folder + name for name in chosen), unread)
         if len(chosen) > 1:
@@ -93,7 +93,7 @@ class _Choice:
         return self._one_split(folder, rest)
 
     def _one_split(self, folder: str, names: list[str]) -> list[str]:
-        """UserError if shards are those of several splits, as train_sft-00000-of-00001 beside train_gen-..."""
+        """UserError if shards are those of several splits, as train_sft-00000-of-00001.* and train_gen-*."""
         splits = {shard[1] for name in names if (shard := _SHARD.match(name))}
         if len(splits) > 1:
             self._refuse(folder, f"holds the shards of several splits: {some(splits)}", names)

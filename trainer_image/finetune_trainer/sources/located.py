@@ -23,7 +23,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Located:
-    """The files of a data set, ordered by name, and what lies beside them and is not read (folders.choose)."""
+    """The files of a data set, ordered by name, and what beside them is not read (folders.choose)."""
 
     files: tuple[DataFile, ...]
     unread: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from finetune_trainer.errors import Diverged
 from finetune_trainer.training import signals
 from finetune_trainer.training.checkpoints import Sharding, make_room, mark_complete
-from finetune_trainer.training.resharding import remove_universal
+from finetune_trainer.training.resharding import remove_universal, separate_step_counts
 
 _WINDOW = 20  # optimizer steps that the shown speed is averaged over
 
@@ -149,8 +149,12 @@ class CheckpointCallback(TrainerCallback):
         self._stop, self._clock, self._speed = stop, clock, speed
         self.stopped = False
 
-    def on_train_begin(self, args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
-        """Drop the universal form of the checkpoint, which every process has read now."""
+    def on_train_begin(
+        self, args: Any, state: TrainerState, _control: TrainerControl, optimizer: Any = None, **_: Any
+    ) -> None:
+        """Drop the universal form of the resumed checkpoint, which every process has read now."""
+        if self._sharding.zero_stage == 3:
+            separate_step_counts(optimizer)
         _barrier()
         if args.process_index == 0:
             remove_universal(_checkpoint(args, state))

@@ -9,6 +9,7 @@ import logging
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.training.checkpoints import Sharding
@@ -55,3 +56,16 @@ def remove_universal(checkpoint: Path) -> None:
     """Free the space of the universal form."""
     for path in checkpoint.glob(f"*{_SUFFIX}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def separate_step_counts(optimizer: Any) -> None:
+    """Give each parameter group a step count of its own, inside all wrappers around torch's optimizer.
+
+    DeepSpeed (0.19.8) restores those of ZeRO stage 3 from the universal form as one tensor, which every group
+    would increment: Adam's bias correction would be wrong from the second step on.
+    """
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] = state["step"].clone()
