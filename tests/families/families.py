@@ -223,7 +223,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("phi-4", "Phi 4", "phi3", "Phi3ForCausalLM", {"pad_token_id": None}),
     Family(
         "phi-4-mini", "Phi 4 mini", "phi3", "Phi3ForCausalLM",
-        {"pad_token_id": None, "tie_word_embeddings": True, "partial_rotary_factor": 0.75},
+        {"pad_token_id": None, "tie_word_embeddings": True, "partial_rotary_factor": 0.75, "head_dim": 64},
     ),
     Family(
         "gemma-2", "Gemma 2", "gemma2", "Gemma2ForCausalLM", {**_SLIDING, "query_pre_attn_scalar": 32},
