@@ -9,8 +9,7 @@ import transformers
 from safetensors.torch import load_file
 
 from finetune_trainer.base.config import read_base_config
-from finetune_trainer.planning.headers import shape_of_folder
-from finetune_trainer.planning.shape import adapter_parameters
+from finetune_trainer.base.shape import adapter_parameters, read_shape
 from tests.families.families import Family
 from tests.families.stages import RANK, Record, Refused, Trained, works
 
@@ -26,7 +25,7 @@ def test_the_adapter_has_the_planned_weights_on_the_language_model_alone(
     if not works(lora, family.refused.get("LoRA"), record_property) or isinstance(lora, Refused):
         return
     weights = load_file(lora.output / "adapter_model.safetensors")
-    planned = adapter_parameters(shape_of_folder(lora.base), RANK)
+    planned = adapter_parameters(read_shape(lora.base), RANK)
     assert sum(tensor.numel() for tensor in weights.values()) == planned
     assert [name for name in weights if any(part in name for part in _OTHERS)] == []
     assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
