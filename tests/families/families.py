@@ -33,6 +33,7 @@ class Family:
     special: tuple[str, ...] = ("<|im_start|>", "<|endoftext|>")
     added: tuple[str, ...] = ()
     eos: str = "<|im_end|>"
+    stops: tuple[str, ...] = ()  # further end tokens of its generation_config.json
     bos: str | None = None
     refused: Mapping[str, str] = field(default_factory=dict)  # method: what prepare says against it
     no_engine: str | None = None  # why vLLM cannot serve it on a CPU, in vLLM's words
@@ -210,7 +211,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "ministral-3", "Ministral 3 3B to 14B", "mistral3", "Mistral3ForConditionalGeneration",
         {"tie_word_embeddings": False}, text={"model_type": "ministral3"},
-        vision={"model_type": "pixtral", **_VISION}, template="mistral:v13-image", **_MISTRAL_TOKENS,
+        vision={"model_type": "pixtral", **_VISION}, unrendered=_NO_REASONING, template="mistral:v13-image", **_MISTRAL_TOKENS,
     ),
     Family(
         "mixtral", "Mixtral 8x7B, 8x22B", "mixtral", "MixtralForCausalLM",
@@ -256,7 +257,7 @@ FAMILIES: tuple[Family, ...] = (
             "<|turn>", "<eos>", "<|image|>", "<|audio|>", "<|video|>", "<|think|>", "<|tool>", "<tool|>",
             "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|channel>", "<channel|>",
         ),
-        eos="<turn|>", bos="<bos>",
+        eos="<turn|>", stops=("<eos>", "<|tool_response>"), bos="<bos>",
     ),
     Family("smollm2", "SmolLM2", "llama", "LlamaForCausalLM", {"tie_word_embeddings": True}),
     Family(
@@ -273,7 +274,7 @@ FAMILIES: tuple[Family, ...] = (
         {**_SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2},
         template="trl:gptoss",
         special=("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|constrain|>"),
-        eos="<|return|>",
+        eos="<|return|>", stops=("<|call|>",),
     ),
     Family(
         "r1-distill-qwen", "DeepSeek R1 Distill Qwen", "qwen2", "Qwen2ForCausalLM",
@@ -299,7 +300,7 @@ FAMILIES: tuple[Family, ...] = (
         template="trl:glm4moe",
         special=("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "[gMASK]", "<sop>"),
         added=("<think>", "</think>", "<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
-        eos="<|endoftext|>",
+        eos="<|endoftext|>", stops=("<|user|>", "<|observation|>"),
     ),
     Family(
         "llama-4", "Llama 4 Scout, Maverick", "llama4", "Llama4ForConditionalGeneration",
@@ -315,7 +316,7 @@ FAMILIES: tuple[Family, ...] = (
             "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False, "conv_dim": 64,
             "hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1,
         },
-        template="trl:lfm2_v2",
+        unrendered=_NO_REASONING, template="trl:lfm2_v2",
         special=(
             "<|im_start|>", "<|endoftext|>", "<|tool_call_start|>", "<|tool_call_end|>", "<|tool_list_start|>",
             "<|tool_list_end|>", "<|tool_response_start|>", "<|tool_response_end|>",

@@ -24,7 +24,8 @@ def build(family: Family, folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     model = getattr(transformers, family.architecture)(config_of(family, tokenizer))
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    stops = tokenizer.convert_tokens_to_ids([family.eos, *family.stops])
+    model.generation_config.eos_token_id = stops if family.stops else stops[0]
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder
