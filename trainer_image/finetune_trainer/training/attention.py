@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from finetune_trainer.training.cpu_attention import row_attention
+
 PACKED = "finetune_packed"
 _LARGEST_HEAD = 256  # FlashAttention's limit
 
@@ -50,6 +52,10 @@ def packed_attention(
     The borders of the rows come from the Collator. Keys and values of grouped heads are repeated, since
     the kernel of older torch versions takes no groups.
     """
+    if not query.is_cuda:
+        scaled = query[0] * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        out = row_attention(scaled, key[0], value[0], cu_seq_lens_q, sliding_window or 0)
+        return out.transpose(0, 1).unsqueeze(0), None
     from torch.nn.attention.varlen import varlen_attn
 
     groups = query.shape[1] // key.shape[1]

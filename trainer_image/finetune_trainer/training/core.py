@@ -125,7 +125,7 @@ def _build_trainer(
     plan: TrainPlan, folders: Folders, hardware: Hardware, dataset: Dataset, lengths: list[int]
 ) -> TokenMeanTrainer:
     tokenizer = AutoTokenizer.from_pretrained(str(folders.model), local_files_only=True)
-    layout: Layout = "packed" if hardware.cuda and can_pack(folders.model) else "padded"
+    layout: Layout = "packed" if can_pack(folders.model) else "padded"
     register()
     model = AutoModelForCausalLM.from_pretrained(
         str(folders.model),
