@@ -31,6 +31,7 @@ from finetune_trainer.training.callbacks import (
     Speed,
 )
 from finetune_trainer.training.checkpoints import newest_complete, remove_incomplete, step_of
+from finetune_trainer.training.compiling import CompileCallback
 from finetune_trainer.training.plan import (
     Folders,
     Hardware,
@@ -103,7 +104,8 @@ def train(
     speed = Speed(tokens_of_steps(lengths, plan.effective_batch_size, plan.seed, plan.epochs))
     checkpointing = CheckpointCallback(key, stop, SaveClock(plan.checkpoint_seconds, time.monotonic))
     # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
-    for callback in (DivergenceCallback(), ProgressCallback(speed, report), checkpointing):
+    compiling = CompileCallback(plan.execution, folders.checkpoints.with_name("compiled"))
+    for callback in (DivergenceCallback(), ProgressCallback(speed, report), checkpointing, compiling):
         trainer.add_callback(callback)
     resume = _prepare_checkpoints(trainer, folders.checkpoints, key)
     start = time.monotonic()
