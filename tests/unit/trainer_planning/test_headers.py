@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from finetune_trainer.base.headers import Tensor, read_headers
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.headers import Tensor, read_headers, shape_of_folder, verify
+from finetune_trainer.planning.headers import shape_of_folder, verify
 from finetune_trainer.planning.shape import shape_of
 from tests.unit.trainer_planning import shapes
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerS
 
 from finetune_trainer.training import compiling
 from finetune_trainer.training.attention import PACKED, register
-from finetune_trainer.training.batching import IGNORED, Collator
+from finetune_trainer.training.batching import IGNORE_INDEX, Collator
 from finetune_trainer.training.compiling import CompileCallback, compile_layers, compiling_pays
 from finetune_trainer.training.plan import Execution
 from finetune_trainer.training.trainer import _projected_sum
@@ -52,7 +52,7 @@ def test_the_first_steps_decide_once(
 
 @pytest.fixture
 def model() -> Iterator[LlamaForCausalLM]:
-    register()
+    register(cuda=False)
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -63,9 +63,11 @@ def model() -> Iterator[LlamaForCausalLM]:
 
 
 def _batches() -> list[dict[str, torch.Tensor]]:
-    collate = Collator(0, "packed")
+    collate = Collator("packed")
     return [
-        collate([{"input_ids": [3] * length, "labels": [IGNORED, *range(1, length)]} for length in lengths])
+        collate(
+            [{"input_ids": [3] * length, "labels": [IGNORE_INDEX, *range(1, length)]} for length in lengths]
+        )
         for lengths in ((7, 4), (5,), (12, 2, 6))
     ]
 

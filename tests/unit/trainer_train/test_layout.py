@@ -54,14 +54,14 @@ def _folder(tmp_path: Path, config: dict[str, Any]) -> Path:
 
 CHOSEN = [
     ("8B LoRA on 80 GiB keeps activations", LLAMA_8B, "LoRA", 1, 80, {}, Execution(8192)),
-    ("8B LoRA on 24 GiB recomputes", LLAMA_8B, "LoRA", 1, 24, {}, Execution(8192, True)),
+    ("8B LoRA on 24 GiB recomputes", LLAMA_8B, "LoRA", 1, 24, {}, Execution(8192, "Enabled")),
     ("a step of few rows is one micro-batch", LLAMA_8B, "LoRA", 4, 140, {}, Execution(8192)),
-    ("1B Full on one GPU", LLAMA_1B, "Full", 1, 80, {}, Execution(16384, False, 2)),
-    ("8B Full on four GPUs", LLAMA_8B, "Full", 4, 80, {}, Execution(8192, True, 2)),
-    ("8B Full on two GPUs", LLAMA_8B, "Full", 2, 80, {}, Execution(8192, False, 2, "optimizer")),
+    ("1B Full on one GPU", LLAMA_1B, "Full", 1, 80, {}, Execution(16384, zero_stage=2)),
+    ("8B Full on four GPUs", LLAMA_8B, "Full", 4, 80, {}, Execution(8192, "Enabled", 2)),
+    ("8B Full on two GPUs", LLAMA_8B, "Full", 2, 80, {}, Execution(8192, zero_stage=2, offload="Optimizer")),
     ("a job that fixes its layout", LLAMA_1B, "Full", 1, 80,
      {"microBatchTokens": 2048, "activationCheckpointing": "Enabled", "zeroStage": 3, "offload": "All"},
-     Execution(2048, True, 3, "all")),
+     Execution(2048, "Enabled", 3, "All")),
     ("a micro-batch shorter than a row stays as it was given", LLAMA_8B, "LoRA", 1, 80, {"microBatchTokens": 64},
      Execution(64)),
     ("kept activations", LLAMA_8B, "LoRA", 1, 26, {"activationCheckpointing": "Disabled"}, Execution(1024)),
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused_with_the_device_and_a_way_out(
     [
         ("LoRA", {}, Execution(CPU_MICRO_BATCH_TOKENS)),
         ("Full", {}, Execution(CPU_MICRO_BATCH_TOKENS, zero_stage=2)),
-        ("LoRA", {"microBatchTokens": 256, "activationCheckpointing": "Enabled"}, Execution(256, True)),
+        ("LoRA", {"microBatchTokens": 256, "activationCheckpointing": "Enabled"}, Execution(256, "Enabled")),
     ],
     ids=["LoRA", "Full", "a job that says how"],
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from finetune_trainer.base.config import read_base_config
 from finetune_trainer.data.check import check_corpus, check_holdout, check_tokenizer
 from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.holdout import split_reference
@@ -17,7 +18,6 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.local.progress import terminal_progress
 from finetune_trainer.local.verdict import FINE, REFUSED
 from finetune_trainer.planning.defaults import EPOCHS
-from finetune_trainer.planning.model import read_positions
 from finetune_trainer.report.data import data_summary
 from finetune_trainer.report.document import Datasets, Report
 from finetune_trainer.report.lengths import measure_lengths
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[_Checked, Report]:
     tokenizer = load_tokenizer(_folder(options.model)) if options.model else None
-    target = Target(options.model, read_positions(options.model)) if options.model else None
+    target = Target(options.model, read_base_config(options.model).positions) if options.model else None
     train = _load(options.data, "train", scratch, watch)
     holdout = _load(options.holdout, "holdout", scratch, watch) if options.holdout else None
     checked = _check(train, holdout, tokenizer, target, watch)

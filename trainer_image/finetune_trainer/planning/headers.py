@@ -1,36 +1,15 @@
-"""The shapes of the weights themselves: safetensors headers, against which a config.json is checked.
+"""A config.json checked against the headers of the weights."""
 
-A header is 8 bytes of length and a JSON object of names, types, shapes and offsets; the weights are not read.
-"""
-
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from finetune_trainer.base.headers import Tensor, read_headers
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.shape import ModelShape, read_config, shape_of
 
-_INDEX = "model.safetensors.index.json"
-_LONGEST_HEADER = 100_000_000  # the format's own limit
 # Parts of a model that reads more than text; the plan is of its text part.
 _OTHER_PARTS = ("vision_tower.", "vision_model.", "multi_modal_projector.", "visual.", "audio_tower.")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a header; `dtype` as safetensors names it (BF16, F32, ...)."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def parameters(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
 
 
 def shape_of_folder(path: Path) -> ModelShape:
@@ -40,14 +19,6 @@ def shape_of_folder(path: Path) -> ModelShape:
     if headers:
         verify(shape, headers)
     return shape
-
-
-def read_headers(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors by name, {} without any; UserError for a broken file."""
-    tensors: dict[str, Tensor] = {}
-    for path in _files(folder):
-        tensors |= _read_header(path)
-    return tensors
 
 
 def verify(shape: ModelShape, tensors: Mapping[str, Tensor]) -> None:
@@ -66,48 +37,6 @@ def verify(shape: ModelShape, tensors: Mapping[str, Tensor]) -> None:
     counted = sum(tensor.parameters for tensor in text.values())
     if counted != shape.parameters:
         _refuse("sizes", f"{shape.parameters:,} parameters", f"{counted:,}")
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files that the index names, else all."""
-    index = folder / _INDEX
-    if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        paths = [folder / Path(name).name for name in names]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"The base model's {_INDEX} has no weight_map; fetch the model again.") from error
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"The base model lacks {', '.join(missing[:3])}, which its index names; fetch it again."
-        )
-    return paths
-
-
-def _read_header(path: Path) -> dict[str, Tensor]:
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 2 <= length <= _LONGEST_HEADER else None
-        return _tensors(header, path.stat().st_size - 8 - length)
-    except OSError as error:
-        raise UserError(f"The base model's {path.name} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        text = f"The base model's {path.name} is no whole safetensors file"
-        raise UserError(f"{text}; fetch the model again.") from error
-
-
-def _tensors(header: Any, data: int) -> dict[str, Tensor]:
-    """The tensors of a parsed header; ValueError and its like when it does not describe `data` bytes."""
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if max((entry["data_offsets"][1] for entry in entries.values()), default=0) != data:
-        raise ValueError("the weights are cut off")
-    return {
-        name: Tensor(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
-        for name, entry in entries.items()
-    }
 
 
 def _beside(name: str, shape: ModelShape) -> bool:

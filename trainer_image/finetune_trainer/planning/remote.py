@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from finetune_trainer.planning.headers import Tensor, verify
+from finetune_trainer.base.headers import Tensor
+from finetune_trainer.planning.headers import verify
 from finetune_trainer.planning.shape import ModelShape, read_config, shape_of
 from finetune_trainer.sources.hub import describe_base
 

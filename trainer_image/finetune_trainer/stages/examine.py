@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.base.config import read_base_config
 from finetune_trainer.contracts import Job
 from finetune_trainer.data.check import (
     check_corpus,
@@ -25,7 +26,6 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.planning.choose import NoFit
 from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
 from finetune_trainer.planning.lengths import Lengths, measure
-from finetune_trainer.planning.model import read_positions
 from finetune_trainer.planning.shape import ModelShape
 from finetune_trainer.report.data import data_summary
 from finetune_trainer.report.document import Datasets, JobName, Report
@@ -126,7 +126,7 @@ def examine(
     job: Job, data: Data, base: Base, watch: Watch, lines: Callable[[str], object] | None = None
 ) -> Examined:
     """Compare and tokenise all rows; `lines` gets them as they are trained. RefusedError if they cannot."""
-    tokenizer, positions = load_tokenizer(base.folder), read_positions(base.folder)
+    tokenizer, positions = load_tokenizer(base.folder), read_base_config(base.folder).positions
     findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train))
     _refuse_errors(job, data, findings)
     holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []

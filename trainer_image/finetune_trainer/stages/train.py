@@ -20,13 +20,15 @@ from finetune_trainer.planning.time import mfu
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.training.core import Outcome, train
-from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
+from finetune_trainer.training.plan import Execution, Folders, LoraPlan, Offload, TrainPlan
 from finetune_trainer.training.signals import StopRequest
 from finetune_trainer.workspace import Workspace
 
 # Measured on two cores: fewer, larger products lose less at the threads' barriers (217 tokens/s with one row
 # of 220 tokens, 229 with two, 234 with four); beyond, padding and activations (1.3 MB per token) only grow.
 CPU_MICRO_BATCH_TOKENS = 1024
+_CPU_STAGES = {"LoRA": 0, "QLoRA": 0, "Full": 2}
+_OFFLOADS: dict[str, Offload] = {"none": "None", "optimizer": "Optimizer", "all": "All"}
 _log = logging.getLogger(__name__)
 
 
@@ -54,8 +56,19 @@ def read_plan(summary: dict[str, Any], execution: Execution) -> TrainPlan:
         learning_rate=chosen["learningRate"],
         effective_batch_size=chosen["effectiveBatchSize"],
         seed=chosen["seed"],
-        lora=LoraPlan(lora["rank"], lora["alpha"]) if lora else None,
+        lora=_lora(lora, summary.get("method")) if lora else None,
         execution=execution,
+    )
+
+
+def _lora(chosen: dict[str, Any], method: str | None) -> LoraPlan:
+    names = chosen.get("targetModules")
+    return LoraPlan(
+        rank=chosen["rank"],
+        alpha=chosen["alpha"],
+        rank_stabilized=bool(chosen.get("rankStabilized")),
+        target_modules=tuple(names) if names else None,
+        quantized_base=method == "QLoRA",
     )
 
 
@@ -70,7 +83,12 @@ def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
     if isinstance(plan, NoFit):
         raise UserError(f"{device.name}: {plan.message}")
     layout = plan.choice.setup
-    return Execution(plan.choice.micro_batch_tokens, layout.checkpointing, layout.zero_stage, layout.offload)
+    return Execution(
+        plan.choice.micro_batch_tokens,
+        "Enabled" if layout.checkpointing else "Disabled",
+        layout.zero_stage,
+        _OFFLOADS[layout.offload],
+    )
 
 
 def _cpu_execution(job: Job) -> Execution:
@@ -78,8 +96,8 @@ def _cpu_execution(job: Job) -> Execution:
     given = job.spec.training or TrainingSpec()
     return Execution(
         given.micro_batch_tokens or CPU_MICRO_BATCH_TOKENS,
-        checkpointing=recomputes(given) or False,
-        zero_stage=2 if job.spec.method == "Full" else 0,
+        "Enabled" if recomputes(given) else "Disabled",
+        zero_stage=given.zero_stage if given.zero_stage is not None else _CPU_STAGES[job.spec.method],
     )
 
 

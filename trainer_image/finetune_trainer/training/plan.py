@@ -5,15 +5,25 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["fp32", "bf16"]
-Offload = Literal["none", "optimizer", "all"]
+Offload = Literal["None", "Optimizer", "All"]
+# Which activations are computed again in the backward pass: none; all but attention's; all
+GradientCheckpointing = Literal["Disabled", "Selective", "Enabled"]
 
 
 @dataclass(frozen=True)
 class LoraPlan:
-    """The adapter: rank and alpha of LoRA on all linear layers except the output head."""
+    """The adapter and how its base is held.
+
+    `rank_stabilized` scales by alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA) instead of alpha / rank.
+    `target_modules` are last parts of module names, None for all that an adapter can sit on
+    (base/targets.py). `quantized_base` holds the base's linear layers in NF4 (method QLoRA).
+    """
 
     rank: int
     alpha: int
+    rank_stabilized: bool = False
+    target_modules: tuple[str, ...] | None = None
+    quantized_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,9 +35,9 @@ class Execution:
     """
 
     micro_batch_tokens: int
-    checkpointing: bool = False
+    gradient_checkpointing: GradientCheckpointing = "Disabled"
     zero_stage: int = 0
-    offload: Offload = "none"
+    offload: Offload = "None"
 
 
 @dataclass(frozen=True)
