@@ -89,8 +89,9 @@ def run_arm(arm: str, count: int, model: Path) -> dict[str, float]:
 
 def encoded(model: Path, name: str, count: int) -> list[dict[str, list[int]]]:
     """The first rows of a file as prepare tokenises them."""
+    from finetune_trainer.chat.tokenizer import load_tokenizer
     from finetune_trainer.data.formats import canonical
-    from finetune_trainer.data.tokenise import encode_rows, load_tokenizer
+    from finetune_trainer.data.tokenise import encode_rows
 
     lines = (DATA / name).read_text().splitlines()[:count]
     rows = [canonical(number, json.loads(line)) for number, line in enumerate(lines, 1)]

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.training.batching import (
-    IGNORED,
     Collator,
     Layout,
     MicroBatchSampler,
@@ -99,7 +99,7 @@ def test_packed_rows_follow_each_other_and_do_not_learn_each_others_first_token(
         [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4, 5], "labels": [4, 5]}]
     )
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
-    assert batch["labels"].tolist() == [[IGNORED, 2, 3, IGNORED, 5]]
+    assert batch["labels"].tolist() == [[IGNORE_INDEX, 2, 3, IGNORE_INDEX, 5]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert batch["cu_seq_lens_q"].tolist() == [0, 3, 5]
     assert batch["max_length_q"] == 3
@@ -107,15 +107,15 @@ def test_packed_rows_follow_each_other_and_do_not_learn_each_others_first_token(
 
 def test_padding_is_neither_attended_nor_trained() -> None:
     batch = Collator(7)(
-        [{"input_ids": [1, 2, 3], "labels": [IGNORED, 2, 3]}, {"input_ids": [4], "labels": [4]}]
+        [{"input_ids": [1, 2, 3], "labels": [IGNORE_INDEX, 2, 3]}, {"input_ids": [4], "labels": [4]}]
     )
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 7, 7]]
-    assert batch["labels"].tolist() == [[IGNORED, 2, 3], [4, IGNORED, IGNORED]]
+    assert batch["labels"].tolist() == [[IGNORE_INDEX, 2, 3], [4, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_a_process_without_rows_gets_a_batch_that_trains_nothing() -> None:
-    assert set(Collator(7)([])["labels"].flatten().tolist()) == {IGNORED}
+    assert set(Collator(7)([])["labels"].flatten().tolist()) == {IGNORE_INDEX}
 
 
 @given(lengths=LENGTHS, epochs=st.integers(1, 3))

@@ -14,9 +14,10 @@ from hypothesis.strategies import floats, lists
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState
 
+from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.errors import Diverged
 from finetune_trainer.training.attention import can_pack
-from finetune_trainer.training.batching import IGNORED, Collator
+from finetune_trainer.training.batching import Collator
 from finetune_trainer.training.callbacks import CheckpointCallback, DivergenceCallback, Speed
 from finetune_trainer.training.checkpoints import Sharding
 from finetune_trainer.training.plan import Execution
@@ -36,8 +37,8 @@ def model() -> LlamaForCausalLM:
 
 
 ROWS = [
-    {"input_ids": [1, 2, 3, 4, 5, 6, 7], "labels": [IGNORED] * 5 + [6, 7]},
-    {"input_ids": [9, 8, 7, 6], "labels": [IGNORED, 8, IGNORED, 6]},
+    {"input_ids": [1, 2, 3, 4, 5, 6, 7], "labels": [IGNORE_INDEX] * 5 + [6, 7]},
+    {"input_ids": [9, 8, 7, 6], "labels": [IGNORE_INDEX, 8, IGNORE_INDEX, 6]},
 ]
 
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-IGNORED = -100
+from finetune_trainer.data.tokenise import IGNORE_INDEX
+
 _FILLER_LENGTH = 2
 # padded: rows side by side, filled up to the longest; packed: rows one after the other, without any filling
 Layout = Literal["padded", "packed"]
@@ -102,14 +103,14 @@ class Collator:
         """The arguments of the model's forward."""
         if not rows:
             # Every process must take part in every step; this one has no row in a small last batch.
-            rows = [{"input_ids": [self._pad] * _FILLER_LENGTH, "labels": [IGNORED] * _FILLER_LENGTH}]
+            rows = [{"input_ids": [self._pad] * _FILLER_LENGTH, "labels": [IGNORE_INDEX] * _FILLER_LENGTH}]
         return self._packed(rows) if self._layout == "packed" else self._padded(rows)
 
     def _packed(self, rows: list[dict[str, list[int]]]) -> dict[str, Any]:
         lengths = [len(row["input_ids"]) for row in rows]
         borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
         # The row before must not learn to predict the first token of the next one.
-        labels = [label for row in rows for label in (IGNORED, *row["labels"][1:])]
+        labels = [label for row in rows for label in (IGNORE_INDEX, *row["labels"][1:])]
         return {
             "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
             "labels": torch.tensor([labels]),
@@ -124,7 +125,7 @@ class Collator:
         longest = max(len(row["input_ids"]) for row in rows)
         return {
             "input_ids": _padded([row["input_ids"] for row in rows], longest, self._pad),
-            "labels": _padded([row["labels"] for row in rows], longest, IGNORED),
+            "labels": _padded([row["labels"] for row in rows], longest, IGNORE_INDEX),
             "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], longest, 0),
         }
 

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 from transformers import Trainer
 from trl import SFTTrainer
 
+from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.training.batching import (
-    IGNORED,
     EpochLoader,
     Layout,
     MicroBatchSampler,
@@ -104,10 +104,12 @@ def _projected_sum(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
     vocabulary of 49k the head is otherwise a fifth of the work.
     """
     targets = inputs["labels"][:, 1:]
-    columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
+    columns = (targets != IGNORE_INDEX).any(dim=0).nonzero().flatten()
     if not len(columns):
         columns = torch.zeros(1, dtype=torch.long)  # keeps the sum connected to the weights; it is 0
     arguments = {key: value for key, value in inputs.items() if key != "labels"}
     logits = model(**arguments, use_cache=False, logits_to_keep=columns).logits
     kept = targets[:, columns]
-    return cross_entropy(logits.flatten(0, 1).float(), kept.flatten(), ignore_index=IGNORED, reduction="sum")
+    return cross_entropy(
+        logits.flatten(0, 1).float(), kept.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+    )
