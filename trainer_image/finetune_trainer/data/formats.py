@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.data.spellings import (
-    Message,
     arguments_of,
     function_of,
     given,
@@ -49,6 +48,7 @@ _MARKS = {
     "conversations": "sharegpt",
     "instruction": "alpaca",
 }
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-Message = dict[str, Any]
+from finetune_trainer.reading.strict_json import parse_json
+
 _LISTS = ("messages", "conversations", "prompt", "completion")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 # In a schema null is a value of these two alone; under any other key it is padding.
@@ -27,8 +28,8 @@ def parsed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value.encode())
+    except ValueError:
         return value
 
 
@@ -109,7 +110,7 @@ def without_null_arguments(arguments: dict[str, Any], parameters: dict[str, Any]
     }
 
 
-def _take_call(turn: Message, function: Any) -> None:
+def _take_call(turn: dict[str, Any], function: Any) -> None:
     padding = isinstance(function, dict) and all(value in (None, "") for value in function.values())
     if function is not None and not padding:
         turn["tool_calls"] = [{"type": "function", "function": function}]
