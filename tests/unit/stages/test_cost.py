@@ -354,7 +354,7 @@ def test_the_memory_plan_is_shown_and_the_measured_peak_beside_it() -> None:
     memory = {
         "fits": True, "peakGiB": 61.234, "limitGiB": 125.1, "gpuMemoryGiB": 139,
         "breakdown": {"weights": 15, "optimizer": 40.5},
-        "chosen": {"zeroStage": 2, "microBatchTokens": 8192, "checkpointing": True, "offload": "None"},
+        "chosen": {"zeroStage": 2, "microBatchTokens": 8192, "gradientCheckpointing": "Enabled", "offload": "None"},
     }  # fmt: skip
     world = gpu_run().settle()
     world.end(result_of("prepare", memory=memory)).to("train")
@@ -362,7 +362,7 @@ def test_the_memory_plan_is_shown_and_the_measured_peak_beside_it() -> None:
     assert world.status["plan"] == {
         "fits": True, "peakGiB": "61.23", "measuredGiB": "58.10", "limitGiB": "125.10", "gpuMemoryGiB": "139.00",
         "breakdown": {"weights": "15.00", "optimizer": "40.50"},
-        "zeroStage": 2, "microBatchTokens": 8192, "activationCheckpointing": "Enabled", "offload": "None",
+        "zeroStage": 2, "microBatchTokens": 8192, "gradientCheckpointing": "Enabled", "offload": "None",
     }  # fmt: skip
     assert cost(world)["mfu"] == "0.4120"
 

@@ -7,6 +7,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from finetune_trainer.base.files import is_description, is_weight
 from finetune_trainer.contracts import (
     AdapterManifest,
     DataDigests,
@@ -21,7 +22,6 @@ from finetune_trainer.contracts import (
 from finetune_trainer.data.prepared import Prepared, check_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import file_sha256, write_atomically
-from finetune_trainer.fingerprint import TEXT_FILES
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import latest_succeeded, succeeded
 from finetune_trainer.stages.publication import MANIFEST, artifact, published_manifest
@@ -74,15 +74,19 @@ def _copy(job: Job, source: Path, target: Path) -> None:
     for name in _file_names(job, source):
         _log.info("copying %s", name)
         shutil.copyfile(source / name, target / name)
-    if job.spec.method == "LoRA":
+    if job.spec.trains_adapter:
         _name_base(job, target / "adapter_config.json")
 
 
 def _file_names(job: Job, source: Path) -> list[str]:
     """The files that belong to the result: weights, configuration and, of a model, its tokenizer."""
     there = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
-    adapter = job.spec.method == "LoRA"
-    names = list(_ADAPTER_FILES) if adapter else [name for name in there if _of_model(name)]
+    adapter = job.spec.trains_adapter
+    names = (
+        list(_ADAPTER_FILES)
+        if adapter
+        else [name for name in there if is_description(name) or is_weight(name)]
+    )
     missing = [name for name in (names if adapter else ["config.json"]) if name not in there]
     if not any(name.endswith(".safetensors") for name in names):
         missing.append("*.safetensors")
@@ -90,10 +94,6 @@ def _file_names(job: Job, source: Path) -> list[str]:
         text = f"output/{source.name} lacks {', '.join(missing)} (it holds {', '.join(there) or 'nothing'})"
         raise UserError(f"{text}, so there is nothing complete to publish; run the job again.")
     return names
-
-
-def _of_model(name: str) -> bool:
-    return name in TEXT_FILES or name.endswith((".safetensors", ".safetensors.index.json"))
 
 
 def _name_base(job: Job, path: Path) -> None:
@@ -110,9 +110,9 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
     trained, evaluated = (latest_succeeded(workspace, stage) for stage in ("train", "evaluate"))
     lora = summary["lora"]
     return AdapterManifest(
-        kind="Adapter" if job.spec.method == "LoRA" else "Model",
+        kind="Adapter" if job.spec.trains_adapter else "Model",
         spec_digest=job.spec_digest,
-        method=job.spec.method,
+        method=summary["method"],
         base_model=ManifestBase(
             source=job.spec.base_model.source,
             revision=job.spec.base_model.revision,
@@ -121,6 +121,7 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
         adapter=ManifestLora(rank=lora["rank"], alpha=lora["alpha"]) if lora else None,
         files=_manifest_files(folder),
         data=DataDigests(train=summary["datasetDigest"], holdout=summary["holdoutDigest"]),
+        chat_template_kwargs=summary["chatTemplateKwargs"],
         training={"prepare": summary, "train": trained.summary if trained else {}},
         scores=evaluated.summary if evaluated and job.spec.evaluation else None,
         verdict=publish.verdict,

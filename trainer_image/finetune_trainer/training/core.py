@@ -1,21 +1,19 @@
 """One training run: model, data and plan in; adapter or model folder, or a checkpoint, out."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.json
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
-from finetune_trainer.training.attention import PACKED, can_pack, register
+from finetune_trainer.base.config import read_base_config
+from finetune_trainer.training.attention import PACKED, can_pack, register, unpacked_attention
 from finetune_trainer.training.batching import (
     Collator,
     Layout,
@@ -30,21 +28,27 @@ from finetune_trainer.training.callbacks import (
     ReportStep,
     Speed,
 )
-from finetune_trainer.training.checkpoints import newest_complete, remove_incomplete, step_of
-from finetune_trainer.training.plan import (
-    Folders,
-    Hardware,
-    LoraPlan,
-    TrainPlan,
+from finetune_trainer.training.checkpoints import (
+    Sharding,
+    make_room,
+    newest_complete,
+    read_marker,
+    remove_unusable,
+    step_of,
 )
-from finetune_trainer.training.sharding import deepspeed_config, keep_from_compiling
-from finetune_trainer.training.signals import SaveClock, StopRequest
-from finetune_trainer.training.trainer import (
-    TokenMeanTrainer,
-    save_adapter,
-    save_full_model,
-    without_input_casts,
+from finetune_trainer.training.compiling import CompileCallback
+from finetune_trainer.training.model import load_model, skeleton
+from finetune_trainer.training.plan import Folders, Hardware, TrainPlan
+from finetune_trainer.training.resharding import needs_resharding, write_universal
+from finetune_trainer.training.saving import save_output
+from finetune_trainer.training.sharding import (
+    deepspeed_config,
+    keep_from_compiling,
+    keeps_masters,
+    start_group,
 )
+from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
+from finetune_trainer.training.trainer import TokenMeanTrainer, without_input_casts
 
 _LONGEST_LINE = 64 * 1024 * 1024
 _WARMUP = 0.03
@@ -53,16 +57,21 @@ _LAST_LOSSES = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `losses` per optimizer step since step 1; `tokens` and `seconds` of this attempt."""
+    """How a run ended: `losses` per optimizer step since step 1; the numbers below `steps` of this attempt.
+
+    `seconds` is all of its time; `tokens_per_second` counts optimizer steps only (callbacks.Speed), None when
+    there were fewer than two.
+    """
 
     stopped: bool
     steps: int
     losses: tuple[float, ...]
     tokens: int
     seconds: float
+    tokens_per_second: float | None
     resumed_from: int
     world_size: int
-    peak_bytes: int | None = None  # the most that tensors took on this GPU; None on the CPU
+    peak_bytes: int | None = None  # the most that tensors took on any GPU; None on the CPU
 
     @property
     def final_loss(self) -> float | None:
@@ -71,13 +80,16 @@ class Outcome:
         return sum(last) / len(last) if last else None
 
 
-def local_hardware() -> Hardware:
-    """bf16 on CUDA, and on CPUs that have instructions for it (1.5 times as fast there); else fp32."""
-    if not torch.cuda.is_available():
-        able = torch.cpu.get_capabilities()
-        fast = any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
-        return Hardware(cuda=False, precision="bf16" if fast else "fp32")
-    return Hardware(cuda=True, precision="bf16")
+def local_hardware(full: bool) -> Hardware:
+    """bf16 on CUDA, and with an adapter on CPUs that have instructions for it (1.5 times as fast there).
+
+    Full training on CPUs is fp32, as the pods of a gang may have different processors.
+    """
+    if torch.cuda.is_available():
+        return Hardware(cuda=True, precision="bf16")
+    able = torch.cpu.get_capabilities()
+    fast = not full and any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return Hardware(cuda=False, precision="bf16" if fast else "fp32")
 
 
 def train(
@@ -94,24 +106,26 @@ def train(
     `finish` may complete the output folder (first process only) before it appears under its name.
     """
     keep_from_compiling()
-    hardware = hardware or local_hardware()
-    if not hardware.cuda and plan.lora is None:
-        hardware = replace(hardware, precision="fp32")  # the pods of a gang may have different processors
+    hardware = hardware or local_hardware(full=plan.lora is None)
     dataset = load_rows(folders.dataset)
     lengths = [len(row) for row in dataset["input_ids"]]
     trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
     speed = Speed(tokens_of_steps(lengths, plan.effective_batch_size, plan.seed, plan.epochs))
-    checkpointing = CheckpointCallback(key, stop, SaveClock(plan.checkpoint_seconds, time.monotonic))
+    sharding = Sharding(trainer.args.world_size, plan.execution.zero_stage)
+    resume, message = _prepare_checkpoints(trainer, folders.checkpoints, key, sharding)
+    clock = SaveClock(plan.checkpoint_seconds, time.monotonic)
+    checkpointing = CheckpointCallback(key, sharding, stop, clock, speed)
+    progress = ProgressCallback(speed, clock, report, message)
+    compiling = CompileCallback(plan.execution, folders.checkpoints.with_name("compiled"))
     # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
-    for callback in (DivergenceCallback(), ProgressCallback(speed, report), checkpointing):
+    for callback in (DivergenceCallback(), progress, checkpointing, compiling):
         trainer.add_callback(callback)
-    resume = _prepare_checkpoints(trainer, folders.checkpoints, key)
     start = time.monotonic()
     with without_input_casts(trainer):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.monotonic() - start
     if not checkpointing.stopped:
-        _save_output(trainer, plan, folders.output, finish)
+        save_output(trainer, folders.model, folders.output, finish)
     return _outcome(trainer, speed, checkpointing.stopped, seconds, step_of(resume) if resume else 0)
 
 
@@ -124,25 +138,23 @@ def load_rows(path: Path) -> Dataset:
 def _build_trainer(
     plan: TrainPlan, folders: Folders, hardware: Hardware, dataset: Dataset, lengths: list[int]
 ) -> TokenMeanTrainer:
-    tokenizer = AutoTokenizer.from_pretrained(str(folders.model), local_files_only=True)
-    layout: Layout = "packed" if hardware.cuda and can_pack(folders.model) else "padded"
-    register()
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folders.model),
-        dtype=torch.bfloat16 if hardware.precision == "bf16" else torch.float32,
-        attn_implementation=PACKED if layout == "packed" else "sdpa",
-        local_files_only=True,
-    )
+    base = read_base_config(folders.model)
+    register(hardware.cuda)
+    packed = can_pack(skeleton(folders.model, base).get_decoder(), base)
+    layout: Layout = "packed" if packed else "padded"
+    # Before the model, which is sharded from the start only if DeepSpeed's configuration is there.
+    arguments = _arguments(plan, folders, hardware, _accumulation(plan, lengths, layout))
+    start_group(arguments)
+    attention = PACKED if packed else unpacked_attention(base)
     trainer = TokenMeanTrainer(
         lengths=lengths,
         batch_size=plan.effective_batch_size,
         layout=layout,
-        model=model,
-        args=_arguments(plan, folders, hardware, _accumulation(plan, lengths, layout)),
+        model=load_model(folders.model, base, plan, hardware, attention),
+        args=arguments,
         train_dataset=dataset,
-        data_collator=Collator(_pad_token(tokenizer), layout),
-        processing_class=tokenizer,
-        peft_config=_lora_config(plan.lora) if plan.lora else None,
+        data_collator=Collator(layout),
+        processing_class=AutoTokenizer.from_pretrained(str(folders.model), local_files_only=True),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -172,63 +184,45 @@ def _arguments(plan: TrainPlan, folders: Folders, hardware: Hardware, accumulati
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
         seed=plan.seed,
-        bf16=plan.lora is None and hardware.precision == "bf16",
+        bf16=keeps_masters(plan.lora is None, hardware.precision, plan.execution),
         use_cpu=not hardware.cuda,
-        gradient_checkpointing=plan.execution.checkpointing,
+        gradient_checkpointing=plan.execution.gradient_checkpointing != "Disabled",
+        gradient_checkpointing_kwargs={"selective": plan.execution.gradient_checkpointing == "Selective"},
         deepspeed=deepspeed_config(plan.lora is None, hardware.precision, plan.execution),
         save_strategy="no",  # CheckpointCallback decides
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would show a made-up loss instead of the divergence
         disable_tqdm=True,
         report_to="none",
+        # It depends on how a batch is cut into micro-batches, so its losses would differ between devices.
+        router_aux_loss_coef=0.0,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         average_tokens_across_devices=True,
     )
 
 
-def _lora_config(lora: LoraPlan) -> LoraConfig:
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
+def _prepare_checkpoints(
+    trainer: TokenMeanTrainer, folder: Path, key: str, sharding: Sharding
+) -> tuple[Path | None, str]:
+    """The checkpoint to resume from, and what to tell about it (rank 0 knows which ones were damaged).
 
-
-def _pad_token(tokenizer: Any) -> int:
-    """Any token will do: padding is masked out of attention and loss."""
-    return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
-
-
-def _prepare_checkpoints(trainer: TokenMeanTrainer, folder: Path, key: str) -> Path | None:
-    """The checkpoint to resume from; the same for all processes, since one cleans up before any looks."""
+    It is the same for all processes, since one cleans up before any looks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if trainer.args.process_index == 0:
-        remove_incomplete(folder, key)
+    first = trainer.args.process_index == 0
+    damaged = remove_unusable(folder, key) if first else []
     trainer.accelerator.wait_for_everyone()
-    return newest_complete(folder, key)
-
-
-def _save_output(
-    trainer: TokenMeanTrainer, plan: TrainPlan, output: Path, finish: Callable[[Path], None]
-) -> None:
-    """Write the whole folder beside its place, then move it there."""
-    partial = output.with_name(f".{output.name}.partial")
-    if trainer.args.should_save:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    (save_adapter if plan.lora else save_full_model)(trainer, partial)
-    if trainer.args.should_save:
-        finish(partial)
-        for path in partial.rglob("*"):
-            # safetensors makes files private; the engine's container may run as another user of the group.
-            path.chmod(0o775 if path.is_dir() else 0o664)
-        shutil.rmtree(output, ignore_errors=True)
-        partial.replace(output)
-    trainer.accelerator.wait_for_everyone()
+    resume = newest_complete(folder, key)
+    marker = read_marker(resume) if resume else None
+    if resume and marker and needs_resharding(marker.sharding, sharding):
+        if first:
+            make_room(folder, key)
+            write_universal(resume)
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
+    skipped = f" from step {step_of(resume) if resume else 0}; damaged and skipped: {', '.join(damaged)}"
+    return resume, "training" + (skipped if damaged else "")
 
 
 def _outcome(
@@ -241,7 +235,13 @@ def _outcome(
         losses=tuple(entry["loss"] for entry in state.log_history if "loss" in entry),
         tokens=speed.tokens_between(resumed_from, state.global_step),
         seconds=seconds,
+        tokens_per_second=speed.average,
         resumed_from=resumed_from,
         world_size=trainer.args.world_size,
-        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        peak_bytes=_peak_bytes(trainer.args.device) if torch.cuda.is_available() else None,
     )
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most that tensors took on any GPU of the gang; collective."""
+    return maximum(torch.cuda.max_memory_allocated(), device)

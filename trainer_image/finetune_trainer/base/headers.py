@@ -1,0 +1,67 @@
+"""Names, types and shapes of a base model's weights, by the headers of its safetensors files alone."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from finetune_trainer.errors import UserError
+
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a header; `dtype` as safetensors names it (BF16, F32, ...)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+
+Headers = Mapping[str, Tensor]
+
+
+def read_headers(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's safetensors by name, {} without any; UserError for a broken file."""
+    tensors: dict[str, Tensor] = {}
+    for path in _files(folder):
+        tensors |= _read_header(path)
+    return tensors
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that the index names, else all."""
+    index = folder / _INDEX
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        paths = [folder / Path(name).name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"The base model's {_INDEX} has no weight_map; fetch the model again.") from error
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"The base model lacks {', '.join(missing[:3])}, which its index names; fetch it again."
+        )
+    return paths
+
+
+def _read_header(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118
+            return {name: Tensor(entry.get_dtype(), tuple(entry.get_shape())) for name, entry in slices}
+    except OSError as error:
+        raise UserError(f"The base model's {path.name} cannot be read ({error}).") from error
+    except SafetensorError as error:
+        text = f"The base model's {path.name} is no whole safetensors file ({error})"
+        raise UserError(f"{text}; fetch the model again.") from error

@@ -1,0 +1,105 @@
+"""Which modules of a base model an adapter sits on: one rule for the plan and for training.
+
+Modules are given by name with the shape of their weight, (outputs, inputs): those of the headers, or the
+linear layers and the token embedding of the loaded model. transformers renames some on loading and joins the
+matrices of experts into one tensor; the rule reads neither.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from finetune_trainer.base.config import BaseConfig
+from finetune_trainer.errors import UserError
+
+Shape = tuple[int, ...]
+_NUMBERED = re.compile(r"(?P<stack>.+?)\.(?P<layer>\d+)\.")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The adapted modules: the last parts of their names, sorted, and their full names."""
+
+    names: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Where the language model is among the modules: `embedding` its tokens', `stack` its decoder layers'."""
+
+    embedding: str
+    stack: str
+
+    def layer_of(self, name: str) -> int | None:
+        """The number of the decoder layer that a module is in; None outside of them."""
+        found = _NUMBERED.match(name)
+        return int(found["layer"]) if found and found["stack"] == self.stack else None
+
+
+def adapter_targets(
+    modules: Mapping[str, Shape], base: BaseConfig, chosen: Collection[str] | None = None
+) -> Targets:
+    """The linear layers of the language model's decoder layers, all of them or those `chosen` by last name.
+
+    Left alone are embeddings, output head, other parts of a multimodal model, layers that predict further
+    tokens (numbered beyond the model's), routed experts and their routers, and gates with one output.
+    UserError names a choice that the model does not have.
+    """
+    decoder = find_decoder(modules, base)
+    found = [name for name, shape in modules.items() if is_target(name, shape, decoder, base)]
+    present = sorted({_leaf(name) for name in found})
+    wanted = sorted(set(present if chosen is None else chosen))
+    if unknown := [name for name in wanted if name not in present]:
+        text = f"lora.targetModules names {', '.join(unknown)}, which the base model does not have as a layer"
+        raise UserError(f"{text} that an adapter can sit on; choose from {', '.join(present)}.")
+    return Targets(tuple(wanted), tuple(name for name in found if _leaf(name) in wanted))
+
+
+def is_target(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bool:
+    """Whether an adapter may sit on a module."""
+    layer = decoder.layer_of(name)
+    inside = layer is not None and layer < base.require("layers")
+    return inside and len(shape) == 2 and not (is_expert(name) or _is_gate(name, shape, base))
+
+
+def is_expert(name: str) -> bool:
+    """Whether a module or tensor is one of the experts that a router chooses from."""
+    return "experts" in name.split(".")
+
+
+def find_decoder(modules: Mapping[str, Shape], base: BaseConfig) -> Decoder:
+    """The language model: numbered layers, as many as its config says, beside an embedding of its width.
+
+    Vision and audio towers have numbered layers too, but no such embedding beside them. UserError when no
+    module is one.
+    """
+    hidden, layers = base.require("hidden"), base.require("layers")
+    stacks = _stacks(modules)
+    for name, shape in modules.items():
+        if len(shape) == 2 and shape[1] == hidden and not _NUMBERED.match(name):
+            parent = name.rpartition(".")[0]
+            beside = [s for s, count in stacks.items() if count >= layers and s.rpartition(".")[0] == parent]
+            if beside:
+                return Decoder(name, max(beside, key=lambda stack: stacks[stack]))
+    text = f"The base model's weights hold no embedding of width {hidden} (hidden_size) with {layers} layers"
+    raise UserError(
+        f"{text} (num_hidden_layers) beside it; fetch config.json and weights of the same revision."
+    )
+
+
+def _stacks(modules: Mapping[str, Shape]) -> Counter[str]:
+    """The number of layers by the name that stands before their numbers."""
+    found = (_NUMBERED.match(name) for name in modules)
+    return Counter(stack for stack, _ in {(match["stack"], match["layer"]) for match in found if match})
+
+
+def _is_gate(name: str, shape: Shape, base: BaseConfig) -> bool:
+    """What weighs experts against each other: a router, or the single output before a shared expert."""
+    routes = shape[0] == base.experts and ("router" in name or _leaf(name) == "gate")
+    return shape[0] == 1 or routes
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
