@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_trainer.reading.strict_json import parse_json
 
+Message = dict[str, Any]
 _LISTS = ("messages", "conversations", "prompt", "completion")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 # In a schema null is a value of these two alone; under any other key it is padding.
@@ -110,7 +111,7 @@ def without_null_arguments(arguments: dict[str, Any], parameters: dict[str, Any]
     }
 
 
-def _take_call(turn: dict[str, Any], function: Any) -> None:
+def _take_call(turn: Message, function: Any) -> None:
     padding = isinstance(function, dict) and all(value in (None, "") for value in function.values())
     if function is not None and not padding:
         turn["tool_calls"] = [{"type": "function", "function": function}]
