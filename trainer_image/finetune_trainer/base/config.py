@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.lean import hiding
@@ -20,6 +20,8 @@ _LANGUAGE_PARTS = ("text_config", "llm_config")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 # Latent attention, state spaces, convolutions, embeddings per layer: parts beside attention and feed-forward.
 _IRREGULAR = re.compile(r"lora_rank$|per_layer_input|^linear_.*head|conv|mamba|state_size|altup")
+# transformers' auto classes for models that write text
+AutoClass = Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"]
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "top_k_experts")
 
 
@@ -191,3 +193,26 @@ def _class_of(model_type: object) -> type | None:
 def _quantisation(config: Mapping[str, Any]) -> str | None:
     given = config.get("quantization_config")
     return str(given.get("quant_method") or "unknown") if isinstance(given, Mapping) else None
+
+
+def auto_class(base: BaseConfig) -> AutoClass:
+    """The transformers class that loads a base with its output head; UserError when there is none.
+
+    The class that config.json names under `architectures` decides: of a multimodal model transformers often
+    has a text-only class too, whose tensors are named otherwise than those that are stored and served.
+    """
+    with hiding():
+        from transformers.models.auto import modeling_auto as known
+    candidates: dict[AutoClass, str | None] = {
+        "AutoModelForCausalLM": known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(base.model_type),
+        "AutoModelForImageTextToText": known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(base.model_type),
+    }
+    loading = [name for name, model in candidates.items() if model]
+    named = [name for name in loading if candidates[name] == base.architecture]
+    if not loading:
+        own = "" if base.native else ", and code from its repository (auto_map) is not run"
+        text = (
+            f"The base model ({base.model_type}) cannot be loaded for text: transformers has no class for it"
+        )
+        raise UserError(f"{text}{own}; choose a chat model that transformers supports.")
+    return (named or loading)[0]

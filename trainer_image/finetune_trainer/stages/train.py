@@ -27,6 +27,7 @@ from finetune_trainer.workspace import Workspace
 # Measured on two cores: fewer, larger products lose less at the threads' barriers (217 tokens/s with one row
 # of 220 tokens, 229 with two, 234 with four); beyond, padding and activations (1.3 MB per token) only grow.
 CPU_MICRO_BATCH_TOKENS = 1024
+_CPU_STAGES = {"LoRA": 0, "QLoRA": 0, "Full": 2}
 _log = logging.getLogger(__name__)
 
 
@@ -54,8 +55,19 @@ def read_plan(summary: dict[str, Any], execution: Execution) -> TrainPlan:
         learning_rate=chosen["learningRate"],
         effective_batch_size=chosen["effectiveBatchSize"],
         seed=chosen["seed"],
-        lora=LoraPlan(lora["rank"], lora["alpha"]) if lora else None,
+        lora=_lora(lora, summary.get("method")) if lora else None,
         execution=execution,
+    )
+
+
+def _lora(chosen: dict[str, Any], method: str | None) -> LoraPlan:
+    names = chosen.get("targetModules")
+    return LoraPlan(
+        rank=chosen["rank"],
+        alpha=chosen["alpha"],
+        rank_stabilized=bool(chosen.get("rankStabilized")),
+        target_modules=tuple(names) if names else None,
+        quantized_base=method == "QLoRA",
     )
 
 
@@ -81,7 +93,7 @@ def _cpu_execution(job: Job) -> Execution:
     return Execution(
         given.micro_batch_tokens or CPU_MICRO_BATCH_TOKENS,
         given.gradient_checkpointing or "Disabled",
-        zero_stage=2 if job.spec.method == "Full" else 0,
+        zero_stage=given.zero_stage if given.zero_stage is not None else _CPU_STAGES[job.spec.method],
     )
 
 

@@ -12,10 +12,18 @@ GradientCheckpointing = Literal["Disabled", "Selective", "Enabled"]
 
 @dataclass(frozen=True)
 class LoraPlan:
-    """The adapter: rank and alpha of LoRA on all linear layers except the output head."""
+    """The adapter and how its base is held.
+
+    `rank_stabilized` scales by alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA) instead of alpha / rank.
+    `target_modules` are last parts of module names, None for all that an adapter can sit on
+    (base/targets.py). `quantized_base` holds the base's linear layers in NF4 (method QLoRA).
+    """
 
     rank: int
     alpha: int
+    rank_stabilized: bool = False
+    target_modules: tuple[str, ...] | None = None
+    quantized_base: bool = False
 
 
 @dataclass(frozen=True)
