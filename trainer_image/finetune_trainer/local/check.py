@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from finetune_trainer.base.config import read_base_config
+from finetune_trainer.base.shape import read_base
 from finetune_trainer.data.check import check_corpus, check_holdout, check_tokenizer
 from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.holdout import split_reference
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[_Checked, Report]:
     tokenizer = load_tokenizer(_folder(options.model)) if options.model else None
-    target = Target(options.model, read_base_config(options.model).positions) if options.model else None
+    target = Target(options.model, read_base(options.model).config.positions) if options.model else None
     train = _load(options.data, "train", scratch, watch)
     holdout = _load(options.holdout, "holdout", scratch, watch) if options.holdout else None
     checked = _check(train, holdout, tokenizer, target, watch)
