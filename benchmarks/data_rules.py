@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.record import write
+from finetune_trainer.chat.tokenizer import load_tokenizer
 from finetune_trainer.data.corpus.duplicates import alike
 from finetune_trainer.data.corpus.facts import learn, measure
 from finetune_trainer.data.corpus.rules import corpus_findings, holdout_findings
@@ -28,7 +29,6 @@ from finetune_trainer.data.corpus.texts import held_out
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.data.load import load_files
 from finetune_trainer.data.survey import Target, survey
-from finetune_trainer.data.tokenise import load_tokenizer
 from finetune_trainer.sources.located import locate_local
 from tests import defects
 from tests.broken_records import BREAKS, STOPLESS, TOKEN_BREAKS, Break, line

@@ -50,6 +50,13 @@ class Diverged(StageError):  # noqa: N818
     exit_code = 76
 
 
+class TemplateDrift(StageError):  # noqa: N818
+    """The engine renders a prompt otherwise than prepare did."""
+
+    reason = "TemplateDrift"
+    exit_code = 77
+
+
 class NotStored(StageError):  # noqa: N818
     """`reemit` found no stored result for the input digest."""
 
@@ -74,7 +81,7 @@ class Interrupted(BaseException):
 UNKNOWN_EXIT_CODE = 1
 EXIT_CODES: dict[str, int] = {
     error.reason: error.exit_code
-    for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged, NotStored)
+    for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged, TemplateDrift, NotStored)
 } | {Interrupted.reason: Interrupted.exit_code, "Unknown": UNKNOWN_EXIT_CODE}
 
 # Libraries that write files outside Python (torch, safetensors) report a full volume in their own words.

@@ -31,12 +31,15 @@ class Workspace:
 
     @property
     def dataset_train(self) -> Path:
-        """JSON lines of {"input_ids": [...], "labels": [...]}, one per row, labels -100 where untrained."""
+        """JSON lines of {"input_ids": [...], "labels": [...]}, one per row or answer."""
         return self.dataset_dir / "train.jsonl"
 
     @property
     def holdout(self) -> Path:
-        """JSON lines of {"id", "messages" (the prompt), "reference" (the expected answer)}."""
+        """JSON lines of {"id", "messages" (the prompt), "reference" (the expected answer)}.
+
+        Where they say something also `tools`, `promptIds` (tokens of the prompt) and `opened` (reasoning).
+        """
         return self.dataset_dir / "holdout.jsonl"
 
     @property

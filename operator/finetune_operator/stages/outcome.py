@@ -22,6 +22,7 @@ _TELLING = (
     "OutOfMemory",
     "DiskFull",
     "Diverged",
+    "TemplateDrift",
     "NotStored",
     "Preempted",
     "NodeLost",

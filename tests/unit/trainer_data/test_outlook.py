@@ -64,6 +64,7 @@ def test_what_is_not_known_is_not_said(
 ) -> None:
     _, summary = prepared(run_cli, job_document(resources=ON_A_GPU), accelerator=card)
     assert {"memory", "estimate", "savings"} & set(summary) == keys
+    assert summary["checkpointBytes"] > 0
     assert summary.get("estimate", {}).get("cost") is None
 
 

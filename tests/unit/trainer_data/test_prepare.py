@@ -52,9 +52,14 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     assert result["summary"]["longestRow"] == max(len(row["labels"]) for row in rows)
     trained = [label for label in rows[0]["labels"] if label != -100]
     assert tokenizer._tokenizer.decode(trained) == "answer 0<|im_end|>"
-    assert read_json_lines(workspace.holdout)[3] == {
-        "id": "h3", "messages": [{"role": "user", "content": "held out 3"}], "reference": "answer 3",
+    held_out = read_json_lines(workspace.holdout)
+    assert held_out[23] == {
+        "id": "h23", "messages": [{"role": "user", "content": "held out 23"}], "reference": "answer 23",
     }  # fmt: skip
+    prompts = [tokenizer._tokenizer.decode(row["promptIds"]) for row in held_out if "promptIds" in row]
+    assert prompts == [
+        f"<|im_start|>user\nheld out {i}<|im_end|>\n<|im_start|>assistant\n" for i in range(20)
+    ]
     page = workspace.report_html.read_text()
     assert "<script" not in page
     assert "{'" not in page  # Python's notation
@@ -62,6 +67,37 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     expected = ["length_stats", "too_few", "data_band", "distribution_shift"]
     assert [item["rule"] for item in found] == expected
     assert [item["rule"] for item in found if item["overridden"] == "Ignore"] == ["too_few"]
+
+
+# As Qwen3's: it leaves reasoning out of earlier turns, and can be told not to ask for it.
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n"
+    "{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def test_what_the_chat_template_gets_is_decided_once_for_all_stages(
+    job_document: Make, run_cli: Run, volumes: Any, tmp_path: Path, make_base: Callable[..., Path]
+) -> None:
+    base = make_base(tmp_path / "thinks", THINKS)
+    says = [{"role": role, "content": f"{role} {{i}} {{turn}}"} for role in ("user", "assistant")]
+    rows = [
+        {"messages": [{**m, "content": m["content"].format(i=i, turn=turn)} for turn in (1, 2) for m in says]}
+        for i in range(12)
+    ]
+    document = job_document(
+        baseModel={"source": volumes.claim("thinks", base), "revision": None, "fingerprint": None},
+        dataset={"source": volumes.configmap("turns", "train.jsonl", rows), "revision": None},
+    )
+    code, result = run_cli(document)
+    assert code == 0, result["message"]
+    assert result["summary"]["chatTemplateKwargs"] == {"enable_thinking": False}
+    assert (result["summary"]["splitRows"], result["summary"]["rows"]) == (12, 24)
+    assert len(read_json_lines(Workspace(volumes.workspace).dataset_train)) == 24
+    found = json.loads(Workspace(volumes.workspace).report_json.read_text())["findings"]
+    assert {"template_reasoning", "split_rows"} <= {item["rule"] for item in found}
 
 
 def test_tools_of_a_held_out_row_reach_the_engine(job_document: Make, run_cli: Run, volumes: Any) -> None:

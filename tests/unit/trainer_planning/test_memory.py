@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.base.shape import ModelShape
+from finetune_trainer.base.shape import ModelShape, adapter_parameters
 from finetune_trainer.contracts import GradientCheckpointing, Method
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.memory import GIB, Setup, activation_bytes, fits, limit, predict
+from finetune_trainer.planning.memory import (
+    GIB,
+    Setup,
+    activation_bytes,
+    checkpoint_bytes,
+    fits,
+    limit,
+    predict,
+)
 from tests.unit.trainer_base.shapes import (
     LLAMA2_7B,
     LLAMA2_13B,
@@ -124,6 +132,16 @@ def test_the_flat_copy_of_the_weights_does_not_depend_on_the_micro_batch(tokens:
 )
 def test_activations_of_the_8b_model(checkpointing: GradientCheckpointing, per_token: int) -> None:
     assert activation_bytes(EIGHT, 10, checkpointing) == 10 * per_token
+
+
+@pytest.mark.parametrize(
+    ("rank", "gigabytes"), [(None, 112.4), (16, 0.503)], ids=["8B Full", "an adapter of rank 16 for 8B"]
+)
+def test_a_checkpoint_holds_what_is_trained_and_its_optimizer_state(
+    rank: int | None, gigabytes: float
+) -> None:
+    trained = EIGHT.parameters if rank is None else adapter_parameters(EIGHT, rank)
+    assert checkpoint_bytes(trained, full=rank is None) / 1e9 == pytest.approx(gigabytes, rel=0.001)
 
 
 def test_a_plan_may_use_nine_tenths_of_the_card() -> None:

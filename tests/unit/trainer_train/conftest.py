@@ -47,7 +47,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
     monkeypatch.setenv("FT_TERMINATION_LOG", str(tmp_path / "termination"))
     monkeypatch.setenv("FT_PROGRESS_PORT", "0")
 
-    def make(stage: str, name: str = "run", method: str = "LoRA", rows: Any = (), holdout: Any = ()) -> Run:
+    def make(
+        stage: str, name: str = "run", method: str = "LoRA", rows: Any = (), holdout: Any = (), **summary: Any
+    ) -> Run:
         document = _job(stage, method)
         root = tmp_path / name
         root.mkdir()
@@ -56,7 +58,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         workspace.dataset_dir.mkdir(parents=True)
         workspace.dataset_train.write_text("".join(json.dumps(row) + "\n" for row in rows))
         workspace.holdout.write_text("".join(json.dumps(row) + "\n" for row in holdout))
-        write_prepared(workspace, job, _summary(len(rows), method))
+        write_prepared(workspace, job, _summary(len(rows), method) | summary)
         return Run(root / "job.json", job, workspace)
 
     return make
@@ -115,12 +117,16 @@ def run_folder(tmp_path: Path, tiny_model: Path, learnable_rows: Any) -> Path:
 
 @dataclass
 class StandIn:
-    """A stand-in for the engine that can fail: `answer` decides what a chat request gets."""
+    """A stand-in for the engine that can fail: `answer` decides what a chat request gets.
+
+    It tokenises the last message alone, a token for a character.
+    """
 
     socket: Path
     answer: Callable[[dict[str, Any]], tuple[int, Any]]
     requests: list[dict[str, Any]] = field(default_factory=list)
     loaded: list[dict[str, Any]] = field(default_factory=list)
+    tokenized: list[dict[str, Any]] = field(default_factory=list)
     unhealthy: int = 0
 
 
@@ -177,7 +183,18 @@ def _application(server: StandIn) -> web.Application:
         status, document = server.answer(server.requests[-1])
         return web.json_response(document, status=status)
 
+    async def tokenize(request: web.Request) -> web.Response:
+        server.tokenized.append(await request.json())
+        content = server.tokenized[-1]["messages"][-1]["content"]
+        return web.json_response({"tokens": [ord(letter) for letter in content]})
+
+    async def detokenize(request: web.Request) -> web.Response:
+        ids = (await request.json())["tokens"]
+        return web.json_response({"prompt": "".join(map(chr, ids))})
+
     application = web.Application()
+    application.router.add_post("/tokenize", tokenize)
+    application.router.add_post("/detokenize", detokenize)
     application.router.add_get("/health", health)
     application.router.add_get("/v1/models", models)
     application.router.add_post("/v1/load_lora_adapter", load)
@@ -215,4 +232,5 @@ def _summary(rows: int, method: str) -> dict[str, Any]:
         "training": {**training, "maxLength": 64, "seed": 17, "steps": -(-rows // 8) * 2},
         "method": method,
         "lora": None if method == "Full" else LORA,
+        "chatTemplateKwargs": {},
     }

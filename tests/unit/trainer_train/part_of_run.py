@@ -22,7 +22,8 @@ def main(root: Path, method: str, zero_stage: int, last: int, part: str) -> None
         messages.append(done.message)
         if done.loss is not None:
             losses[done.step] = done.loss
-        stop.received = done.step >= last - 1  # the step in which the signal arrives is the last one
+        # Only one process is asked to stop; the step in which that happens is the last one for all.
+        stop.received = os.environ["RANK"] == "0" and done.step >= last - 1
 
     lora = LoraPlan(8, 16) if method == "LoRA" else None
     plan = TrainPlan(2, 1e-3, 8, 17, lora, Execution(1024, zero_stage=zero_stage))

@@ -1,7 +1,6 @@
-"""Rows that follow one another in a micro-batch train as they would alone; torch's kernel needs a GPU, so its
-place is taken by the same sums in plain torch."""
+"""Rows that follow one another in a micro-batch train as they would alone, on CPUs and on GPUs; torch's kernel
+needs a GPU, so its place is taken by the same sums in plain torch."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def plain_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch's varlen_attn for a CPU: each row by itself, with a window of (left, 0) and grouped heads."""
+@pytest.fixture(params=["cpu", "gpu"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attention of packed rows; torch's varlen_attn, which a CPU lacks, row by row."""
 
     def varlen_attn(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -49,8 +48,7 @@ def plain_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return torch.cat(parts, dim=1).transpose(0, 1)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    register()
-    return
+    register(cuda=request.param == "gpu")
 
 
 def load(folder: Path, attention: str | None) -> Any:
@@ -68,7 +66,7 @@ def test_only_layers_of_plain_causal_attention_are_packed(family: str, tmp_path:
 
 @pytest.mark.parametrize("family", sorted(PACKABLE))
 def test_a_packed_micro_batch_has_the_loss_and_gradients_of_the_padded_one(
-    family: str, tmp_path: Path, plain_kernel: None
+    family: str, tmp_path: Path, kernel: None
 ) -> None:
     folder = make_text_model(tmp_path / family, family)
     padded, packed = load(folder, unpacked_attention(read_base_config(folder))), load(folder, PACKED)
@@ -84,7 +82,7 @@ def test_a_packed_micro_batch_has_the_loss_and_gradients_of_the_padded_one(
 
 @pytest.mark.parametrize("family", ["lfm2", "qwen3_next"])
 def test_layers_with_a_convolution_would_leak_from_row_to_row(
-    family: str, tmp_path: Path, plain_kernel: None
+    family: str, tmp_path: Path, kernel: None
 ) -> None:
     model = load(make_text_model(tmp_path / family, family), PACKED)
     whole = model(**Collator("packed")(ROWS[:2]), use_cache=False).logits[0, 20:]

@@ -1,11 +1,12 @@
 """What process 1 of a train pod reads, starts and concludes."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from finetune_trainer.cores import oom_kills, usable_cores
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import DiskFull, OutOfMemory, StageError, UserError, cause_of
 from finetune_trainer.launch.outcome import WorkerOutcome, decide, lost, record, recorded
 from finetune_trainer.launch.torchrun import command, read_gang, worker_environment
 
@@ -82,6 +83,40 @@ def test_outcomes_survive_the_way_through_files(tmp_path: Path) -> None:
     for one in reversed(outcomes):
         record(tmp_path, one)
     assert recorded(tmp_path) == outcomes
+
+
+def caused_by(cause: BaseException) -> RuntimeError:
+    error = RuntimeError("the checkpoint could not be saved")
+    error.__cause__ = cause
+    return error
+
+
+CAUSES = [
+    ("a full disk", OSError(errno.ENOSPC, "No space left on device"), DiskFull),
+    ("a quota", OSError(errno.EDQUOT, "Disk quota exceeded"), DiskFull),
+    (
+        "a full disk behind another error",
+        caused_by(OSError(errno.ENOSPC, "No space left on device")),
+        DiskFull,
+    ),
+    ("torch's words for it", RuntimeError("PytorchStreamWriter failed writing file data/0"), DiskFull),
+    ("torch's other words for it", RuntimeError("unexpected pos 64 vs 0"), DiskFull),
+    ("safetensors' words for it", Exception("I/O error: No space left on device (os error 28)"), DiskFull),
+    ("full shared memory", RuntimeError("No space left on device: /dev/shm/nccl-x"), None),
+    ("another error of a file", OSError(errno.EACCES, "Permission denied"), None),
+    ("host memory", MemoryError(), OutOfMemory),
+    ("the GPU's memory", RuntimeError("CUDA out of memory"), OutOfMemory),
+    ("an unforeseen error", KeyError("x"), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [case[1:] for case in CAUSES], ids=[case[0] for case in CAUSES]
+)
+def test_what_a_library_raises_is_traced_to_its_cause(
+    error: BaseException, expected: type[StageError] | None
+) -> None:
+    assert cause_of(error) is expected
 
 
 def test_a_gang_of_two_pods_starts_torchrun_with_static_rendezvous() -> None:

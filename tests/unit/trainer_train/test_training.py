@@ -13,8 +13,9 @@ from hypothesis.strategies import floats, lists
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState
 
+from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.errors import Diverged
-from finetune_trainer.training.batching import IGNORE_INDEX, Collator
+from finetune_trainer.training.batching import Collator
 from finetune_trainer.training.callbacks import CheckpointCallback, DivergenceCallback, Speed
 from finetune_trainer.training.checkpoints import Sharding
 from finetune_trainer.training.plan import Execution

@@ -49,7 +49,10 @@ class ManifestJob(Document):
 
 
 class AdapterManifest(Document):
-    """What was published, from what, and how good it is. Its own sha256 is the adapter's digest."""
+    """What was published, from what, and how good it is. Its own sha256 is the adapter's digest.
+
+    `chat_template_kwargs` are what the chat template got in training: every later prompt needs them too.
+    """
 
     schema_version: Literal[1] = 1
     kind: Literal["Adapter", "Model"]
@@ -59,6 +62,7 @@ class AdapterManifest(Document):
     adapter: ManifestLora | None = None
     files: tuple[ManifestFile, ...]
     data: DataDigests
+    chat_template_kwargs: dict[str, bool | str] = Field(default_factory=dict)
     training: dict[str, Any]
     scores: dict[str, Any] | None = None
     verdict: str | None = None

@@ -29,7 +29,7 @@ class Loaded:
     """A data set as read from `source`: its sound rows, the findings, and its digest.
 
     `count` are the records that were read, sound or not, `files` how many of each file; `format` is None
-    where there is no one format.
+    where there is no one format. `reasoned` rows have a trained answer with reasoning.
     """
 
     source: str
@@ -39,6 +39,7 @@ class Loaded:
     count: int
     format: str | None = None
     files: dict[str, int] = field(default_factory=dict)
+    reasoned: int = 0
 
 
 def load(spec: DatasetSpec, scratch: Path, dataset: str, watch: Watch) -> Loaded:
@@ -73,6 +74,7 @@ def load_files(source: str, located: Located, dataset: str, spool: Path, watch: 
         structure.records,
         structure.format,
         counts,
+        structure.shares.reasoned,
     )
 
 

@@ -56,13 +56,14 @@ class Tally:
 
 
 def tally(rule: RowRule[Subject], subjects: Iterable[tuple[int, Subject]]) -> Tally:
-    """What a rule says about numbered rows, in their order."""
-    wrong = [(number, problem, subject) for number, subject in subjects if (problem := rule.problem(subject))]
-    if not wrong:
-        return Tally()
-    rows = tuple(number for number, *_ in wrong[:SHOWN_ROWS])
-    names = (name for *_, subject in wrong for name in (rule.names(subject) if rule.names else ()))
-    return Tally(len(wrong), rows, wrong[0][1], _distinct(names))
+    """What a rule says about numbered rows, in their order; a number that comes again counts once."""
+    wrong: dict[int, str] = {}
+    names: list[str] = []
+    for number, subject in subjects:
+        if problem := rule.problem(subject):
+            wrong.setdefault(number, problem)
+            names += rule.names(subject) if rule.names else ()
+    return Tally(len(wrong), tuple(wrong)[:SHOWN_ROWS], next(iter(wrong.values()), ""), _distinct(names))
 
 
 def finding(rule: RowRule[Subject], counted: Tally, rows: int) -> Finding | None:

@@ -20,7 +20,9 @@ NAMES = frozenset({
     "low_variety", "contradiction", "answer_conflict_format", "leak_exact", "leak_near", "leak_ngram",
     "leak_group", "leak_semantic", "eval_size", "eval_no_reference", "duplicate_ids", "eval_reference_fails",
     "distribution_shift", "synthetic_unreviewed", "negative_examples", "preference_data", "secrets_pii",
-    "contact_data", "dataset_changed",
+    "contact_data", "dataset_changed", "template_reasoning", "template_date", "template_drops_content",
+    "template_drops_system", "template_drops_tools", "template_drops_calls", "template_drops_reasoning",
+    "template_text_arguments", "split_rows", "special_tokens", "foreign_special_tokens",
 })  # fmt: skip
 # Where these apply, a later stage would fail or score nonsense: nothing can be left out to prevent it.
 _FIXED = frozenset({

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from finetune_trainer.base.shape import BaseModel
+from finetune_trainer.chat.options import TemplateOptions
+from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
 from finetune_trainer.contracts import Job, LoraSpec
 from finetune_trainer.data.check import (
     check_corpus,
@@ -14,13 +17,13 @@ from finetune_trainer.data.check import (
     check_paraphrases,
     check_prompts,
     check_tokenizer,
+    template_options,
 )
 from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
-from finetune_trainer.data.holdout import HoldoutRow, split_reference
+from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_prompts
 from finetune_trainer.data.load import Loaded, Watch
 from finetune_trainer.data.severities import check_names
 from finetune_trainer.data.survey import Survey, Target, survey
-from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
 from finetune_trainer.data.tokens import TokenTable
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.choose import NoFit
@@ -82,6 +85,7 @@ class Examined:
     holdout: list[HoldoutRow]
     report: Report
     lengths: Lengths
+    options: TemplateOptions
 
     def summary(self, job: Job) -> dict[str, Any]:
         """The keys of prepare's summary that come from rows and plan (docs/architecture.md)."""
@@ -91,6 +95,8 @@ class Examined:
             "holdoutRows": len(data.holdout.rows) if data.holdout else 0,
             "tokens": int(self.table.kept.sum()),
             "trainedTokens": int(self.table.trained.sum()),
+            "splitRows": self.table.split,
+            "chatTemplateKwargs": self.options.kwargs,
             "longestRow": self.lengths.longest,
             "attendedTokens": round(self.lengths.attended, 1),
             "datasetDigest": data.train.digest,
@@ -125,17 +131,17 @@ def examine(
     job: Job, data: Data, base: Base, watch: Watch, lines: Callable[[str], object] | None = None
 ) -> Examined:
     """Compare and tokenise all rows; `lines` gets them as they are trained. RefusedError if they cannot."""
-    tokenizer, positions = load_tokenizer(base.folder), base.model.config.positions
-    lora = job.spec.lora or LoraSpec()
-    targets = base.model.adapted(lora.target_modules) if job.spec.trains_adapter else ()
-    findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train))
+    plain, positions = load_tokenizer(base.folder), base.model.config.positions
+    options = template_options(plain, data.train, datetime.now().date())
+    tokenizer = plain.rendering_with(options.kwargs)
+    findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train, options))
     _refuse_errors(job, data, findings)
     holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
-    target = Target(base.folder, length_limit(job.spec, positions), lines)
+    target = Target(base.folder, length_limit(job.spec, positions), lines, options.kwargs)
     surveyed = survey(data.train.rows, holdout, target, watch)
     table = _tokens(surveyed)
     lengths = measure(table.kept.tolist())
-    plan = make_plan(job.spec, lengths, positions, targets)
+    plan = make_plan(job.spec, lengths, positions, _adapted(job, base))
     found = [*table.findings(tokenizer), *check_corpus(data.train, surveyed, plan.epochs)]
     found += _about_holdout(job, data, surveyed, holdout, base.folder, tokenizer, positions)
     findings += data.overridden(found)
@@ -145,7 +151,14 @@ def examine(
     report = report.model_copy(update=report_parts(job, outlook))
     if isinstance(outlook.memory, NoFit):
         raise RefusedError(f"{outlook.memory.gpu.name}: {outlook.memory.message}", report)
-    return Examined(data, table, plan, outlook, findings, holdout, report, lengths)
+    asked = with_prompts(tokenizer, holdout, fixed=not options.clock)
+    return Examined(data, table, plan, outlook, findings, asked, report, lengths, options)
+
+
+def _adapted(job: Job, base: Base) -> tuple[str, ...]:
+    """The names of the layers that the adapter sits on; () for method Full."""
+    chosen = (job.spec.lora or LoraSpec()).target_modules
+    return base.model.adapted(chosen) if job.spec.trains_adapter else ()
 
 
 def _tokens(surveyed: Survey) -> TokenTable:

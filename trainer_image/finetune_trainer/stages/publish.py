@@ -121,6 +121,7 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
         adapter=ManifestLora(rank=lora["rank"], alpha=lora["alpha"]) if lora else None,
         files=_manifest_files(folder),
         data=DataDigests(train=summary["datasetDigest"], holdout=summary["holdoutDigest"]),
+        chat_template_kwargs=summary["chatTemplateKwargs"],
         training={"prepare": summary, "train": trained.summary if trained else {}},
         scores=evaluated.summary if evaluated and job.spec.evaluation else None,
         verdict=publish.verdict,

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from finetune_trainer.base.config import BaseConfig
+from finetune_trainer.training.cpu_attention import row_attention
 
 PACKED = "finetune_packed"
 _LARGEST_HEAD = 256  # FlashAttention's limit
@@ -63,9 +64,9 @@ def _is_plain_softmax(modules: list[nn.Module]) -> bool:
     return isinstance(head, int) and head <= _LARGEST_HEAD and causal and not sinks
 
 
-def register() -> None:
+def register(cuda: bool) -> None:
     """Make PACKED known to transformers, as an attention that needs no mask."""
-    AttentionInterface.register(PACKED, packed_attention)
+    AttentionInterface.register(PACKED, packed_attention if cuda else packed_attention_on_cpu)
     AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
 
 
@@ -101,3 +102,21 @@ def packed_attention(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return out.unsqueeze(0), None
+
+
+def packed_attention_on_cpu(
+    _module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same where FlashAttention does not run."""
+    scaled = query[0] * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    out = row_attention(scaled, key[0], value[0], cu_seq_lens_q, sliding_window or 0)
+    return out.transpose(0, 1).unsqueeze(0), None

@@ -152,7 +152,7 @@ class CheckpointCallback(TrainerCallback):
     def on_train_begin(
         self, args: Any, state: TrainerState, _control: TrainerControl, optimizer: Any = None, **_: Any
     ) -> None:
-        """Drop the universal form of the resumed checkpoint, which every process has read now."""
+        """Correct what DeepSpeed restored, and drop the universal form, which every process has read now."""
         if self._sharding.zero_stage == 3:
             separate_step_counts(optimizer)
         _barrier()

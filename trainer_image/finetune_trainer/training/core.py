@@ -36,6 +36,7 @@ from finetune_trainer.training.checkpoints import (
     remove_unusable,
     step_of,
 )
+from finetune_trainer.training.compiling import CompileCallback
 from finetune_trainer.training.model import load_model, skeleton
 from finetune_trainer.training.plan import Folders, Hardware, TrainPlan
 from finetune_trainer.training.resharding import needs_resharding, write_universal
@@ -114,8 +115,10 @@ def train(
     resume, message = _prepare_checkpoints(trainer, folders.checkpoints, key, sharding)
     clock = SaveClock(plan.checkpoint_seconds, time.monotonic)
     checkpointing = CheckpointCallback(key, sharding, stop, clock, speed)
+    progress = ProgressCallback(speed, clock, report, message)
+    compiling = CompileCallback(plan.execution, folders.checkpoints.with_name("compiled"))
     # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
-    for callback in (DivergenceCallback(), ProgressCallback(speed, clock, report, message), checkpointing):
+    for callback in (DivergenceCallback(), progress, checkpointing, compiling):
         trainer.add_callback(callback)
     start = time.monotonic()
     with without_input_casts(trainer):
@@ -136,8 +139,8 @@ def _build_trainer(
     plan: TrainPlan, folders: Folders, hardware: Hardware, dataset: Dataset, lengths: list[int]
 ) -> TokenMeanTrainer:
     base = read_base_config(folders.model)
-    register()
-    packed = hardware.cuda and can_pack(skeleton(folders.model, base).get_decoder(), base)
+    register(hardware.cuda)
+    packed = can_pack(skeleton(folders.model, base).get_decoder(), base)
     layout: Layout = "packed" if packed else "padded"
     # Before the model, which is sharded from the start only if DeepSpeed's configuration is there.
     arguments = _arguments(plan, folders, hardware, _accumulation(plan, lengths, layout))

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from transformers import Trainer
 from trl import SFTTrainer
 
+from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.training.batching import (
-    IGNORE_INDEX,
     EpochLoader,
     Layout,
     MicroBatchSampler,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from finetune_trainer.data.formats import Message, Row
+from finetune_trainer.data.formats import Row
 from finetune_trainer.data.holdout import HoldoutRow
+from finetune_trainer.data.spellings import Message
 from finetune_trainer.grading.values import UnreadableJson, normalise, parse_json
 
 PROSE, OBJECT, ARRAY = range(3)

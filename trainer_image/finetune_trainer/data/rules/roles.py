@@ -2,8 +2,9 @@
 
 from itertools import pairwise
 
-from finetune_trainer.data.formats import Message, Row
+from finetune_trainer.data.formats import Row
 from finetune_trainer.data.rowrule import RowRule
+from finetune_trainer.data.spellings import Message
 
 
 def _unanswered(row: Row) -> str | None:
