@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.attention.varlen
 import transformers
-from finetune_trainer.training.model import skeleton
 
 from finetune_trainer.base.config import read_base_config
 from finetune_trainer.training.attention import PACKED, can_pack, register, unpacked_attention
 from finetune_trainer.training.batching import IGNORE_INDEX, Collator
+from finetune_trainer.training.model import skeleton
 from finetune_trainer.training.trainer import _fused_sum, _projected_sum
 from tests.families import varlen
 from tests.families.families import VOCABULARY, Family

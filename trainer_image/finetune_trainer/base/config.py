@@ -210,9 +210,9 @@ def auto_class(base: BaseConfig) -> AutoClass:
     loading = [name for name, model in candidates.items() if model]
     named = [name for name in loading if candidates[name] == base.architecture]
     if not loading:
-        own = "" if base.native else ", and code from its repository (auto_map) is not run"
-        text = (
-            f"The base model ({base.model_type}) cannot be loaded for text: transformers has no class for it"
+        own = "needs code of its repository (auto_map), which is not run"
+        why = "is of no kind that transformers can load for writing text" if base.native else own
+        raise UserError(
+            f"The base model ({base.model_type}) {why}; choose a model that transformers supports."
         )
-        raise UserError(f"{text}{own}; choose a chat model that transformers supports.")
     return (named or loading)[0]
