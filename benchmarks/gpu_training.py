@@ -100,7 +100,7 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
     from finetune_trainer.training.signals import StopRequest
 
     packs: AbstractContextManager[Any] = (
-        nullcontext() if case.layout is None else patch.object(core, "can_pack", lambda _: False)
+        nullcontext() if case.layout is None else patch.object(core, "can_pack", lambda *_: False)
     )
     rows = _rows(case.rows_per_step * STEPS, SHAPES[case.shape]["vocab_size"])
     execution = Execution(

@@ -15,13 +15,13 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.lean import hiding
 
 _UNKNOWN_POSITIONS = 131072  # the longest training.maxLength that a job may ask for
+# transformers' auto classes for models that write text
+AutoClass = Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"]
 # Where multimodal models keep the configuration of their language model.
 _LANGUAGE_PARTS = ("text_config", "llm_config")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 # Latent attention, state spaces, convolutions, embeddings per layer: parts beside attention and feed-forward.
 _IRREGULAR = re.compile(r"lora_rank$|per_layer_input|^linear_.*head|conv|mamba|state_size|altup")
-# transformers' auto classes for models that write text
-AutoClass = Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"]
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "top_k_experts")
 
 
@@ -210,9 +210,9 @@ def auto_class(base: BaseConfig) -> AutoClass:
     loading = [name for name, model in candidates.items() if model]
     named = [name for name in loading if candidates[name] == base.architecture]
     if not loading:
-        own = "" if base.native else ", and code from its repository (auto_map) is not run"
-        text = (
-            f"The base model ({base.model_type}) cannot be loaded for text: transformers has no class for it"
+        own = "needs code of its repository (auto_map), which is not run"
+        why = "is of no kind that transformers can load for writing text" if base.native else own
+        raise UserError(
+            f"The base model ({base.model_type}) {why}; choose a model that transformers supports."
         )
-        raise UserError(f"{text}{own}; choose a chat model that transformers supports.")
     return (named or loading)[0]
