@@ -126,8 +126,9 @@ def test_a_base_is_loaded_by_the_class_that_it_was_stored_by(config: dict[str, A
             {"model_type": "own", "auto_map": {}},
             r"\(own\) needs code of its repository \(auto_map\), which is not run",
         ),
+        ({"model_type": "gemma3n", "vision_config": {"model_type": "gemma3n_vision"}}, "only with timm"),
     ],
-    ids=["no class that writes text", "code of its own"],
+    ids=["no class that writes text", "code of its own", "a vision tower of a package that is not there"],
 )
 def test_what_transformers_cannot_load_is_refused_by_its_config_alone(
     config: dict[str, Any], text: str
