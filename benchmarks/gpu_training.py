@@ -48,7 +48,7 @@ class Case:
     micro_batch_tokens: int
     checkpointing: bool = False
     zero_stage: int = 0
-    offload: str = "none"
+    offload: str = "None"
     rows_per_step: int = 64
     layout: str | None = None
 
@@ -59,7 +59,7 @@ CASES = (
     Case("1b-lora-packed-checkpointing", "llama-3.2-1b", "LoRA", 16384, checkpointing=True),
     Case("1b-full-zero2", "llama-3.2-1b", "Full", 8192, zero_stage=2),
     Case("1b-full-zero3", "llama-3.2-1b", "Full", 8192, zero_stage=3),
-    Case("1b-full-zero3-offload", "llama-3.2-1b", "Full", 8192, zero_stage=3, offload="optimizer"),
+    Case("1b-full-zero3-offload", "llama-3.2-1b", "Full", 8192, zero_stage=3, offload="Optimizer"),
     Case("8b-lora-packed", "llama-3.1-8b", "LoRA", 8192, rows_per_step=32),
     Case("8b-lora-packed-checkpointing", "llama-3.1-8b", "LoRA", 16384, checkpointing=True, rows_per_step=48),
 )
@@ -104,7 +104,10 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
     )
     rows = _rows(case.rows_per_step * STEPS, SHAPES[case.shape]["vocab_size"])
     execution = Execution(
-        case.micro_batch_tokens, case.checkpointing, case.zero_stage, cast("Offload", case.offload)
+        case.micro_batch_tokens,
+        "Enabled" if case.checkpointing else "Disabled",
+        case.zero_stage,
+        cast("Offload", case.offload),
     )
     plan = TrainPlan(
         1, 1e-4, case.rows_per_step, 17, LoraPlan(16, 32) if case.method == "LoRA" else None, execution

@@ -1,102 +1,192 @@
 """Training speed of the train stage beside TRL's SFTTrainer, on this machine's CPU.
 
-    python -m benchmarks.training [--rows 64] [--repeats 3]
+    python -m benchmarks.training [--sets reviews chat] [--arms ours trl-defaults] [--repeats 1] [--no-write]
 
-Every arm tunes SmolLM2-135M-Instruct with the same LoRA (r16, all linear layers) on the same rows of
-examples/drug-reviews for one epoch, in a process of its own, in turns. Real tokens (no padding) per second of
-`train()`, without start-up; the loss on held-out rows afterwards shows that all arms learned the same.
+Every arm tunes SmolLM2-135M-Instruct with the same LoRA (r16, all linear layers) on the same tokens of a set
+for one epoch, in a process of its own, in turns. Real tokens (no padding) per second of `train()`, without
+start-up; the loss on held-out rows afterwards shows that all arms learned the same. Sets:
+
+- reviews: rows of examples/drug-reviews
+- chat: conversations about such reviews, all answers trained; their lengths are log-normal (sigma 0.8, at
+  most 1,024 tokens), as real conversations' are
+
+Arms:
 
 - ours: what the train stage runs
+- ours-padded: without packing and with torch's attention, as before both
+- ours-compiled: with the layers compiled from the first step on, as runs over 20 minutes are after a few;
+  its speed is that after the first two steps
 - trl-defaults: SFTTrainer with nothing set but what the task fixes (length, batch, rate, seed)
 - trl-fp32: the same without bf16 and without recomputing activations, the fastest on processors without bf16
+- trl-bf16: a bf16 base, activations kept
+- trl-grouped: the same, batches of rows of similar length
+- trl-eager: the same as grouped, with attention as products of matrices
+- trl-packed: a bf16 base, activations kept, packing "bfd" into 1,024 tokens (padding-free)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.record import spread, write
 
-ARMS = ("ours", "trl-defaults", "trl-fp32")
+Row = dict[str, list[int]]
+
 DATA = Path("examples/drug-reviews/data")
-HELD_OUT = 32
-LENGTH, BATCH, RATE, SEED, RANK, ALPHA = 512, 8, 1e-3, 17, 16, 32
+SETS = {"reviews": 32, "chat": 40}  # rows to train on
+HELD_OUT = 24
+LENGTH, BATCH, RATE, SEED, RANK, ALPHA = 1024, 8, 1e-3, 17, 16, 32
+WARM_UP_STEPS = 2
+OURS = ("ours", "ours-padded", "ours-compiled")
+
+
+@dataclass(frozen=True)
+class Trl:
+    """How an arm of SFTTrainer differs from its defaults."""
+
+    bf16_base: bool = False
+    attention: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+_KEPT: dict[str, Any] = {"gradient_checkpointing": False}
+_GROUPED = {**_KEPT, "train_sampling_strategy": "group_by_length"}
+TRL = {
+    "trl-defaults": Trl(),
+    "trl-fp32": Trl(settings={**_KEPT, "bf16": False}),
+    "trl-bf16": Trl(True, settings=_KEPT),
+    "trl-grouped": Trl(True, settings=_GROUPED),
+    "trl-eager": Trl(True, "eager", _GROUPED),
+    # The same tokens per step: 8 rows are about two packs.
+    "trl-packed": Trl(
+        True,
+        settings={
+            **_KEPT,
+            "packing": True,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 2,
+        },
+    ),
+}
+ARMS = (*OURS, *TRL)
+# What is recorded: the defaults on both sets, TRL's other settings where they matter.
+RECORDED = {
+    "reviews": ("ours", "ours-compiled", "trl-defaults", "trl-fp32", "trl-eager"),
+    "chat": (
+        "ours",
+        "ours-padded",
+        "ours-compiled",
+        "trl-defaults",
+        "trl-grouped",
+        "trl-eager",
+        "trl-packed",
+    ),
+}
 
 
 def main() -> None:
-    """Run all arms in turns and record speeds, ratios and held-out losses."""
+    """Run the arms of all sets in turns and record speeds, ratios and held-out losses."""
     options = _parser().parse_args()
     if options.arm:
-        print(json.dumps(run_arm(options.arm, options.rows, Path(options.model))))
+        print(json.dumps(run_arm(options.arm, options.set, Path(options.model))))
         return
     from dev import assets
     from dev.cluster.home import home
 
     model = assets.base_model(home())
-    runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
-    for _ in range(options.repeats):
-        for arm in ARMS:
-            runs[arm].append(_in_a_process(arm, options.rows, model))
-            print(arm, runs[arm][-1], flush=True)
-    print(
-        "written:", write("training", summary(runs, options.rows), ("torch", "transformers", "trl", "peft"))
-    )
+    sets = {}
+    for name in options.sets:
+        arms = options.arms or RECORDED[name]
+        sets[name] = summary(_in_turns(name, arms, model, options.repeats), SETS[name])
+        print(json.dumps(sets[name], indent=2), flush=True)
+    if not options.no_write:
+        packages = ("torch", "transformers", "trl", "peft")
+        print("written:", write("training", {"repeats": options.repeats, "sets": sets}, packages))
 
 
 def summary(runs: dict[str, list[dict[str, float]]], rows: int) -> dict[str, Any]:
-    """Speeds per arm, and ours over each other arm in the same turn."""
+    """Speeds per arm, and ours over each arm of TRL in the same turn."""
     arms = {
-        arm: {
-            "tokensPerSecond": spread([r["tokensPerSecond"] for r in results]),
-            "heldOutLoss": spread([r["heldOutLoss"] for r in results]),
-        }
+        arm: {key: spread([result[key] for result in results]) for key in results[0]}
         for arm, results in runs.items()
     }
     ratios = {
-        arm: spread(
+        f"{mine} over {other}": spread(
             [
-                mine["tokensPerSecond"] / other["tokensPerSecond"]
-                for mine, other in zip(runs["ours"], runs[arm], strict=True)
+                ours["tokensPerSecond"] / trl["tokensPerSecond"]
+                for ours, trl in zip(runs[mine], runs[other], strict=True)
             ]
         )
-        for arm in ARMS[1:]
+        for mine in runs
+        for other in runs
+        if mine in OURS and other in TRL
     }
-    return {"rows": rows, "repeats": len(runs["ours"]), "arms": arms, "oursOverOther": ratios}
+    return {"rows": rows, "arms": arms, "ratios": ratios}
 
 
-def run_arm(arm: str, count: int, model: Path) -> dict[str, float]:
+def run_arm(arm: str, name: str, model: Path) -> dict[str, float]:
     """Train once; speed in real tokens per second and the loss on held-out rows (mean per trained token)."""
-    rows = encoded(model, "train.jsonl", count)
-    tokens = sum(len(row["input_ids"]) for row in rows)
+    rows = encoded(model, name, "train.jsonl", SETS[name])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        seconds = _ours(model, rows, folder) if arm == "ours" else _trl(arm, model, count, folder)
-        loss = held_out_loss(model, folder / "adapter", encoded(model, "holdout.jsonl", HELD_OUT))
+        cpu = time.process_time()
+        speed = (_ours if arm in OURS else _trl)(arm, model, rows, folder)
+        cpu = time.process_time() - cpu
+        loss = held_out_loss(model, folder / "adapter", encoded(model, name, "holdout.jsonl", HELD_OUT))
     return {
-        "tokensPerSecond": round(tokens / seconds, 1),
-        "seconds": round(seconds, 1),
+        "tokensPerSecond": round(speed, 1),
+        "processorSeconds": round(cpu, 1),  # start-up included; on a busy machine truer than the speed
         "heldOutLoss": round(loss, 4),
     }
 
 
-def encoded(model: Path, name: str, count: int) -> list[dict[str, list[int]]]:
-    """The first rows of a file as prepare tokenises them."""
+def encoded(model: Path, name: str, file: str, count: int) -> list[Row]:
+    """The first rows of a set as prepare tokenises them."""
     from finetune_trainer.chat.tokenizer import load_tokenizer
     from finetune_trainer.data.formats import canonical
     from finetune_trainer.data.tokenise import encode_rows
 
-    lines = (DATA / name).read_text().splitlines()[:count]
-    rows = [canonical(number, json.loads(line)) for number, line in enumerate(lines, 1)]
+    lines = [json.loads(line) for line in (DATA / file).read_text().splitlines()]
+    chosen = lines[:count] if name == "reviews" else list(conversations(lines, count))
+    rows = [canonical(number, line) for number, line in enumerate(chosen, 1)]
     cut = [row.cut(LENGTH) for row in encode_rows(load_tokenizer(model), rows)]
     return [{"input_ids": row.input_ids, "labels": row.labels} for row in cut]
+
+
+def conversations(lines: list[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
+    """`count` rows of one to many exchanges about reviews, as many as fill a log-normal number of words."""
+    chance, left = random.Random(SEED), iter(lines * 4)
+    for _ in range(count):
+        words, messages = chance.lognormvariate(math.log(110), 0.8), list[dict[str, str]]()
+        while (room := words - _words(messages)) > 0:
+            messages += _exchange(next(left)["messages"], reads=chance.random() < 0.6, words=int(room))
+        yield {"messages": messages}
+
+
+def _exchange(messages: list[dict[str, str]], reads: bool, words: int) -> list[dict[str, str]]:
+    """A review to read and what is in it, or the other way round; of the review at most so many words."""
+    review = " ".join(messages[0]["content"].partition("Review: ")[2].split()[: max(12, words)])
+    found = messages[-1]["content"]
+    question, answer = (f"What is in it? {review}", found) if reads else (f"Write about {found}", review)
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _words(messages: list[dict[str, str]]) -> int:
+    return sum(len(message["content"].split()) for message in messages)
 
 
 def held_out_loss(model: Path, adapter: Path, rows: list[dict[str, list[int]]]) -> float:
@@ -117,8 +207,9 @@ def held_out_loss(model: Path, adapter: Path, rows: list[dict[str, list[int]]]) 
     return total / trained
 
 
-def _ours(model: Path, rows: list[dict[str, list[int]]], folder: Path) -> float:
-    from finetune_trainer.training.core import train
+def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> float:
+    from finetune_trainer.training import compiling, core
+    from finetune_trainer.training.batching import tokens_of_steps
     from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
@@ -126,47 +217,78 @@ def _ours(model: Path, rows: list[dict[str, list[int]]], folder: Path) -> float:
     dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folders = Folders(model, dataset, folder / "checkpoints", folder / "adapter")
     plan = TrainPlan(1, RATE, BATCH, SEED, LoraPlan(RANK, ALPHA), Execution(1024))
-    outcome = train(plan, folders, "benchmark", StopRequest(), lambda _: None)
-    return outcome.seconds
+    marks: dict[int, float] = {}
+    with ExitStack() as changed:
+        if arm == "ours-padded":
+            changed.enter_context(patch.object(core, "can_pack", lambda *_: False))
+        if arm == "ours-compiled":
+            changed.enter_context(patch.object(compiling, "_MEASURED_STEPS", 0))
+            changed.enter_context(patch.object(compiling, "_PAYS_FROM_SECONDS", 0.0))
+        core.train(
+            plan,
+            folders,
+            "benchmark",
+            StopRequest(),
+            lambda done: marks.setdefault(done.step, time.monotonic()),
+        )
+    first = WARM_UP_STEPS if arm == "ours-compiled" else 0
+    tokens = tokens_of_steps([len(row["input_ids"]) for row in rows], BATCH, SEED, 1)
+    return sum(tokens[first:]) / (marks[len(tokens)] - marks[first])
 
 
-def _trl(arm: str, model: Path, count: int, folder: Path) -> float:
+def _trl(arm: str, model: Path, rows: list[Row], folder: Path) -> float:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    lines = (DATA / "train.jsonl").read_text().splitlines()[:count]
-    messages = [json.loads(line)["messages"] for line in lines]
-    dataset = Dataset.from_list([{"prompt": m[:-1], "completion": m[-1:]} for m in messages])
-    tuned = {"gradient_checkpointing": False, "bf16": False} if arm == "trl-fp32" else {}
+    setup = TRL[arm]
+    fixed = {
+        "output_dir": str(folder / "out"), "max_length": LENGTH, "per_device_train_batch_size": BATCH,
+        "num_train_epochs": 1, "learning_rate": RATE, "lr_scheduler_type": "cosine", "warmup_steps": 0.03,
+        "seed": SEED, "use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "logging_steps": 1,
+    }  # fmt: skip
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32),
-        args=SFTConfig(
-            output_dir=str(folder / "out"), max_length=LENGTH, per_device_train_batch_size=BATCH,
-            num_train_epochs=1, learning_rate=RATE, lr_scheduler_type="cosine", warmup_steps=0.03, seed=SEED,
-            use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=1, **tuned,
+        model=AutoModelForCausalLM.from_pretrained(
+            str(model),
+            dtype=torch.bfloat16 if setup.bf16_base else torch.float32,
+            attn_implementation=setup.attention,
         ),
-        train_dataset=dataset,
+        args=SFTConfig(**{**fixed, **setup.settings}),
+        train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(str(model)),
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )  # fmt: skip
+    )
     start = time.monotonic()
     trainer.train()
     seconds = time.monotonic() - start
     trainer.save_model(str(folder / "adapter"))
-    return seconds
+    return sum(len(row["input_ids"]) for row in rows) / seconds
 
 
-def _in_a_process(arm: str, rows: int, model: Path) -> dict[str, float]:
+def _in_turns(
+    name: str, arms: tuple[str, ...], model: Path, repeats: int
+) -> dict[str, list[dict[str, float]]]:
+    runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    with tempfile.TemporaryDirectory() as compiled:
+        for _ in range(repeats):
+            for arm in arms:
+                runs[arm].append(_in_a_process(arm, name, model, compiled))
+                print(name, arm, runs[arm][-1], flush=True)
+    return runs
+
+
+def _in_a_process(arm: str, name: str, model: Path, compiled: str) -> dict[str, float]:
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "1", "--master-port", "29533"]
-    arguments = ["--arm", arm, "--rows", str(rows), "--model", str(model)]
+    arguments = ["--arm", arm, "--set", name, "--model", str(model)]
     command = [sys.executable, *torchrun, "-m", "benchmarks.training", *arguments]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         "OMP_WAIT_POLICY": "PASSIVE",
+        "TORCHINDUCTOR_CACHE_DIR": compiled,
     }
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -175,9 +297,12 @@ def _in_a_process(arm: str, rows: int, model: Path) -> dict[str, float]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="instead of those that are recorded")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--no-write", action="store_true", help="leave the recorded results as they are")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--set", choices=SETS, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     return parser
 

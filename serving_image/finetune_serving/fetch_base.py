@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from finetune_serving.fingerprint import COPIES
 from finetune_serving.logs import configure
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def fetch_base(source: str, revision: str, target: Path, token_file: Path) -> in
             local_dir=target,
             token=token,
             allow_patterns=WANTED,
+            ignore_patterns=[COPIES],
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         logger.error(

@@ -24,6 +24,7 @@ DESCRIBING = frozenset(
         "chat_template.json",
     }
 )
+COPIES = "consolidated*.safetensors"  # Mistral's own format of the same weights, which vLLM does not need
 _BLOCK = 65536
 _LAST = 15
 
@@ -31,7 +32,7 @@ _LAST = 15
 def base_fingerprint(folder: Path) -> str:
     """`sha256:<64 hex>` of a model folder; ValueError when it holds no complete safetensors weights."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    weights = [path for path in files if path.suffix == ".safetensors"]
+    weights = [path for path in files if path.match("*.safetensors") and not path.match(COPIES)]
     if not weights:
         raise ValueError(
             f"{folder} holds no *.safetensors file, so it is not a base model this server can use."

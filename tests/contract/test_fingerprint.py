@@ -73,6 +73,13 @@ def test_weights_tokenizer_and_names_all_matter(tmp_path: Path) -> None:
     assert len(seen) == 4
 
 
+def test_neither_counts_a_second_copy_of_the_weights(tmp_path: Path) -> None:
+    folder = _write(tmp_path, {"model.safetensors": 9}, {"config.json": b"{}"})
+    before = fingerprint(folder)
+    _write(folder, {"consolidated.safetensors": 9, "consolidated-00001-of-00002.safetensors": 9}, {})
+    assert fingerprint(folder) == base_fingerprint(folder) == before
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"1234", (99).to_bytes(8, "little") + b"{}"], ids=["empty", "no header", "cut header"]
 )

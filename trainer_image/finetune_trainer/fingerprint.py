@@ -4,7 +4,8 @@ One SHA-256 is fed, in this order, with these bytes and nothing between them:
 
 1. For each file of TEXT_FILES that exists, in the order of its name:
    name (UTF-8) + one zero byte + content length (8 bytes, big endian) + content.
-2. For each `*.safetensors` directly in the folder, in the order of its name:
+2. For each `*.safetensors` directly in the folder but `consolidated*` (a second copy of the same weights in
+   Mistral's format, which neither transformers nor vLLM needs), in the order of its name:
    name (UTF-8) + one zero byte + file size (8 bytes, big endian)
    + the file's first 8 bytes as they are (header length N, little endian) + its N header bytes as they are
    + samples of the data, which start at offset 8 + N and are D bytes long:
@@ -37,7 +38,7 @@ _SAMPLES = 16
 
 def fingerprint(folder: Path) -> str:
     """`sha256:<hex>` of a model folder; ValueError when it holds no weights or a broken weight file."""
-    weights = sorted(folder.glob("*.safetensors"), key=lambda path: path.name)
+    weights = sorted(filter(_counts, folder.glob("*.safetensors")), key=lambda path: path.name)
     if not weights:
         raise ValueError(f"{folder} holds no *.safetensors file")
     digest = sha256()
@@ -49,6 +50,15 @@ def fingerprint(folder: Path) -> str:
         for part in _weight_parts(path):
             digest.update(part)
     return f"sha256:{digest.hexdigest()}"
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether transformers and vLLM read weights from a file of this name."""
+    return name.endswith(".safetensors") and not name.startswith("consolidated")
+
+
+def _counts(path: Path) -> bool:
+    return is_weight_file(path.name)
 
 
 def _weight_parts(path: Path) -> list[bytes]:

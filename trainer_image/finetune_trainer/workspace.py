@@ -31,7 +31,7 @@ class Workspace:
 
     @property
     def dataset_train(self) -> Path:
-        """JSON lines of {"input_ids": [...], "labels": [...]}, one per row or answer; labels -100: untrained."""
+        """JSON lines of {"input_ids": [...], "labels": [...]}, one per row or answer."""
         return self.dataset_dir / "train.jsonl"
 
     @property

@@ -35,7 +35,13 @@ def test_a_good_job_is_prepared_and_the_choices_are_reported(
     assert summary["training"] | {"maxLength": 0} == {
         "epochs": 3, "learningRate": 3e-4, "effectiveBatchSize": 8, "maxLength": 0, "seed": 17, "steps": 6,
     }  # fmt: skip
-    assert summary["lora"] == {"rank": 16, "alpha": 32}
+    assert summary["method"] == "LoRA"
+    assert summary["lora"] == {
+        "rank": 16,
+        "alpha": 32,
+        "rankStabilized": False,
+        "targetModules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+    }
     assert len(volumes.termination.read_bytes()) <= 2048
 
 

@@ -11,14 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
-from finetune_trainer.contracts import Spec
 from finetune_trainer.data import rules
 from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.formats import Row, canonical
 from finetune_trainer.data.tokenise import IGNORE_INDEX, Encoded, Unrendered, encode_rows
 from finetune_trainer.data.tokens import tabulate
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.defaults import default_rate, effective_batch, make_plan
 
 
 def _findings(tokenizer: ChatTokenizer, rows: list[Row], limit: int) -> list[Finding]:
@@ -373,48 +371,3 @@ def test_end_tokens_come_from_the_generation_config_too(tiny_base: Path, tmp_pat
             (tmp_path / name).write_bytes((tiny_base / name).read_bytes())
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 2]}')
     assert load_tokenizer(tmp_path).stop_ids == {0, 2}
-
-
-def _spec(**parts: Any) -> Spec:
-    base = {
-        "baseModel": {"source": "pvc://m/m"},
-        "dataset": {"source": "pvc://d/d"},
-        "output": {"destination": "pvc://o/o"},
-    }
-    return Spec.model_validate({**base, **parts})
-
-
-@pytest.mark.parametrize(
-    ("method", "steps", "rate"),
-    [("LoRA", 99, 3e-4), ("LoRA", 100, 2e-4), ("Full", 99, 2e-5), ("Full", 100, 2e-5)],
-)
-def test_the_default_rate_is_ten_times_the_full_rate_or_fifteen_in_short_runs(
-    method: str, steps: int, rate: float
-) -> None:
-    assert default_rate(method, steps) == rate
-
-
-def test_what_the_job_says_is_used_as_it_is() -> None:
-    spec = _spec(
-        training={"epochs": 1, "learningRate": "1e-3", "effectiveBatchSize": 4, "maxLength": 64, "seed": 0},
-        lora={"rank": 4, "alpha": 8},
-    )
-    plan = make_plan(spec, rows=10, longest=40, positions=128)
-    assert plan.training() == {
-        "epochs": 1, "learningRate": 1e-3, "effectiveBatchSize": 4, "maxLength": 64, "seed": 0, "steps": 3,
-    }  # fmt: skip
-    assert plan.lora() == {"rank": 4, "alpha": 8}
-
-
-def test_the_length_follows_the_data_within_the_model() -> None:
-    assert make_plan(_spec(), rows=10, longest=41, positions=128).max_length == 48
-    assert make_plan(_spec(), rows=10, longest=127, positions=127).max_length == 127
-    assert make_plan(_spec(method="Full"), rows=10, longest=9, positions=99).lora() is None
-
-
-@settings(deadline=None)
-@given(st.integers(1, 200))
-def test_the_default_batch_fits_any_number_of_processes(processes: int) -> None:
-    batch = effective_batch(None, processes)
-    assert batch % processes == 0
-    assert 8 <= batch < 8 + processes

@@ -98,7 +98,7 @@ def test_what_does_not_fit_ends_with_1_and_says_what_to_change(
     code, plan = planned(capsys, "--job", job, *flags)
     assert (code, plan["fits"]) == (1, False)
     assert plan["peakGiB"] > plan["limitGiB"]
-    assert "use gpuType h200" in plan["suggestion"]
+    assert "set resources.gpuType: h200 (" in plan["suggestion"]
     assert plan["suggestion"] in plan["refused"]
 
 

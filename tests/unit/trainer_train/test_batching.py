@@ -8,7 +8,7 @@ from finetune_trainer.training.batching import (
     Collator,
     Layout,
     MicroBatchSampler,
-    Share,
+    RankSlice,
     global_batches,
     micro_batches,
     micro_batches_per_step,
@@ -30,7 +30,9 @@ def test_all_processes_together_train_every_global_batch_exactly(
     lengths: list[int], world: int, micro: int, epoch: int, layout: Layout
 ) -> None:
     for batch in global_batches(len(lengths), 8, 17, epoch):
-        parts = [micro_batches(batch, lengths, Share(rank, world, micro, layout)) for rank in range(world)]
+        parts = [
+            micro_batches(batch, lengths, RankSlice(rank, world, micro, layout)) for rank in range(world)
+        ]
         assert sorted(row for part in parts for rows in part for row in rows) == sorted(batch)
         assert {len(part) for part in parts} == {micro}
 
@@ -45,12 +47,12 @@ def test_an_epoch_holds_every_row_once(lengths: list[int], epoch: int) -> None:
 @given(lengths=LENGTHS, world=st.sampled_from([1, 2, 4]))
 def test_a_sampler_is_as_long_as_it_says_in_every_process(lengths: list[int], world: int) -> None:
     for rank in range(world):
-        sampler = MicroBatchSampler(lengths, 8, 17, Share(rank, world, 2))
+        sampler = MicroBatchSampler(lengths, 8, 17, RankSlice(rank, world, 2))
         assert len(list(sampler)) == len(sampler) == -(-len(lengths) // 8) * 2
 
 
 def test_epochs_differ_and_repeat() -> None:
-    sampler = MicroBatchSampler(list(range(1, 41)), 8, 17, Share(0, 1, 1))
+    sampler = MicroBatchSampler(list(range(1, 41)), 8, 17, RankSlice(0, 1, 1))
     first = list(sampler)
     sampler.set_epoch(1)
     second = list(sampler)
@@ -61,7 +63,7 @@ def test_epochs_differ_and_repeat() -> None:
 
 def test_neighbouring_micro_batches_hold_rows_of_similar_length() -> None:
     lengths = [3, 40, 5, 38, 4, 39, 2, 41]
-    rows = micro_batches(range(8), lengths, Share(0, 1, 2))
+    rows = micro_batches(range(8), lengths, RankSlice(0, 1, 2))
     assert [[lengths[row] for row in part] for part in rows] == [[41, 40, 39, 38], [5, 4, 3, 2]]
 
 
@@ -82,20 +84,20 @@ def largest(batches: list[list[int]], lengths: list[int], world: int, micro: int
         [lengths[row] for row in part]
         for batch in batches
         for rank in range(world)
-        for part in micro_batches(batch, lengths, Share(rank, world, micro, layout))
+        for part in micro_batches(batch, lengths, RankSlice(rank, world, micro, layout))
     ]
     return max((sum(p) if layout == "packed" else len(p) * max(p) for p in parts if len(p) > 1), default=0)
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=8, max_size=8))
 def test_packed_micro_batches_differ_by_at_most_one_row(lengths: list[int]) -> None:
-    parts = micro_batches(range(8), lengths, Share(0, 1, 3, "packed"))
+    parts = micro_batches(range(8), lengths, RankSlice(0, 1, 3, "packed"))
     loads = [sum(lengths[row] for row in part) for part in parts]
     assert max(loads) - min(loads) <= max(lengths)
 
 
 def test_packed_rows_follow_each_other_and_do_not_learn_each_others_first_token() -> None:
-    batch = Collator(7, "packed")(
+    batch = Collator("packed")(
         [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4, 5], "labels": [4, 5]}]
     )
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
@@ -106,16 +108,16 @@ def test_packed_rows_follow_each_other_and_do_not_learn_each_others_first_token(
 
 
 def test_padding_is_neither_attended_nor_trained() -> None:
-    batch = Collator(7)(
+    batch = Collator()(
         [{"input_ids": [1, 2, 3], "labels": [IGNORE_INDEX, 2, 3]}, {"input_ids": [4], "labels": [4]}]
     )
-    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 7, 7]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORE_INDEX, 2, 3], [4, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_a_process_without_rows_gets_a_batch_that_trains_nothing() -> None:
-    assert set(Collator(7)([])["labels"].flatten().tolist()) == {IGNORE_INDEX}
+    assert set(Collator()([])["labels"].flatten().tolist()) == {IGNORE_INDEX}
 
 
 @given(lengths=LENGTHS, epochs=st.integers(1, 3))

@@ -1,6 +1,5 @@
 """Parts of the training core that need no process group."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerS
 
 from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.errors import Diverged
-from finetune_trainer.training.attention import can_pack
 from finetune_trainer.training.batching import Collator
 from finetune_trainer.training.callbacks import CheckpointCallback, DivergenceCallback, Speed
 from finetune_trainer.training.checkpoints import Sharding
@@ -45,7 +43,7 @@ ROWS = [
 def test_projecting_only_trained_columns_gives_the_loss_and_gradient_of_all_of_them(
     model: LlamaForCausalLM,
 ) -> None:
-    batch = Collator(0)(ROWS)
+    batch = Collator()(ROWS)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
     whole = cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
     expected = torch.autograd.grad(whole, list(model.parameters()))
@@ -57,35 +55,18 @@ def test_projecting_only_trained_columns_gives_the_loss_and_gradient_of_all_of_t
 
 
 def test_a_batch_that_trains_nothing_gives_zero_with_a_gradient(model: LlamaForCausalLM) -> None:
-    loss = _projected_sum(model, Collator(0)([]))
+    loss = _projected_sum(model, Collator()([]))
     loss.backward()
     assert loss.item() == 0
 
 
 def test_a_packed_batch_has_the_loss_and_gradient_of_the_padded_one(model: LlamaForCausalLM) -> None:
-    padded, packed = Collator(0)(ROWS), Collator(0, "packed")(ROWS)
+    padded, packed = Collator()(ROWS), Collator("packed")(ROWS)
     losses = [_projected_sum(model, batch) for batch in (padded, packed)]
     torch.testing.assert_close(losses[0], losses[1])
     one, other = (torch.autograd.grad(loss, list(model.parameters())) for loss in losses)
     for mine, theirs in zip(one, other, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({"hidden_size": 576, "num_attention_heads": 9}, True),
-        ({"hidden_size": 2304, "num_attention_heads": 8, "attn_logit_softcapping": 50.0}, False),
-        ({"hidden_size": 64, "num_attention_heads": 1, "head_dim": 512}, False),
-        ({"text_config": {"hidden_size": 64, "num_attention_heads": 4}}, True),
-    ],
-    ids=["a Llama", "a soft cap", "a head too wide", "the text part of a larger model"],
-)
-def test_only_plain_causal_attention_is_packed(
-    tmp_path: Path, config: dict[str, Any], expected: bool
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert can_pack(tmp_path) is expected
 
 
 @pytest.mark.parametrize(
@@ -95,7 +76,7 @@ def test_only_plain_causal_attention_is_packed(
         (Execution(1024, zero_stage=2), {"stage": 2}),
         (Execution(1024, zero_stage=3), {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}),
         (
-            Execution(1024, zero_stage=3, offload="all"),
+            Execution(1024, zero_stage=3, offload="All"),
             {"offload_param": {"device": "cpu", "pin_memory": True}},
         ),
     ],
@@ -106,10 +87,21 @@ def test_deepspeed_gets_the_planned_stage_and_offload(execution: Execution, expe
     assert expected.items() <= zero.items()
 
 
-@pytest.mark.parametrize("full", [True, False], ids=["Full", "LoRA"])
-def test_deepspeed_never_rounds_an_adapter(full: bool) -> None:
-    config = deepspeed_config(full, "bf16", Execution(1024))
-    assert (config["bf16"]["enabled"], config["torch_autocast"]["enabled"]) == (full, not full)
+@pytest.mark.parametrize(
+    ("full", "stage", "rounded"),
+    [(True, 2, True), (True, 3, True), (True, 0, False), (False, 0, False), (False, 3, False)],
+    ids=["Full, ZeRO-2", "Full, ZeRO-3", "Full without fp32 copies", "LoRA", "LoRA, sharded base"],
+)
+def test_deepspeed_rounds_only_weights_of_which_it_keeps_fp32_copies(
+    full: bool, stage: int, rounded: bool
+) -> None:
+    config = deepspeed_config(full, "bf16", Execution(1024, zero_stage=stage))
+    assert (config["bf16"]["enabled"], config["torch_autocast"]["enabled"]) == (rounded, not rounded)
+
+
+def test_gradients_are_added_up_and_averaged_in_fp32() -> None:
+    config = deepspeed_config(True, "bf16", Execution(1024, zero_stage=2))
+    assert config["data_types"]["grad_accum_dtype"] == config["communication_data_type"] == "fp32"
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ transformers does not know has none. The classes need no torch.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.lean import hiding
@@ -17,6 +18,10 @@ _UNKNOWN_POSITIONS = 131072  # the longest training.maxLength that a job may ask
 # Where multimodal models keep the configuration of their language model.
 _LANGUAGE_PARTS = ("text_config", "llm_config")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+# Latent attention, state spaces, convolutions, embeddings per layer: parts beside attention and feed-forward.
+_IRREGULAR = re.compile(r"lora_rank$|per_layer_input|^linear_.*head|conv|mamba|state_size|altup")
+# transformers' auto classes for models that write text
+AutoClass = Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"]
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "top_k_experts")
 
 
@@ -28,7 +33,9 @@ class BaseConfig:
     `model_type` is the whole model's, `text_type` the language model's. `layer_types` are transformers'
     (full_attention, sliding_attention, linear_attention, ...), () where the class has one kind. `quantised`
     names the method that the weights are stored by. `native` says whether transformers has the model's code;
-    without, the repository's own would run (`auto_map`).
+    without, the repository's own would run (`auto_map`). `further_layers` are numbered behind `layers`: they
+    predict further tokens and are not loaded. `irregular` are the fields of parts that not every decoder has:
+    with them the config alone does not tell the sizes.
     """
 
     architecture: str | None
@@ -53,6 +60,8 @@ class BaseConfig:
     sliding_window: int | None
     attention_softcap: float | None
     logits_softcap: float | None
+    further_layers: int
+    irregular: tuple[str, ...]
 
     def require(self, field: str) -> int:
         """A size that the plan depends on; UserError when neither config.json nor transformers states it."""
@@ -71,6 +80,7 @@ _FIELDS = {
     "kv_heads": "num_key_value_heads",
     "head_dim": "head_dim",
     "intermediate": "intermediate_size",
+    "experts": "num_experts",
     "active_experts": "num_experts_per_tok",
     "expert_intermediate": "moe_intermediate_size",
 }
@@ -112,6 +122,8 @@ def parse_base_config(config: Mapping[str, Any]) -> BaseConfig:
         sliding_window=read.count("sliding_window"),
         attention_softcap=read.number("attn_logit_softcapping"),
         logits_softcap=read.number("final_logit_softcapping"),
+        further_layers=read.count("num_nextn_predict_layers") or 0,
+        irregular=read.irregular(),
     )
 
 
@@ -139,6 +151,13 @@ class _Reader:
             text = f"The base model's config.json ({self.stated.get('model_type')}) says {key}:"
             raise UserError(f"{text} {str(value)[:40]}; it must be a whole number above 0.")
         return int(value)
+
+    def irregular(self) -> tuple[str, ...]:
+        fields = {*self.stated, *getattr(self.kind, "__annotations__", {})}
+        known = sorted(key for key in fields if _IRREGULAR.search(key) and self.value(key))
+        plain = all(str(kind).endswith("attention") for kind in self.value("layer_types") or ())
+        linear = any(str(kind).startswith("linear") for kind in self.value("layer_types") or ())
+        return (*known, *(() if plain and not linear else ("layer_types",)))
 
     def number(self, key: str) -> float | None:
         value = self.value(key)
@@ -174,3 +193,26 @@ def _class_of(model_type: object) -> type | None:
 def _quantisation(config: Mapping[str, Any]) -> str | None:
     given = config.get("quantization_config")
     return str(given.get("quant_method") or "unknown") if isinstance(given, Mapping) else None
+
+
+def auto_class(base: BaseConfig) -> AutoClass:
+    """The transformers class that loads a base with its output head; UserError when there is none.
+
+    The class that config.json names under `architectures` decides: of a multimodal model transformers often
+    has a text-only class too, whose tensors are named otherwise than those that are stored and served.
+    """
+    with hiding():
+        from transformers.models.auto import modeling_auto as known
+    candidates: dict[AutoClass, str | None] = {
+        "AutoModelForCausalLM": known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(base.model_type),
+        "AutoModelForImageTextToText": known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(base.model_type),
+    }
+    loading = [name for name, model in candidates.items() if model]
+    named = [name for name in loading if candidates[name] == base.architecture]
+    if not loading:
+        own = "" if base.native else ", and code from its repository (auto_map) is not run"
+        text = (
+            f"The base model ({base.model_type}) cannot be loaded for text: transformers has no class for it"
+        )
+        raise UserError(f"{text}{own}; choose a chat model that transformers supports.")
+    return (named or loading)[0]

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from finetune_trainer.base.config import read_base_config
+from finetune_trainer.base.shape import read_base
 from finetune_trainer.chat.options import TemplateOptions
 from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
 from finetune_trainer.data.check import check_corpus, check_holdout, check_tokenizer, template_options
@@ -75,7 +75,7 @@ def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[
 
 def _model(base: Path, plain: ChatTokenizer, train: Loaded) -> _Model:
     options = template_options(plain, train, datetime.now().date())
-    target = Target(base, read_base_config(base).positions, kwargs=options.kwargs)
+    target = Target(base, read_base(base).config.positions, kwargs=options.kwargs)
     return _Model(plain.rendering_with(options.kwargs), target, options)
 
 

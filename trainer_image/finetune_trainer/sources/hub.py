@@ -21,9 +21,9 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 
+from finetune_trainer.base.files import DESCRIPTION_FILES, is_description, is_weight
 from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.files import write_atomically
-from finetune_trainer.fingerprint import TEXT_FILES
 from finetune_trainer.sources.credentials import Purpose, credential
 from finetune_trainer.sources.folders import choose, some
 from finetune_trainer.sources.located import DataFile, Located, top_entry
@@ -34,7 +34,7 @@ _FETCHING = ".fetching"
 
 
 def fetch_base(source: str, revision: str, target: Path) -> None:
-    """Fetch config, tokenizer and safetensors of `hf://org/name` into `target`; a finished fetch is kept."""
+    """Fetch `hf://org/name` without pickles and second copies into `target`; a finished fetch is kept."""
     repo = source.removeprefix("hf://").strip("/")
     done, begun, wanted = target / _FETCHED, target / _FETCHING, f"{repo}@{revision}"
     if _says(done, wanted):
@@ -53,7 +53,7 @@ def fetch_tokenizer(source: str, revision: str, target: Path) -> None:
     """Fetch what `hf://org/name` says of itself into `target`: configuration and tokenizer, no weights."""
     repo = source.removeprefix("hf://").strip("/")
     with _explained(source, revision):
-        _download(repo, revision, target, list(TEXT_FILES))
+        _download(repo, revision, target, list(DESCRIPTION_FILES))
 
 
 def _download(repo: str, revision: str, target: Path, names: list[str]) -> None:
@@ -151,15 +151,11 @@ def _says(marker: Path, wanted: str) -> bool:
 
 
 def _wanted_files(source: str, names: list[str]) -> list[str]:
-    wanted = [name for name in names if name in TEXT_FILES or _is_weight(name)]
-    if "config.json" not in wanted or not any(map(_is_weight, wanted)):
+    wanted = [name for name in names if is_description(name) or is_weight(name)]
+    if "config.json" not in wanted or not any(map(is_weight, wanted)):
         text = f"{source} lacks config.json or *.safetensors at its top level; it holds {some(names)}"
         raise UserError(f"{text}. Choose a repository in the transformers format with safetensors.")
     return wanted
-
-
-def _is_weight(name: str) -> bool:
-    return "/" not in name and name.endswith((".safetensors", ".safetensors.index.json"))
 
 
 @contextmanager

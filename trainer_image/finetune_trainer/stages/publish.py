@@ -7,6 +7,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from finetune_trainer.base.files import is_description, is_weight
 from finetune_trainer.contracts import (
     AdapterManifest,
     DataDigests,
@@ -21,7 +22,6 @@ from finetune_trainer.contracts import (
 from finetune_trainer.data.prepared import Prepared, check_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import file_sha256, write_atomically
-from finetune_trainer.fingerprint import TEXT_FILES
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import latest_succeeded, succeeded
 from finetune_trainer.stages.publication import MANIFEST, artifact, published_manifest
@@ -82,7 +82,11 @@ def _file_names(job: Job, source: Path) -> list[str]:
     """The files that belong to the result: weights, configuration and, of a model, its tokenizer."""
     there = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
     adapter = job.spec.trains_adapter
-    names = list(_ADAPTER_FILES) if adapter else [name for name in there if _of_model(name)]
+    names = (
+        list(_ADAPTER_FILES)
+        if adapter
+        else [name for name in there if is_description(name) or is_weight(name)]
+    )
     missing = [name for name in (names if adapter else ["config.json"]) if name not in there]
     if not any(name.endswith(".safetensors") for name in names):
         missing.append("*.safetensors")
@@ -90,10 +94,6 @@ def _file_names(job: Job, source: Path) -> list[str]:
         text = f"output/{source.name} lacks {', '.join(missing)} (it holds {', '.join(there) or 'nothing'})"
         raise UserError(f"{text}, so there is nothing complete to publish; run the job again.")
     return names
-
-
-def _of_model(name: str) -> bool:
-    return name in TEXT_FILES or name.endswith((".safetensors", ".safetensors.index.json"))
 
 
 def _name_base(job: Job, path: Path) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.base.shape import read_shape
 from finetune_trainer.contracts import Job, Result, TrainingSpec
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import Interrupted, UserError
-from finetune_trainer.planning.candidates import Gpu, Request
 from finetune_trainer.planning.choose import NoFit, choose
-from finetune_trainer.planning.headers import shape_of_folder
-from finetune_trainer.planning.job import alternatives, recomputes, request_for
+from finetune_trainer.planning.layouts import Gpu, Workload, gpus_of, workload_of
 from finetune_trainer.planning.memory import GIB
 from finetune_trainer.planning.time import mfu
 from finetune_trainer.progress import ProgressServer
@@ -28,6 +27,7 @@ from finetune_trainer.workspace import Workspace
 # Measured on two cores: fewer, larger products lose less at the threads' barriers (217 tokens/s with one row
 # of 220 tokens, 229 with two, 234 with four); beyond, padding and activations (1.3 MB per token) only grow.
 CPU_MICRO_BATCH_TOKENS = 1024
+_CPU_STAGES = {"LoRA": 0, "QLoRA": 0, "Full": 2}
 _log = logging.getLogger(__name__)
 
 
@@ -55,8 +55,19 @@ def read_plan(summary: dict[str, Any], execution: Execution) -> TrainPlan:
         learning_rate=chosen["learningRate"],
         effective_batch_size=chosen["effectiveBatchSize"],
         seed=chosen["seed"],
-        lora=LoraPlan(lora["rank"], lora["alpha"]) if lora else None,
+        lora=_lora(lora, summary.get("method")) if lora else None,
         execution=execution,
+    )
+
+
+def _lora(chosen: dict[str, Any], method: str | None) -> LoraPlan:
+    names = chosen.get("targetModules")
+    return LoraPlan(
+        rank=chosen["rank"],
+        alpha=chosen["alpha"],
+        rank_stabilized=bool(chosen.get("rankStabilized")),
+        target_modules=tuple(names) if names else None,
+        quantized_base=method == "QLoRA",
     )
 
 
@@ -66,12 +77,14 @@ def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
         return _cpu_execution(job)
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
     gpu = Gpu(round(device.total_memory / GIB, 2), device.name)
-    plan = choose(_request(job, summary, model, gpu), alternatives(job.other_gpus))
+    plan = choose(_workload(job, summary, model, gpu), gpus_of(job.other_gpus))
     _log.info("memory plan: %s", json.dumps(plan.document()))
     if isinstance(plan, NoFit):
         raise UserError(f"{device.name}: {plan.message}")
-    layout = plan.choice.setup
-    return Execution(plan.choice.micro_batch_tokens, layout.checkpointing, layout.zero_stage, layout.offload)
+    setup = plan.layout.setup
+    return Execution(
+        plan.layout.micro_batch_tokens, setup.gradient_checkpointing, setup.zero_stage, setup.offload
+    )
 
 
 def _cpu_execution(job: Job) -> Execution:
@@ -79,16 +92,17 @@ def _cpu_execution(job: Job) -> Execution:
     given = job.spec.training or TrainingSpec()
     return Execution(
         given.micro_batch_tokens or CPU_MICRO_BATCH_TOKENS,
-        checkpointing=recomputes(given) or False,
-        zero_stage=2 if job.spec.method == "Full" else 0,
+        given.gradient_checkpointing or "Disabled",
+        zero_stage=given.zero_stage if given.zero_stage is not None else _CPU_STAGES[job.spec.method],
     )
 
 
-def _request(job: Job, summary: dict[str, Any], model: Path, gpu: Gpu) -> Request:
-    return request_for(
+def _workload(job: Job, summary: dict[str, Any], model: Path, gpu: Gpu) -> Workload:
+    return workload_of(
         job.spec,
-        shape_of_folder(model),
+        read_shape(model),
         gpu,
+        method=summary["method"],
         rank=summary["lora"]["rank"] if summary["lora"] else None,
         longest=summary["longestRow"],
         rows=summary["training"]["effectiveBatchSize"],
@@ -121,8 +135,8 @@ def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) 
     peak = job.accelerator and job.accelerator.peak_tflops
     speed = outcome.tokens_per_second
     if peak and speed:
-        shape = shape_of_folder(model)
-        reached = mfu(speed, shape, job.spec.method, summary["attendedTokens"], outcome.world_size, peak)
+        shape = read_shape(model)
+        reached = mfu(speed, shape, summary["method"], summary["attendedTokens"], outcome.world_size, peak)
         found["mfu"] = round(reached, 4)
     return found
 

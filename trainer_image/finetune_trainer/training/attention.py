@@ -4,29 +4,69 @@ torch brings FlashAttention for rows of different lengths (`torch.nn.attention.v
 transformers it serves every model whose attention is plain causal softmax, without another package.
 """
 
-import json
-from pathlib import Path
+import inspect
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from finetune_trainer.base.config import BaseConfig
+from finetune_trainer.training.cpu_attention import row_attention
 
 PACKED = "finetune_packed"
 _LARGEST_HEAD = 256  # FlashAttention's limit
+_PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+# How transformers names what a module keeps of earlier tokens while it generates.
+_CACHES = {"past_key_values", "past_key_value", "layer_past", "cache_params", "cache"}
 
 
-def can_pack(model: Path) -> bool:
-    """Whether the kernel computes the model's attention: no soft cap, no sinks, heads not too wide."""
-    config = json.loads((model / "config.json").read_bytes())
-    text = config.get("text_config") or config
-    head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    special = text.get("attn_logit_softcapping") or config.get("model_type") == "gpt_oss"
-    return head <= _LARGEST_HEAD and not special
+def unpacked_attention(base: BaseConfig) -> str | None:
+    """transformers' attention for padded rows: "eager" where SDPA would leave something out.
+
+    SDPA ignores a soft cap on the scores (Gemma 2). None lets transformers choose: SDPA, or "eager" for
+    classes that do without (attention sinks of gpt-oss).
+    """
+    return "eager" if base.attention_softcap else None
 
 
-def register() -> None:
+def can_pack(decoder: nn.Module, base: BaseConfig) -> bool:
+    """Whether rows that follow one another stay apart in every layer of a loaded language model.
+
+    Only attention that goes through packed_attention knows where a row ends. Whatever else looks at earlier
+    tokens (convolutions, linear attention, state spaces) keeps something of them while it generates, so its
+    `forward` takes a cache: each layer must have exactly one such module, and that must be attention which
+    the kernel computes. Layers of other kinds that transformers names (chunked_attention) are not packed.
+    """
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not set(base.layer_types) <= _PLAIN_LAYERS:
+        return False
+    plain = not base.attention_softcap
+    return plain and all(_is_plain_softmax(_looking_back(layer)) for layer in layers)
+
+
+def _looking_back(layer: nn.Module) -> list[nn.Module]:
+    """The modules of a layer whose output depends on earlier tokens."""
+    return [
+        module
+        for module in layer.modules()
+        if module is not layer and _CACHES & inspect.signature(module.forward).parameters.keys()
+    ]
+
+
+def _is_plain_softmax(modules: list[nn.Module]) -> bool:
+    if len(modules) != 1:
+        return False
+    attention = modules[0]
+    head = getattr(attention, "head_dim", None)  # models with other widths for values have none
+    sinks = any(True for _ in attention.parameters(recurse=False))
+    causal = getattr(attention, "is_causal", False) and not getattr(attention, "is_cross_attention", False)
+    return isinstance(head, int) and head <= _LARGEST_HEAD and causal and not sinks
+
+
+def register(cuda: bool) -> None:
     """Make PACKED known to transformers, as an attention that needs no mask."""
-    AttentionInterface.register(PACKED, packed_attention)
+    AttentionInterface.register(PACKED, packed_attention if cuda else packed_attention_on_cpu)
     AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
 
 
@@ -47,25 +87,36 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of (1, heads, tokens, width) tensors; gives (1, tokens, heads, width).
 
-    The borders of the rows come from the Collator. Keys and values of grouped heads are repeated, since
-    the kernel of older torch versions takes no groups.
+    The borders of the rows come from the Collator; keys and values may have fewer heads than queries.
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    groups = query.shape[1] // key.shape[1]
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, _repeat(key, groups), _repeat(value, groups))]
-    window = (-1 if sliding_window is None else sliding_window - 1, 0)
     out = varlen_attn(
-        *rows,
+        *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
         cu_seq_lens_q,
         cu_seq_lens_k,
         max_length_q,
         max_length_k,
         scale=scaling,
-        window_size=window,
+        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return out.unsqueeze(0), None
 
 
-def _repeat(heads: torch.Tensor, groups: int) -> torch.Tensor:
-    return heads if groups == 1 else heads.repeat_interleave(groups, dim=1)
+def packed_attention_on_cpu(
+    _module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same where FlashAttention does not run."""
+    scaled = query[0] * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    out = row_attention(scaled, key[0], value[0], cu_seq_lens_q, sliding_window or 0)
+    return out.transpose(0, 1).unsqueeze(0), None

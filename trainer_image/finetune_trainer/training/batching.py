@@ -17,13 +17,15 @@ from torch.utils.data import DataLoader, Sampler
 
 from finetune_trainer.data.tokenise import IGNORE_INDEX
 
+# Any token that every embedding has: a tokenizer's own padding may lie beyond the model's vocabulary.
+_PADDING = 0
 _FILLER_LENGTH = 2
 # padded: rows side by side, filled up to the longest; packed: rows one after the other, without any filling
 Layout = Literal["padded", "packed"]
 
 
 @dataclass(frozen=True)
-class Share:
+class RankSlice:
     """One process's part of each global batch: `micro_batches` per step for process `rank` of `world`."""
 
     rank: int
@@ -39,13 +41,13 @@ def global_batches(rows: int, size: int, seed: int, epoch: int) -> list[list[int
     return [order[start : start + size] for start in range(0, rows, size)]
 
 
-def micro_batches(batch: Sequence[int], lengths: Sequence[int], share: Share) -> list[list[int]]:
+def micro_batches(batch: Sequence[int], lengths: Sequence[int], part: RankSlice) -> list[list[int]]:
     """This process's micro-batches of a global batch; in a small last batch some may be empty.
 
     Neighbouring micro-batches go to different processes, so that all have about the same work at any time.
     """
-    parts = _parts(batch, lengths, share.world * share.micro_batches, share.layout)
-    return parts[share.rank :: share.world]
+    parts = _parts(batch, lengths, part.world * part.micro_batches, part.layout)
+    return parts[part.rank :: part.world]
 
 
 def micro_batches_per_step(
@@ -61,8 +63,8 @@ def micro_batches_per_step(
 class MicroBatchSampler(Sampler[list[int]]):
     """Yields this process's micro-batches of the current epoch, step after step."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, share: Share) -> None:
-        self._lengths, self._batch_size, self._seed, self._share = lengths, batch_size, seed, share
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, part: RankSlice) -> None:
+        self._lengths, self._batch_size, self._seed, self._part = lengths, batch_size, seed, part
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -71,12 +73,12 @@ class MicroBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Micro-batches per epoch: the same number in every step and every process."""
-        return -(-len(self._lengths) // self._batch_size) * self._share.micro_batches
+        return -(-len(self._lengths) // self._batch_size) * self._part.micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
         """The micro-batches as lists of row numbers."""
         for batch in global_batches(len(self._lengths), self._batch_size, self._seed, self._epoch):
-            yield from micro_batches(batch, self._lengths, self._share)
+            yield from micro_batches(batch, self._lengths, self._part)
 
 
 class EpochLoader(DataLoader[Any]):
@@ -96,14 +98,14 @@ class Collator:
     rows' borders for attention (`cu_seq_lens_*`, int32, rows + 1; `max_length_*`).
     """
 
-    def __init__(self, pad_token_id: int, layout: Layout = "padded") -> None:
-        self._pad, self._layout = pad_token_id, layout
+    def __init__(self, layout: Layout = "padded") -> None:
+        self._layout = layout
 
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, Any]:
         """The arguments of the model's forward."""
         if not rows:
             # Every process must take part in every step; this one has no row in a small last batch.
-            rows = [{"input_ids": [self._pad] * _FILLER_LENGTH, "labels": [IGNORE_INDEX] * _FILLER_LENGTH}]
+            rows = [{"input_ids": [_PADDING] * _FILLER_LENGTH, "labels": [IGNORE_INDEX] * _FILLER_LENGTH}]
         return self._packed(rows) if self._layout == "packed" else self._padded(rows)
 
     def _packed(self, rows: list[dict[str, list[int]]]) -> dict[str, Any]:
@@ -124,7 +126,7 @@ class Collator:
     def _padded(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         longest = max(len(row["input_ids"]) for row in rows)
         return {
-            "input_ids": _padded([row["input_ids"] for row in rows], longest, self._pad),
+            "input_ids": _padded([row["input_ids"] for row in rows], longest, _PADDING),
             "labels": _padded([row["labels"] for row in rows], longest, IGNORE_INDEX),
             "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], longest, 0),
         }

@@ -1,21 +1,19 @@
 """One training run: model, data and plan in; adapter or model folder, or a checkpoint, out."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.json
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
-from finetune_trainer.training.attention import PACKED, can_pack, register
+from finetune_trainer.base.config import read_base_config
+from finetune_trainer.training.attention import PACKED, can_pack, register, unpacked_attention
 from finetune_trainer.training.batching import (
     Collator,
     Layout,
@@ -38,21 +36,19 @@ from finetune_trainer.training.checkpoints import (
     remove_unusable,
     step_of,
 )
-from finetune_trainer.training.plan import (
-    Folders,
-    Hardware,
-    LoraPlan,
-    TrainPlan,
-)
+from finetune_trainer.training.compiling import CompileCallback
+from finetune_trainer.training.model import load_model, skeleton
+from finetune_trainer.training.plan import Folders, Hardware, TrainPlan
 from finetune_trainer.training.resharding import needs_resharding, write_universal
-from finetune_trainer.training.sharding import deepspeed_config, keep_from_compiling
-from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
-from finetune_trainer.training.trainer import (
-    TokenMeanTrainer,
-    save_adapter,
-    save_full_model,
-    without_input_casts,
+from finetune_trainer.training.saving import save_output
+from finetune_trainer.training.sharding import (
+    deepspeed_config,
+    keep_from_compiling,
+    keeps_masters,
+    start_group,
 )
+from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
+from finetune_trainer.training.trainer import TokenMeanTrainer, without_input_casts
 
 _LONGEST_LINE = 64 * 1024 * 1024
 _WARMUP = 0.03
@@ -84,13 +80,16 @@ class Outcome:
         return sum(last) / len(last) if last else None
 
 
-def local_hardware() -> Hardware:
-    """bf16 on CUDA, and on CPUs that have instructions for it (1.5 times as fast there); else fp32."""
-    if not torch.cuda.is_available():
-        able = torch.cpu.get_capabilities()
-        fast = any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
-        return Hardware(cuda=False, precision="bf16" if fast else "fp32")
-    return Hardware(cuda=True, precision="bf16")
+def local_hardware(full: bool) -> Hardware:
+    """bf16 on CUDA, and with an adapter on CPUs that have instructions for it (1.5 times as fast there).
+
+    Full training on CPUs is fp32, as the pods of a gang may have different processors.
+    """
+    if torch.cuda.is_available():
+        return Hardware(cuda=True, precision="bf16")
+    able = torch.cpu.get_capabilities()
+    fast = not full and any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return Hardware(cuda=False, precision="bf16" if fast else "fp32")
 
 
 def train(
@@ -107,9 +106,7 @@ def train(
     `finish` may complete the output folder (first process only) before it appears under its name.
     """
     keep_from_compiling()
-    hardware = hardware or local_hardware()
-    if not hardware.cuda and plan.lora is None:
-        hardware = replace(hardware, precision="fp32")  # the pods of a gang may have different processors
+    hardware = hardware or local_hardware(full=plan.lora is None)
     dataset = load_rows(folders.dataset)
     lengths = [len(row) for row in dataset["input_ids"]]
     trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
@@ -118,15 +115,17 @@ def train(
     resume, message = _prepare_checkpoints(trainer, folders.checkpoints, key, sharding)
     clock = SaveClock(plan.checkpoint_seconds, time.monotonic)
     checkpointing = CheckpointCallback(key, sharding, stop, clock, speed)
+    progress = ProgressCallback(speed, clock, report, message)
+    compiling = CompileCallback(plan.execution, folders.checkpoints.with_name("compiled"))
     # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
-    for callback in (DivergenceCallback(), ProgressCallback(speed, clock, report, message), checkpointing):
+    for callback in (DivergenceCallback(), progress, checkpointing, compiling):
         trainer.add_callback(callback)
     start = time.monotonic()
     with without_input_casts(trainer):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.monotonic() - start
     if not checkpointing.stopped:
-        _save_output(trainer, plan, folders.output, finish)
+        save_output(trainer, folders.model, folders.output, finish)
     return _outcome(trainer, speed, checkpointing.stopped, seconds, step_of(resume) if resume else 0)
 
 
@@ -139,25 +138,23 @@ def load_rows(path: Path) -> Dataset:
 def _build_trainer(
     plan: TrainPlan, folders: Folders, hardware: Hardware, dataset: Dataset, lengths: list[int]
 ) -> TokenMeanTrainer:
-    tokenizer = AutoTokenizer.from_pretrained(str(folders.model), local_files_only=True)
-    layout: Layout = "packed" if hardware.cuda and can_pack(folders.model) else "padded"
-    register()
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folders.model),
-        dtype=torch.bfloat16 if hardware.precision == "bf16" else torch.float32,
-        attn_implementation=PACKED if layout == "packed" else "sdpa",
-        local_files_only=True,
-    )
+    base = read_base_config(folders.model)
+    register(hardware.cuda)
+    packed = can_pack(skeleton(folders.model, base).get_decoder(), base)
+    layout: Layout = "packed" if packed else "padded"
+    # Before the model, which is sharded from the start only if DeepSpeed's configuration is there.
+    arguments = _arguments(plan, folders, hardware, _accumulation(plan, lengths, layout))
+    start_group(arguments)
+    attention = PACKED if packed else unpacked_attention(base)
     trainer = TokenMeanTrainer(
         lengths=lengths,
         batch_size=plan.effective_batch_size,
         layout=layout,
-        model=model,
-        args=_arguments(plan, folders, hardware, _accumulation(plan, lengths, layout)),
+        model=load_model(folders.model, base, plan, hardware, attention),
+        args=arguments,
         train_dataset=dataset,
-        data_collator=Collator(_pad_token(tokenizer), layout),
-        processing_class=tokenizer,
-        peft_config=_lora_config(plan.lora) if plan.lora else None,
+        data_collator=Collator(layout),
+        processing_class=AutoTokenizer.from_pretrained(str(folders.model), local_files_only=True),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -187,35 +184,22 @@ def _arguments(plan: TrainPlan, folders: Folders, hardware: Hardware, accumulati
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
         seed=plan.seed,
-        bf16=plan.lora is None and hardware.precision == "bf16",
+        bf16=keeps_masters(plan.lora is None, hardware.precision, plan.execution),
         use_cpu=not hardware.cuda,
-        gradient_checkpointing=plan.execution.checkpointing,
+        gradient_checkpointing=plan.execution.gradient_checkpointing != "Disabled",
+        gradient_checkpointing_kwargs={"selective": plan.execution.gradient_checkpointing == "Selective"},
         deepspeed=deepspeed_config(plan.lora is None, hardware.precision, plan.execution),
         save_strategy="no",  # CheckpointCallback decides
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would show a made-up loss instead of the divergence
         disable_tqdm=True,
         report_to="none",
+        # It depends on how a batch is cut into micro-batches, so its losses would differ between devices.
+        router_aux_loss_coef=0.0,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         average_tokens_across_devices=True,
     )
-
-
-def _lora_config(lora: LoraPlan) -> LoraConfig:
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-
-
-def _pad_token(tokenizer: Any) -> int:
-    """Any token will do: padding is masked out of attention and loss."""
-    return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
 
 
 def _prepare_checkpoints(
@@ -239,25 +223,6 @@ def _prepare_checkpoints(
         trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
     skipped = f" from step {step_of(resume) if resume else 0}; damaged and skipped: {', '.join(damaged)}"
     return resume, "training" + (skipped if damaged else "")
-
-
-def _save_output(
-    trainer: TokenMeanTrainer, plan: TrainPlan, output: Path, finish: Callable[[Path], None]
-) -> None:
-    """Write the whole folder beside its place, then move it there."""
-    partial = output.with_name(f".{output.name}.partial")
-    if trainer.args.should_save:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    (save_adapter if plan.lora else save_full_model)(trainer, partial)
-    if trainer.args.should_save:
-        finish(partial)
-        for path in partial.rglob("*"):
-            # safetensors makes files private; the engine's container may run as another user of the group.
-            path.chmod(0o775 if path.is_dir() else 0o664)
-        shutil.rmtree(output, ignore_errors=True)
-        partial.replace(output)
-    trainer.accelerator.wait_for_everyone()
 
 
 def _outcome(

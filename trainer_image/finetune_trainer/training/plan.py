@@ -5,15 +5,25 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["fp32", "bf16"]
-Offload = Literal["none", "optimizer", "all"]
+Offload = Literal["None", "Optimizer", "All"]
+# Which activations are computed again in the backward pass: none; all but attention's; all
+GradientCheckpointing = Literal["Disabled", "Selective", "Enabled"]
 
 
 @dataclass(frozen=True)
 class LoraPlan:
-    """The adapter: rank and alpha of LoRA on all linear layers except the output head."""
+    """The adapter and how its base is held.
+
+    `rank_stabilized` scales by alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA) instead of alpha / rank.
+    `target_modules` are last parts of module names, None for all that an adapter can sit on
+    (base/targets.py). `quantized_base` holds the base's linear layers in NF4 (method QLoRA).
+    """
 
     rank: int
     alpha: int
+    rank_stabilized: bool = False
+    target_modules: tuple[str, ...] | None = None
+    quantized_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -21,13 +31,13 @@ class Execution:
     """How the work is laid out on the devices; it changes speed and memory, not what is learned.
 
     `micro_batch_tokens` are the token slots of a micro-batch of one process, `zero_stage` and `offload` are
-    DeepSpeed's (planning/choose.py decides).
+    DeepSpeed's (planning/layouts.py decides).
     """
 
     micro_batch_tokens: int
-    checkpointing: bool = False
+    gradient_checkpointing: GradientCheckpointing = "Disabled"
     zero_stage: int = 0
-    offload: Offload = "none"
+    offload: Offload = "None"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """TRL's SFTTrainer with our batches, a loss that projects only trained tokens, and lean checkpoints."""
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from finetune_trainer.training.batching import (
     EpochLoader,
     Layout,
     MicroBatchSampler,
-    Share,
+    RankSlice,
 )
 
 
@@ -30,16 +29,18 @@ class TokenMeanTrainer(SFTTrainer):
     def __init__(self, *, lengths: list[int], batch_size: int, layout: Layout, **kwargs: Any) -> None:
         self._lengths, self._batch_size, self._layout = lengths, batch_size, layout
         super().__init__(**kwargs)
+        if isinstance(self.model, PeftModel):
+            _keep_adapter_in_fp32(self.model)
 
     def get_train_dataloader(self) -> EpochLoader:
         """This process's micro-batches; not sharded again by accelerate, which would reorder them."""
-        share = Share(
+        part = RankSlice(
             self.args.process_index,
             self.args.world_size,
             self.args.gradient_accumulation_steps,
             self._layout,
         )
-        sampler = MicroBatchSampler(self._lengths, self._batch_size, self.args.seed, share)
+        sampler = MicroBatchSampler(self._lengths, self._batch_size, self.args.seed, part)
         return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
 
     def compute_loss(
@@ -72,19 +73,11 @@ def without_input_casts(trainer: TokenMeanTrainer) -> AbstractContextManager[Non
     return manager
 
 
-def save_adapter(trainer: TokenMeanTrainer, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors (called by every process, one writes)."""
-    if trainer.args.should_save:
-        trainer.model.save_pretrained(str(folder))
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's template without content
-
-
-def save_full_model(trainer: TokenMeanTrainer, folder: Path) -> None:
-    """Write a model folder with tokenizer (called by every process: gathering is collective)."""
-    weights = trainer.accelerator.get_state_dict(trainer.deepspeed)
-    if trainer.args.should_save:
-        trainer.model.save_pretrained(str(folder), state_dict=weights)
-        trainer.processing_class.save_pretrained(str(folder))
+def _keep_adapter_in_fp32(model: PeftModel) -> None:
+    """Over a quantised base TRL makes the adapter bf16, which would round small updates away."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def _has_fused_kernel(inputs: dict[str, Any]) -> bool:

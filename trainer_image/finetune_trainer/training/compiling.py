@@ -1,0 +1,71 @@
+"""torch.compile for long runs: what compiling costs (about a minute) must come back.
+
+It fuses what lies between the products of matrices: norms, rotations, activations, the adapter's additions.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from finetune_trainer.training.plan import Execution
+
+_PAYS_FROM_SECONDS = 20 * 60.0
+_MEASURED_STEPS = 3  # after the first, which pays for start-up
+_log = logging.getLogger(__name__)
+
+
+def compiling_pays(seconds_left: float, execution: Execution) -> bool:
+    """Whether to compile the layers of a run that would go on so long.
+
+    Not with ZeRO stage 3, whose hooks collect each module's weights in the middle of a layer.
+    """
+    return seconds_left > _PAYS_FROM_SECONDS and execution.zero_stage < 3
+
+
+class CompileCallback(TrainerCallback):
+    """Compiles the decoder's layers once the first steps show that the run is long."""
+
+    def __init__(
+        self, execution: Execution, cache: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._execution, self._cache, self._clock = execution, cache, clock
+        self._marks: list[float] = []
+
+    def on_step_end(
+        self, _args: Any, state: TrainerState, _control: TrainerControl, *, model: nn.Module, **_: Any
+    ) -> None:
+        """Measure, and decide after the last measured step."""
+        if len(self._marks) > _MEASURED_STEPS:
+            return
+        self._marks.append(self._clock())
+        if len(self._marks) > _MEASURED_STEPS:
+            per_step = (self._marks[-1] - self._marks[0]) / _MEASURED_STEPS
+            if compiling_pays(per_step * (state.max_steps - state.global_step), self._execution):
+                compile_layers(model, self._cache)
+
+
+def compile_layers(model: nn.Module, cache: Path) -> None:
+    """Let torch compile each decoder layer when it is called next, for any number of tokens.
+
+    `cache` keeps the code for another attempt. What cannot be compiled (no C++ compiler, an operation that
+    inductor lacks) runs as before, with a warning in the log.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.suppress_errors = True
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    layers = list(_layers(model))
+    _log.info("compiling the model's %s layers", len(layers))
+    for layer in layers:
+        layer.compile(dynamic=True)
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
