@@ -141,9 +141,13 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
     rows = _rows(case, SHAPES[case.shape]["vocab_size"])
     marks: dict[int, float] = {}
     _limit(case.limit_gib)
+
+    def mark(step: int) -> None:
+        marks.setdefault(step, time.monotonic())
+
     with tempfile.TemporaryDirectory() as scratch:
         run = _train_ours if case.trainer == "ours" else _train_with_trl
-        losses = run(case, model, rows, Path(scratch), lambda step: marks.setdefault(step, time.monotonic()))
+        losses = run(case, model, rows, Path(scratch), mark)
     lengths = [len(row["input_ids"]) for row in rows]
     return {
         **asdict(case),
@@ -154,7 +158,7 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
 
 
 def _train_ours(
-    case: Case, model: Path, rows: list[dict[str, list[int]]], folder: Path, mark: Callable[[int], object]
+    case: Case, model: Path, rows: list[dict[str, list[int]]], folder: Path, mark: Callable[[int], None]
 ) -> list[float]:
     from finetune_trainer.training import core
     from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
@@ -187,7 +191,7 @@ def _changes(case: Case) -> Iterator[Any]:
 
 
 def _train_with_trl(
-    case: Case, model: Path, rows: list[dict[str, list[int]]], folder: Path, mark: Callable[[int], object]
+    case: Case, model: Path, rows: list[dict[str, list[int]]], folder: Path, mark: Callable[[int], None]
 ) -> list[float]:
     """SFTTrainer on full rows: no padding to avoid, activations kept, bf16."""
     import torch

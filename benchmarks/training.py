@@ -157,12 +157,13 @@ def run_arm(arm: str, name: str, model: Path) -> dict[str, float]:
 def encoded(model: Path, name: str, file: str, count: int) -> list[Row]:
     """The first rows of a set as prepare tokenises them."""
     from finetune_trainer.data.formats import canonical
-    from finetune_trainer.data.tokenise import encode_rows, load_tokenizer
+    from finetune_trainer.data.tokenise import Encoded, encode_rows, load_tokenizer
 
     lines = [json.loads(line) for line in (DATA / file).read_text().splitlines()]
     chosen = lines[:count] if name == "reviews" else list(conversations(lines, count))
     rows = [canonical(number, line) for number, line in enumerate(chosen, 1)]
-    cut = [row.cut(LENGTH) for row in encode_rows(load_tokenizer(model), rows)]
+    found = encode_rows(load_tokenizer(model), rows)
+    cut = [row.cut(LENGTH) for row in found if isinstance(row, Encoded)]
     return [{"input_ids": row.input_ids, "labels": row.labels} for row in cut]
 
 
@@ -232,18 +233,16 @@ def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> float:
     folders = Folders(model, dataset, folder / "checkpoints", folder / "adapter")
     plan = TrainPlan(1, RATE, BATCH, SEED, LoraPlan(RANK, ALPHA), Execution(1024))
     marks: dict[int, float] = {}
+
+    def mark(step: int, *_: Any) -> None:
+        marks.setdefault(step, time.monotonic())
+
     with ExitStack() as changed:
         if arm == "ours-padded":
             changed.enter_context(patch.object(core, "can_pack", lambda *_: False))
         if arm == "ours-compiled":
             changed.enter_context(compiled_from_the_start())
-        core.train(
-            plan,
-            folders,
-            "benchmark",
-            StopRequest(),
-            lambda step, *_: marks.setdefault(step, time.monotonic()),
-        )
+        core.train(plan, folders, "benchmark", StopRequest(), mark)
     first = WARM_UP_STEPS if arm == "ours-compiled" else 0
     tokens = tokens_of_steps([len(row["input_ids"]) for row in rows], BATCH, SEED, 1)
     return sum(tokens[first:]) / (marks[len(tokens)] - marks[first])
