@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.requirements-dev.lock
 export PYTHONPATH := operator:trainer_image:serving_image:.
 export PYTHONDONTWRITEBYTECODE := 1
-FAST := -m "not slow and not apiserver and not engine and not e2e"
+FAST := -m "not slow and not apiserver and not engine and not families and not e2e"
 
 .DEFAULT_GOAL := help
 
@@ -34,7 +34,9 @@ test: lint ## Everything that fits CI: lint, types, layers, unit, contract, API 
 test-fast: $(STAMP) ## What takes under two minutes warm
 	$(RUN) -m pytest tests -n 2 -q $(FAST)
 
-test-long: test ## The same end-to-end tests, repeated
+test-long: test ## Every family of models with an engine, which writes docs/models.md; interruptions and e2e repeated
+	$(RUN) -m tests.families.report
+	FINETUNE_TEST_REPEAT=5 $(RUN) -m pytest -q tests/unit/trainer_train/test_interruptions.py -k random
 	FINETUNE_TEST_REPEAT=5 $(RUN) -m dev test --only e2e
 
 lint: $(STAMP) ## Style, types, layers, generated files

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.record import write
+from finetune_trainer.chat.tokenizer import load_tokenizer
 from finetune_trainer.data.corpus.duplicates import alike
 from finetune_trainer.data.corpus.facts import learn, measure
 from finetune_trainer.data.corpus.rules import corpus_findings, holdout_findings
@@ -28,8 +29,7 @@ from finetune_trainer.data.corpus.texts import held_out
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.data.load import load_files
 from finetune_trainer.data.survey import Target, survey
-from finetune_trainer.data.tokenise import load_tokenizer
-from finetune_trainer.sources.located import DataFile
+from finetune_trainer.sources.located import locate_local
 from tests import defects
 from tests.broken_records import BREAKS, STOPLESS, TOKEN_BREAKS, Break, line
 from tests.defects import SOURCES, DataSet
@@ -194,8 +194,8 @@ def _examined(lines: list[str], base: Path | None) -> list[Finding]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "train.jsonl"
         path.write_text("\n".join(lines) + "\n")
-        files = [DataFile(path.name, path, path.stat().st_size)]
-        loaded = load_files(path.name, files, "train", path.with_suffix(".rows"), lambda *_: None)
+        located = locate_local(path, "train")
+        loaded = load_files(path.name, located, "train", path.with_suffix(".rows"), lambda *_: None)
         if base is None:
             return loaded.findings
         table = survey(loaded.rows, [], Target(base, ROW_TOKENS), lambda *_: None).tokens

@@ -173,7 +173,7 @@ def _train_ours(
     with ExitStack() as changed:
         for change in _changes(case):
             changed.enter_context(change)
-        outcome = core.train(plan, folders, "benchmark", StopRequest(), lambda step, *_: mark(step))
+        outcome = core.train(plan, folders, "benchmark", StopRequest(), lambda report: mark(report.step))
     return list(outcome.losses)
 
 
@@ -247,8 +247,8 @@ def _limit(gib: float | None) -> None:
 def _memory(case: Case, model: Path) -> dict[str, Any]:
     """Peaks of this process's GPU, and of the plan for it: both of tensors and of all."""
     import torch
-    from finetune_trainer.base.shape import read_shape
 
+    from finetune_trainer.base.shape import read_shape
     from finetune_trainer.planning.memory import GIB, Setup, predict
 
     longest = case.row_tokens or LONGEST

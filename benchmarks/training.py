@@ -162,8 +162,9 @@ def run_arm(arm: str, name: str, model: Path) -> dict[str, float]:
 
 def encoded(model: Path, name: str, file: str, count: int) -> list[Row]:
     """The first rows of a set as prepare tokenises them."""
+    from finetune_trainer.chat.tokenizer import load_tokenizer
     from finetune_trainer.data.formats import canonical
-    from finetune_trainer.data.tokenise import Encoded, encode_rows, load_tokenizer
+    from finetune_trainer.data.tokenise import Encoded, encode_rows
 
     lines = [json.loads(line) for line in (DATA / file).read_text().splitlines()]
     chosen = lines[:count] if name == "reviews" else list(conversations(lines, count))
@@ -231,6 +232,7 @@ def compiled_from_the_start() -> AbstractContextManager[Any]:
 def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
     from finetune_trainer.training import core
     from finetune_trainer.training.batching import tokens_of_steps
+    from finetune_trainer.training.callbacks import StepReport
     from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
@@ -240,8 +242,8 @@ def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
     plan = TrainPlan(1, RATE, BATCH, SEED, LoraPlan(RANK, ALPHA), Execution(1024))
     marks: dict[int, tuple[float, float]] = {}
 
-    def mark(step: int, *_: Any) -> None:
-        marks.setdefault(step, _now())
+    def mark(report: StepReport) -> None:
+        marks.setdefault(report.step, _now())
 
     with ExitStack() as changed:
         if arm == "ours-padded":

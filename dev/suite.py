@@ -10,8 +10,9 @@ from pathlib import Path
 from dev.cluster import binaries, up
 
 SUITES = {
-    "fast": ["-m", "not slow and not apiserver and not engine and not e2e", "-n", "2"],
+    "fast": ["-m", "not slow and not apiserver and not engine and not families and not e2e", "-n", "2"],
     "slow": ["-m", "slow and not apiserver and not engine and not e2e"],
+    "families": ["-m", "families and not engine"],
     "apiserver": ["-m", "apiserver"],
     "engine": ["-m", "engine"],
     "e2e": ["-m", "e2e"],

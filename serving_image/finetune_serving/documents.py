@@ -6,7 +6,7 @@ what we write (`/state`) is exact. All models are immutable once read.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.alias_generators import to_camel
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -109,7 +109,15 @@ class AdapterManifest(_Read):
     base_model: AdapterBase
     adapter: AdapterShape | None = None
     files: tuple[AdapterFile, ...]
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     promoted: bool
+
+
+class ModelManifest(_Read):
+    """What we need of the manifest.json of a tuned model that is served as a base."""
+
+    kind: Literal["Model"]
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class BaseState(_Written):

@@ -11,12 +11,15 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram
+from pydantic import JsonValue, ValidationError
 
 from finetune_serving.agent.agent import Agent, Places
 from finetune_serving.agent.app import agent_app
+from finetune_serving.agent.artifact import MANIFEST
 from finetune_serving.agent.engine_client import EngineClient
 from finetune_serving.agent.manifest import ManifestFile
 from finetune_serving.agent.preflight import Limits
+from finetune_serving.documents import ModelManifest
 from finetune_serving.fingerprint import base_fingerprint
 from finetune_serving.gateway.app import Gateway
 from finetune_serving.gateway.book import Book
@@ -100,7 +103,16 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
 
 def _limits(options: Options, fingerprint: str) -> Limits:
     published = int((options.model / "config.json").stat().st_mtime)
-    return Limits(fingerprint, options.max_lora_rank, published)
+    return Limits(fingerprint, options.max_lora_rank, published, base_template_kwargs(options.model))
+
+
+def base_template_kwargs(model: Path) -> dict[str, JsonValue]:
+    """What prompts to a tuned model that is served as a base pass to its template; {} for other bases."""
+    try:
+        manifest = ModelManifest.model_validate_json((model / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return {}
+    return manifest.chat_template_kwargs
 
 
 async def _drain(book: Book, ledger: Ledger, limit: float) -> None:

@@ -19,7 +19,8 @@ FULL_SPEC: dict[str, Any] = {
     "dataset": {"source": "s3://data/train.jsonl", "rules": {"near_duplicate": "Ignore"}},
     "savings": {"callsPerMonth": 10**6, "removedPromptTokens": 3000, "pricePerMillionTokens": "1.0"},
     "baseModel": {"source": "hf://org/model", "revision": "a" * 40, "credentialsSecretRef": {"name": "hub"}},
-    "lora": {"rank": 16, "alpha": 32},
+    "fallbackMethod": "QLoRA",
+    "lora": {"rank": 16, "alpha": 32, "rankStabilized": True, "targetModules": ["q_proj", "v_proj"]},
     "training": {
         "epochs": 2,
         "learningRate": "2e-4",
@@ -27,7 +28,7 @@ FULL_SPEC: dict[str, Any] = {
         "maxLength": 1024,
         "seed": 17,
         "microBatchTokens": 8192,
-        "activationCheckpointing": "Enabled",
+        "gradientCheckpointing": "Selective",
     },
     "evaluation": {
         "graders": [
@@ -45,6 +46,9 @@ SPECS = [
     pytest.param({}, id="the smallest spec"),
     pytest.param(FULL_SPEC, id="every field"),
     pytest.param({"method": "Full"}, id="a full fine-tune"),
+    pytest.param(
+        {"method": "QLoRA", "training": {"zeroStage": 3}}, id="an adapter on a shared base in 4 bits"
+    ),
     pytest.param(
         {"method": "Full", "training": {"zeroStage": 3, "offload": "All"}},
         id="a full fine-tune that is told how",

@@ -34,6 +34,7 @@ MANIFESTS = st.builds(
     adapter=st.none() | st.builds(ManifestLora, rank=st.integers(1, 256), alpha=st.integers(1, 1024)),
     files=st.lists(FILES, max_size=3).map(tuple),
     data=st.builds(DataDigests, train=DIGESTS, holdout=st.none() | DIGESTS),
+    chat_template_kwargs=st.dictionaries(st.text(), st.booleans() | st.text(), max_size=2),
     training=st.just({}),
     scores=st.none() | st.just({"verdict": "Promote"}),
     verdict=st.none() | st.text(),
@@ -49,6 +50,7 @@ MANIFESTS = st.builds(
 def test_the_agent_reads_every_manifest_that_the_trainer_can_write(manifest: AdapterManifest) -> None:
     read = ServedManifest.model_validate_json(manifest.to_json())
     assert read.promoted == manifest.promoted
+    assert read.chat_template_kwargs == manifest.chat_template_kwargs
     assert read.base_model.fingerprint == manifest.base_model.fingerprint
     assert [file.sha256 for file in read.files] == [file.sha256 for file in manifest.files]
     assert (read.adapter.rank if read.adapter else None) == (

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading.limits import JSON_DEPTH, RECORD_BYTES
@@ -38,11 +38,19 @@ def _parquet() -> bytes:
     return sink.getvalue()
 
 
+def _arrow() -> bytes:
+    sink, table = io.BytesIO(), pa.Table.from_pylist(ROWS)
+    with ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return sink.getvalue()
+
+
 FILES: dict[str, bytes] = {
     "x.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS).encode(),
     "x.json": json.dumps(ROWS, indent=1, ensure_ascii=False).encode(),
     "x.csv": b'prompt,messages\na,"[{""role"": ""user""}]"\n"b\nc",\n' * 2,
     "x.parquet": _parquet(),
+    "x.arrow": _arrow(),
 }
 PACK = {
     "": bytes,
@@ -51,7 +59,7 @@ PACK = {
     ".xz": lzma.compress,
     ".zst": lambda raw: pa.Codec("zstd").compress(raw, asbytes=True),
 }
-NAMES = [name + end for name in FILES for end in PACK if not (name == "x.parquet" and end)]
+NAMES = [name + end for name in FILES for end in PACK if not (name in ("x.parquet", "x.arrow") and end)]
 pytestmark = pytest.mark.slow
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -88,6 +96,8 @@ def _read(name: str, content: bytes, folder: Path) -> None:
 @example(content=b"\xef\xbb\xbf[1]")
 @example(content=b"PAR1")
 @example(content=b"PAR1\x15\x00PAR1")
+@example(content=b"\xff\xff\xff\xff\xff\xff\xff\x7f")
+@example(content=b"ARROW1\x00\x00")
 def test_arbitrary_bytes_are_answered(name: str, content: bytes, tmp_path: Path) -> None:
     _read(name, content, tmp_path)
 
@@ -187,6 +197,6 @@ def test_a_record_of_100_megabytes_takes_little_memory(kind: Any, start: bytes, 
     tracemalloc.start()
     lines, refusal = _read_all(map(parse_line, read_records(stream, kind, "x")))
     assert all(line.problem is not None or line.value == 1 for line in lines)
-    assert not refusal or "a record has no end" in refusal
+    assert not refusal or "a record has no end" in refusal or "is the file cut off?" in refusal
     assert tracemalloc.get_traced_memory()[1] < 8 * RECORD_BYTES
     tracemalloc.stop()

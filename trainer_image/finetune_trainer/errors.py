@@ -3,6 +3,8 @@
 The names are the reasons that a user reads in status, so they carry no "Error" where the reason has none.
 """
 
+import errno
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -34,11 +36,25 @@ class OutOfMemory(StageError):  # noqa: N818
     exit_code = 70
 
 
+class DiskFull(StageError):  # noqa: N818
+    """A volume has no space left for what the stage writes."""
+
+    reason = "DiskFull"
+    exit_code = 74
+
+
 class Diverged(StageError):  # noqa: N818
     """The loss became infinite or not a number."""
 
     reason = "Diverged"
     exit_code = 76
+
+
+class TemplateDrift(StageError):  # noqa: N818
+    """The engine renders a prompt otherwise than prepare did."""
+
+    reason = "TemplateDrift"
+    exit_code = 77
 
 
 class NotStored(StageError):  # noqa: N818
@@ -64,5 +80,45 @@ class Interrupted(BaseException):
 
 UNKNOWN_EXIT_CODE = 1
 EXIT_CODES: dict[str, int] = {
-    error.reason: error.exit_code for error in (UserError, DatasetChanged, OutOfMemory, Diverged, NotStored)
+    error.reason: error.exit_code
+    for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged, TemplateDrift, NotStored)
 } | {Interrupted.reason: Interrupted.exit_code, "Unknown": UNKNOWN_EXIT_CODE}
+
+# Libraries that write files outside Python (torch, safetensors) report a full volume in their own words.
+_NO_SPACE = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed writing file",
+    "unexpected pos",
+)
+
+
+def cause_of(error: BaseException) -> type[StageError] | None:
+    """OutOfMemory or DiskFull when the error, or one that led to it, says so; else None."""
+    for each in _chain(error):
+        if _is_disk_full(each):
+            return DiskFull
+        if _is_out_of_memory(each):
+            return OutOfMemory
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = str(error)  # shared memory (/dev/shm) is no disk: raising the workspace's size would not help
+    return any(words in text for words in _NO_SPACE) and "shared memory" not in text and "shm" not in text
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch reports failed allocations as OutOfMemoryError on a GPU and as RuntimeError on the CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -52,3 +53,14 @@ def file_sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def full_volume(error: BaseException, workspace: Path) -> str:
+    """The sentence about a volume without space: the one of the file that could not be written."""
+    path = Path(str(getattr(error, "filename", None) or workspace))
+    if not path.is_relative_to(workspace):
+        return f"No space is left on the volume of {path}; make it larger."
+    size = shutil.disk_usage(workspace).total / 2**30
+    return (
+        f"No space is left on the workspace volume ({size:.1f} GiB); raise spec.workspace.size in a new run."
+    )

@@ -1,6 +1,5 @@
 """The stage runner: run a stage function once per input digest and report its outcome twice."""
 
-import errno
 import json
 import logging
 import os
@@ -17,12 +16,15 @@ from finetune_trainer.contracts import Job, Result, read_job
 from finetune_trainer.errors import (
     EXIT_CODES,
     UNKNOWN_EXIT_CODE,
+    DiskFull,
     Interrupted,
     NotStored,
+    OutOfMemory,
     StageError,
     UserError,
+    cause_of,
 )
-from finetune_trainer.files import write_atomically
+from finetune_trainer.files import full_volume, write_atomically
 from finetune_trainer.workspace import Workspace
 
 StageFunction = Callable[[Job, Workspace], Result]
@@ -144,7 +146,7 @@ def _run(job: Job, workspace: Workspace, function: StageFunction) -> Result:
     except StageError as error:
         return _result(job, "Failed", error.reason, str(error), {})
     except Exception as error:
-        return _unexpected(job, error)
+        return _unexpected(job, workspace, error)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -153,12 +155,12 @@ def _raise_interrupted(*_: object) -> None:
     raise Interrupted("The stage was asked to stop (SIGTERM) before it was done.")
 
 
-def _unexpected(job: Job, error: Exception) -> Result:
-    if isinstance(error, MemoryError):
-        return _result(job, "Failed", "OutOfMemory", "The process ran out of memory; give it more.", {})
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        full = f"No space is left on the volume of {error.filename or 'the workspace'}; make it larger."
-        return _result(job, "Failed", "UserError", full, {})
+def _unexpected(job: Job, workspace: Workspace, error: Exception) -> Result:
+    cause = cause_of(error)
+    if cause is OutOfMemory:
+        return _result(job, "Failed", cause.reason, "The process ran out of memory; give it more.", {})
+    if cause is DiskFull:
+        return _result(job, "Failed", cause.reason, full_volume(error, workspace.root), {})
     # The text of an unforeseen error may hold anything (paths, tokens in addresses): it stays in the log.
     _log.exception("the stage failed for an unforeseen reason")
     message = f"The {job.stage} stage failed with {type(error).__name__}; the pod's log has the traceback."

@@ -31,12 +31,15 @@ class Workspace:
 
     @property
     def dataset_train(self) -> Path:
-        """JSON lines of {"input_ids": [...], "labels": [...]}, one per row, labels -100 where untrained."""
+        """JSON lines of {"input_ids": [...], "labels": [...]}, one per row or answer."""
         return self.dataset_dir / "train.jsonl"
 
     @property
     def holdout(self) -> Path:
-        """JSON lines of {"id", "messages" (the prompt), "reference" (the expected answer)}."""
+        """JSON lines of {"id", "messages" (the prompt), "reference" (the expected answer)}.
+
+        Where they say something also `tools`, `promptIds` (tokens of the prompt) and `opened` (reasoning).
+        """
         return self.dataset_dir / "holdout.jsonl"
 
     @property
@@ -61,7 +64,7 @@ class Workspace:
 
     @property
     def adapter_dir(self) -> Path:
-        """The trained adapter (method LoRA)."""
+        """The trained adapter (methods LoRA and QLoRA)."""
         return self.root / "output" / "adapter"
 
     @property
@@ -71,7 +74,7 @@ class Workspace:
 
     def output_dir(self, job: Job) -> Path:
         """What publish copies: the adapter or the model."""
-        return self.adapter_dir if job.spec.method == "LoRA" else self.model_dir
+        return self.adapter_dir if job.spec.trains_adapter else self.model_dir
 
     @property
     def of_one_run(self) -> tuple[Path, ...]:

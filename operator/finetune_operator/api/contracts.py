@@ -14,7 +14,15 @@ from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.datasets import DatasetSource, Severity
 from finetune_operator.api.evaluation import Evaluation, GraderType
-from finetune_operator.api.finetunejob import Checkpointing, FineTuneJobSpec, Goal, Method, Offload, Pace
+from finetune_operator.api.finetunejob import (
+    FallbackMethod,
+    FineTuneJobSpec,
+    Goal,
+    GradientCheckpointing,
+    Method,
+    Offload,
+    Pace,
+)
 from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.api.parts import BaseModelSource
 
@@ -61,6 +69,8 @@ class JobLora(Written):
 
     rank: int | None = None
     alpha: int | None = None
+    rank_stabilized: bool | None = None
+    target_modules: tuple[str, ...] | None = None
 
 
 class JobTraining(Written):
@@ -72,7 +82,7 @@ class JobTraining(Written):
     max_length: int | None = None
     seed: int | None = None
     micro_batch_tokens: int | None = None
-    activation_checkpointing: Checkpointing | None = None
+    gradient_checkpointing: GradientCheckpointing | None = None
     zero_stage: int | None = None
     offload: Offload | None = None
 
@@ -131,6 +141,7 @@ class JobSpec(Written):
     knowledge_changes: Pace | None = None
     base_model: JobModel
     method: Method
+    fallback_method: FallbackMethod | None = None
     lora: JobLora | None = None
     dataset: JobTrainingDataset
     training: JobTraining | None = None
@@ -250,6 +261,7 @@ def job_spec(spec: FineTuneJobSpec) -> JobSpec:
         knowledge_changes=spec.knowledge_changes,
         base_model=_model(spec.base_model),
         method=spec.method,
+        fallback_method=spec.fallback_method,
         lora=None if spec.lora is None else JobLora.model_validate(spec.lora.to_dict()),
         dataset=JobTrainingDataset(
             source=spec.dataset.source, revision=spec.dataset.revision, severities=spec.dataset.severities

@@ -9,11 +9,12 @@ from typing import Any
 from finetune_operator.api.contracts import JobSpec, PublishSpec, job_spec
 from finetune_operator.api.finetunejob import FineTuneJobSpec
 
-_RESULT_FIELDS = {"base_model", "method", "lora", "dataset", "training", "evaluation"}
+_LATER = {"fallbackMethod", "rankStabilized", "targetModules"}
+_RESULT_FIELDS = {"base_model", "method", "fallback_method", "lora", "dataset", "training", "evaluation"}
 # How rows are checked and how memory is used decides whether and how fast a run ends, not with what.
 _EASE_FIELDS = {
     "dataset": {"severities"},
-    "training": {"micro_batch_tokens", "activation_checkpointing", "zero_stage", "offload"},
+    "training": {"micro_batch_tokens", "gradient_checkpointing", "zero_stage", "offload"},
 }
 
 
@@ -29,7 +30,14 @@ def spec_digest(spec: FineTuneJobSpec) -> str:
         mode="json", by_alias=True, include=_RESULT_FIELDS, exclude=_EASE_FIELDS
     )
     chosen = (result["training"] or {}).values()
-    return digest_of({**result, "training": None if all(v is None for v in chosen) else result["training"]})
+    training = None if all(v is None for v in chosen) else result["training"]
+    return digest_of({**_of_the_first_version(result), "training": training})
+
+
+def _of_the_first_version(result: dict[str, Any]) -> dict[str, Any]:
+    """Fields that came later count where they are set: what was published before is still found."""
+    lora = result["lora"] and {k: v for k, v in result["lora"].items() if k not in _LATER or v is not None}
+    return {k: v for k, v in result.items() if k not in _LATER or v is not None} | {"lora": lora}
 
 
 def input_digest(stage: str, spec: FineTuneJobSpec | JobSpec, publish: PublishSpec | None = None) -> str:

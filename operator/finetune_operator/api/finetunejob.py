@@ -26,20 +26,37 @@ from finetune_operator.api.parts import (
 )
 from finetune_operator.api.schema import ApiModel, Cel
 
-Method: TypeAlias = Literal["LoRA", "Full"]
+Method: TypeAlias = Literal["LoRA", "QLoRA", "Full"]
+FallbackMethod: TypeAlias = Literal["QLoRA"]
 Goal: TypeAlias = Literal["Format", "Style", "Jargon", "PromptRemoval", "Refusals", "Knowledge"]
 Pace: TypeAlias = Literal["Yearly", "Quarterly", "Monthly", "Weekly", "Daily"]
-Checkpointing: TypeAlias = Literal["Enabled", "Disabled"]
+GradientCheckpointing: TypeAlias = Literal["Enabled", "Selective", "Disabled"]
 Offload: TypeAlias = Literal["None", "Optimizer", "All"]
 
 
 class Lora(ApiModel):
-    """Size of the adapter."""
+    """Size and place of the adapter."""
 
     rank: int | None = Field(
         None, description="Rank of the adapter's matrices: more capacity, more memory.", ge=1, le=256
     )
     alpha: int | None = Field(None, description="Scale of the adapter, often twice the rank.", ge=1, le=1024)
+    rank_stabilized: bool | None = Field(
+        None,
+        description="Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA), which keeps high ranks "
+        "learning as fast as low ones. Default: false.",
+    )
+    target_modules: (
+        Annotated[
+            tuple[Annotated[str, Field(pattern="^[A-Za-z0-9_]+$", max_length=64)], ...],
+            Field(min_length=1, max_length=32),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Names of the linear layers that the adapter sits on, for example q_proj and v_proj. "
+        "Default: all of the language model's decoder layers, without routed experts and routers.",
+    )
 
 
 class Training(ApiModel):
@@ -87,15 +104,17 @@ class Training(ApiModel):
         ge=64,
         le=131072,
     )
-    activation_checkpointing: Checkpointing | None = Field(
+    gradient_checkpointing: GradientCheckpointing | None = Field(
         None,
         description="Enabled computes activations a second time instead of keeping them: a third slower, and "
-        "far less memory. What is left out the memory plan chooses.",
+        "far less memory. Selective keeps those of attention and computes the rest again. What is left out "
+        "the memory plan chooses.",
     )
     zero_stage: int | None = Field(
         None,
-        description="Method Full: what DeepSpeed ZeRO spreads over the GPUs; 0 nothing, 1 the optimizer, 2 "
-        "the gradients too, 3 the weights too. What is left out the memory plan chooses.",
+        description="What DeepSpeed ZeRO spreads over the GPUs; 0 nothing, 1 the optimizer, 2 the gradients "
+        "too, 3 the weights too. Methods LoRA and QLoRA take 0 or 3. What is left out the memory plan "
+        "chooses.",
         ge=0,
         le=3,
     )
@@ -221,9 +240,14 @@ class FineTuneJobSpec(ApiModel):
 
     rules: ClassVar[tuple[Cel, ...]] = (
         Cel(
-            "!has(self.lora) || !has(self.method) || self.method == 'LoRA'",
-            "spec.lora belongs to method LoRA; remove it, or set spec.method: LoRA",
+            "!has(self.lora) || !has(self.method) || self.method != 'Full'",
+            "spec.lora belongs to methods LoRA and QLoRA; remove it, or set spec.method: LoRA",
             ".lora",
+        ),
+        Cel(
+            "!has(self.fallbackMethod) || !has(self.method) || self.method == 'LoRA'",
+            "spec.fallbackMethod says what to do where LoRA cannot fit; remove it, or set spec.method: LoRA",
+            ".fallbackMethod",
         ),
         Cel(
             "self.?evaluation.?dataset.hasValue() || "
@@ -239,10 +263,16 @@ class FineTuneJobSpec(ApiModel):
             ".training",
         ),
         Cel(
-            "!has(self.training) || !(has(self.training.zeroStage) || has(self.training.offload)) || "
+            "!has(self.training) || !has(self.training.zeroStage) || self.training.zeroStage in [0, 3] || "
             "(has(self.method) && self.method == 'Full')",
-            "spec.training.zeroStage and offload belong to method Full; remove them, or set spec.method: "
-            "Full",
+            "with methods LoRA and QLoRA spec.training.zeroStage is 0 (every GPU holds the base model) or 3 "
+            "(the GPUs share it); set one of them, or set spec.method: Full",
+            ".training",
+        ),
+        Cel(
+            "!has(self.training) || !has(self.training.offload) || "
+            "(has(self.method) && self.method == 'Full')",
+            "spec.training.offload belongs to method Full; remove it, or set spec.method: Full",
             ".training",
         ),
         Cel(
@@ -266,9 +296,16 @@ class FineTuneJobSpec(ApiModel):
     base_model: BaseModelSource = Field(description="The model to tune.")
     method: Method = Field(
         "LoRA",
-        description="LoRA trains a small adapter; Full trains every weight and publishes a model.",
+        description="LoRA trains a small adapter; QLoRA trains one against a base in 4 bits (NF4), which "
+        "needs a quarter of the memory and costs some quality and speed; Full trains every weight and "
+        "publishes a model. An adapter is scored and served on the base as it was published.",
     )
-    lora: Lora | None = Field(None, description="Size of the adapter, for method LoRA.")
+    fallback_method: FallbackMethod | None = Field(
+        None,
+        description="QLoRA: use it where the memory plan shows that LoRA cannot fit; status.resolved.method "
+        "says which is in force (R21).",
+    )
+    lora: Lora | None = Field(None, description="Size and place of the adapter, for methods LoRA and QLoRA.")
     dataset: TrainingDataset = Field(description="The training data.")
     training: Training | None = Field(
         None, description="How long and how fast to train, and how memory is used."

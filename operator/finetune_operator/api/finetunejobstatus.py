@@ -71,6 +71,12 @@ class ResolvedLora(ApiModel):
 
     rank: int | None = Field(None, description="Rank of the adapter.", ge=0)
     alpha: int | None = Field(None, description="Scale of the adapter.", ge=0)
+    rank_stabilized: bool | None = Field(
+        None, description="Whether the scale is alpha / sqrt(rank) instead of alpha / rank."
+    )
+    target_modules: tuple[Annotated[str, Field(max_length=64)], ...] = Field(
+        (), description="Names of the layers that the adapter sits on.", max_length=32
+    )
 
 
 class Resolved(ApiModel):
@@ -88,6 +94,9 @@ class Resolved(ApiModel):
     dataset_digest: str | None = Field(None, description="Digest of the training data.", max_length=71)
     holdout_digest: str | None = Field(None, description="Digest of the hold-out.", max_length=71)
     training: ResolvedTraining | None = Field(None, description="The training settings in force.")
+    method: str | None = Field(
+        None, description="The method in force: spec.method, or spec.fallbackMethod.", max_length=16
+    )
     lora: ResolvedLora | None = Field(None, description="The adapter settings in force.")
     severities: Annotated[dict[str, Annotated[str, Field(max_length=16)]], Field(max_length=64)] | None = (
         Field(None, alias="rules", description="Data rules whose severity spec.dataset.rules overrode.")
@@ -98,9 +107,16 @@ class Resolved(ApiModel):
 
 
 class MemoryPlan(ApiModel):
-    """How training uses the memory of each GPU: computed before any GPU is asked for, measured afterwards."""
+    """How training uses the memory of each GPU: computed before any GPU is asked for, measured afterwards.
+
+    So is what a checkpoint takes.
+    """
 
     fits: bool | None = Field(None, description="Whether the plan fits.")
+    tight: bool | None = Field(
+        None,
+        description="Whether the expected peak is within 5 % of the limit, see the condition Advised.",
+    )
     peak_gib: Number | None = Field(
         None, alias="peakGiB", description="Highest use that is expected, in GiB."
     )
@@ -113,18 +129,30 @@ class MemoryPlan(ApiModel):
     gpu_memory_gib: Number | None = Field(
         None, alias="gpuMemoryGiB", description="Memory of one GPU, in GiB, from the administrator's table."
     )
+    host_gib: Number | None = Field(
+        None,
+        alias="hostGiB",
+        description="Memory that each pod needs on its node, in GiB: start-up, and what is offloaded.",
+    )
     breakdown: Annotated[dict[str, Number], Field(max_length=16)] | None = Field(
         None, description="What the expected peak consists of, in GiB."
     )
     zero_stage: int | None = Field(None, description="ZeRO stage in force.", ge=0)
     micro_batch_tokens: int | None = Field(None, description="Tokens that one GPU processes at once.", ge=0)
-    activation_checkpointing: str | None = Field(
+    gradient_checkpointing: str | None = Field(
         None,
-        description="Whether activations are computed a second time: Enabled or Disabled.",
+        description="Whether activations are computed a second time: Enabled, Selective or Disabled.",
         max_length=16,
     )
     offload: str | None = Field(
         None, description="What waits in the memory of the node: None, Optimizer or All.", max_length=16
+    )
+    checkpoint_bytes: int | None = Field(
+        None, description="Expected size of a checkpoint; the workspace holds two.", ge=0
+    )
+    checkpoint_seconds: Number | None = Field(
+        None,
+        description="How long training took for its last checkpoint, for the next attempt's grace period.",
     )
 
 

@@ -215,6 +215,7 @@ class Step:
         progress = summaries.progress(self.observed.progress, self.stage.name)
         if progress is not None:
             self.draft.status["progress"] = progress
+            self.draft.merge("plan", summaries.measured_saving(self.observed.progress))
         message = f"Attempt {attempt.number} of {self.stage.name} is running."
         self.draft.set(self.stage.condition, None, self.stage.activity, message)
         self.draft.show(self.stage.title, self.stage.activity, message)

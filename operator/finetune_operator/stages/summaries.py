@@ -14,12 +14,12 @@ _WARNINGS = 32
 _ADVICE = 8
 _PARTS = 16
 _RULES = 64
+_TARGETS = 32
 
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> dict[str, Any]:
     """`status.resolved` of the summary of prepare."""
     training = mapping(summary, "training")
-    lora = mapping(summary, "lora")
     warnings = summary.get("warnings")
     said = [clip(w) for w in warnings if isinstance(w, str)] if isinstance(warnings, (list, tuple)) else []
     overrides = _overrides(summary)
@@ -35,7 +35,8 @@ def resolved(summary: Mapping[str, Any], spec_digest: str) -> dict[str, Any]:
         "datasetDigest": _text(summary, "datasetDigest", 71),
         "holdoutDigest": _text(summary, "holdoutDigest", 71),
         "training": _training(training) or None,
-        "lora": _known({"rank": _count(lora, "rank"), "alpha": _count(lora, "alpha")}) or None,
+        "method": _text(summary, "method", 16),
+        "lora": _lora(mapping(summary, "lora")) or None,
         "rules": overrides or None,
         "warnings": said[:_WARNINGS] or None,
     }
@@ -45,16 +46,17 @@ def memory_plan(summary: Mapping[str, Any]) -> dict[str, Any]:
     """`status.plan` of the summary of prepare."""
     memory = mapping(summary, "memory")
     chosen = mapping(memory, "chosen")
-    amounts = {key: decimal(memory.get(key), 2) for key in ("peakGiB", "limitGiB", "gpuMemoryGiB")}
+    amounts = {key: decimal(memory.get(key), 2) for key in ("peakGiB", "limitGiB", "gpuMemoryGiB", "hostGiB")}
     breakdown = {str(name)[:63]: decimal(size, 2) for name, size in mapping(memory, "breakdown").items()}
     return {
         **amounts,
-        "fits": memory["fits"] if isinstance(memory.get("fits"), bool) else None,
+        **{key: memory[key] if isinstance(memory.get(key), bool) else None for key in ("fits", "tight")},
         "breakdown": dict(list(_known(breakdown).items())[:_PARTS]) or None,
         "zeroStage": _count(chosen, "zeroStage"),
         "microBatchTokens": _count(chosen, "microBatchTokens"),
-        "activationCheckpointing": _switch(chosen, "checkpointing"),
+        "gradientCheckpointing": _text(chosen, "gradientCheckpointing", 16),
         "offload": _text(chosen, "offload", 16),
+        "checkpointBytes": _count(summary, "checkpointBytes"),
     }
 
 
@@ -78,6 +80,11 @@ def expected_cost(summary: Mapping[str, Any]) -> dict[str, Any]:
 def measured_memory(summary: Mapping[str, Any]) -> dict[str, Any]:
     """`status.plan` of the summary of train."""
     return {"measuredGiB": decimal(summary.get("peakGiB"), 2)}
+
+
+def measured_saving(document: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`status.plan` of what training serves while it runs."""
+    return {"checkpointSeconds": decimal(mapping(document).get("checkpointSeconds"), 1)}
 
 
 def measured_speed(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,6 +196,19 @@ def _training(training: Mapping[str, Any]) -> dict[str, Any]:
     return _known({**counts, "learningRate": shown})
 
 
+def _lora(lora: Mapping[str, Any]) -> dict[str, Any]:
+    stabilized, targets = lora.get("rankStabilized"), lora.get("targetModules")
+    names = [name[:64] for name in targets if isinstance(name, str)] if isinstance(targets, list) else []
+    return _known(
+        {
+            "rank": _count(lora, "rank"),
+            "alpha": _count(lora, "alpha"),
+            "rankStabilized": stabilized if isinstance(stabilized, bool) else None,
+            "targetModules": names[:_TARGETS] or None,
+        }
+    )
+
+
 def _interval(entry: Mapping[str, Any]) -> dict[str, Any] | None:
     return _known({key: decimal(entry.get(key)) for key in ("score", "low", "high")}) or None
 
@@ -203,13 +223,6 @@ def _known(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _text(summary: Mapping[str, Any], key: str, limit: int) -> str | None:
     return text(summary, key)[:limit] or None
-
-
-def _switch(summary: Mapping[str, Any], key: str) -> str | None:
-    value = summary.get(key)
-    if isinstance(value, bool):
-        return "Enabled" if value else "Disabled"
-    return _text(summary, key, 16)
 
 
 def _count(summary: Mapping[str, Any], key: str) -> int | None:

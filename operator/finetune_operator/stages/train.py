@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan
 from finetune_operator.api.settings import Settings
 from finetune_operator.stages import summaries
 from finetune_operator.stages.amounts import train_resources
@@ -14,7 +16,12 @@ from finetune_operator.stages.reading import integer, number
 from finetune_operator.stages.stage import Stage, Summary
 from finetune_operator.stages.volumes import add_base, add_shared_memory, common
 
-CHECKPOINT_SECONDS = 120
+_STEP_SECONDS = 120
+"""For the optimizer step in progress, which ends before training saves, and for the end of the processes."""
+_BYTES_PER_SECOND = 200e6
+"""How fast a checkpoint is written until it was measured: slow for a network volume."""
+_MOST_SECONDS = 3600
+"""A pod that hangs must not hold its GPUs for longer than this once it was told to end."""
 
 
 def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
@@ -35,9 +42,17 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
         train_resources(job, settings),
         env,
         nodes=asked.nodes,
-        grace_seconds=CHECKPOINT_SECONDS,
+        grace_seconds=grace_seconds(job.status.plan),
         subdomain=gang,
     )
+
+
+def grace_seconds(plan: MemoryPlan | None) -> int:
+    """How long the pods may take to end: by twice what the last save took, else by the planned size."""
+    planned = ((plan and plan.checkpoint_bytes) or 0) / _BYTES_PER_SECOND
+    measured = plan and plan.checkpoint_seconds
+    saving = 2 * float(measured) if measured else planned
+    return min(math.ceil(_STEP_SECONDS + saving), _MOST_SECONDS)
 
 
 def read(draft: Draft, outcome: Outcome) -> None:

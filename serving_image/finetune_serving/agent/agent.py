@@ -159,6 +159,8 @@ class Agent:
             self._book.table = table_of(self._world.applied)
             published = {name: r.published for name, r in records.items()}
             self._book.created = published | {self._book.table.base: self._limits.base_published}
+            kwargs = {name: r.template_kwargs for name, r in records.items()}
+            self._book.template_kwargs = kwargs | {self._book.table.base: self._limits.base_template_kwargs}
 
     async def _work(self) -> None:
         while True:
@@ -194,7 +196,13 @@ class Agent:
             stage, record.entry, self._places.sources, self._places.adapters, self._limits
         )
         return replace(
-            record, phase="Loading", reason="", message="", retry_at=None, published=staged.published
+            record,
+            phase="Loading",
+            reason="",
+            message="",
+            retry_at=None,
+            published=staged.published,
+            template_kwargs=staged.template_kwargs,
         )
 
     async def _load(self, record: Record) -> Record:

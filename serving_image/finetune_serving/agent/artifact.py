@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from finetune_serving.agent.preflight import Limits, check_config, check_manifest
 from finetune_serving.agent.refusal import RefusedError
@@ -31,10 +31,14 @@ _CHUNK = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Staged:
-    """A verified local copy; `published` is when the source was written (Unix seconds)."""
+    """A verified local copy; `published` is when the source was written (Unix seconds).
+
+    `template_kwargs` are what its prompts pass to the chat template.
+    """
 
     folder: Path
     published: int
+    template_kwargs: Mapping[str, JsonValue]
 
 
 def local_folder(root: Path, digest: str) -> Path:
@@ -53,7 +57,7 @@ def stage(entry: VersionEntry, sources: Path, adapters: Path, limits: Limits) ->
     if not _complete(target, content, wanted):
         _copy(source, target, content, wanted)
     check_config(_config(target), limits)
-    return Staged(target, published)
+    return Staged(target, published, manifest.chat_template_kwargs)
 
 
 def source_folder(source: str, sources: Path) -> Path:

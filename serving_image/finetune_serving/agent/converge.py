@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from pydantic import JsonValue
+
 from finetune_serving.documents import Phase, Reason, ServerManifest, VersionEntry
 
 _LONGEST_WAIT = 60.0
@@ -27,6 +29,7 @@ class Record:
     retry_at: float | None = None
     load_seconds: float | None = None
     published: int = 0
+    template_kwargs: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ and older versions served wrong outputs without a word; so they are refused here
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import JsonValue
 
 from finetune_serving.agent.refusal import RefusedError
 from finetune_serving.documents import AdapterManifest, VersionEntry
@@ -28,11 +30,15 @@ _REFUSED_OPTIONS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What this server is: its base (fingerprint, Unix seconds of its files) and its largest rank."""
+    """What this server is: its base (fingerprint, Unix seconds of its files) and its largest rank.
+
+    `base_template_kwargs` are what prompts to the base pass to the chat template.
+    """
 
     base_fingerprint: str
     max_rank: int
     base_published: int = 0
+    base_template_kwargs: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 def check_manifest(manifest: AdapterManifest, entry: VersionEntry, limits: Limits) -> None:

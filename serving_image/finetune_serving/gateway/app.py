@@ -2,12 +2,13 @@
 
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from aiohttp import web
+from pydantic import JsonValue
 
 from finetune_serving.gateway import errors
 from finetune_serving.gateway.book import Book
@@ -16,6 +17,7 @@ from finetune_serving.gateway.ledger import Ledger
 from finetune_serving.gateway.proxy import EngineGoneError, forward, gone
 from finetune_serving.gateway.routing import model_cards, resolve
 
+_CHAT = "/v1/chat/completions"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -32,7 +34,7 @@ class Gateway:
     def app(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(middlewares=[self._guard], client_max_size=self.max_body_bytes)
-        app.router.add_post("/v1/chat/completions", self.generate)
+        app.router.add_post(_CHAT, self.generate)
         app.router.add_post("/v1/completions", self.generate)
         app.router.add_get("/v1/models", self.models, allow_head=False)
         app.router.add_get("/v1/models/{model}", self.model, allow_head=False)
@@ -55,6 +57,8 @@ class Gateway:
             return gone() if starting else errors.unknown_model(model)
         if not self.book.can_answer(version):
             return gone()
+        if request.path == _CHAT:
+            body = with_template_kwargs(body, self.book.template_kwargs.get(version, {}))
         with self.ledger.track(version) as call:
             try:
                 return await forward(request, self.engine, body, call)
@@ -100,6 +104,14 @@ def _parse(content: bytes) -> dict[str, Any] | str:
     except (ValueError, RecursionError) as error:
         return f"The request body is not valid JSON ({error}); send a JSON object."
     return body if isinstance(body, dict) else "The request body must be a JSON object."
+
+
+def with_template_kwargs(body: dict[str, Any], trained: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """A chat request that renders prompts as in training, save for what the client asks for itself."""
+    asked = body.get("chat_template_kwargs") or {}
+    if not trained or not isinstance(asked, dict):
+        return body  # the engine says what is wrong with another value
+    return {**body, "chat_template_kwargs": {**trained, **asked}}
 
 
 def _lethal(body: dict[str, Any]) -> str:

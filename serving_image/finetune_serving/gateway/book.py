@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic import JsonValue
+
 from finetune_serving.gateway.routing import RouteTable
 
 
@@ -11,12 +13,14 @@ from finetune_serving.gateway.routing import RouteTable
 class Book:
     """Shared by agent (writes) and gateway (reads) in one event loop; each field is replaced whole.
 
+    `template_kwargs` are, by version (or base), what its prompts pass to the chat template.
     `trouble` wakes the agent when a request met an engine that is gone or has lost a version.
     """
 
     table: RouteTable = field(default_factory=RouteTable)
     loaded: frozenset[str] = frozenset()
     created: Mapping[str, int] = field(default_factory=dict)
+    template_kwargs: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     engine_up: bool = False
     closing: bool = False
     trouble: asyncio.Event = field(default_factory=asyncio.Event)

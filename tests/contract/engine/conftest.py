@@ -43,6 +43,15 @@ WORDS = [
 ]
 
 
+# Everything that a message may hold is in its text, and without thinking one word more.
+TEMPLATE = (
+    "{% for t in tools or [] %}{{ t['function']['name'] }} {% if t['function']['description'] is defined %}{{ t | tojson }}"
+    "{% endif %}{% endfor %}{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {{ m['reasoning_content'] or '' }} "
+    "{% for c in m['tool_calls'] or [] %}{{ c['function']['arguments'] | tojson }} {% endfor %}{% endfor %}"
+    "{% if enable_thinking is defined and not enable_thinking %}well {% endif %}"
+)
+
+
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of two layers with random weights and a word tokenizer with a chat template."""
@@ -58,8 +67,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
-    tools = "{% for t in tools or [] %}{{ t['function']['name'] }} {% endfor %}"
-    fast.chat_template = tools + "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+    fast.chat_template = TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
@@ -85,7 +93,7 @@ def make_adapter(base_model: Path) -> Callable[..., str]:
     `strength` scales its random B matrices (0 makes an adapter that changes nothing).
     """
 
-    def make(folder: Path, seed: int, strength: float = 0.5, rank: int = 8) -> str:
+    def make(folder: Path, seed: int, strength: float = 0.5, rank: int = 8, **manifest: Any) -> str:
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
@@ -102,12 +110,12 @@ def make_adapter(base_model: Path) -> Callable[..., str]:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copy(scratch / name, folder / name)
         shutil.rmtree(scratch)
-        return _publish(folder, base_fingerprint(base_model), rank)
+        return _publish(folder, base_fingerprint(base_model), rank, manifest)
 
     return make
 
 
-def _publish(folder: Path, fingerprint: str, rank: int) -> str:
+def _publish(folder: Path, fingerprint: str, rank: int, more: dict[str, Any]) -> str:
     files = []
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
@@ -122,6 +130,7 @@ def _publish(folder: Path, fingerprint: str, rank: int) -> str:
         "adapter": {"rank": rank, "alpha": 16},
         "files": files,
         "promoted": True,
+        **more,
     }
     content = json.dumps(manifest, indent=2).encode()
     (folder / "manifest.json").write_bytes(content)
@@ -232,10 +241,17 @@ def server(engine_socket: Path, base_model: Path, make_adapter: Callable[..., st
 
 @pytest.fixture(scope="session")
 def adapters(server: Server, make_adapter: Callable[..., str]) -> dict[str, dict[str, Any]]:
-    """Entries for the server manifest: two adapters that differ, and one that changes nothing."""
+    """Entries for the server manifest: two adapters that differ, one that changes nothing, one without thinking."""
     entries = {}
-    for name, seed, strength in (("one", 1, 0.5), ("two", 2, 0.5), ("none", 3, 0.0)):
-        digest = make_adapter(server.folder / "sources" / "pvc" / "adapters" / name, seed, strength)
+    quiet = {"chatTemplateKwargs": {"enable_thinking": False}}
+    for name, seed, strength, more in (
+        ("one", 1, 0.5, {}),
+        ("two", 2, 0.5, {}),
+        ("none", 3, 0.0, {}),
+        ("quiet", 4, 0.5, quiet),
+    ):
+        folder = server.folder / "sources" / "pvc" / "adapters" / name
+        digest = make_adapter(folder, seed, strength, **more)
         version = f"reviews--{digest[7:19]}"
         source = f"pvc://adapters/{name}"
         entries[name] = {"name": version, "source": source, "digest": digest, "allowUnpromoted": False}

@@ -38,7 +38,7 @@ def test_tools_that_must_not_be_called_are_in_the_prompt_as_in_training(client: 
     without = client.chat.completions.create(**ask)
     offered = client.chat.completions.create(**ask, tools=tools, tool_choice="none")
     seen = [answer.usage.prompt_tokens for answer in (without, offered) if answer.usage]
-    assert seen == [seen[0], seen[0] + 1]
+    assert seen[1] > seen[0]
     assert offered.choices[0].message.content
 
 

@@ -73,7 +73,7 @@ def test_the_spec_digest_covers_what_decides_the_result(change: dict[str, Any], 
     [
         ("dataset", {"rules": {"too_few": "Info"}}),
         ("training", {"microBatchTokens": 512}),
-        ("training", {"activationCheckpointing": "Disabled"}),
+        ("training", {"gradientCheckpointing": "Disabled"}),
         ("training", {"zeroStage": 3}),
         ("training", {"offload": "All"}),
     ],

@@ -24,6 +24,7 @@ class StandInEngine:
     engine_id: str = "engine-1"
     loras: dict[str, str] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     no_ops: set[str] = field(default_factory=set)
     refuse_load: tuple[int, dict[str, Any]] | None = None
@@ -87,6 +88,7 @@ class StandInEngine:
         body = await request.json()
         model = body["model"]
         self.seen.append(model)
+        self.bodies.append(body)
         if model != "base" and model not in self.loras:
             return web.json_response({"error": {"message": f"no {model}"}}, status=404)
         if "logprobs" in body:

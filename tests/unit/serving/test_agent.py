@@ -69,6 +69,15 @@ async def pod(stand_in: Any, tmp_path: Path) -> AsyncIterator[Pod]:
         task.cancel()
 
 
+async def test_the_gateway_learns_what_a_versions_prompts_pass_to_the_chat_template(
+    pod: Pod, publish: Publish
+) -> None:
+    entry = publish("a", manifest={"chatTemplateKwargs": {"enable_thinking": False}})
+    pod.write(1, [entry], reviews=entry["name"])
+    await pod.until(lambda s: s.ready)
+    assert pod.book.template_kwargs == {entry["name"]: {"enable_thinking": False}, "base": {}}
+
+
 async def test_a_routed_version_is_brought_up_and_the_pod_becomes_ready(
     pod: Pod, stand_in: Any, publish: Publish
 ) -> None:

@@ -110,6 +110,38 @@ async def test_errors_have_openai_shape(
     assert error["message"].endswith((".", "do."))
 
 
+@pytest.mark.parametrize(
+    ("asked", "seen"),
+    [
+        pytest.param(
+            {}, {"enable_thinking": False, "date_string": "1 May 2026"}, id="a client that says nothing"
+        ),
+        pytest.param(
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            {"enable_thinking": True, "date_string": "1 May 2026"},
+            id="a client that asks for one of them",
+        ),
+        pytest.param({"chat_template_kwargs": "no"}, "no", id="a value that the engine refuses"),
+    ],
+)
+async def test_prompts_are_rendered_as_in_training_unless_the_client_asks(
+    client: TestClient[Any, Any], setup: Setup, stand_in: Any, asked: dict[str, Any], seen: Any
+) -> None:
+    trained = {"enable_thinking": False, "date_string": "1 May 2026"}
+    setup.book.template_kwargs = {"reviews--1": trained}
+    await client.post(CHAT, json=BODY | asked)
+    assert stand_in.bodies[-1]["chat_template_kwargs"] == seen
+
+
+async def test_what_no_template_renders_gets_nothing_for_it(
+    client: TestClient[Any, Any], setup: Setup, stand_in: Any
+) -> None:
+    setup.book.template_kwargs = {"reviews--1": {"enable_thinking": False}}
+    await client.post("/v1/completions", json={"model": "reviews", "prompt": "x"})
+    await client.post(CHAT, json=BODY | {"model": "base"})
+    assert all("chat_template_kwargs" not in body for body in stand_in.bodies)
+
+
 async def test_models_are_listed_and_found_by_name(client: TestClient[Any, Any]) -> None:
     listed = await (await client.get("/v1/models")).json()
     assert [card["id"] for card in listed["data"]] == ["base", "reviews"]

@@ -59,6 +59,27 @@ async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_fi
         await running
 
 
+@pytest.mark.parametrize(
+    ("manifest", "kwargs"),
+    [
+        pytest.param(
+            {"kind": "Model", "chatTemplateKwargs": {"enable_thinking": False}},
+            {"enable_thinking": False},
+            id="a model that was tuned here",
+        ),
+        pytest.param({"kind": "Model"}, {}, id="one tuned before there were such values"),
+        pytest.param({"name": "something else"}, {}, id="another project's manifest"),
+        pytest.param(None, {}, id="no manifest"),
+    ],
+)
+def test_a_base_brings_what_its_prompts_pass_to_the_chat_template(
+    tmp_path: Path, manifest: dict[str, Any] | None, kwargs: dict[str, Any]
+) -> None:
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert serving.base_template_kwargs(tmp_path) == kwargs
+
+
 async def _ready(client: aiohttp.ClientSession, agent: str) -> None:
     while True:
         try:

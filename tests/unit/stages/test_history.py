@@ -204,7 +204,9 @@ def test_an_adopted_result_that_was_not_promoted_is_not_promoted_now() -> None:
     assert world.condition("Succeeded") == ("False", "WorseThanBase")
 
 
-@pytest.mark.parametrize("reason", ["UserError", "DatasetChanged", "OutOfMemory", "Diverged"])
+@pytest.mark.parametrize(
+    "reason", ["UserError", "DatasetChanged", "OutOfMemory", "DiskFull", "Diverged", "TemplateDrift"]
+)
 def test_a_failure_that_another_attempt_would_repeat_ends_the_run(reason: str) -> None:
     world = KubernetesSimulation().to("train")
     world.end(result_of("train", "Failed", reason))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.settings import S3
-from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation
+from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation, result_of
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
 Object = dict[str, Any]
@@ -208,6 +208,30 @@ def test_training_on_several_nodes_is_a_gang_behind_a_headless_service() -> None
     assert next(c for n, c in world.claims.items() if n.startswith("run-work"))["spec"]["accessModes"] == [
         "ReadWriteMany"
     ]
+
+
+@pytest.mark.parametrize(
+    ("planned", "measured", "seconds"),
+    [
+        (None, None, 120),
+        (24_000_000, None, 121),
+        (112_000_000_000, None, 680),
+        (112_000_000_000, 40.0, 200),
+        (10**13, None, 3600),
+    ],
+    ids=["unknown size", "an adapter", "8B Full", "8B Full that was measured", "never more than an hour"],
+)
+def test_a_train_pod_gets_the_time_that_its_checkpoint_takes(
+    planned: int | None, measured: float | None, seconds: int
+) -> None:
+    world = KubernetesSimulation().settle()
+    world.end(result_of("prepare", checkpointBytes=planned)).to("train")
+    if measured is not None:
+        world.progress = {"schemaVersion": 1, "stage": "train", "checkpointSeconds": measured}
+        world.settle()
+        world.end(result_of("train", "Interrupted", "Interrupted"))
+    pod = world.jobs[world.running()]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == seconds
 
 
 def test_one_node_needs_no_service() -> None:

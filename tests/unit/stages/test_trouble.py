@@ -123,6 +123,13 @@ OUTCOMES = [
     ),
     pytest.param(
         FAILED,
+        [pod(0, code=1, message=said("Unknown")), pod(1, code=74, message=said("DiskFull"))],
+        "DiskFull",
+        "train says DiskFull",
+        id="a full disk beats the peers that lost contact",
+    ),
+    pytest.param(
+        FAILED,
         [pod(0, message=said("Unknown")), pod(1, code=137, **disrupted("PreemptionByScheduler"))],
         "Preempted",
         "p-1",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
+from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant', 'tool'] %}"
@@ -45,6 +45,12 @@ def make_base(folder: Path, template: str | None = TEMPLATE) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session", name="make_base")
+def make_base_fixture() -> Callable[..., Path]:
+    """A function that makes a tiny base in a folder, with another chat template if one is given."""
+    return make_base
 
 
 @pytest.fixture(scope="session")

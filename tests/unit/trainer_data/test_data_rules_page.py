@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data import rules
 from finetune_trainer.data.rowrule import RowRule
-from finetune_trainer.data.tokenise import ChatTokenizer
 
 PAGE = Path(__file__).parents[3] / "docs" / "data-rules.md"
 LETTERS = {"error": "E", "warning": "W", "info": "I"}

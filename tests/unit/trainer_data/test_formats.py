@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.formats import canonical, detect, trained
+from finetune_trainer.data import formats
+from finetune_trainer.data.formats import Row, detect, trained
+from finetune_trainer.data.spellings import respelled
 
 content = st.text(min_size=1, max_size=20)
 dialogue = st.lists(st.tuples(content, content), min_size=1, max_size=3)
+
+
+def canonical(number: int, row: dict[str, Any]) -> Row:
+    """As structure.examine does it."""
+    return formats.canonical(number, respelled(row))
 
 
 def _messages(dialogue: list[tuple[str, str]]) -> list[dict[str, str]]:
@@ -118,3 +125,106 @@ def test_what_no_template_knows_is_left_out() -> None:
 @pytest.mark.parametrize(("given_id", "expected"), [("x", "x"), (5, "5"), ("", "9"), (None, "9"), ([], "9")])
 def test_a_row_without_an_id_is_called_by_its_number(given_id: Any, expected: str) -> None:
     assert canonical(9, {"text": "a", "id": given_id}).id == expected
+
+
+ASK = {"role": "user", "content": "a"}
+CALL = {"name": "tide_at", "arguments": {"port": "Ostholm"}}
+CALLED = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}
+CALL_TEXT = {**CALL, "arguments": json.dumps(CALL["arguments"])}
+TOOL = {"name": "tide_at", "parameters": {"type": "object", "properties": {"port": {"type": "string"}}}}
+TOOLS = [{"type": "function", "function": TOOL}]
+ANSWER = {"role": "assistant", "content": "b"}
+# a spelling: (the row, its messages in the one spelling)
+SPELLINGS: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
+    ("a part of text", {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, ANSWER]}, [ASK, ANSWER]),
+    ("parts of text, joined as the engine does", {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "a"}, "b"]}]},
+     [{"role": "user", "content": "a\nb"}]),
+    ("an empty part beside a call", {"messages": [{**CALLED, "content": [{"type": "text", "text": ""}]}]}, [CALLED]),
+    ("function_call", {"messages": [ASK, {"role": "assistant", "content": None, "function_call": CALL_TEXT}]}, [ASK, CALLED]),
+    ("function_call beside text", {"messages": [{**ANSWER, "function_call": CALL_TEXT}]}, [{**CALLED, "content": "b"}]),
+    ("function_call of nulls", {"messages": [{**ANSWER, "function_call": {"name": None, "arguments": None}}]}, [ANSWER]),
+    ("the role function", {"messages": [{"role": "function", "name": "tide_at", "content": "2"}]}, [{"role": "tool", "name": "tide_at", "content": "2"}]),
+    ("thinking", {"messages": [{**ANSWER, "thinking": "t"}]}, [{**ANSWER, "reasoning_content": "t"}]),
+    ("reasoning", {"messages": [{**ANSWER, "reasoning": "t"}]}, [{**ANSWER, "reasoning_content": "t"}]),
+    ("loss", {"messages": [{**ANSWER, "loss": 0}, {**ANSWER, "loss": True}]}, [{**ANSWER, "train": False}, {**ANSWER, "train": True}]),
+    ("a system prompt beside messages", {"messages": [ASK], "system": "s"}, [{"role": "system", "content": "s"}, ASK]),
+    ("the same system prompt twice", {"messages": [{"role": "system", "content": "s"}, ASK], "system": "s"}, [{"role": "system", "content": "s"}, ASK]),
+    ("sharegpt with role and content", {"conversations": [ASK, ANSWER]}, [ASK, ANSWER]),
+    ("sharegpt with a list of calls", {"conversations": [{"from": "function_call", "value": json.dumps([CALL, CALL])}]},
+     [{**CALLED, "tool_calls": CALLED["tool_calls"] * 2}]),
+    ("sharegpt with calls in a row", {"conversations": [{"from": "function_call", "value": json.dumps(CALL)}] * 2 + [{"from": "observation", "value": "1"}]},
+     [{**CALLED, "tool_calls": CALLED["tool_calls"] * 2}, {"role": "tool", "content": "1"}]),
+    ("calls in a row of which one is not trained", {"conversations": [{"from": "function_call", "value": json.dumps(CALL)},
+     {"from": "function_call", "value": json.dumps(CALL), "weight": 0}]}, [CALLED, {**CALLED, "weight": 0}]),
+    ("alpaca with an empty instruction", {"instruction": "", "input": "a", "output": "b"}, [ASK, ANSWER]),
+    ("alpaca with a blank instruction", {"instruction": " \n", "input": "a", "output": "b"}, [ASK, ANSWER]),
+    ("alpaca with a null instruction", {"instruction": None, "input": "a", "output": "b"}, [ASK, ANSWER]),
+    ("alpaca with an empty input", {"instruction": "a", "input": " ", "output": "b"}, [ASK, ANSWER]),
+    ("a completion that is one message", {"prompt": [ASK], "completion": ANSWER}, [ASK, ANSWER]),
+    ("no calls", {"messages": [{**ANSWER, "tool_calls": []}]}, [ANSWER]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"), [row[1:] for row in SPELLINGS], ids=[row[0] for row in SPELLINGS]
+)
+def test_other_spellings_become_the_one_spelling(row: dict[str, Any], messages: list[Any]) -> None:
+    assert list(canonical(1, row).messages) == messages
+
+
+def test_functions_of_the_older_form_are_tools() -> None:
+    pair = {"prompt": "a", "completion": "b"}
+    assert canonical(1, {**pair, "functions": [TOOL]}).tools == tuple(TOOLS)
+    assert canonical(1, {**pair, "functions": json.dumps([TOOL]), "tools": None}).tools == tuple(TOOLS)
+
+
+@pytest.mark.parametrize("arguments", ["", " ", None, "{}", {}], ids=repr)
+def test_a_call_without_arguments_has_an_empty_object(arguments: Any) -> None:
+    call = {"function": {"name": "now", "arguments": arguments}}
+    row = canonical(1, {"messages": [{"role": "assistant", "tool_calls": [call]}]})
+    assert row.messages[0]["tool_calls"][0]["function"] == {"name": "now", "arguments": {}}
+
+
+def _tools(**properties: Any) -> list[dict[str, Any]]:
+    parameters = {"type": "object", "properties": properties}
+    return [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+
+
+# padding: (tools as they are given, tools as they are trained)
+PADDED: list[tuple[str, Any, Any]] = [
+    ("parameters of other tools", _tools(a={"type": "string"}, b=None), _tools(a={"type": "string"})),
+    ("keywords of other parameters", _tools(a={"type": "string", "enum": None, "default": None}), _tools(a={"type": "string"})),
+    ("null for all parameters", [{"function": {"name": "f", "parameters": None, "strict": None}}], [{"function": {"name": "f"}}]),
+    ("a default of null is none", _tools(a={"type": ["string", "null"], "default": None}), _tools(a={"type": ["string", "null"], "default": None})),
+    ("null among choices is none", _tools(a={"enum": ["x", None]}), _tools(a={"enum": ["x", None]})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tools", "expected"), [row[1:] for row in PADDED], ids=[row[0] for row in PADDED])
+@pytest.mark.parametrize("form", [lambda tools: tools, json.dumps], ids=["as a list", "as text"])
+def test_nulls_that_pad_tools_are_absent(form: Any, tools: Any, expected: Any) -> None:
+    assert list(canonical(1, {"prompt": "a", "completion": "b", "tools": form(tools)}).tools) == expected
+
+
+NULLS: list[tuple[str, Any, dict[str, Any]]] = [
+    ("no tools are given", None, {"a": 1}),
+    ("of no parameter", _tools(a={"type": "integer"}), {"a": 1}),
+    ("a parameter of one type", _tools(a={"type": "integer"}, n={"type": "string"}), {"a": 1}),
+    ("a parameter that may be null", _tools(n={"type": ["string", "null"]}), {"a": 1, "n": None}),
+    ("one of several schemas is null", _tools(n={"anyOf": [{"type": "string"}, {"type": "null"}]}), {"a": 1, "n": None}),
+    ("null is a choice", _tools(n={"enum": ["x", None]}), {"a": 1, "n": None}),
+    ("null is no choice", _tools(n={"enum": ["x"]}), {"a": 1}),
+    ("a parameter of any type", _tools(n={"description": "any"}), {"a": 1, "n": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tools", "expected"), [row[1:] for row in NULLS], ids=[row[0] for row in NULLS])
+def test_a_null_argument_is_absent_unless_its_parameter_can_be_null(tools: Any, expected: Any) -> None:
+    call = {"function": {"name": "f", "arguments": {"a": 1, "n": None}}}
+    row = canonical(1, {"messages": [{"role": "assistant", "tool_calls": [call]}], "tools": tools})
+    assert row.messages[0]["tool_calls"][0]["function"]["arguments"] == expected
+
+
+def test_json_text_of_any_depth_is_answered() -> None:
+    text = "[" * 900 + "null" + "]" * 900
+    assert respelled({"prompt": "a", "completion": "b", "tools": text})["tools"] == text

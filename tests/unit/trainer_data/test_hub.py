@@ -99,25 +99,26 @@ def test_an_unreachable_hub_is_named(hub: HubStandIn, tmp_path: Path) -> None:
 
 def test_a_dataset_file_is_read_at_its_revision(hub: HubStandIn, tmp_path: Path) -> None:
     spec = DatasetSpec(source="hf://datasets/org/data/rows/train.jsonl", revision=COMMIT)
-    (file,) = locate(spec, tmp_path / "data").files
+    (file,) = locate(spec, tmp_path / "data", "train").files
     assert (file.name, file.path.read_bytes()) == ("train.jsonl", b'{"prompt": "a", "completion": "b"}\n')
 
 
 def test_all_files_of_a_dataset_folder_are_fetched(hub: HubStandIn, tmp_path: Path) -> None:
-    located = locate(DatasetSpec(source="hf://datasets/org/data/rows", revision=COMMIT), tmp_path / "data")
+    spec = DatasetSpec(source="hf://datasets/org/data/rows", revision=COMMIT)
+    located = locate(spec, tmp_path / "data", "train")
     assert [(file.name, file.size) for file in located.files] == [("train.jsonl", 35)]
 
 
 def test_a_missing_dataset_file_lists_what_the_repository_holds(hub: HubStandIn, tmp_path: Path) -> None:
     spec = DatasetSpec(source="hf://datasets/org/data/rows/tran.jsonl", revision=COMMIT)
     with pytest.raises(UserError, match=r"the repository holds rows/train\.jsonl"):
-        locate(spec, tmp_path / "d")
+        locate(spec, tmp_path / "d", "train")
 
 
 def test_an_incomplete_dataset_source_is_explained(tmp_path: Path) -> None:
     spec = DatasetSpec(source="hf://datasets/org", revision=COMMIT)
     with pytest.raises(UserError, match="write hf://datasets/org/name/path"):
-        locate(spec, tmp_path)
+        locate(spec, tmp_path, "train")
 
 
 def test_prepare_takes_everything_from_the_hub(

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.base.config import parse_base_config
+from finetune_trainer.base.shape import BaseModel, usual_headers
+from finetune_trainer.contracts import Job
+from finetune_trainer.planning.defaults import make_plan
+from finetune_trainer.planning.lengths import measure
+from finetune_trainer.stages.outlook import look_ahead, summarise
 from finetune_trainer.workspace import Workspace
+from tests.unit.trainer_base.shapes import LLAMA_70B
 
 Make = Callable[..., dict[str, Any]]
 Run = Callable[..., tuple[int, dict[str, Any]]]
@@ -57,6 +64,7 @@ def test_what_is_not_known_is_not_said(
 ) -> None:
     _, summary = prepared(run_cli, job_document(resources=ON_A_GPU), accelerator=card)
     assert {"memory", "estimate", "savings"} & set(summary) == keys
+    assert summary["checkpointBytes"] > 0
     assert summary.get("estimate", {}).get("cost") is None
 
 
@@ -76,7 +84,7 @@ def test_what_cannot_fit_is_refused_before_a_gpu_is_asked_for(
     code, result = prepared(run_cli, job_document(method="Full", resources=ON_A_GPU), **cards)
     assert code == 64
     assert "tiny" in result["message"]
-    assert "use gpuType l4" in result["message"]
+    assert "set resources.gpuType: l4 (" in result["message"]
     report = json.loads(Workspace(volumes.workspace).report_json.read_text())
     assert report["memory"]["fits"] is False
 
@@ -104,3 +112,43 @@ def test_advice_is_given_and_changes_nothing(
     code, summary = prepared(run_cli, job_document(**spec))
     assert code == 0
     assert [item["reason"] for item in summary.get("advice", [])] == reasons
+
+
+def test_a_base_of_any_family_is_prepared_for_a_cpu(job_document: Make, run_cli: Run, volumes: Any) -> None:
+    """Case 88: a plan that no CPU job needs refused its base, which `check` had found sound."""
+    config = volumes.claims / "models" / "model" / "config.json"
+    document = job_document()
+    described = json.loads(config.read_text())
+    config.write_text(json.dumps({**described, "model_type": "olmo"}))
+    code, summary = prepared(run_cli, document)
+    assert code == 0
+    assert "memory" not in summary
+    assert summary["method"] == "LoRA"
+
+
+FALLBACKS = [
+    ("LoRA fits eight cards, which share the base", 8, "QLoRA", "LoRA"),
+    ("LoRA does not fit one card", 1, "QLoRA", "QLoRA"),
+    ("nothing else is allowed", 1, None, "LoRA"),
+]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fallback", "method"), [row[1:] for row in FALLBACKS], ids=[row[0] for row in FALLBACKS]
+)
+def test_the_fallback_method_is_in_force_only_where_lora_cannot_fit(
+    job_document: Make, gpus: int, fallback: str | None, method: str
+) -> None:
+    """R21: and then it is said, with what it costs."""
+    card = {**CARD, "memoryGiB": 79.1}
+    resources = {"nodes": 1, "gpusPerNode": gpus}
+    document = job_document(resources=resources, fallbackMethod=fallback)
+    job = Job.model_validate({**document, "accelerator": card})
+    base = BaseModel(parse_base_config(LLAMA_70B), usual_headers(parse_base_config(LLAMA_70B)))
+    rows = measure([1000] * 400)
+    outlook = look_ahead(job, base, make_plan(job.spec, rows, 8192, base.adapted(None)), rows, 0)
+    summary = summarise(job, outlook)
+    assert summary["method"] == method
+    assert summary["memory"]["fits"] is (gpus == 8 or method == "QLoRA")
+    reasons = [item["reason"] for item in summary["advice"]]
+    assert ("QuantisedBase" in reasons) == (method == "QLoRA")

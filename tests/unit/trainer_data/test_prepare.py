@@ -1,10 +1,12 @@
 """prepare through the command line, on real files: what it writes, adopts and refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import DatasetChanged
 from finetune_trainer.files import read_json_lines
 from finetune_trainer.fingerprint import fingerprint
+from finetune_trainer.stages.prepare import lacking_space
 from finetune_trainer.workspace import Workspace
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
@@ -32,7 +35,13 @@ def test_a_good_job_is_prepared_and_the_choices_are_reported(
     assert summary["training"] | {"maxLength": 0} == {
         "epochs": 3, "learningRate": 3e-4, "effectiveBatchSize": 8, "maxLength": 0, "seed": 17, "steps": 6,
     }  # fmt: skip
-    assert summary["lora"] == {"rank": 16, "alpha": 32}
+    assert summary["method"] == "LoRA"
+    assert summary["lora"] == {
+        "rank": 16,
+        "alpha": 32,
+        "rankStabilized": False,
+        "targetModules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+    }
     assert len(volumes.termination.read_bytes()) <= 2048
 
 
@@ -46,9 +55,14 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     assert result["summary"]["longestRow"] == max(len(row["labels"]) for row in rows)
     trained = [label for label in rows[0]["labels"] if label != -100]
     assert tokenizer._tokenizer.decode(trained) == "answer 0<|im_end|>"
-    assert read_json_lines(workspace.holdout)[3] == {
-        "id": "h3", "messages": [{"role": "user", "content": "held out 3"}], "reference": "answer 3",
+    held_out = read_json_lines(workspace.holdout)
+    assert held_out[23] == {
+        "id": "h23", "messages": [{"role": "user", "content": "held out 23"}], "reference": "answer 23",
     }  # fmt: skip
+    prompts = [tokenizer._tokenizer.decode(row["promptIds"]) for row in held_out if "promptIds" in row]
+    assert prompts == [
+        f"<|im_start|>user\nheld out {i}<|im_end|>\n<|im_start|>assistant\n" for i in range(20)
+    ]
     page = workspace.report_html.read_text()
     assert "<script" not in page
     assert "{'" not in page  # Python's notation
@@ -56,6 +70,63 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     expected = ["length_stats", "too_few", "data_band", "distribution_shift"]
     assert [item["rule"] for item in found] == expected
     assert [item["rule"] for item in found if item["overridden"] == "Ignore"] == ["too_few"]
+
+
+# As Qwen3's: it leaves reasoning out of earlier turns, and can be told not to ask for it.
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n"
+    "{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def test_what_the_chat_template_gets_is_decided_once_for_all_stages(
+    job_document: Make, run_cli: Run, volumes: Any, tmp_path: Path, make_base: Callable[..., Path]
+) -> None:
+    base = make_base(tmp_path / "thinks", THINKS)
+    says = [{"role": role, "content": f"{role} {{i}} {{turn}}"} for role in ("user", "assistant")]
+    rows = [
+        {"messages": [{**m, "content": m["content"].format(i=i, turn=turn)} for turn in (1, 2) for m in says]}
+        for i in range(12)
+    ]
+    document = job_document(
+        baseModel={"source": volumes.claim("thinks", base), "revision": None, "fingerprint": None},
+        dataset={"source": volumes.configmap("turns", "train.jsonl", rows), "revision": None},
+    )
+    code, result = run_cli(document)
+    assert code == 0, result["message"]
+    assert result["summary"]["chatTemplateKwargs"] == {"enable_thinking": False}
+    assert (result["summary"]["splitRows"], result["summary"]["rows"]) == (12, 24)
+    assert len(read_json_lines(Workspace(volumes.workspace).dataset_train)) == 24
+    found = json.loads(Workspace(volumes.workspace).report_json.read_text())["findings"]
+    assert {"template_reasoning", "split_rows"} <= {item["rule"] for item in found}
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "expected"),
+    [
+        (250, 0, []),
+        (100, 150, []),
+        (
+            100,
+            0,
+            [
+                "Two checkpoints take 224.0 GiB, the workspace has 100.0 GiB for them; raise spec.workspace.size."
+            ],
+        ),
+    ],
+    ids=["room for two", "one is there already", "too little room"],
+)
+def test_a_workspace_that_cannot_hold_two_checkpoints_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, held: int, expected: list[str]
+) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.checkpoints.mkdir()
+    with (workspace.checkpoints / "state").open("wb") as file:
+        file.truncate(held * 2**30)  # sparse: it takes no room here
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**30))
+    assert lacking_space(workspace, 112 * 2**30) == expected
 
 
 def test_tools_of_a_held_out_row_reach_the_engine(job_document: Make, run_cli: Run, volumes: Any) -> None:

@@ -55,6 +55,18 @@ def test_only_known_files_and_a_manifest_with_their_digests_are_published(publis
     assert sorted(path.name for path in published.parent.iterdir()) == ["result"]
 
 
+def test_the_manifest_says_what_every_prompt_passes_to_the_chat_template(
+    trained: None, publish_job: dict[str, Any], run_cli: Run, volumes: Any
+) -> None:
+    prepared = volumes.workspace / "dataset" / "prepared.json"
+    document = json.loads(prepared.read_bytes())
+    document["summary"]["chatTemplateKwargs"] = {"enable_thinking": False}
+    prepared.write_text(json.dumps(document))
+    assert run_cli(publish_job)[0] == 0
+    manifest = json.loads((volumes.destination / "adapters" / "result" / "manifest.json").read_bytes())
+    assert manifest["chatTemplateKwargs"] == {"enable_thinking": False}
+
+
 def test_the_adapter_names_the_base_that_the_user_named(published: Path) -> None:
     config = json.loads((published / "adapter_config.json").read_bytes())
     assert (config["base_model_name_or_path"], config["revision"]) == ("pvc://models/model", None)

@@ -19,6 +19,7 @@ from finetune_trainer.errors import (
     Diverged,
     OutOfMemory,
     SourceUnavailableError,
+    TemplateDrift,
     UserError,
 )
 from finetune_trainer.workspace import Workspace
@@ -50,6 +51,12 @@ def _no_space() -> OSError:
     return OSError(errno.ENOSPC, "No space left on device", "/workspace/dataset/train.jsonl")
 
 
+def _quota() -> RuntimeError:
+    error = RuntimeError("the file could not be written")
+    error.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
+    return error
+
+
 @pytest.mark.parametrize(
     ("function", "code", "outcome", "reason", "text"),
     [
@@ -58,12 +65,14 @@ def _no_space() -> OSError:
         (_raiser(OutOfMemory("full")), 70, "Failed", "OutOfMemory", "full"),
         (_raiser(MemoryError()), 70, "Failed", "OutOfMemory", "ran out of memory"),
         (_raiser(Diverged("nan")), 76, "Failed", "Diverged", "nan"),
+        (_raiser(TemplateDrift("a")), 77, "Failed", "TemplateDrift", "a"),
         (_raiser(SourceUnavailableError("away")), 1, "Failed", "Unknown", "away"),
-        (_raiser(_no_space()), 64, "Failed", "UserError", "make it larger"),
+        (_raiser(_no_space()), 74, "Failed", "DiskFull", "make it larger"),
+        (_raiser(_quota()), 74, "Failed", "DiskFull", "raise spec.workspace.size"),
         (_raiser(KeyError("secret-token")), 1, "Failed", "Unknown", "failed with KeyError; the pod's log"),
         (_sigterm, 75, "Interrupted", "Interrupted", "SIGTERM"),
     ],
-    ids=["user", "data changed", "memory", "host memory", "diverged", "source away", "disk full", "unforeseen", "SIGTERM"],
+    ids=["user", "data changed", "memory", "host memory", "diverged", "other prompts", "source away", "disk full", "over quota", "unforeseen", "SIGTERM"],
 )  # fmt: skip
 def test_every_end_of_a_stage_has_its_code(
     function: Any, code: int, outcome: str, reason: str, text: str, job_file: Path, volumes: Any

@@ -38,7 +38,7 @@ def data_file(folder: Path, count: int, **changes: Any) -> Path:
 
 
 def loaded(path: Path, spool: Path) -> Loaded:
-    return load_files("rows", locate_local(path).files, "train", spool, lambda *_: None)
+    return load_files("rows", locate_local(path, "train"), "train", spool, lambda *_: None)
 
 
 @pytest.fixture

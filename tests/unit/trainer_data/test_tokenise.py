@@ -10,21 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.contracts import Spec
+from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
 from finetune_trainer.data import rules
 from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.formats import Row, canonical
-from finetune_trainer.data.tokenise import (
-    UNTRAINED,
-    ChatTokenizer,
-    Encoded,
-    Unrendered,
-    encode_rows,
-    load_tokenizer,
-)
+from finetune_trainer.data.tokenise import IGNORE_INDEX, Encoded, Unrendered, encode_rows
 from finetune_trainer.data.tokens import tabulate
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.defaults import default_rate, effective_batch, make_plan
 
 
 def _findings(tokenizer: ChatTokenizer, rows: list[Row], limit: int) -> list[Finding]:
@@ -55,7 +47,7 @@ def _encoded(tokenizer: ChatTokenizer, row: Row) -> Encoded:
 
 
 def _trained_text(tokenizer: ChatTokenizer, encoded: Encoded) -> str:
-    return _decode(tokenizer, [label for label in encoded.labels if label != UNTRAINED])
+    return _decode(tokenizer, [label for label in encoded.labels if label != IGNORE_INDEX])
 
 
 def _names(tokenizer: ChatTokenizer, row: Encoded | Unrendered, limit: int = 64) -> list[str]:
@@ -76,7 +68,7 @@ def test_every_assistant_turn_and_its_end_token_are_trained_and_nothing_else(
     assert _trained_text(tokenizer, encoded) == "Hello<|im_end|>Yes<|im_end|>"
     assert encoded.stops
     assert encoded.prefix_kept
-    assert encoded.trained == sum(label != UNTRAINED for label in encoded.labels)
+    assert encoded.trained == sum(label != IGNORE_INDEX for label in encoded.labels)
     assert _names(tokenizer, encoded) == []
 
 
@@ -153,11 +145,11 @@ def test_for_any_text_labels_equal_the_ids_where_trained_and_the_prompt_is_a_pre
     encoded = _encoded(tokenizer, row)
     asked = tokenizer.prompt_ids(row.messages[:1])
     assert all(
-        label in (UNTRAINED, token) for label, token in zip(encoded.labels, encoded.input_ids, strict=True)
+        label in (IGNORE_INDEX, token) for label, token in zip(encoded.labels, encoded.input_ids, strict=True)
     )
     assert encoded.prefix_kept == (encoded.input_ids[: len(asked)] == asked)
     if encoded.prefix_kept:
-        assert set(encoded.labels[: len(asked)]) == {UNTRAINED}
+        assert set(encoded.labels[: len(asked)]) == {IGNORE_INDEX}
         assert _trained_text(tokenizer, encoded) == answer + "<|im_end|>"
 
 
@@ -274,7 +266,9 @@ def test_a_template_that_refuses_a_row_is_quoted(tokenizer: ChatTokenizer) -> No
     )
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_not_mistrained(tokenizer: ChatTokenizer) -> None:
+def test_a_template_that_rewrites_earlier_turns_is_trained_one_row_per_answer(
+    tokenizer: ChatTokenizer,
+) -> None:
     hides = (
         "{% for m in messages %}{% if loop.last or m.role != 'assistant' %}<|im_start|>{{ m.role }}\n"
         "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
@@ -282,9 +276,14 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_not_mistrained(tokeni
     )
     row = _row(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     hiding = _changed(tokenizer, chat_template=hides)
-    (result,) = encode_rows(hiding, [row])
-    assert isinstance(result, Unrendered)
-    assert "message 2 differently" in result.problem
+    results = [result for result in encode_rows(hiding, [row, row]) if isinstance(result, Encoded)]
+    assert [_trained_text(tokenizer, result) for result in results] == ["b<|im_end|>", "d<|im_end|>"] * 2
+    assert all(result.split for result in results)
+    table = tabulate(hiding, results, 64)
+    assert (table.split, len(table.kept)) == (1, 4)
+    (told,) = [item for item in table.findings(hiding) if item.rule == "split_rows"]
+    assert told.severity == "info"
+    assert "4 rows in all" in told.message
     untrained = Row(1, "1", (row.messages[0], {**row.messages[1], "weight": 0}, *row.messages[2:]))
     assert _trained_text(tokenizer, _encoded(hiding, untrained)) == "d<|im_end|>"
 
@@ -372,48 +371,3 @@ def test_end_tokens_come_from_the_generation_config_too(tiny_base: Path, tmp_pat
             (tmp_path / name).write_bytes((tiny_base / name).read_bytes())
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 2]}')
     assert load_tokenizer(tmp_path).stop_ids == {0, 2}
-
-
-def _spec(**parts: Any) -> Spec:
-    base = {
-        "baseModel": {"source": "pvc://m/m"},
-        "dataset": {"source": "pvc://d/d"},
-        "output": {"destination": "pvc://o/o"},
-    }
-    return Spec.model_validate({**base, **parts})
-
-
-@pytest.mark.parametrize(
-    ("method", "steps", "rate"),
-    [("LoRA", 99, 3e-4), ("LoRA", 100, 2e-4), ("Full", 99, 2e-5), ("Full", 100, 2e-5)],
-)
-def test_the_default_rate_is_ten_times_the_full_rate_or_fifteen_in_short_runs(
-    method: str, steps: int, rate: float
-) -> None:
-    assert default_rate(method, steps) == rate
-
-
-def test_what_the_job_says_is_used_as_it_is() -> None:
-    spec = _spec(
-        training={"epochs": 1, "learningRate": "1e-3", "effectiveBatchSize": 4, "maxLength": 64, "seed": 0},
-        lora={"rank": 4, "alpha": 8},
-    )
-    plan = make_plan(spec, rows=10, longest=40, positions=128)
-    assert plan.training() == {
-        "epochs": 1, "learningRate": 1e-3, "effectiveBatchSize": 4, "maxLength": 64, "seed": 0, "steps": 3,
-    }  # fmt: skip
-    assert plan.lora() == {"rank": 4, "alpha": 8}
-
-
-def test_the_length_follows_the_data_within_the_model() -> None:
-    assert make_plan(_spec(), rows=10, longest=41, positions=128).max_length == 48
-    assert make_plan(_spec(), rows=10, longest=127, positions=127).max_length == 127
-    assert make_plan(_spec(method="Full"), rows=10, longest=9, positions=99).lora() is None
-
-
-@settings(deadline=None)
-@given(st.integers(1, 200))
-def test_the_default_batch_fits_any_number_of_processes(processes: int) -> None:
-    batch = effective_batch(None, processes)
-    assert batch % processes == 0
-    assert 8 <= batch < 8 + processes

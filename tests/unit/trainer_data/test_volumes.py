@@ -15,14 +15,14 @@ from finetune_trainer.sources.volumes import resolve_volume_path
 
 def test_a_configmap_key_is_followed_through_the_links_of_the_kubelet(volumes: Any) -> None:
     source = volumes.configmap("data", "a.jsonl", [{"x": 1}])
-    (file,) = locate(DatasetSpec(source=source), volumes.workspace).files
+    (file,) = locate(DatasetSpec(source=source), volumes.workspace, "train").files
     assert file.path.read_bytes() == b'{"x": 1}\n'
 
 
 def test_a_whole_configmap_is_a_data_set_without_the_links_of_the_kubelet(volumes: Any) -> None:
     volumes.configmap("data", "b.jsonl", [{"x": 1}])
     volumes.configmap("data", "a.jsonl", [{"x": 1}])
-    located = locate(DatasetSpec(source="configmap://data"), volumes.workspace)
+    located = locate(DatasetSpec(source="configmap://data"), volumes.workspace, "train")
     assert ([file.name for file in located.files], located.unread) == (["a.jsonl", "b.jsonl"], ())
 
 
@@ -31,15 +31,36 @@ def test_a_folder_gives_its_files_by_name_and_tells_what_is_not_read(volumes: An
     (folder / "old").mkdir(parents=True)
     for name in ("b.jsonl", "a.jsonl.gz", "README.md", ".swp", "_SUCCESS"):
         (folder / name).write_text("x")
-    located = locate(DatasetSpec(source="pvc://c/rows/"), volumes.workspace)
+    located = locate(DatasetSpec(source="pvc://c/rows/"), volumes.workspace, "train")
     assert [file.name for file in located.files] == ["README.md", "a.jsonl.gz", "b.jsonl"]
-    assert located.unread == (".swp", "_SUCCESS", "old/")
+    assert located.unread == ("old/",)
 
 
 def test_a_folder_without_files_is_refused_with_what_it_holds(volumes: Any) -> None:
     (volumes.claims / "c" / "rows").mkdir(parents=True)
-    with pytest.raises(UserError, match="pvc://c is a folder without data files; it holds rows/"):
-        locate(DatasetSpec(source="pvc://c"), volumes.workspace)
+    with pytest.raises(UserError, match="pvc://c/rows is a folder without data files; it holds nothing"):
+        locate(DatasetSpec(source="pvc://c"), volumes.workspace, "train")
+
+
+@pytest.mark.parametrize(("dataset", "split"), [("train", "train"), ("holdout", "test")])
+def test_the_split_of_a_data_set_is_found_in_the_folders_of_a_volume(
+    dataset: str, split: str, volumes: Any
+) -> None:
+    for name in ("train", "test"):
+        (volumes.claims / "c" / "data" / name).mkdir(parents=True)
+        (volumes.claims / "c" / "data" / name / "rows.jsonl").write_text(name)
+    located = locate(DatasetSpec(source="pvc://c"), volumes.workspace, dataset)
+    assert [file.path.read_text() for file in located.files] == [split]
+    assert located.unread == ("data/test/",) if dataset == "train" else ("data/train/",)
+
+
+def test_a_folder_that_links_out_of_its_volume_is_not_listed(volumes: Any) -> None:
+    (volumes.claims / "c").mkdir()
+    (volumes.root / "secrets").mkdir()
+    (volumes.root / "secrets" / "a.jsonl").write_text("{}")
+    (volumes.claims / "c" / "data").symlink_to(volumes.root / "secrets")
+    with pytest.raises(UserError, match="symbolic link out of its volume"):
+        locate(DatasetSpec(source="pvc://c"), volumes.workspace, "train")
 
 
 def test_a_link_out_of_the_volume_is_refused_in_a_folder_too(volumes: Any) -> None:
@@ -47,14 +68,14 @@ def test_a_link_out_of_the_volume_is_refused_in_a_folder_too(volumes: Any) -> No
     (volumes.root / "secret").write_text("x")
     (volumes.claims / "c" / "a.jsonl").symlink_to(volumes.root / "secret")
     with pytest.raises(UserError, match=r"pvc://c/a\.jsonl is a symbolic link out of its volume"):
-        locate(DatasetSpec(source="pvc://c"), volumes.workspace)
+        locate(DatasetSpec(source="pvc://c"), volumes.workspace, "train")
 
 
 def test_a_pipe_is_refused_before_anyone_waits_for_it(volumes: Any) -> None:
     (volumes.claims / "c").mkdir()
     os.mkfifo(volumes.claims / "c" / "a.jsonl")
     with pytest.raises(UserError, match="no regular file"):
-        locate(DatasetSpec(source="pvc://c/a.jsonl"), volumes.workspace)
+        locate(DatasetSpec(source="pvc://c/a.jsonl"), volumes.workspace, "train")
 
 
 def test_a_link_out_of_the_volume_is_refused(volumes: Any) -> None:

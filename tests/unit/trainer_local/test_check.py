@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,25 @@ def test_a_folder_without_a_tokenizer_ends_with_64(
 ) -> None:
     assert check(write(tmp_path / "a.jsonl", [row(1)]), "--model", tmp_path) == 64
     assert "tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"model_type": "new", "auto_map": {"AutoConfig": "configuration.New"}},
+            "needs code of its repository",
+        ),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised (gptq)"),
+    ],
+    ids=["code of its own", "quantised weights"],
+)
+def test_a_base_that_prepare_refuses_is_refused_here_too(
+    fields: dict[str, Any], says: str, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, model = write(tmp_path / "a.jsonl", [row(n) for n in range(120)]), tmp_path / "base"
+    shutil.copytree(base, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, **fields}))
+    assert check(data, "--model", model) == 64
+    assert says in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_what_does_not_fit_ends_with_1_and_says_what_to_change(
     code, plan = planned(capsys, "--job", job, *flags)
     assert (code, plan["fits"]) == (1, False)
     assert plan["peakGiB"] > plan["limitGiB"]
-    assert "use gpuType h200" in plan["suggestion"]
+    assert "set resources.gpuType: h200 (" in plan["suggestion"]
     assert plan["suggestion"] in plan["refused"]
 
 
@@ -167,7 +167,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("a table for no GPU", {"resources": {}}, "--gpu-types TABLE", "--gpu-types needs --gpu NAME"),
     ("a flag that the job says", {}, "--rank 3", "--rank is said by the job"),
     ("a misspelt field", {"datset": {}}, "", "datset: Extra inputs are not permitted"),
-    ("a field of the other method", {"method": "Full", "lora": {"rank": 8}}, "", "`lora` belongs to method LoRA"),
+    ("a field of the other method", {"method": "Full", "lora": {"rank": 8}}, "", "`lora` belongs to methods LoRA and QLoRA"),
     ("a wrong value", {"training": {"epochs": 99}}, "", "training.epochs: Input should be less than or equal to 25"),
     ("no evaluation", {"evaluation": None}, "", "set spec.evaluation.dataset and graders"),
     ("another currency", {"budget": {"limit": "5", "currency": "EUR"}}, "--gpu-types TABLE",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.__main__ import main
-from tests.unit.trainer_planning import shapes
+from tests.unit.trainer_base import shapes
 
 Capture = pytest.CaptureFixture[str]
 
@@ -37,11 +37,11 @@ KNOWN = [
     ("Full on 2 x 80", "--method Full --gpus 2 --zero-stage 2 --gpu-memory-gib 80 --tokens-per-microbatch 4096", 1),
     ("ZeRO-3 on 2 x 80", "--method Full --gpus 2 --zero-stage 3 --gpu-memory-gib 80", 1),
     ("no offload unless it is asked for", "--method Full --gpus 2 --gpu-memory-gib 80", 1),
-    ("offloaded on 2 x 80", "--method Full --gpus 2 --offload optimizer --gpu-memory-gib 80", 0),
-    ("offloaded on 2 x 40", "--method Full --gpus 2 --zero-stage 2 --offload optimizer --gpu-memory-gib 40", 1),
+    ("offloaded on 2 x 80", "--method Full --gpus 2 --offload Optimizer --gpu-memory-gib 80", 0),
+    ("offloaded on 2 x 40", "--method Full --gpus 2 --zero-stage 2 --offload Optimizer --gpu-memory-gib 40", 1),
     ("Full on 1 x 80", "--method Full --gpu-memory-gib 80", 1),
-    ("LoRA on 1 x 80", "--method LoRA --gpu-memory-gib 80 --tokens-per-microbatch 8192 --checkpointing on", 0),
-    ("LoRA on an H200", "--method LoRA --gpu-memory-gib 140.4 --tokens-per-microbatch 16384 --checkpointing off", 0),
+    ("LoRA on 1 x 80", "--method LoRA --gpu-memory-gib 80 --tokens-per-microbatch 8192 --gradient-checkpointing Enabled", 0),
+    ("LoRA on an H200", "--method LoRA --gpu-memory-gib 140.4 --tokens-per-microbatch 16384 --gradient-checkpointing Disabled", 0),
     ("QLoRA on 24", "--method QLoRA --gpu-memory-gib 24 --tokens-per-microbatch 2048", 0),
 ]  # fmt: skip
 
@@ -56,10 +56,11 @@ def test_known_outcomes(config: Path, flags: str, expected: int, capsys: Capture
 
 
 def test_the_json_document(config: Path, capsys: Capture) -> None:
-    flags = "--method LoRA --rank 8 --gpu-memory-gib 80 --tokens-per-microbatch 8192 --checkpointing on"
+    flags = "--method LoRA --rank 8 --gpu-memory-gib 80 --tokens-per-microbatch 8192 --gradient-checkpointing Enabled"
     _, document = planned(config, flags, capsys)
     assert document == {
         "fits": True,
+        "tight": False,
         "peakGiB": 20.95,
         "limitGiB": 72.0,
         "gpuMemoryGiB": 80.0,
@@ -75,8 +76,13 @@ def test_the_json_document(config: Path, capsys: Capture) -> None:
             "context": 1.4,
             "initialisation": 0.0,
         },
-        "hostGiB": 0.0,
-        "chosen": {"zeroStage": 0, "microBatchTokens": 8192, "checkpointing": True, "offload": "none"},
+        "hostGiB": 3.78,
+        "chosen": {
+            "zeroStage": 0,
+            "microBatchTokens": 8192,
+            "gradientCheckpointing": "Enabled",
+            "offload": "None",
+        },
         "suggestion": None,
         "estimate": None,
     }
@@ -86,7 +92,12 @@ def test_what_is_left_out_is_chosen(config: Path, capsys: Capture) -> None:
     code, document = planned(config.parent, "--gpu-memory-gib 80", capsys)
     assert code == 0
     assert document["peakGiB"] == pytest.approx(sum(document["breakdown"].values()), abs=0.05)
-    chosen = {"zeroStage": 0, "microBatchTokens": 8192, "checkpointing": False, "offload": "none"}
+    chosen = {
+        "zeroStage": 0,
+        "microBatchTokens": 8192,
+        "gradientCheckpointing": "Disabled",
+        "offload": "None",
+    }
     assert (document["method"], document["chosen"]) == ("LoRA", chosen)
 
 
@@ -120,14 +131,14 @@ def test_a_model_that_does_not_fit_ends_with_1_and_a_way_out(config: Path, capsy
     assert f"peak               93.75 GiB {'#' * 40}+\n" in text
     assert "limit              72.00 GiB (90% of 80 GiB)\n" in text
     assert "It does not fit." in text
-    assert "or use 4 GPUs (63.8 GiB each)" in text
+    assert "or set resources.gpuType: h200 (" in text
 
 
 def test_what_is_kept_on_the_host_is_shown(config: Path, capsys: Capture) -> None:
-    flags = "--method Full --gpus 2 --offload optimizer --gpu-memory-gib 80"
+    flags = "--method Full --gpus 2 --offload Optimizer --gpu-memory-gib 80"
     assert plan("--model", str(config), *flags.split()) == 0
     text = capsys.readouterr().out
-    assert "each host         179.50 GiB\n" in text
+    assert "each host         187.04 GiB\n" in text
     assert text.endswith("It fits.\n")
 
 
@@ -146,10 +157,10 @@ WRONG = [
     ("a table that is not there", "--model {config} --gpu h200 --gpu-types t.yaml", "t.yaml cannot be read"),
     ("no such method", "--model {config} --gpu-memory-gib 80 --method Half", "Half"),
     ("no such stage", "--model {config} --gpu-memory-gib 80 --zero-stage 4", "--zero-stage"),
-    ("LoRA sharded", "--model {config} --gpu-memory-gib 80 --zero-stage 2", "an adapter is not sharded"),
-    ("LoRA offloaded", "--model {config} --gpu-memory-gib 80 --offload all", "too little optimizer state"),
+    ("LoRA sharded", "--model {config} --gpu-memory-gib 80 --zero-stage 2", "use 0, or 3 to share the base among the GPUs"),
+    ("LoRA offloaded", "--model {config} --gpu-memory-gib 80 --offload All", "too little optimizer state"),
     ("Full with a rank", "--model {config} --gpu-memory-gib 80 --method Full --rank 4", "Full none"),
-    ("offload of a stage that cannot", "--model {config} --gpu-memory-gib 80 --method Full --zero-stage 2 --offload all", "ZeRO stage 3"),
+    ("offload of a stage that cannot", "--model {config} --gpu-memory-gib 80 --method Full --zero-stage 2 --offload All", "ZeRO stage 3"),
 ]  # fmt: skip
 
 
@@ -165,7 +176,11 @@ def test_a_wrong_question_ends_with_64_and_names_what_is_wrong(
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("[1, 2", "is not JSON"), ("[1]", "is not a JSON object"), ('{"model_type": "bert"}', "bert")],
+    [
+        ("[1, 2", "is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ('{"model_type": "unheard_of"}', "(unheard_of) is of no kind that transformers can load"),
+    ],
     ids=["cut", "a list", "another kind of model"],
 )
 def test_a_file_that_is_no_configuration_is_refused(

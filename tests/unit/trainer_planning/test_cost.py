@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.planning.cost import break_even_days, saved_per_month, training_cost
-from finetune_trainer.planning.time import Band
+from finetune_trainer.planning.time import Band, break_even_days, saved_per_month, training_cost
 
 
 @pytest.mark.parametrize(("rate", "cost"), [(2.5, 5), (10, 20)], ids=["cheap", "dear"])

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer.contracts import GradientCheckpointing, Method
 from finetune_trainer.planning.lengths import Lengths, measure
-from finetune_trainer.planning.memory import Method, Setup
-from finetune_trainer.planning.shape import shape_of
+from finetune_trainer.planning.memory import Setup
 from finetune_trainer.planning.time import (
     Efficiency,
+    TimedRun,
     calibrated,
     estimate,
     evaluation_seconds,
@@ -23,9 +24,9 @@ from finetune_trainer.planning.time import (
     startup_seconds,
     tokens_per_second,
 )
-from tests.unit.trainer_planning.shapes import LLAMA2_7B, LLAMA_1B, LLAMA_8B, QWEN25_7B
+from tests.unit.trainer_base.shapes import LLAMA2_7B, LLAMA_1B, LLAMA_8B, QWEN25_7B, shape_by_config
 
-EIGHT = shape_of(LLAMA_8B)
+EIGHT = shape_by_config(LLAMA_8B)
 LARGE = 10**9  # tokens per micro-batch at which its size no longer matters
 
 
@@ -37,34 +38,47 @@ LARGE = 10**9  # tokens per micro-batch at which its size no longer matters
 def test_operations_per_token_are_those_of_the_reference(
     config: dict[str, Any], method: Method, length: int, gigaflops: float
 ) -> None:
-    assert flops_per_token(shape_of(config), method, length) / 1e9 == pytest.approx(gigaflops, rel=0.005)
+    assert flops_per_token(shape_by_config(config), method, length) / 1e9 == pytest.approx(
+        gigaflops, rel=0.005
+    )
 
 
 @pytest.mark.parametrize(
     ("method", "checkpointing", "stage", "expected"),
     [
-        ("LoRA", False, 0, 0.40),
-        ("LoRA", True, 0, 0.27),
-        ("QLoRA", True, 0, 0.25),
-        ("Full", False, 2, 0.40),
+        ("LoRA", "Disabled", 0, 0.40),
+        ("LoRA", "Enabled", 0, 0.27),
+        ("LoRA", "Selective", 0, 0.27),
+        ("QLoRA", "Enabled", 0, 0.25),
+        ("Full", "Disabled", 2, 0.40),
+        ("Full", "Enabled", 2, 0.30),
     ],
-    ids=["LoRA", "LoRA with checkpointing", "QLoRA", "Full"],
+    ids=[
+        "LoRA",
+        "LoRA recomputing",
+        "LoRA recomputing all but attention",
+        "QLoRA",
+        "Full",
+        "Full recomputing",
+    ],
 )
-def test_the_priors(method: Method, checkpointing: bool, stage: int, expected: float) -> None:
+def test_the_priors(
+    method: Method, checkpointing: GradientCheckpointing, stage: int, expected: float
+) -> None:
     rank = None if method == "Full" else 16
-    setup = Setup(method, LARGE, rank, 8, zero_stage=stage, checkpointing=checkpointing)
+    setup = Setup(method, LARGE, rank, 8, zero_stage=stage, gradient_checkpointing=checkpointing)
     assert prior_mfu(setup) == pytest.approx(expected, abs=0.005)
 
 
 def test_the_reference_s_share_of_zero_3_on_several_nodes_is_within_the_band() -> None:
-    expected = prior(Setup("Full", LARGE, None, 8, 2, zero_stage=3, checkpointing=False))
+    expected = prior(Setup("Full", LARGE, None, 8, 2, zero_stage=3, gradient_checkpointing="Disabled"))
     assert expected.mfu / expected.spread < 0.30 < expected.mfu * expected.spread
 
 
 MEASURED = json.loads((Path(__file__).parents[3] / "benchmarks/results/gpu_training.json").read_text())
 # The padded layout is the benchmark's comparison: the trainer packs on GPUs.
 PACKED = [case for case in MEASURED["cases"] if case["layout"] is None]
-BENCHMARKED = {"llama-3.2-1b": shape_of(LLAMA_1B), "llama-3.1-8b": EIGHT}
+BENCHMARKED = {"llama-3.2-1b": shape_by_config(LLAMA_1B), "llama-3.1-8b": EIGHT}
 H200 = 989.5
 
 
@@ -75,13 +89,13 @@ def test_a_measured_speed_lies_within_the_band(case: dict[str, Any]) -> None:
         case["micro_batch_tokens"],
         None if case["method"] == "Full" else 16,
         zero_stage=case["zero_stage"],
-        offload=case["offload"],
-        checkpointing=case["checkpointing"],
+        offload=case["offload"].capitalize(),
+        gradient_checkpointing="Enabled" if case["checkpointing"] else "Disabled",
     )
     row = round(case["meanRowTokens"])
     lengths = measure([row] * (100_000_000 // row))
-    shape = BENCHMARKED[case["shape"]]
-    expected = estimate(shape, setup.method, lengths, 1, 1, H200, prior(setup)).hours
+    run = TimedRun(BENCHMARKED[case["shape"]], setup.method, lengths, epochs=1, gpus=1, peak_tflops=H200)
+    expected = estimate(run, prior(setup)).hours
     assert expected.low < lengths.tokens / case["tokensPerSecond"] / 3600 < expected.high
 
 
@@ -98,8 +112,9 @@ def test_mfu_and_speed_are_inverse() -> None:
 def test_the_missions_run_takes_well_under_its_two_hours() -> None:
     # R35: 7B LoRA, 2,000 examples (of about 1,000 tokens, three epochs) in about 2 h on one A100.
     lengths = measure([1000] * 2000)
-    setup = Setup("LoRA", 8000, 16, checkpointing=True)
-    time = estimate(shape_of(LLAMA2_7B), "LoRA", lengths, 3, 1, 312, prior(setup))
+    setup = Setup("LoRA", 8000, 16, gradient_checkpointing="Enabled")
+    run = TimedRun(shape_by_config(LLAMA2_7B), "LoRA", lengths, epochs=3, gpus=1, peak_tflops=312)
+    time = estimate(run, prior(setup))
     assert time.tokens == 6_000_000
     assert time.hours.expected == pytest.approx(0.5, abs=0.1)
     assert time.hours.low < time.hours.expected < time.hours.high < 2
@@ -132,6 +147,8 @@ def test_no_rows_have_no_length() -> None:
 @given(st.floats(0.01, 1), st.integers(1, 16), st.integers(1, 16))
 def test_more_gpus_are_never_slower_and_bounds_are_in_order(share: float, gpus: int, more: int) -> None:
     lengths, efficiency = measure([512] * 100), calibrated(share, 1)
-    few, many = (estimate(EIGHT, "Full", lengths, 1, n, 989.5, efficiency).hours for n in (gpus, gpus + more))
+    few, many = (
+        estimate(TimedRun(EIGHT, "Full", lengths, 1, n, 989.5), efficiency).hours for n in (gpus, gpus + more)
+    )
     assert many.expected < few.expected
     assert few.low <= few.expected <= few.high

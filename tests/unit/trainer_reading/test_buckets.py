@@ -59,7 +59,7 @@ def s3(server: str, secret: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("FT_S3_REGION", REGION)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     secret(accessKeyId=ACCESS_KEY, secretAccessKey=SECRET_KEY)
-    return lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch")
+    return lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch", "train")
 
 
 pytestmark = pytest.mark.slow  # builds the server once, and the client library tries again for seconds
@@ -74,7 +74,7 @@ def test_an_object_is_copied(s3: Fetch) -> None:
 def test_the_objects_directly_below_a_prefix_are_one_data_set(source: str, s3: Fetch) -> None:
     located = s3(source)
     assert [file.name for file in located.files] == ["part-2.csv", "train.jsonl"]
-    assert located.unread == ("_SUCCESS", "old/")
+    assert located.unread == ("old/",)
 
 
 def test_a_whole_bucket_is_a_data_set(s3: Fetch) -> None:
@@ -175,7 +175,7 @@ def gs(monkeypatch: pytest.MonkeyPatch, secret: Any, tmp_path: Path) -> Iterator
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("FT_GS_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch")
+    yield lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch", "train")
     server.shutdown()
     server.server_close()
     thread.join()
@@ -189,7 +189,7 @@ def test_an_object_of_google_is_copied(gs: Fetch) -> None:
 def test_a_prefix_of_google_is_one_data_set(gs: Fetch) -> None:
     located = gs("gs://data/rows")
     assert [file.name for file in located.files] == ["part-2.csv", "train.jsonl"]
-    assert located.unread == ("_SUCCESS", "old/")
+    assert located.unread == ("old/",)
 
 
 def test_a_missing_object_of_google_is_named(gs: Fetch) -> None:

@@ -1,13 +1,14 @@
-"""CSV and Parquet: rows as the objects that JSON lines would have held."""
+"""CSV, Parquet and Arrow: rows as the objects that JSON lines would have held."""
 
 import io
+import json
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading.limits import RECORD_BYTES
@@ -19,6 +20,8 @@ CSV: list[tuple[str, str, list[Any]]] = [
     ("line ends and commas in quotes", 'prompt\n"a,\n""b"""\n', [{"prompt": 'a,\n"b"'}]),
     ("a file saved by Excel", "\ufeffprompt,completion\r\na,b\r\n", [{"prompt": "a", "completion": "b"}]),
     ("a quoted header after a byte-order mark", '\ufeff"prompt","completion"\na,b\n', [{"prompt": "a", "completion": "b"}]),
+    ("blanks after commas", 'prompt, completion\n"a", "b, c"\n"d",  e\n', [{"prompt": "a", "completion": "b, c"}, {"prompt": "d", "completion": "e"}]),
+    ("blanks within quotes", 'prompt, completion\n" a ", " b "\n', [{"prompt": " a ", "completion": " b "}]),
     ("blank lines are no records", "a\n\n1\n\n2\n", [{"a": "1"}, {"a": "2"}]),
     ("only a header", "prompt,completion\n", []),
     ("nothing", "", []),
@@ -31,7 +34,8 @@ CSV_PROBLEMS: list[tuple[str, bytes, str]] = [
     ("wrong JSON in a cell of tools", b"x,[", "the JSON in column `tools` is wrong: Expecting value"),
     ("NaN in a cell of tools", b"x,[NaN]", "NaN is not a JSON number"),
     ("Latin-1", "é,[]".encode("latin-1"), "it is not UTF-8 (Latin-1 or Windows-1252?)"),
-    ("text after a quoted cell", b'"a"b,[]', "quotation marks are not paired"),
+    ("text after a quoted cell", b'"a"b,[]', "something follows the closing quotation mark of a cell"),
+    ("a blank after a quoted cell", b'"a" ,[]', "something follows the closing quotation mark of a cell"),
 ]
 CSV_REFUSED: list[tuple[str, bytes, str]] = [
     ("semicolons", b"prompt;completion\na;b\n", "data separates its columns by semicolons; save it with commas"),
@@ -103,8 +107,11 @@ def test_parquet_types_that_json_lacks_become_text_or_a_map_an_object(read: Any)
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"a": float("nan")}, "nan is not a JSON number"),
-        ({"a": b"x"}, "it holds raw bytes"),
+        ({"a": float("nan")}, "column `a`: nan is not a JSON number"),
+        (
+            {"a": {"bytes": b"x"}},
+            "column `a`: it holds raw bytes, and pictures and sounds are not trained; remove",
+        ),
         ({"a": "x" * (RECORD_BYTES + 1)}, "longer than 8 MiB"),
     ],
     ids=["not a number", "bytes", "too long"],
@@ -131,3 +138,49 @@ def test_a_parquet_file_that_is_cut_off_is_refused(read: Any) -> None:
     content = _parquet([{"a": "b"}])
     with pytest.raises(UserError, match="data cannot be read as Parquet"):
         read(content[: len(content) // 2], "parquet")
+
+
+def _arrow(rows: list[dict[str, Any]], *, as_stream: bool) -> bytes:
+    sink, table = io.BytesIO(), pa.Table.from_pylist(rows)
+    with (ipc.new_stream if as_stream else ipc.new_file)(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=100)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("as_stream", [True, False], ids=["as save_to_disk writes it", "as a file"])
+def test_arrow_rows_are_plain_values_over_all_batches(as_stream: bool, read: Any) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"{n}"}], "weight": 0.5} for n in range(250)]
+    content = _arrow(rows, as_stream=as_stream)
+    assert read(content, "arrow") == [Line(n, row) for n, row in enumerate(rows, start=1)]
+
+
+def test_an_arrow_file_that_is_cut_off_is_refused(read: Any) -> None:
+    content = _arrow([{"a": "b" * 1000}], as_stream=True)
+    with pytest.raises(UserError, match="data cannot be read as Arrow"):
+        read(content[: len(content) // 2], "arrow")
+
+
+def test_json_columns_of_parquet_are_read_as_json_at_any_depth(read: Any) -> None:
+    """`List(Json())`, which the datasets library recommends for calls of tools."""
+    turn = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"n": 1}}}]}
+    schema = pa.schema({
+        "messages": pa.list_(pa.json_()), "meta": pa.json_(), "tools": pa.list_(pa.struct({"parameters": pa.json_()})),
+    })  # fmt: skip
+    storage = pa.schema({
+        "messages": pa.list_(pa.string()), "meta": pa.string(),
+        "tools": pa.list_(pa.struct({"parameters": pa.string()})),
+    })  # fmt: skip
+    row = {"messages": [json.dumps(turn)], "meta": "[1]", "tools": [{"parameters": '{"type": "object"}'}]}
+    sink = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist([row], schema=storage).cast(schema), sink)
+    expected = {"messages": [turn], "meta": [1], "tools": [{"parameters": {"type": "object"}}]}
+    assert read(sink.getvalue(), "parquet") == [Line(1, expected)]
+
+
+def test_wrong_json_in_a_column_of_parquet_is_named_with_the_column(read: Any) -> None:
+    sink = io.BytesIO()
+    parquet.write_table(pa.table({"meta": pa.array(['{"a": 1,}']).cast(pa.json_())}), sink)
+    (wrong,) = read(sink.getvalue(), "parquet")
+    assert (
+        wrong.problem == "column `meta`: a comma stands before the closing `}` at column 8; remove the comma"
+    )

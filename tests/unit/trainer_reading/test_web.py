@@ -132,7 +132,7 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _fetch(source: str, folder: Path) -> located.DataFile:
-    (file,) = locate(DatasetSpec(source=source), folder / "scratch").files
+    (file,) = locate(DatasetSpec(source=source), folder / "scratch", "train").files
     return file
 
 

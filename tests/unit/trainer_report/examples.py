@@ -122,7 +122,7 @@ def full() -> Report:
 
 
 def memory() -> MemoryPlan:
-    """An 8B model with LoRA on an H200, without checkpointing."""
+    """An 8B model with LoRA on an H200, without gradient checkpointing."""
     parts = {
         "weights": 15.0,
         "adapter, gradients and optimizer": 0.6,
@@ -134,7 +134,7 @@ def memory() -> MemoryPlan:
         fits=True, gpu="H200", gpus=1, peak_gib=sum(parts.values()), limit_gib=126.9, gpu_memory_gib=141.0,
         breakdown=parts, measured_peak_gib=98.7,
         chosen=Settings(zero_stage=0, micro_batch_tokens=4096,
-                        checkpointing=False, offload="none"),
+                        gradient_checkpointing="Disabled", offload="None"),
     )  # fmt: skip
 
 

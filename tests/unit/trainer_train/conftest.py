@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +47,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
     monkeypatch.setenv("FT_TERMINATION_LOG", str(tmp_path / "termination"))
     monkeypatch.setenv("FT_PROGRESS_PORT", "0")
 
-    def make(stage: str, name: str = "run", method: str = "LoRA", rows: Any = (), holdout: Any = ()) -> Run:
+    def make(
+        stage: str, name: str = "run", method: str = "LoRA", rows: Any = (), holdout: Any = (), **summary: Any
+    ) -> Run:
         document = _job(stage, method)
         root = tmp_path / name
         root.mkdir()
@@ -54,7 +58,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         workspace.dataset_dir.mkdir(parents=True)
         workspace.dataset_train.write_text("".join(json.dumps(row) + "\n" for row in rows))
         workspace.holdout.write_text("".join(json.dumps(row) + "\n" for row in holdout))
-        write_prepared(workspace, job, _summary(len(rows), method))
+        write_prepared(workspace, job, _summary(len(rows), method) | summary)
         return Run(root / "job.json", job, workspace)
 
     return make
@@ -72,14 +76,57 @@ def learnable_rows() -> list[dict[str, list[int]]]:
     return rows
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Llama with 2 layers of width 64 and 256 tokens."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=256, max_position_embeddings=256, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    vocabulary = {f"w{number}": number for number in range(255)} | {"<eos>": 255}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def train_run(make_run: Any, tiny_model: Path, learnable_rows: Any) -> Callable[..., Any]:
+    """A train run whose base is mounted."""
+    shutil.copytree(tiny_model, Path(os.environ["FT_SOURCES_ROOT"]) / "pvc" / "base" / "model")
+
+    def make(name: str, method: str = "LoRA", repeat: int = 1) -> Any:
+        return make_run("train", name, method, learnable_rows * repeat)
+
+    return make
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, tiny_model: Path, learnable_rows: Any) -> Path:
+    """A folder with model and rows, for gangs.run_part."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learnable_rows))
+    return tmp_path
+
+
 @dataclass
 class StandIn:
-    """A stand-in for the engine that can fail: `answer` decides what a chat request gets."""
+    """A stand-in for the engine that can fail: `answer` decides what a chat request gets.
+
+    It tokenises the last message alone, a token for a character.
+    """
 
     socket: Path
     answer: Callable[[dict[str, Any]], tuple[int, Any]]
     requests: list[dict[str, Any]] = field(default_factory=list)
     loaded: list[dict[str, Any]] = field(default_factory=list)
+    tokenized: list[dict[str, Any]] = field(default_factory=list)
     unhealthy: int = 0
 
 
@@ -136,7 +183,18 @@ def _application(server: StandIn) -> web.Application:
         status, document = server.answer(server.requests[-1])
         return web.json_response(document, status=status)
 
+    async def tokenize(request: web.Request) -> web.Response:
+        server.tokenized.append(await request.json())
+        content = server.tokenized[-1]["messages"][-1]["content"]
+        return web.json_response({"tokens": [ord(letter) for letter in content]})
+
+    async def detokenize(request: web.Request) -> web.Response:
+        ids = (await request.json())["tokens"]
+        return web.json_response({"prompt": "".join(map(chr, ids))})
+
     application = web.Application()
+    application.router.add_post("/tokenize", tokenize)
+    application.router.add_post("/detokenize", detokenize)
     application.router.add_get("/health", health)
     application.router.add_get("/v1/models", models)
     application.router.add_post("/v1/load_lora_adapter", load)
@@ -159,6 +217,12 @@ def _job(stage: str, method: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+LORA = {
+    "rank": 8, "alpha": 16, "rankStabilized": False,
+    "targetModules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+}  # fmt: skip
+
+
 def _summary(rows: int, method: str) -> dict[str, Any]:
     training = {"epochs": 2, "learningRate": 1e-2 if method == "LoRA" else 1e-3, "effectiveBatchSize": 8}
     return {
@@ -166,5 +230,7 @@ def _summary(rows: int, method: str) -> dict[str, Any]:
         "longestRow": 64,
         "holdoutDigest": DIGEST,
         "training": {**training, "maxLength": 64, "seed": 17, "steps": -(-rows // 8) * 2},
-        "lora": {"rank": 8, "alpha": 16} if method == "LoRA" else None,
+        "method": method,
+        "lora": None if method == "Full" else LORA,
+        "chatTemplateKwargs": {},
     }

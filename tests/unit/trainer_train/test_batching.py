@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.training.batching import (
-    IGNORE_INDEX,
     Collator,
     Layout,
     MicroBatchSampler,

@@ -1,12 +1,13 @@
 """What process 1 of a train pod reads, starts and concludes."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from finetune_trainer.cores import oom_kills, usable_cores
-from finetune_trainer.errors import UserError
-from finetune_trainer.launch.outcome import WorkerOutcome, decide, record, recorded
+from finetune_trainer.errors import DiskFull, OutOfMemory, StageError, UserError, cause_of
+from finetune_trainer.launch.outcome import WorkerOutcome, decide, lost, record, recorded
 from finetune_trainer.launch.torchrun import command, read_gang, worker_environment
 
 
@@ -17,6 +18,7 @@ def outcome(reason: str, rank: int = 0) -> WorkerOutcome:
 CASES = [
     ("all succeeded", [outcome("Completed"), outcome("Completed", 1)], 0, False, False, "Completed"),
     ("one failed with a known reason", [outcome("Unknown"), outcome("Diverged", 1)], 1, False, False, "Diverged"),
+    ("a full disk beats the signal", [outcome("Interrupted"), outcome("DiskFull", 1)], 1, True, False, "DiskFull"),
     ("a known reason beats the signal", [outcome("OutOfMemory")], 1, True, False, "OutOfMemory"),
     ("the kernel killed a worker", [outcome("Unknown")], 1, False, True, "OutOfMemory"),
     ("stopped after the checkpoint", [outcome("Interrupted"), outcome("Interrupted", 1)], 0, True, False, "Interrupted"),
@@ -24,7 +26,7 @@ CASES = [
     ("stopped before anything was recorded", [], -15, True, False, "Interrupted"),
     ("finished before the signal came through", [outcome("Completed"), outcome("Completed", 1)], -15, True, False, "Completed"),
     ("stopped, and the others lost contact", [outcome("Unknown")], 1, True, False, "Interrupted"),
-    ("ended without a word", [], 1, False, False, "Unknown"),
+    ("ended without recording an outcome", [], 1, False, False, "Unknown"),
     ("an unforeseen error", [outcome("Unknown")], 1, False, False, "Unknown"),
     ("success that torchrun denies", [outcome("Completed")], 1, False, False, "Completed"),
 ]  # fmt: skip
@@ -47,11 +49,74 @@ def test_a_pod_is_not_done_while_one_of_its_processes_was_stopped() -> None:
     assert found.reason == "Interrupted"
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "running", "expected"),
+    [
+        ([], 0, False),
+        ([], 2, False),
+        ([outcome("Completed")], 1, False),
+        ([outcome("Interrupted")], 1, False),
+        ([outcome("Unknown")], 1, True),
+        ([outcome("OutOfMemory")], 2, True),
+        ([], 1, True),
+        ([outcome("Unknown")], 0, False),
+    ],
+    ids=[
+        "before torchrun has started any",
+        "all run",
+        "one is done",
+        "one has saved and stopped",
+        "one failed",
+        "one has failed and still ends",
+        "one was killed",
+        "none is left to wait for",
+    ],
+)
+def test_a_failed_worker_is_noticed_while_another_runs(
+    outcomes: list[WorkerOutcome], running: int, expected: bool
+) -> None:
+    assert lost(outcomes, running, processes=2) is expected
+
+
 def test_outcomes_survive_the_way_through_files(tmp_path: Path) -> None:
     outcomes = [WorkerOutcome(0, "Completed", "done", {"loss": 1.5}), outcome("Unknown", 1)]
     for one in reversed(outcomes):
         record(tmp_path, one)
     assert recorded(tmp_path) == outcomes
+
+
+def caused_by(cause: BaseException) -> RuntimeError:
+    error = RuntimeError("the checkpoint could not be saved")
+    error.__cause__ = cause
+    return error
+
+
+CAUSES = [
+    ("a full disk", OSError(errno.ENOSPC, "No space left on device"), DiskFull),
+    ("a quota", OSError(errno.EDQUOT, "Disk quota exceeded"), DiskFull),
+    (
+        "a full disk behind another error",
+        caused_by(OSError(errno.ENOSPC, "No space left on device")),
+        DiskFull,
+    ),
+    ("torch's words for it", RuntimeError("PytorchStreamWriter failed writing file data/0"), DiskFull),
+    ("torch's other words for it", RuntimeError("unexpected pos 64 vs 0"), DiskFull),
+    ("safetensors' words for it", Exception("I/O error: No space left on device (os error 28)"), DiskFull),
+    ("full shared memory", RuntimeError("No space left on device: /dev/shm/nccl-x"), None),
+    ("another error of a file", OSError(errno.EACCES, "Permission denied"), None),
+    ("host memory", MemoryError(), OutOfMemory),
+    ("the GPU's memory", RuntimeError("CUDA out of memory"), OutOfMemory),
+    ("an unforeseen error", KeyError("x"), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [case[1:] for case in CAUSES], ids=[case[0] for case in CAUSES]
+)
+def test_what_a_library_raises_is_traced_to_its_cause(
+    error: BaseException, expected: type[StageError] | None
+) -> None:
+    assert cause_of(error) is expected
 
 
 def test_a_gang_of_two_pods_starts_torchrun_with_static_rendezvous() -> None:

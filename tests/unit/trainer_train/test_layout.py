@@ -12,7 +12,7 @@ from finetune_trainer.contracts import Job
 from finetune_trainer.errors import UserError
 from finetune_trainer.stages.train import CPU_MICRO_BATCH_TOKENS, plan_execution
 from finetune_trainer.training.plan import Execution
-from tests.unit.trainer_planning.shapes import LLAMA_1B, LLAMA_8B
+from tests.unit.trainer_base.shapes import LLAMA_1B, LLAMA_8B
 
 GIB = 2**30
 
@@ -37,7 +37,8 @@ def _summary(method: str, rows: int = 32, longest: int = 1024) -> dict[str, Any]
     return {
         "training": training,
         "longestRow": longest,
-        "lora": {"rank": 16, "alpha": 32} if method == "LoRA" else None,
+        "method": method,
+        "lora": None if method == "Full" else {"rank": 16, "alpha": 32},
     }
 
 
@@ -54,17 +55,17 @@ def _folder(tmp_path: Path, config: dict[str, Any]) -> Path:
 
 CHOSEN = [
     ("8B LoRA on 80 GiB keeps activations", LLAMA_8B, "LoRA", 1, 80, {}, Execution(8192)),
-    ("8B LoRA on 24 GiB recomputes", LLAMA_8B, "LoRA", 1, 24, {}, Execution(8192, "Enabled")),
+    ("8B LoRA on 24 GiB recomputes", LLAMA_8B, "LoRA", 1, 24, {}, Execution(4096, "Enabled")),
     ("a step of few rows is one micro-batch", LLAMA_8B, "LoRA", 4, 140, {}, Execution(8192)),
-    ("1B Full on one GPU", LLAMA_1B, "Full", 1, 80, {}, Execution(16384, zero_stage=2)),
+    ("1B Full on one GPU", LLAMA_1B, "Full", 1, 80, {}, Execution(16384, "Disabled", 2)),
     ("8B Full on four GPUs", LLAMA_8B, "Full", 4, 80, {}, Execution(8192, "Enabled", 2)),
-    ("8B Full on two GPUs", LLAMA_8B, "Full", 2, 80, {}, Execution(8192, zero_stage=2, offload="Optimizer")),
+    ("8B Full on two GPUs", LLAMA_8B, "Full", 2, 80, {}, Execution(8192, "Disabled", 2, "Optimizer")),
     ("a job that fixes its layout", LLAMA_1B, "Full", 1, 80,
-     {"microBatchTokens": 2048, "activationCheckpointing": "Enabled", "zeroStage": 3, "offload": "All"},
+     {"microBatchTokens": 2048, "gradientCheckpointing": "Enabled", "zeroStage": 3, "offload": "All"},
      Execution(2048, "Enabled", 3, "All")),
     ("a micro-batch shorter than a row stays as it was given", LLAMA_8B, "LoRA", 1, 80, {"microBatchTokens": 64},
      Execution(64)),
-    ("kept activations", LLAMA_8B, "LoRA", 1, 26, {"activationCheckpointing": "Disabled"}, Execution(1024)),
+    ("kept activations", LLAMA_8B, "LoRA", 1, 26, {"gradientCheckpointing": "Disabled"}, Execution(1024)),
 ]  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_what_does_not_fit_is_refused_with_the_device_and_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _device(monkeypatch, 39.5)
-    with pytest.raises(UserError, match=r"NVIDIA H200: .* 39\.5 GiB, .*; use "):
+    with pytest.raises(UserError, match=r"NVIDIA H200: .* 39\.5 GiB, .*; set "):
         plan_execution(_job("Full", 1, offload="None"), _summary("Full"), _folder(tmp_path, LLAMA_8B))
 
 
@@ -101,7 +102,7 @@ def test_what_does_not_fit_is_refused_with_the_device_and_a_way_out(
     [
         ("LoRA", {}, Execution(CPU_MICRO_BATCH_TOKENS)),
         ("Full", {}, Execution(CPU_MICRO_BATCH_TOKENS, zero_stage=2)),
-        ("LoRA", {"microBatchTokens": 256, "activationCheckpointing": "Enabled"}, Execution(256, "Enabled")),
+        ("LoRA", {"microBatchTokens": 256, "gradientCheckpointing": "Enabled"}, Execution(256, "Enabled")),
     ],
     ids=["LoRA", "Full", "a job that says how"],
 )

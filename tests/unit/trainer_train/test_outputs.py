@@ -117,6 +117,7 @@ def test_an_adapter_loads_on_the_base_that_is_not_quantised(
     assert not torch.allclose(plain, tuned, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
 @pytest.mark.parametrize("gradient_checkpointing", ["Selective", "Enabled"])
 def test_what_is_computed_again_does_not_change_the_losses(
@@ -129,6 +130,7 @@ def test_what_is_computed_again_does_not_change_the_losses(
     assert again.losses == pytest.approx(kept.losses, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2], ids=["no ZeRO", "ZeRO-2"])
 def test_bf16_weights_learn_the_same_from_one_micro_batch_and_from_eight(
     stage: int, tmp_path: Path, run: Callable[..., Outcome]

@@ -17,10 +17,10 @@ def get(port: int | None, path: str) -> str:
 def test_the_document_has_the_shape_of_the_contract() -> None:
     with ProgressServer("train", port=0) as server:
         server.update(step=12, total_steps=74, loss=1.31, tokens_per_second=290.04, eta_seconds=210.4)
-        server.update(message="training")
+        server.update(checkpoint_seconds=2.04, message="training")
         assert json.loads(get(server.port, "/progress")) == {
             "schemaVersion": 1, "stage": "train", "step": 12, "totalSteps": 74, "fraction": 0.1622, "loss": 1.31,
-            "tokensPerSecond": 290.0, "etaSeconds": 210, "message": "training",
+            "tokensPerSecond": 290.0, "etaSeconds": 210, "checkpointSeconds": 2.0, "message": "training",
         }  # fmt: skip
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from finetune_trainer.contracts import Result
-from finetune_trainer.errors import UserError
-from finetune_trainer.scoring.client import Engine, EngineUnavailable, Refused
+from finetune_trainer.errors import TemplateDrift, UserError
+from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused
 from finetune_trainer.stages import baseline, evaluate
 
 HOLDOUT = [
     {"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}], "reference": "right"}
     for n in range(60)
 ]
-MESSAGES = HOLDOUT[0]["messages"]
+PROMPT = Prompt(({"role": "user", "content": "question 0"},))
 Start = Callable[..., Awaitable[Any]]
 Answer = Callable[..., tuple[int, Any]]
 
@@ -46,19 +46,97 @@ async def test_the_base_is_scored_on_every_row_and_every_output_is_stored(
     assert rows[1]["grades"]["exact"] == {
         "score": 0.0, "passed": False, "reason": "differs from the expected output",
     }  # fmt: skip
-    assert {(body["temperature"], body["max_tokens"], body["model"]) for body in server.requests} == {
-        (0.0, 8, "base")
-    }
+    assert {(body["max_tokens"], body["model"]) for body in server.requests} == {(8, "base")}
 
 
-async def test_a_row_with_tools_offers_them_and_wants_text(
+async def test_answers_and_the_probe_of_the_adapter_are_greedy_whatever_the_base_recommends(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(lambda body: chat_answer("no", -0.1 if body["model"] == "tuned" else -0.5))
+    run = make_run("evaluate", holdout=HOLDOUT)
+    await stage("baseline", run)
+    await stage("evaluate", run)
+    assert any(body.get("logprobs") for body in server.requests)
+    assert all(body.items() >= GREEDY.items() for body in server.requests)
+    assert GREEDY == {
+        "temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0,
+        "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0,
+    }  # fmt: skip
+
+
+async def test_a_row_with_tools_offers_them_as_in_training_and_wants_text(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:
     server = await stand_in(lambda _: chat_answer("right"))
     tools = [{"type": "function", "function": {"name": "f"}}]
     await stage("baseline", make_run("baseline", holdout=[{**row, "tools": tools} for row in HOLDOUT]))
-    assert {json.dumps(body["tools"]) for body in server.requests} == {json.dumps(tools)}
+    offered = [{"type": "function", "function": {"name": "f", "description": None, "parameters": None}}]
+    assert {json.dumps(body["tools"]) for body in server.requests} == {json.dumps(offered)}
     assert {body["tool_choice"] for body in server.requests} == {"none"}
+
+
+async def test_calls_in_a_prompt_reach_the_engine_as_its_api_takes_them(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    call = {"type": "function", "function": {"name": "tide_at", "arguments": {"port": "Øster"}}}
+    history = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "Look.", "weight": 0},
+        {"role": "tool", "tool_call_id": "1", "content": "2.1"},
+    ]
+    await stage("baseline", make_run("baseline", holdout=[{**row, "messages": history} for row in HOLDOUT]))
+    seen = server.requests[0]["messages"][1]
+    assert seen["tool_calls"][0]["function"]["arguments"] == '{"port": "Øster"}'
+    assert seen["tool_calls"][0]["id"]
+    assert (seen["reasoning"], seen.keys() & {"weight", "reasoning_content"}) == ("Look.", set())
+
+
+@pytest.mark.parametrize(
+    ("answer", "opened", "score"),
+    [
+        pytest.param("right", False, 1.0, id="an answer without reasoning"),
+        pytest.param("<think>\nso\n</think>\n\nright", False, 1.0, id="an answer after its reasoning"),
+        pytest.param("so\n</think>\n\nright", True, 1.0, id="reasoning that the prompt opened"),
+        pytest.param("<think>\nright", False, 0.0, id="reasoning that was cut off"),
+        pytest.param("right", True, 0.0, id="reasoning that the prompt opened and that was cut off"),
+    ],
+)
+async def test_graders_see_what_an_answer_says_after_its_reasoning(
+    make_run: Any, stand_in: Start, chat_answer: Answer, answer: str, opened: bool, score: float
+) -> None:
+    await stand_in(lambda _: chat_answer(answer))
+    run = make_run("baseline", holdout=[{**row, "opened": opened} for row in HOLDOUT])
+    _, result = await stage("baseline", run)
+    assert result.summary["score"] == score
+    [path] = (run.workspace.results_dir / "rows").iterdir()
+    assert json.loads(path.read_text().splitlines()[0])["output"] == answer
+
+
+async def test_prompts_are_rendered_with_what_prepare_decided(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    off = {"enable_thinking": False}
+    rows = [{**HOLDOUT[0], "promptIds": [ord(letter) for letter in "question 0"]}, *HOLDOUT[1:]]
+    await stage("baseline", make_run("baseline", holdout=rows, chatTemplateKwargs=off))
+    assert all(body["chat_template_kwargs"] == off for body in server.requests)
+    assert [body["chat_template_kwargs"] for body in server.tokenized] == [off]
+    asked = len(server.requests)
+    await stage("baseline", make_run("baseline", "other", holdout=rows))
+    assert len(server.requests) == 2 * asked  # answers under other values are no answers for these
+
+
+async def test_a_prompt_that_the_engine_renders_otherwise_ends_the_run_with_both_texts(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    rows = [{**HOLDOUT[0], "promptIds": [ord(letter) for letter in "question 1"]}, *HOLDOUT[1:]]
+    with pytest.raises(
+        TemplateDrift, match="row r0 otherwise than prepare: 'question 1' became 'question 0'"
+    ):
+        await stage("baseline", make_run("baseline", holdout=rows))
+    assert server.requests == []
 
 
 async def test_a_second_run_of_the_same_base_asks_nothing(
@@ -134,14 +212,14 @@ async def test_an_error_of_the_engine_is_tried_again(stand_in: Start, chat_answe
     answers = [(500, {}), (503, {}), chat_answer("late")]
     server = await stand_in(lambda _: answers.pop(0))
     async with Engine(server.socket, first_wait=0.001) as engine:
-        assert (await engine.chat("base", MESSAGES, 8)).text == "late"
+        assert (await engine.chat("base", PROMPT, 8)).text == "late"
 
 
 async def test_a_refusal_is_not_tried_again(stand_in: Start) -> None:
     server = await stand_in(lambda _: (400, {"error": {"message": "too long"}}))
     async with Engine(server.socket, first_wait=0.001) as engine:
         with pytest.raises(Refused, match="too long"):
-            await engine.chat("base", MESSAGES, 8)
+            await engine.chat("base", PROMPT, 8)
     assert len(server.requests) == 1
 
 
@@ -149,7 +227,7 @@ async def test_an_engine_that_is_gone_ends_the_stage_with_a_reason(stand_in: Sta
     server = await stand_in(lambda _: (500, {"error": {"message": "dead"}}))
     async with Engine(server.socket, first_wait=0.001) as engine:
         with pytest.raises(EngineUnavailable, match="HTTP 500: dead"):
-            await engine.chat("base", MESSAGES, 8)
+            await engine.chat("base", PROMPT, 8)
 
 
 async def test_a_slow_start_is_waited_for(stand_in: Start, chat_answer: Answer) -> None:

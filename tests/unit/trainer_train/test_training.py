@@ -1,20 +1,26 @@
 """Parts of the training core that need no process group."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import floats, lists
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState
 
+from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.errors import Diverged
-from finetune_trainer.training.batching import IGNORE_INDEX, Collator
+from finetune_trainer.training.batching import Collator
 from finetune_trainer.training.callbacks import CheckpointCallback, DivergenceCallback, Speed
+from finetune_trainer.training.checkpoints import Sharding
 from finetune_trainer.training.plan import Execution
 from finetune_trainer.training.sharding import deepspeed_config
-from finetune_trainer.training.signals import CONTINUE, SAVE, STOP, SaveClock, StopRequest, wish
+from finetune_trainer.training.signals import CONTINUE, SAVE, STOP, SaveClock, StopRequest, flag
 from finetune_trainer.training.trainer import _projected_sum
 
 
@@ -103,44 +109,95 @@ def test_gradients_are_added_up_and_averaged_in_fp32() -> None:
     [(False, False, CONTINUE), (False, True, SAVE), (True, False, STOP), (True, True, STOP)],
     ids=["go on", "save", "stop", "stopping saves too"],
 )
-def test_the_strongest_wish_wins(stop: bool, save: bool, expected: int) -> None:
-    assert wish(stop, save) == expected
-    assert max(CONTINUE, SAVE, STOP) == STOP
+def test_the_flag_of_a_process_says_what_it_asks_for(stop: bool, save: bool, expected: int) -> None:
+    assert flag(stop, save) == expected
+    assert max(CONTINUE, SAVE, STOP) == STOP  # all-reduced by maximum
 
 
-def step(callback: CheckpointCallback, number: int, total: int = 10) -> TrainerControl:
-    args = SimpleNamespace(process_index=0, device=torch.device("cpu"))
-    return callback.on_step_end(args, TrainerState(global_step=number, max_steps=total), TrainerControl())
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_a_signal_saves_and_stops_after_the_step() -> None:
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> SimpleNamespace:
+    return SimpleNamespace(process_index=0, device=torch.device("cpu"), output_dir=str(tmp_path))
+
+
+def saving(stop: StopRequest, clock: Clock, step_tokens: Sequence[int] = ()) -> CheckpointCallback:
+    return CheckpointCallback("key", Sharding(1, 0), stop, SaveClock(60, clock), Speed(step_tokens, clock))
+
+
+def step(callback: CheckpointCallback, arguments: SimpleNamespace, number: int) -> TrainerControl:
+    return callback.on_step_end(arguments, TrainerState(global_step=number, max_steps=10), TrainerControl())
+
+
+def test_a_signal_saves_and_stops_after_the_step(clock: Clock, arguments: SimpleNamespace) -> None:
     stop = StopRequest()
-    callback = CheckpointCallback("key", stop, SaveClock(60, lambda: 0.0))
-    assert not step(callback, 1).should_save
+    callback = saving(stop, clock)
+    assert not step(callback, arguments, 1).should_save
     stop(15, None)
-    control = step(callback, 2)
+    control = step(callback, arguments, 2)
     assert control.should_save
     assert control.should_training_stop
     assert callback.stopped
 
 
-def test_a_signal_in_the_last_step_lets_the_run_end() -> None:
+def test_a_signal_in_the_last_step_lets_the_run_end(clock: Clock, arguments: SimpleNamespace) -> None:
     stop = StopRequest()
     stop(15, None)
-    callback = CheckpointCallback("key", stop, SaveClock(60, lambda: 0.0))
-    assert not step(callback, 10).should_save
+    callback = saving(stop, clock)
+    assert not step(callback, arguments, 10).should_save
     assert not callback.stopped
 
 
-def test_checkpoints_are_taken_by_the_clock() -> None:
-    now = [0.0]
-    callback = CheckpointCallback("key", StopRequest(), SaveClock(60, lambda: now[0]))
-    now[0] = 59.0
-    assert not step(callback, 1).should_save
-    now[0] = 60.0
-    control = step(callback, 2)
+def test_checkpoints_are_taken_by_the_clock(clock: Clock, arguments: SimpleNamespace) -> None:
+    callback = saving(StopRequest(), clock)
+    clock.now = 59.0
+    assert not step(callback, arguments, 1).should_save
+    clock.now = 60.0
+    control = step(callback, arguments, 2)
     assert control.should_save
     assert not control.should_training_stop
+
+
+def test_a_slow_save_makes_the_next_one_wait_longer(clock: Clock, arguments: SimpleNamespace) -> None:
+    callback = saving(StopRequest(), clock)
+    clock.now = 60.0
+    assert step(callback, arguments, 1).should_save
+    (Path(arguments.output_dir) / "checkpoint-1").mkdir()
+    clock.now = 70.0
+    callback.on_save(arguments, TrainerState(global_step=1, max_steps=10), TrainerControl())
+    clock.now = 70.0 + 199
+    assert not step(callback, arguments, 2).should_save
+    clock.now = 70.0 + 200
+    assert step(callback, arguments, 3).should_save
+
+
+@given(durations=lists(floats(0.1, 5000), min_size=1, max_size=30), step_seconds=floats(0.1, 100))
+def test_whenever_a_save_is_due_at_most_a_twentieth_of_the_time_went_into_earlier_ones(
+    durations: list[float], step_seconds: float
+) -> None:
+    clock, saved = Clock(), 0.0
+    saves = SaveClock(300, clock)
+    for duration in durations:
+        while not saves.due():
+            clock.now += max(step_seconds, 0.01 * clock.now)
+        assert saved <= clock.now / 20
+        saves.begin()
+        clock.now += duration
+        saves.end()
+        saved += duration
 
 
 @pytest.mark.parametrize(
@@ -151,11 +208,33 @@ def test_a_loss_that_is_no_number_ends_the_run(logs: dict[str, Any]) -> None:
         DivergenceCallback().on_log(None, TrainerState(global_step=3, max_steps=10), TrainerControl(), logs)
 
 
-def test_speed_counts_real_tokens_and_predicts_the_rest() -> None:
-    now = [0.0]
-    speed = Speed([100, 100, 200, 200], lambda: now[0])
-    speed.mark(0)
-    assert speed.tokens_per_second is None
-    now[0] = 2.0
+def test_speed_counts_real_tokens_and_predicts_the_rest(clock: Clock) -> None:
+    speed = Speed([100, 100, 200, 200], clock)
+    clock.now = 30.0  # start and first step
+    speed.mark(1)
+    assert (speed.tokens_per_second, speed.average, speed.seconds_left) == (None, None, None)
+    clock.now = 32.0
     speed.mark(2)
-    assert (speed.tokens_per_second, speed.seconds_left) == (100.0, 4.0)
+    assert (speed.tokens_per_second, speed.seconds_left) == (50.0, 8.0)
+
+
+def test_speed_leaves_out_what_a_save_takes(clock: Clock, arguments: SimpleNamespace) -> None:
+    speed = Speed([100, 100, 200, 200], clock)
+    callback = CheckpointCallback("key", Sharding(1, 0), StopRequest(), SaveClock(60, clock), speed)
+    for number, now in ((1, 30.0), (2, 31.0)):
+        clock.now = now
+        speed.mark(number)
+    clock.now = 90.0
+    (Path(arguments.output_dir) / "checkpoint-2").mkdir()
+    callback.on_save(arguments, TrainerState(global_step=2, max_steps=4), TrainerControl())
+    clock.now = 93.0
+    speed.mark(3)
+    assert speed.average == 300 / 4.0
+
+
+def test_a_resumed_attempt_measures_its_own_steps(clock: Clock) -> None:
+    speed = Speed([100, 100, 200, 200], clock)
+    speed.mark(3)
+    clock.now = 4.0
+    speed.mark(4)
+    assert speed.average == 50.0

@@ -9,6 +9,9 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from finetune_trainer.contracts.document import Digest, Document
 from finetune_trainer.errors import UserError
 
+Method = Literal["LoRA", "QLoRA", "Full"]
+GradientCheckpointing = Literal["Enabled", "Selective", "Disabled"]
+Offload = Literal["None", "Optimizer", "All"]
 StageName = Literal["prepare", "baseline", "train", "evaluate", "publish"]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 ModelSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc)://.+")]
@@ -47,10 +50,15 @@ class TrainingDatasetSpec(DatasetSpec):
 
 
 class LoraSpec(Document):
-    """LoRA settings; null means: choose for me."""
+    """Settings of the adapter, methods LoRA and QLoRA; null means: choose for me.
+
+    `target_modules` are the last parts of the names of the layers that it sits on (base/targets.py).
+    """
 
     rank: int | None = Field(None, ge=1, le=256)
     alpha: int | None = Field(None, ge=1, le=1024)
+    rank_stabilized: bool | None = None
+    target_modules: tuple[str, ...] | None = Field(None, min_length=1, max_length=32)
 
 
 class TrainingSpec(Document):
@@ -62,9 +70,9 @@ class TrainingSpec(Document):
     max_length: int | None = Field(None, ge=16, le=131072)
     seed: int | None = Field(None, ge=0, lt=2**31)
     micro_batch_tokens: int | None = Field(None, ge=64, le=131072)
-    activation_checkpointing: Literal["Enabled", "Disabled"] | None = None
+    gradient_checkpointing: GradientCheckpointing | None = None
     zero_stage: int | None = Field(None, ge=0, le=3)
-    offload: Literal["None", "Optimizer", "All"] | None = None
+    offload: Offload | None = None
 
 
 class GraderSpec(Document):
@@ -158,7 +166,8 @@ class Spec(Document):
     goal: Literal["Format", "Style", "Jargon", "PromptRemoval", "Refusals", "Knowledge"] | None = None
     knowledge_changes: Literal["Yearly", "Quarterly", "Monthly", "Weekly", "Daily"] | None = None
     base_model: BaseModelSpec
-    method: Literal["LoRA", "Full"] = "LoRA"
+    method: Method = "LoRA"
+    fallback_method: Literal["QLoRA"] | None = None
     lora: LoraSpec | None = None
     dataset: TrainingDatasetSpec
     training: TrainingSpec | None = None
@@ -169,12 +178,21 @@ class Spec(Document):
 
     @model_validator(mode="after")
     def _settings_belong_to_the_method(self) -> "Spec":
-        sharded = self.training and (self.training.zero_stage is not None or self.training.offload)
+        training = self.training or TrainingSpec()
         if self.method == "Full" and self.lora:
-            raise ValueError("`lora` belongs to method LoRA; remove it, or set method: LoRA")
-        if self.method == "LoRA" and sharded:
-            raise ValueError("training.zeroStage and offload belong to method Full; remove them")
+            raise ValueError("`lora` belongs to methods LoRA and QLoRA; remove it, or set method: LoRA")
+        if self.method != "LoRA" and self.fallback_method:
+            raise ValueError("`fallbackMethod` goes with method LoRA; remove it, or set method: LoRA")
+        if self.trains_adapter and training.zero_stage in (1, 2):
+            raise ValueError("with methods LoRA and QLoRA training.zeroStage is 0 or 3; set one of them")
+        if self.trains_adapter and training.offload:
+            raise ValueError("training.offload belongs to method Full; remove it")
         return self
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether the result is an adapter; method Full trains the model itself."""
+        return self.method != "Full"
 
 
 class AcceleratorSpec(Document):

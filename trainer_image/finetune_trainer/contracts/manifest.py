@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_trainer.contracts.document import Digest, Document
+from finetune_trainer.contracts.job import Method
 
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -48,16 +49,20 @@ class ManifestJob(Document):
 
 
 class AdapterManifest(Document):
-    """What was published, from what, and how good it is. Its own sha256 is the adapter's digest."""
+    """What was published, from what, and how good it is. Its own sha256 is the adapter's digest.
+
+    `chat_template_kwargs` are what the chat template got in training: every later prompt needs them too.
+    """
 
     schema_version: Literal[1] = 1
     kind: Literal["Adapter", "Model"]
     spec_digest: Digest
-    method: Literal["LoRA", "Full"]
+    method: Method
     base_model: ManifestBase
     adapter: ManifestLora | None = None
     files: tuple[ManifestFile, ...]
     data: DataDigests
+    chat_template_kwargs: dict[str, bool | str] = Field(default_factory=dict)
     training: dict[str, Any]
     scores: dict[str, Any] | None = None
     verdict: str | None = None

@@ -1,8 +1,11 @@
 """The checks after the structure: the training rows among themselves, and the hold-out beside them."""
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
+from finetune_trainer.chat.options import TemplateOptions, decide
+from finetune_trainer.chat.tokenizer import ChatTokenizer, render_problem
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data import rules
 from finetune_trainer.data.corpus.facts import measure
@@ -13,9 +16,13 @@ from finetune_trainer.data.findings import Finding, found, name_rows, present
 from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Loaded
 from finetune_trainer.data.survey import Survey
-from finetune_trainer.data.tokenise import ChatTokenizer, render_problem
 from finetune_trainer.errors import UserError
 from finetune_trainer.grading import schema_problem
+
+_TEXT_ARGUMENTS = (
+    "it joins a call's arguments as text, and the engine gives it objects; write `arguments | tojson` in "
+    "chat_template.jinja."
+)
 
 
 def check_graders(graders: Sequence[GraderSpec]) -> None:
@@ -25,9 +32,19 @@ def check_graders(graders: Sequence[GraderSpec]) -> None:
             raise UserError(f"evaluation.graders: {grader.name}: {problem}; correct it.")
 
 
-def check_tokenizer(tokenizer: ChatTokenizer, train: Loaded) -> list[Finding]:
+def template_options(tokenizer: ChatTokenizer, train: Loaded, today: date) -> TemplateOptions:
+    """What every rendering of the chat template passes to it."""
+    if not tokenizer.has_template or train.format == "text" or not len(train.rows):
+        return TemplateOptions()
+    first = train.rows(0).messages
+    asked = next((place for place, turn in enumerate(first) if turn["role"] == "assistant"), len(first))
+    return decide(tokenizer.template, first[:asked], len(train.rows), train.reasoned, today)
+
+
+def check_tokenizer(tokenizer: ChatTokenizer, train: Loaded, options: TemplateOptions) -> list[Finding]:
     """Rules 16, 19, 20 and 23; with an error among them rows cannot be tokenised."""
-    return rules.tokenizer_findings(tokenizer, chat=train.format != "text")
+    found = rules.tokenizer_findings(tokenizer, chat=train.format != "text")
+    return found + rules.template_findings(options, len(train.rows), train.reasoned)
 
 
 def check_corpus(train: Loaded, surveyed: Survey, epochs: float) -> list[Finding]:
@@ -76,7 +93,8 @@ def _prompt_findings(
     ]
     if problems:
         numbers = [number for number, _ in problems]
-        text = f"The chat template cannot render {name_rows(numbers)}: {problems[0][1]}."
+        problem = _TEXT_ARGUMENTS if tokenizer.template.refuses_objects else f"{problems[0][1]}."
+        text = f"The chat template cannot render {name_rows(numbers)}: {problem}"
         return [found(17, "template_error", numbers, text)]
     long = [row.number for row in rows if len(tokenizer.prompt_ids(row.messages, row.tools)) > space]
     text = (

@@ -1,11 +1,15 @@
-"""The rule about the files of a data set (reference: data rule 4)."""
+"""The rules about the files of a data set (reference: data rule 4)."""
 
 from collections.abc import Mapping, Sequence
 
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.reading.kinds import Kind, find_kind
+from finetune_trainer.sources.folders import some
 
-_CALLED = {"jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "parquet": "Parquet", None: "no data file"}
+_CALLED = {
+    "jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "parquet": "Parquet", "arrow": "Arrow",
+    None: "no data file",
+}  # fmt: skip
 
 
 def mixed_files(names: Sequence[str]) -> Finding | None:
@@ -25,3 +29,13 @@ def mixed_files(names: Sequence[str]) -> Finding | None:
 
 def _one_of_each(kinds: Mapping[str, Kind | None]) -> list[str]:
     return list({kind: name for name, kind in reversed(list(kinds.items()))}.values())[::-1]
+
+
+def unread_files(source: str, read: Sequence[str], unread: Sequence[str]) -> Finding | None:
+    """Rule 4: what lies in the folder of a data set and is not read, such as other splits."""
+    if not unread:
+        return None
+    text = (
+        f"Of {source} is read: {some(read)}; not read: {some(unread)}. Name in the source what else to read."
+    )
+    return Finding(4, "unread_files", "info", len(unread), (), text)

@@ -1,8 +1,9 @@
 """The shapes that a row can have, and the one shape that everything after the checks uses.
 
 Five formats are read: `messages`, `pairs` (prompt and completion, as text or as messages), `sharegpt`
-(`conversations` with `from` and `value`), `alpaca` (instruction, input, output) and `text`. A sixth,
-`preference` (chosen and rejected), is recognised so that it can be refused by name.
+(`conversations` with `from` and `value` or with `role` and `content`), `alpaca` (instruction, input, output)
+and `text`. A sixth, `preference` (chosen and rejected), is recognised so that it can be refused by name.
+Rows are respelled before (spellings.py).
 """
 
 import json
@@ -10,29 +11,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_trainer.data.spellings import (
+    Message,
+    arguments_of,
+    function_of,
+    given,
+    parameters_of,
+    parsed,
+    tool_named,
+    without_null_arguments,
+)
+
 ROLES = ("system", "user", "assistant", "tool")
 MESSAGE_KEYS = (
     "role", "content", "name", "tool_calls", "tool_call_id", "weight", "train", "reasoning_content",
 )  # fmt: skip
-# Who speaks in sharegpt; `function_call` is the assistant's too, but what it holds is a call and no text.
+# What is a call, or a list of calls at once, and no text; it is the assistant's.
+_CALLS = ("function_call", "tool_call")
+# Who speaks in sharegpt.
 SHAREGPT_ROLES = {
     "system": "system",
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
-    "function_call": "assistant",
+    **dict.fromkeys(_CALLS, "assistant"),
     "tool": "tool",
     "observation": "tool",
+    "function": "tool",
+    "tool_response": "tool",
 }
+# The fields that tell a format, in the order in which they do.
 _MARKS = {
-    "messages": ("messages",),
-    "pairs": ("prompt", "completion"),
-    "sharegpt": ("conversations",),
-    "alpaca": ("instruction",),
-    "text": ("text",),
+    "messages": "messages",
+    "prompt": "pairs",
+    "completion": "pairs",
+    "conversations": "sharegpt",
+    "instruction": "alpaca",
 }
-Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,16 +73,16 @@ class Row:
         return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def given(row: Mapping[str, Any], key: str) -> bool:
-    """Whether a key has a value: tables hold null where JSON lines leave the key out."""
-    return row.get(key) is not None
-
-
 def detect(row: Mapping[str, Any]) -> str:
     """The format of a row: messages, preference, pairs, sharegpt, alpaca, text or unknown."""
     if given(row, "chosen") and given(row, "rejected"):
         return "preference"
-    return next((kind for kind, marks in _MARKS.items() if any(given(row, key) for key in marks)), "unknown")
+    for key, kind in _MARKS.items():
+        if given(row, key):
+            return kind
+    if given(row, "input") and given(row, "output"):
+        return "alpaca"
+    return "text" if given(row, "text") else "unknown"
 
 
 def turns(row: Mapping[str, Any]) -> list[Any]:
@@ -74,14 +90,18 @@ def turns(row: Mapping[str, Any]) -> list[Any]:
 
     Empty when there are none: the row is text, has no known format, or what should be a list is none.
     """
-    kind = detect(row)
-    if kind == "messages":
-        return _listed(row["messages"])
-    if kind == "sharegpt":
-        return _after_system(row, [_sharegpt_turn(item) for item in _listed(row["conversations"])])
-    if kind == "alpaca":
-        return _after_system(row, _alpaca_turns(row))
-    return _after_system(row, _pair_turns(row)) if kind == "pairs" else []
+    match detect(row):
+        case "messages":
+            messages = _listed(row["messages"])
+        case "sharegpt":
+            messages = _with_parallel_calls([_sharegpt_turn(item) for item in _listed(row["conversations"])])
+        case "alpaca":
+            messages = _alpaca_turns(row)
+        case "pairs":
+            messages = _pair_turns(row)
+        case _:
+            return []
+    return _after_system(row, messages)
 
 
 def trained(message: Message) -> bool:
@@ -89,23 +109,14 @@ def trained(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("weight") != 0 and message.get("train") is not False
 
 
-def parsed(value: Any) -> Any:
-    """A value that may be given as JSON text; text that is no JSON stays text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-
-
 def canonical(number: int, row: dict[str, Any]) -> Row:
-    """The canonical form of a row that passed the rules about raw rows."""
+    """The canonical form of a respelled row that passed the rules about raw rows."""
     text = row["text"] if detect(row) == "text" else None
-    messages = tuple(_canonical_turn(turn) for turn in turns(row))
+    tools = row.get("tools") or []
+    messages = tuple(_canonical_turn(turn, tools) for turn in turns(row))
     groups = (row.get(key) for key in ("group", "source_id"))
     group = next((str(group) for group in groups if group not in (None, "")), None)
-    return Row(number, _id(number, row), messages, text, group, tuple(parsed(row.get("tools")) or ()))
+    return Row(number, _id(number, row), messages, text, group, tuple(tools))
 
 
 def _id(number: int, row: Mapping[str, Any]) -> str:
@@ -118,8 +129,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _after_system(row: Mapping[str, Any], messages: list[Any]) -> list[Any]:
-    """The column `system` of the formats that have no system message of their own."""
-    return [{"role": "system", "content": row["system"]}, *messages] if row.get("system") else messages
+    """The messages with the column `system` before them, unless they begin with the same."""
+    system = {"role": "system", "content": row.get("system")}
+    return [system, *messages] if row.get("system") and messages[:1] != [system] else messages
 
 
 def _pair_turns(row: Mapping[str, Any]) -> list[Any]:
@@ -130,6 +142,8 @@ def _pair_turns(row: Mapping[str, Any]) -> list[Any]:
 def _side(role: str, value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
+    if isinstance(value, dict) and "role" in value:
+        return [value]
     return [] if value is None else [{"role": role, "content": value}]
 
 
@@ -140,35 +154,80 @@ def _context(turn: Any) -> Any:
 
 
 def _alpaca_turns(row: Mapping[str, Any]) -> list[Any]:
-    instruction, extra = row["instruction"], row.get("input")
-    if extra not in (None, ""):
-        both = isinstance(instruction, str) and isinstance(extra, str)
-        instruction = f"{instruction}\n\n{extra}" if both else None
-    return [{"role": "user", "content": instruction}, *_side("assistant", row.get("output"))]
+    question = _alpaca_question(row.get("instruction"), row.get("input"))
+    return [{"role": "user", "content": question}, *_side("assistant", row.get("output"))]
+
+
+def _alpaca_question(instruction: Any, extra: Any) -> Any:
+    """Both with a blank line between, or the one that is there."""
+    if _is_blank(extra):
+        return instruction
+    if _is_blank(instruction):
+        return extra
+    both = [instruction, extra]
+    return "\n\n".join(both) if all(isinstance(part, str) for part in both) else both
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _sharegpt_turn(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
     turn = {key: value for key, value in item.items() if key not in ("from", "value", "role", "content")}
-    speaker = item.get("from")
-    if "from" in item:
+    speaker = item.get("from", item.get("role"))
+    if "from" in item or "role" in item:
         turn["role"] = SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
-    if speaker == "function_call":
-        return {**turn, "tool_calls": [{"type": "function", "function": parsed(item.get("value"))}]}
-    return {**turn, "content": item["value"]} if "value" in item else turn
+    content = (
+        {"content": item.get("value", item.get("content"))} if {"value", "content"} & item.keys() else {}
+    )
+    if speaker not in _CALLS:
+        return {**turn, **content}
+    calls = parsed(content.get("content"))
+    listed = calls if isinstance(calls, list) else [calls]
+    return {**turn, "tool_calls": [{"type": "function", "function": call} for call in listed]}
 
 
-def _canonical_turn(turn: Message) -> Message:
+def _with_parallel_calls(turns: list[Any]) -> list[Any]:
+    """The turns with calls that follow each other as calls of one message: the model makes them at once."""
+    joined: list[Any] = []
+    for turn in turns:
+        if joined and _is_call(turn) and _is_call(joined[-1]) and _rest(turn) == _rest(joined[-1]):
+            joined[-1] = {**turn, "tool_calls": [*joined[-1]["tool_calls"], *turn["tool_calls"]]}
+        else:
+            joined.append(turn)
+    return joined
+
+
+def _is_call(turn: Any) -> bool:
+    return isinstance(turn, dict) and isinstance(turn.get("tool_calls"), list) and "content" not in turn
+
+
+def _rest(turn: Message) -> Message:
+    return {key: value for key, value in turn.items() if key != "tool_calls"}
+
+
+def _canonical_turn(turn: Message, tools: list[Any]) -> Message:
     """Only what templates know, with text for content and objects for the arguments of calls."""
     kept = {key: turn[key] for key in MESSAGE_KEYS if given(turn, key)}
     kept.setdefault("content", "")
     if kept.get("tool_calls"):
-        kept["tool_calls"] = [_canonical_call(call) for call in kept["tool_calls"]]
+        kept["tool_calls"] = [_canonical_call(call, tools) for call in kept["tool_calls"]]
     return kept
 
 
-def _canonical_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function", call)
-    function = {**function, "arguments": parsed(function.get("arguments", {}))}
-    return {"type": "function", **call, "function": function} if "function" in call else function
+def _canonical_call(call: dict[str, Any], tools: list[Any]) -> dict[str, Any]:
+    function = function_of(call)
+    parameters = parameters_of(tool_named(tools, function["name"]))
+    arguments = without_null_arguments(arguments_of(function), parameters)
+    function = {**_without_nulls(function), "arguments": arguments}
+    return (
+        {"type": "function", **_without_nulls(call), "function": function}
+        if given(call, "function")
+        else function
+    )
+
+
+def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if item is not None}

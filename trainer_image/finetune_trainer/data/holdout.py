@@ -1,16 +1,20 @@
 """The hold-out: prompts with expected answers, and the rules about them (data rules 41 to 43)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from finetune_trainer.chat.reasoning import opens, split_reasoning
+from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data.findings import Finding, found, name_rows
-from finetune_trainer.data.formats import Message, Row
+from finetune_trainer.data.formats import Row
+from finetune_trainer.data.spellings import Message
 from finetune_trainer.grading import grade, reference_problem
 
 _TOO_FEW = 50
 _FEW = 100
+_ASKED = 20  # rows whose prompts the engine is asked for before it is scored
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,14 @@ class HoldoutRow:
     reference: str
     group: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    prompt_ids: tuple[int, ...] = ()  # of the first rows: what the engine must see
+    opened: bool = False  # the prompt ends inside a reasoning block
 
     def to_json(self) -> dict[str, Any]:
         """The row as holdout.jsonl holds it."""
-        tools = {"tools": list(self.tools)} if self.tools else {}
-        return {"id": self.id, "messages": list(self.messages), **tools, "reference": self.reference}
+        row = {"id": self.id, "messages": list(self.messages), "reference": self.reference}
+        optional = {"tools": list(self.tools), "promptIds": list(self.prompt_ids), "opened": self.opened}
+        return row | {key: value for key, value in optional.items() if value}
 
 
 def split_reference(row: Row) -> HoldoutRow:
@@ -35,7 +42,20 @@ def split_reference(row: Row) -> HoldoutRow:
     *before, last = row.messages
     if last["role"] != "assistant":
         return HoldoutRow(row.number, row.id, row.messages, "", row.group, row.tools)
-    return HoldoutRow(row.number, row.id, tuple(before), last.get("content") or "", row.group, row.tools)
+    _, reference = split_reasoning(last.get("content") or "")
+    return HoldoutRow(row.number, row.id, tuple(before), reference, row.group, row.tools)
+
+
+def with_prompts(tokenizer: ChatTokenizer, rows: Sequence[HoldoutRow], *, fixed: bool) -> list[HoldoutRow]:
+    """The rows with what is known of their prompts; tokens only where they are the same every day."""
+    if not tokenizer.has_template:
+        return list(rows)
+    return [_with_prompt(tokenizer, row, shown=fixed and place < _ASKED) for place, row in enumerate(rows)]
+
+
+def _with_prompt(tokenizer: ChatTokenizer, row: HoldoutRow, *, shown: bool) -> HoldoutRow:
+    prompt = tokenizer.render(row.messages, ask=True, tools=row.tools)
+    return replace(row, opened=opens(prompt), prompt_ids=tuple(tokenizer.encode(prompt)) if shown else ())
 
 
 def eval_size(holdout: Sequence[HoldoutRow]) -> Finding | None:

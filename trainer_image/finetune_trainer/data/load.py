@@ -7,8 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from finetune_trainer.contracts import DatasetSpec
-from finetune_trainer.data.file_rules import mixed_files
-from finetune_trainer.data.findings import Finding
+from finetune_trainer.data.file_rules import mixed_files, unread_files
+from finetune_trainer.data.findings import Finding, present
 from finetune_trainer.data.spool import Spool, SpoolWriter, pack
 from finetune_trainer.data.structure import Structure, examine
 from finetune_trainer.data.workers import each
@@ -16,7 +16,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.reading.lines import Record, parse_line
 from finetune_trainer.reading.records import read_file
 from finetune_trainer.sources.fetch import locate
-from finetune_trainer.sources.located import DataFile
+from finetune_trainer.sources.located import DataFile, Located
 
 # Told what is being done, the rows that are done, and of how many (None: not known yet).
 Watch = Callable[[str, int, int | None], None]
@@ -29,7 +29,7 @@ class Loaded:
     """A data set as read from `source`: its sound rows, the findings, and its digest.
 
     `count` are the records that were read, sound or not, `files` how many of each file; `format` is None
-    where there is no one format.
+    where there is no one format. `reasoned` rows have a trained answer with reasoning.
     """
 
     source: str
@@ -39,21 +39,25 @@ class Loaded:
     count: int
     format: str | None = None
     files: dict[str, int] = field(default_factory=dict)
+    reasoned: int = 0
 
 
 def load(spec: DatasetSpec, scratch: Path, dataset: str, watch: Watch) -> Loaded:
     """Fetch and check the structure of `train` or `holdout`; UserError when there is nothing to read."""
     watch(f"fetching {spec.source}", 0, None)
-    return load_files(spec.source, locate(spec, scratch).files, dataset, scratch / f"{dataset}.rows", watch)
+    located = locate(spec, scratch, dataset)
+    return load_files(spec.source, located, dataset, scratch / f"{dataset}.rows", watch)
 
 
-def load_files(source: str, files: Sequence[DataFile], dataset: str, spool: Path, watch: Watch) -> Loaded:
+def load_files(source: str, located: Located, dataset: str, spool: Path, watch: Watch) -> Loaded:
     """The same for files that are at hand; sound rows are kept at `spool`."""
-    if (mixed := mixed_files([file.name for file in files])) is not None:
+    files, names = located.files, [file.name for file in located.files]
+    if (mixed := mixed_files(names)) is not None:
         raise UserError(mixed.message)
+    left_out = present([unread_files(source, names, located.unread)], dataset)
     structure, digest = Structure(dataset), sha256()
     work, size = partial(_examined, dataset), sum(file.size for file in files)
-    counts = dict.fromkeys((file.name for file in files), 0)
+    counts = dict.fromkeys(names, 0)
     with SpoolWriter(spool) as writer:
         for found, rows, digests in each(work, _no_state, _chunks(_records(files, counts)), size):
             structure += found
@@ -65,11 +69,12 @@ def load_files(source: str, files: Sequence[DataFile], dataset: str, spool: Path
     return Loaded(
         source,
         writer.spool(),
-        structure.findings(),
+        left_out + structure.findings(),
         f"sha256:{digest.hexdigest()}",
         structure.records,
         structure.format,
         counts,
+        structure.shares.reasoned,
     )
 
 

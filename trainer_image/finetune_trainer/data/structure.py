@@ -9,6 +9,7 @@ from finetune_trainer.data.findings import Finding, present
 from finetune_trainer.data.formats import Row, canonical
 from finetune_trainer.data.rowrule import RowRule, Tally, finding, tally
 from finetune_trainer.data.rules import FormatRuns, Shares
+from finetune_trainer.data.spellings import respelled
 from finetune_trainer.reading.lines import Line
 
 Subject = TypeVar("Subject")
@@ -66,7 +67,7 @@ class Structure:
 
 def examine(lines: Sequence[Line], dataset: str) -> tuple[Structure, list[Row]]:
     """What there is to say about records of `train` or `holdout`, and the sound ones in canonical form."""
-    raw = [(line.number, line.value) for line in lines if isinstance(line.value, dict)]
+    raw = [(line.number, respelled(line.value)) for line in lines if isinstance(line.value, dict)]
     rows = [canonical(number, row) for number, row in raw if rules.sound(row, dataset)]
     structure = Structure(
         dataset,

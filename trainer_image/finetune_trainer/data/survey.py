@@ -1,17 +1,19 @@
 """The second pass over a data set: its rows are compared with each other, and tokenised."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from finetune_trainer.chat.options import Value
+from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
 from finetune_trainer.data.corpus.duplicates import Alike, alike
 from finetune_trainer.data.corpus.facts import SAMPLE, Context, Facts, concat, learn, measure
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Watch
 from finetune_trainer.data.spool import Spool
-from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, Unrendered, encode_rows, load_tokenizer
+from finetune_trainer.data.tokenise import Encoded, Unrendered, encode_rows
 from finetune_trainer.data.tokens import TokenTable, tabulate, training_line
 from finetune_trainer.data.workers import each
 
@@ -21,11 +23,15 @@ _CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Target:
-    """What rows are tokenised for: a base model's folder, the most tokens of a row, where to write them."""
+    """What rows are tokenised for: a base model's folder, the most tokens of a row, where to write them.
+
+    `kwargs` are passed to the chat template.
+    """
 
     base: Path
     limit: int
     lines: Callable[[str], object] | None = None
+    kwargs: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def _sample(rows: Spool) -> list[Row]:
 
 
 def _make(rows: Spool, context: Context, target: Target | None, *, write: bool) -> _State:
-    tokenizer = load_tokenizer(target.base) if target else None
+    tokenizer = load_tokenizer(target.base, target.kwargs) if target else None
     return _State(rows, context, tokenizer, target.limit if target else 0, write)
 
 

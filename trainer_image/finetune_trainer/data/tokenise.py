@@ -1,38 +1,55 @@
 """From messages to token ids and labels: only what the assistant says is trained, its end token included.
 
-The conversation is rendered once by the base model's own chat template. An assistant turn is where the
-rendered text goes on after what the model sees when it is asked to answer (`add_generation_prompt`), so
-training and serving meet the same bytes. Tokens of a turn after its end-of-turn token (a newline, mostly)
-are not trained: the model has stopped by then.
+An answer is trained after exactly the prompt that the engine makes of the messages before it, up to and with
+the first token that ends it. Answers of one conversation share a row where the template writes the earlier
+ones as they were asked for; else every answer gets a row of its own.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.data.formats import Message, Row, trained
-from finetune_trainer.errors import UserError
-from finetune_trainer.lean import hiding
+from finetune_trainer.chat.messages import reasoning_of
+from finetune_trainer.chat.survival import Part, lost_parts
+from finetune_trainer.chat.template import Written
+from finetune_trainer.chat.tokenizer import ChatTokenizer, first_line
+from finetune_trainer.data.formats import Row, trained
 
-UNTRAINED = -100
-_REMEMBERED = 100  # characters: openings of turns recur, longer texts do not
+IGNORE_INDEX = -100  # PyTorch's `ignore_index`: the label of a token that is not trained
+# What chat templates write around turns: as text it belongs to data that another template rendered.
+_FOREIGN = re.compile(r"<\|[A-Za-z_]+\|>|<｜[^｜>]+｜>|<(?:start|end)_of_turn>|\[/?INST\]")
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What only the messages of a rendered conversation show, for the token rules.
+
+    `lost` is what the template left out. `refused` says that the engine refuses a prompt of it, for a call in
+    it. `own` and `foreign` are special tokens, of this base and of others, that stand in a message as text.
+    """
+
+    lost: frozenset[Part] = frozenset()
+    refused: bool = False
+    own: str = ""
+    foreign: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """One tokenised row and what the token rules need to know about it."""
+    """One row as it is trained and what the token rules need to know about it."""
 
     number: int
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]  # of each token: whether it is trained
     stops: bool  # every trained answer ends in a trained end token
     prefix_kept: bool  # the tokens of each prompt alone are those at the start of the whole
+    split: bool = False  # it is one answer of a conversation that was split
+    notes: Notes = Notes()
 
     @property
     def input_ids(self) -> list[int]:
@@ -42,8 +59,8 @@ class Encoded:
 
     @property
     def labels(self) -> list[int]:
-        """The token ids where they are trained, UNTRAINED elsewhere."""
-        labels: list[int] = np.where(self.mask, self.ids, UNTRAINED).tolist()
+        """The token ids where they are trained, IGNORE_INDEX elsewhere."""
+        labels: list[int] = np.where(self.mask, self.ids, IGNORE_INDEX).tolist()
         return labels
 
     @property
@@ -68,108 +85,11 @@ class Unrendered:
     problem: str
 
 
-class ChatTokenizer:
-    """The base model's tokenizer and chat template with the tokens that end an answer.
-
-    `vocabulary` is the number of embeddings of the base model, where it is known.
-    """
-
-    def __init__(self, tokenizer: Any, stop_ids: frozenset[int], vocabulary: int | None = None) -> None:
-        self._tokenizer = tokenizer
-        self._backend = tokenizer.backend_tokenizer
-        self.stop_ids = stop_ids
-        self._vocabulary = vocabulary
-        self.added: dict[int, str] = {index: token for token, index in tokenizer.get_added_vocab().items()}
-        self._known: dict[str, list[int]] = {}
-
-    @property
-    def has_template(self) -> bool:
-        """Whether the base model brings a chat template."""
-        return bool(self._tokenizer.chat_template)
-
-    @property
-    def bos_id(self) -> int | None:
-        """The token that begins a text, if there is one."""
-        return self._id("bos_token_id")
-
-    @property
-    def eos_id(self) -> int | None:
-        """The token that ends a text, if there is one."""
-        return self._id("eos_token_id")
-
-    @property
-    def pad_id(self) -> int | None:
-        """The token that fills up batches, if there is one."""
-        return self._id("pad_token_id")
-
-    def text_of(self, token: int) -> str:
-        """What one token stands for, special tokens as they are written."""
-        return str(self._backend.decode([token], skip_special_tokens=False))
-
-    def tokens_beyond_vocabulary(self) -> list[str]:
-        """Added tokens that the base model has no embedding for."""
-        if self._vocabulary is None:
-            return []
-        return sorted(token for index, token in self.added.items() if index >= self._vocabulary)
-
-    def render(self, messages: Sequence[Message], *, ask: bool, tools: Sequence[dict[str, Any]] = ()) -> str:
-        """The text of a conversation; with `ask` it ends where the assistant is to answer."""
-        text = self._tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=ask
-        )
-        return str(text)
-
-    def end_of_turn(self) -> str:
-        """What the template writes after an answer, without white space; "" when it cannot be told."""
-        answer = "An answer"
-        messages = [{"role": "user", "content": "A question"}, {"role": "assistant", "content": answer}]
-        try:
-            _, found, end = self.render(messages, ask=False).rpartition(answer)
-        except Exception:  # a template may raise anything; rule 17 shows it with the rows
-            return ""
-        return end.strip() if found else ""
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of rendered text; the template already wrote the special ones."""
-        if (known := self._known.get(text)) is not None:
-            return known
-        ids = list(self._backend.encode(text, add_special_tokens=False).ids)
-        if len(text) <= _REMEMBERED and len(self._known) < _REMEMBERED:
-            self._known[text] = ids
-        return ids
-
-    def encode_batch(self, texts: Sequence[str], *, special: bool) -> list[Any]:
-        """The `tokenizers.Encoding` of each text; with `special` the tokenizer adds its special tokens."""
-        return list(self._backend.encode_batch(list(texts), add_special_tokens=special))
-
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        """The tokens that the model sees before it answers."""
-        return self.encode(self.render(messages, ask=True, tools=tools))
-
-    def _id(self, name: str) -> int | None:
-        value = getattr(self._tokenizer, name)
-        return None if value is None else int(value)
-
-
-def load_tokenizer(base: Path) -> ChatTokenizer:
-    """The tokenizer of a base folder; UserError when there is none that works. Runs no code of the folder."""
-    with hiding():
-        from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        text = f"The base model's tokenizer cannot be loaded ({_first_line(error)}); add its tokenizer files."
-        raise UserError(text) from error
-    if not tokenizer.is_fast:
-        raise UserError("The base model has no tokenizer.json; save its tokenizer in the fast format.")
-    given = _json_object(base / "generation_config.json").get("eos_token_id")
-    stops = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])} - {None}
-    return ChatTokenizer(tokenizer, frozenset(stops), _vocabulary(_json_object(base / "config.json")))
-
-
 def encode_rows(tokenizer: ChatTokenizer, rows: Iterable[Row]) -> list[Encoded | Unrendered]:
-    """Tokenise rows, in their order, each as if it were alone; batches of some hundred are fastest."""
+    """Tokenise rows, in their order, each as if it were alone; batches of some hundred are fastest.
+
+    A conversation that is split gives several results with its number.
+    """
     results: list[Encoded | Unrendered] = []
     for is_text, group in groupby(rows, key=lambda row: row.text is not None):
         encode = _encode_texts if is_text else _encode_chats
@@ -177,28 +97,15 @@ def encode_rows(tokenizer: ChatTokenizer, rows: Iterable[Row]) -> list[Encoded |
     return results
 
 
-def render_problem(
-    tokenizer: ChatTokenizer, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()
-) -> str | None:
-    """Why a prompt cannot be rendered, or None."""
-    try:
-        tokenizer.render(messages, ask=True, tools=tools)
-    except Exception as error:  # a template may raise anything
-        return _first_line(error)
-    return None
-
-
 @dataclass(frozen=True)
 class _Rendered:
-    """The text of a conversation and where in it the trained turns are."""
+    """The text of a row and where in it the trained answers are."""
 
     number: int
     text: str
-    spans: list[tuple[int, int]]
-
-
-class _TurnMovedError(Exception):
-    pass
+    spans: tuple[tuple[int, int], ...]
+    split: bool
+    notes: Notes
 
 
 def _encode_texts(tokenizer: ChatTokenizer, rows: Sequence[Row]) -> Iterator[Encoded]:
@@ -215,37 +122,47 @@ def _encode_texts(tokenizer: ChatTokenizer, rows: Sequence[Row]) -> Iterator[Enc
 
 
 def _encode_chats(tokenizer: ChatTokenizer, rows: Sequence[Row]) -> Iterator[Encoded | Unrendered]:
-    drafts = [_rendered(tokenizer, row) for row in rows]
+    drafts = [draft for row in rows for draft in _rendered(tokenizer, row)]
     texts = [draft.text for draft in drafts if isinstance(draft, _Rendered)]
     encodings = iter(tokenizer.encode_batch(texts, special=False))
     for draft in drafts:
         yield _encoded(tokenizer, draft, next(encodings)) if isinstance(draft, _Rendered) else draft
 
 
-def _rendered(tokenizer: ChatTokenizer, row: Row) -> _Rendered | Unrendered:
+def _rendered(tokenizer: ChatTokenizer, row: Row) -> list[_Rendered] | list[Unrendered]:
+    places = [place for place, message in enumerate(row.messages) if trained(message)]
     try:
-        text = tokenizer.render(row.messages, ask=False, tools=row.tools)
-        return _Rendered(row.number, text, list(_answer_spans(tokenizer, row, text)))
-    except _TurnMovedError as error:
-        return Unrendered(row.number, str(error))
+        if not places:
+            text = tokenizer.render(row.messages, ask=False, tools=row.tools)
+            return [_Rendered(row.number, text, (), split=False, notes=Notes())]
+        answers = [tokenizer.written(row.messages[: place + 1], row.tools) for place in places]
     except Exception as error:  # a template may raise anything
-        return Unrendered(row.number, _first_line(error))
+        return [Unrendered(row.number, first_line(error))]
+    together = all(answers[-1].text.startswith(answer.text) for answer in answers)
+    groups = [answers] if together else [[answer] for answer in answers]
+    notes = _notes(tokenizer, row, dict(zip(places, answers, strict=True)))
+    return [_joined(row.number, group, split=not together, notes=notes) for group in groups]
 
 
-def _answer_spans(tokenizer: ChatTokenizer, row: Row, text: str) -> Iterator[tuple[int, int]]:
-    """Where each trained turn begins and ends; the rendering through the last message is the whole text."""
-    for end, message in enumerate(row.messages, start=1):
-        if not trained(message):
-            continue
-        before = tokenizer.render(row.messages[: end - 1], ask=True, tools=row.tools)
-        whole = end == len(row.messages)
-        through = text if whole else tokenizer.render(row.messages[:end], ask=False, tools=row.tools)
-        if not (text.startswith(through) and through.startswith(before)):
-            raise _TurnMovedError(
-                f"the template writes message {end} differently inside the whole conversation; "
-                "give each answer a row of its own"
-            )
-        yield len(before), len(through)
+def _notes(tokenizer: ChatTokenizer, row: Row, answers: Mapping[int, Written]) -> Notes:
+    """What there is to say about a conversation; `answers` are by the places of their messages."""
+    last = max(answers)
+    messages = row.messages[: last + 1]
+    written = {place: answer.answer for place, answer in answers.items()}
+    called = any(message.get("tool_calls") for message in messages[:-1])
+    texts = [text for message in messages for text in (str(message["content"]), reasoning_of(message))]
+    return Notes(
+        lost_parts(messages, row.tools, answers[last].text, written),
+        refused=called and tokenizer.template.refuses_objects,
+        own=next(filter(None, map(tokenizer.special_in, texts)), ""),
+        foreign=next((found[0] for text in texts if (found := _FOREIGN.search(text))), ""),
+    )
+
+
+def _joined(number: int, answers: Sequence[Written], *, split: bool, notes: Notes) -> _Rendered:
+    """Answers of which each one's text is the beginning of the next one's."""
+    spans = tuple((len(answer.prompt), len(answer.text)) for answer in answers)
+    return _Rendered(number, answers[-1].text, spans, split, notes)
 
 
 def _encoded(tokenizer: ChatTokenizer, draft: _Rendered, encoding: Any) -> Encoded:
@@ -257,7 +174,7 @@ def _encoded(tokenizer: ChatTokenizer, draft: _Rendered, encoding: Any) -> Encod
         stops = stops and last is not None
         mask[first : after if last is None else last + 1] = True
         prefix_kept = prefix_kept and _prompt_kept(tokenizer, draft.text[:start], encoding, first)
-    return Encoded(draft.number, np.array(ids, np.int32), mask, stops, prefix_kept)
+    return Encoded(draft.number, np.array(ids, np.int32), mask, stops, prefix_kept, draft.split, draft.notes)
 
 
 def _token_at(encoding: Any, position: int, text: str) -> int:
@@ -286,25 +203,3 @@ def _prompt_kept(tokenizer: ChatTokenizer, prompt: str, encoding: Any, first: in
     # An unknown character becomes an added token too, but nothing is cut there.
     begin, place = next(((i, at) for i, at, token in places if prompt.startswith(token, at)), (0, 0))
     return tokenizer.encode(prompt[place:]) == list(ids[begin:first])
-
-
-def _vocabulary(config: dict[str, Any]) -> int | None:
-    text = config.get("text_config")
-    size = {**config, **(text if isinstance(text, dict) else {})}.get("vocab_size")
-    return size if isinstance(size, int) else None
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"The base model's {path.name} is not JSON; repair it.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"The base model's {path.name} is not a JSON object; repair it.")
-    return value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

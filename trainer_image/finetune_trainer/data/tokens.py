@@ -7,18 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data import rules
 from finetune_trainer.data.findings import Finding, present
 from finetune_trainer.data.rowrule import Tally, finding, tally
-from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, Unrendered
+from finetune_trainer.data.tokenise import Encoded, Unrendered
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Of each rendered row its number, its tokens, how many are trained, and whether the limit cuts one.
+    """Of each row as it is trained its number, its tokens, how many are trained, whether the limit cuts one.
 
-    Tokens are those before rows are shortened. `rows` counts refused rows too; `tallies` are in the
-    order of `rules.token_rules`.
+    Tokens are those before rows are shortened. `rows` counts refused rows too, and `split` the conversations
+    of which every answer has a row; `tallies` are in the order of `rules.token_rules`.
     """
 
     limit: int
@@ -28,6 +29,7 @@ class TokenTable:
     tokens: NDArray[np.int64]
     trained: NDArray[np.int64]
     cut: NDArray[np.bool_]
+    split: int = 0
 
     def __add__(self, later: "TokenTable") -> "TokenTable":
         """Both, `later` being about rows that come after."""
@@ -39,6 +41,7 @@ class TokenTable:
             np.concatenate((self.tokens, later.tokens)),
             np.concatenate((self.trained, later.trained)),
             np.concatenate((self.cut, later.cut)),
+            self.split + later.split,
         )
 
     @property
@@ -49,7 +52,12 @@ class TokenTable:
     def findings(self, tokenizer: ChatTokenizer) -> list[Finding]:
         """What the token rules say about all rows."""
         ruled = zip(rules.token_rules(tokenizer, self.limit), self.tallies, strict=True)
-        found = present(finding(rule, counted, self.rows) for rule, counted in ruled)
+        found = present(
+            [
+                *(finding(rule, counted, self.rows) for rule, counted in ruled),
+                rules.split_rows(self.split, len(self.number)),
+            ]
+        )
         return found + rules.length_findings(self.number, self.tokens, self.trained, self.cut, self.limit)
 
 
@@ -59,12 +67,13 @@ def tabulate(tokenizer: ChatTokenizer, results: Sequence[Encoded | Unrendered], 
     numbered = [(result.number, result) for result in results]
     return TokenTable(
         limit,
-        len(results),
+        len({result.number for result in results}),
         tuple(tally(rule, numbered) for rule in rules.token_rules(tokenizer, limit)),
         np.array([row.number for row in encoded], np.int64),
         np.array([len(row.ids) for row in encoded], np.int64),
         np.array([row.trained for row in encoded], np.int64),
         np.array([row.answer_cut(limit) for row in encoded], np.bool_),
+        len({row.number for row in encoded if row.split}),
     )
 
 

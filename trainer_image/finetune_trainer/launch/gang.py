@@ -1,25 +1,40 @@
-"""Start torchrun, hand signals on to it, and turn its workers' outcome into the pod's result."""
+"""Start torchrun, hand signals on to its workers, and turn their outcome into the pod's result."""
 
 import logging
 import os
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.cores import oom_kills, usable_cores
 from finetune_trainer.data.prepared import check_prepared
-from finetune_trainer.errors import DatasetChanged, Diverged, Interrupted, OutOfMemory, StageError, UserError
-from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, WorkerOutcome, decide, recorded
+from finetune_trainer.errors import (
+    DatasetChanged,
+    DiskFull,
+    Diverged,
+    Interrupted,
+    OutOfMemory,
+    StageError,
+    UserError,
+)
+from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, WorkerOutcome, decide, lost, recorded
 from finetune_trainer.launch.torchrun import Gang, command, read_gang, worker_environment
 from finetune_trainer.results import run_stage, succeeded
+from finetune_trainer.training.checkpoints import kept_after_full_disk
 from finetune_trainer.workspace import Workspace
 
 _ERRORS: dict[str, type[StageError]] = {
-    error.reason: error for error in (UserError, DatasetChanged, OutOfMemory, Diverged)
+    error.reason: error for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged)
 }
+# How often process 1 looks for a failed worker. The files that workers write and the list of torchrun's
+# children are a few system calls, and no single event tells of both a recorded failure and a killed worker.
+_LOOK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +64,9 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
         return succeeded(job, outcome.message, outcome.summary)
     if outcome.reason == INTERRUPTED:
         raise Interrupted(outcome.message)
+    if outcome.reason == DiskFull.reason:
+        kept = kept_after_full_disk(workspace.checkpoints, job.spec_digest)
+        raise DiskFull(f"{outcome.message} {kept}")
     raise _ERRORS.get(outcome.reason, TrainingFailed)(outcome.message)
 
 
@@ -60,12 +78,47 @@ def _supervise(gang: Gang, job_path: Path, workspace: Workspace, outcomes: Path)
     forward = _Forward(child)
     # A signal that arrived before this line raised Interrupted; torchrun then ends with the container.
     signal.signal(signal.SIGTERM, forward)
-    exit_code = child.wait()
+    exit_code = _wait(child, outcomes, gang.processes)
     return decide(recorded(outcomes), gang.processes, exit_code, forward.terminated, oom_kills() > kills)
 
 
+def _wait(child: "subprocess.Popen[bytes]", outcomes: Path, processes: int) -> int:
+    """torchrun's exit code; its workers are killed once one of them has failed.
+
+    torchrun itself gives them 30 s after SIGTERM, which a worker inside a CUDA call cannot notice. They are
+    killed at the second look, so that those that can notice have recorded what they know.
+    """
+    failed = False
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=_LOOK_SECONDS)
+        workers = _workers(child)
+        if failed and workers:
+            _log.error("a worker failed; the other %s of this pod are killed", len(workers))
+            _kill(workers)
+        failed = lost(recorded(outcomes), len(workers), processes)
+
+
+def _workers(child: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """The processes that torchrun started in this pod and that still run."""
+    with suppress(psutil.NoSuchProcess):
+        return [
+            each for each in psutil.Process(child.pid).children() if each.status() != psutil.STATUS_ZOMBIE
+        ]
+    return []
+
+
+def _kill(workers: list[psutil.Process]) -> None:
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)  # torchrun starts each in a session of its own
+
+
 class _Forward:
-    """Hands SIGTERM on to torchrun, which hands it on to the workers and waits for them."""
+    """Hands SIGTERM on to the workers, which save and end; to torchrun itself before it has started any.
+
+    torchrun would kill them after a time of its own; this way only the pod's grace period limits a save.
+    """
 
     def __init__(self, child: "subprocess.Popen[bytes]") -> None:
         self._child = child
@@ -73,4 +126,6 @@ class _Forward:
 
     def __call__(self, number: int, _frame: object) -> None:
         self.terminated = True
-        self._child.send_signal(number)
+        for process in _workers(self._child) or [self._child]:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.errors import DatasetChanged, Diverged, OutOfMemory, UserError
+from finetune_trainer.errors import DatasetChanged, DiskFull, Diverged, OutOfMemory, UserError
 from finetune_trainer.files import write_atomically
 
-_KNOWN = {error.reason for error in (UserError, DatasetChanged, OutOfMemory, Diverged)}
+_KNOWN = {error.reason for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged)}
 SUCCEEDED, INTERRUPTED, UNKNOWN = "Completed", "Interrupted", "Unknown"
 
 
@@ -22,6 +22,11 @@ class WorkerOutcome:
     message: str
     summary: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the worker ended without having done what it was asked to."""
+        return self.reason not in (SUCCEEDED, INTERRUPTED)
+
 
 def record(folder: Path, outcome: WorkerOutcome) -> None:
     """Write the outcome where process 1 of the pod looks for it."""
@@ -32,6 +37,15 @@ def recorded(folder: Path) -> list[WorkerOutcome]:
     """All outcomes of the pod, by rank."""
     found = [WorkerOutcome(**json.loads(path.read_bytes())) for path in folder.glob("rank-*.json")]
     return sorted(found, key=lambda outcome: outcome.rank)
+
+
+def lost(outcomes: Sequence[WorkerOutcome], running: int, processes: int) -> bool:
+    """Whether a worker failed while others of its pod still run.
+
+    A worker records its outcome before it ends: one that neither runs nor has recorded any was killed.
+    """
+    silent = processes - len(outcomes) - running > 0
+    return running > 0 and (silent or any(outcome.failed for outcome in outcomes))
 
 
 def decide(
@@ -63,5 +77,5 @@ def decide(
 
 
 def _silent(exit_code: int) -> WorkerOutcome:
-    text = f"The training processes ended without a word (torchrun's exit code was {exit_code})"
+    text = f"The training processes ended without recording an outcome (torchrun's exit code was {exit_code})"
     return WorkerOutcome(0, UNKNOWN, f"{text}; the pod's log may say more.")

@@ -8,9 +8,6 @@ from pathlib import Path
 from finetune_trainer.errors import UserError
 
 MASTER_PORT = 29500
-# How long workers may take to save after SIGTERM; the kubelet's grace period is the other limit. It also
-# bounds how long a process that waits for a failed peer holds its accelerator.
-_SHUTDOWN_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def command(gang: Gang, job: Path, workspace: Path, outcomes: Path) -> list[str]
         *("--nnodes", str(gang.nodes), "--nproc-per-node", str(gang.processes)),
         *("--node-rank", str(gang.node_rank)),
         *("--master-addr", gang.master_addr, "--master-port", str(gang.master_port)),
-        *("--max-restarts", "0", "--shutdown-timeout", str(_SHUTDOWN_SECONDS)),
+        *("--max-restarts", "0"),
         *("-m", "finetune_trainer.launch.worker"),
         *("--job", str(job), "--workspace", str(workspace), "--outcomes", str(outcomes)),
     ]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from finetune_trainer import logs
 from finetune_trainer.contracts import read_job
-from finetune_trainer.errors import Interrupted, OutOfMemory, StageError
+from finetune_trainer.errors import DiskFull, Interrupted, OutOfMemory, StageError, cause_of
+from finetune_trainer.files import full_volume
 from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, UNKNOWN, WorkerOutcome, record
 from finetune_trainer.training.signals import StopRequest
 from finetune_trainer.workspace import Workspace
@@ -29,8 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", "0"))
     outcome = _outcome(rank, options, stop)
     record(options.outcomes, outcome)
-    failed = outcome.reason not in (SUCCEEDED, INTERRUPTED)
-    if failed:
+    if outcome.failed:
         # Other threads (gloo, NCCL) may wait for peers for ever; the outcome is on disk.
         logging.shutdown()
         os._exit(1)
@@ -49,22 +49,19 @@ def _outcome(rank: int, options: argparse.Namespace, stop: StopRequest) -> Worke
         return WorkerOutcome(rank, error.reason, str(error))
     except Exception as error:
         _log.exception("training failed")
-        return WorkerOutcome(rank, *_classified(error))
+        return WorkerOutcome(rank, *_classified(error, options.workspace))
 
 
-def _classified(error: Exception) -> tuple[str, str]:
+def _classified(error: Exception, workspace: Path) -> tuple[str, str]:
     """Reason and message of an error that library code raised."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _is_allocation(error):
+    cause = cause_of(error)
+    if cause is OutOfMemory:
         text = "The model and its micro-batches do not fit into memory"
         return OutOfMemory.reason, f"{text}; use more memory, a shorter maxLength or a smaller rank."
+    if cause is DiskFull:
+        return DiskFull.reason, full_volume(error, workspace)
     # The text of an unforeseen error may hold anything (paths, addresses): it stays in the log.
     return UNKNOWN, f"Training failed with {type(error).__name__}; the pod's log has the traceback."
-
-
-def _is_allocation(error: Exception) -> bool:
-    """torch reports failed allocations on the CPU as RuntimeError."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def _parser() -> argparse.ArgumentParser:

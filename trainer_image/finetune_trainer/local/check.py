@@ -4,16 +4,18 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from finetune_trainer.base.config import read_base_config
-from finetune_trainer.data.check import check_corpus, check_holdout, check_tokenizer
+from finetune_trainer.base.shape import read_base
+from finetune_trainer.chat.options import TemplateOptions
+from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
+from finetune_trainer.data.check import check_corpus, check_holdout, check_tokenizer, template_options
 from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.holdout import split_reference
 from finetune_trainer.data.load import Loaded, Watch, load_files
 from finetune_trainer.data.survey import Survey, Target, survey
-from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.progress import terminal_progress
 from finetune_trainer.local.verdict import FINE, REFUSED
@@ -42,6 +44,15 @@ class _Checked:
         return int(table.tokens.sum()) if table else None
 
 
+@dataclass(frozen=True)
+class _Model:
+    """The base model that `--model` names."""
+
+    tokenizer: ChatTokenizer
+    target: Target
+    options: TemplateOptions
+
+
 def run(options: argparse.Namespace) -> int:
     """Print what was found; 0 without errors among it, 1 with one; UserError for what holds no rows."""
     with TemporaryDirectory() as scratch, terminal_progress() as watch:
@@ -54,37 +65,44 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[_Checked, Report]:
-    tokenizer = load_tokenizer(_folder(options.model)) if options.model else None
-    target = Target(options.model, read_base_config(options.model).positions) if options.model else None
+    plain = load_tokenizer(_folder(options.model)) if options.model else None
     train = _load(options.data, "train", scratch, watch)
     holdout = _load(options.holdout, "holdout", scratch, watch) if options.holdout else None
-    checked = _check(train, holdout, tokenizer, target, watch)
-    return checked, _report(checked, tokenizer)
+    model = _model(options.model, plain, train) if plain else None
+    checked = _check(train, holdout, model, watch)
+    return checked, _report(checked, model.tokenizer if model else None)
+
+
+def _model(base: Path, plain: ChatTokenizer, train: Loaded) -> _Model:
+    options = template_options(plain, train, datetime.now().date())
+    target = Target(base, read_base(base).config.positions, kwargs=options.kwargs)
+    return _Model(plain.rendering_with(options.kwargs), target, options)
 
 
 def _check(
     train: Loaded,
     holdout: Loaded | None,
-    tokenizer: ChatTokenizer | None,
-    target: Target | None,
+    model: _Model | None,
     watch: Watch,
 ) -> _Checked:
     findings = train.findings + (holdout.findings if holdout else [])
     if not len(train.rows):
         return _Checked(train, holdout, None, findings)
-    about_tokenizer = check_tokenizer(tokenizer, train) if tokenizer else []
+    about_tokenizer = check_tokenizer(model.tokenizer, train, model.options) if model else []
     held = [split_reference(row) for row in holdout.rows] if holdout else []
-    surveyed = survey(train.rows, held, None if errors(about_tokenizer) else target, watch)
+    target = model.target if model and not errors(about_tokenizer) else None
+    surveyed = survey(train.rows, held, target, watch)
     findings += about_tokenizer + check_corpus(train, surveyed, EPOCHS)
-    if tokenizer and surveyed.tokens:
-        findings += surveyed.tokens.findings(tokenizer)
+    if model and surveyed.tokens:
+        findings += surveyed.tokens.findings(model.tokenizer)
     if held:
         findings += check_holdout(train, surveyed, held)
     return _Checked(train, holdout, surveyed, findings)
 
 
 def _load(path: Path, dataset: str, scratch: Path, watch: Watch) -> Loaded:
-    return load_files(str(path), locate_local(path).files, dataset, scratch / f"{dataset}.rows", watch)
+    located = locate_local(path, dataset)
+    return load_files(str(path), located, dataset, scratch / f"{dataset}.rows", watch)
 
 
 def _folder(path: Path) -> Path:

@@ -6,20 +6,20 @@ from pathlib import Path
 from finetune_trainer.errors import UserError
 
 ROW_TOKENS = 1024  # of a row, where nothing is said of rows
-# Flags of `plan` that a job says itself, and those that only stand in for parts of a job.
-_OF_NO_JOB = (
-    "method", "rank", "tokens_per_microbatch", "zero_stage", "offload", "checkpointing", "train_tokens",
-    "row_tokens",
+# Flags of `plan` that describe a run without a job, which says these things itself.
+_WITHOUT_JOB = (
+    "method", "rank", "tokens_per_microbatch", "zero_stage", "offload", "gradient_checkpointing",
+    "train_tokens", "row_tokens",
 )  # fmt: skip
-_OF_A_JOB = ("data", "holdout")
-_OF_GPUS = ("gpu", "gpu_types", "gpu_memory_gib", "gpu_peak_tflops", "price_per_hour")
-_OF_A_LAPTOP = ("model", "data", "holdout", "gpus", "nodes", *_OF_GPUS)
+_WITH_JOB = ("data", "holdout")  # they stand in for the job's sources
+_GPU = ("gpu", "gpu_types", "gpu_memory_gib", "gpu_peak_tflops", "price_per_hour")
+_WITH_WORK = ("model", "data", "holdout", "gpus", "nodes", *_GPU)  # what a pod knows by itself
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of a check of rows."""
     add = parser.add_argument
-    text = "the training rows: a file or a folder of JSON lines, JSON, CSV or Parquet"
+    text = "the training rows: a file or a folder of JSON lines, JSON, CSV, Parquet or Arrow"
     add("data", type=Path, metavar="DATA", help=text)
     add("--holdout", type=Path, help="the held-out rows")
     add("--model", type=Path, help="a base model's folder: adds the rules about tokens")
@@ -38,11 +38,12 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     alone("--method", choices=("LoRA", "QLoRA", "Full"), help="default LoRA")
     alone("--tokens-per-microbatch", type=_count, help="token slots that one GPU processes at once")
     alone("--rank", type=_count, help="rank of the adapter (default: as a job's)")
-    alone("--zero-stage", type=int, choices=range(4), help="DeepSpeed's stage, method Full")
+    alone("--zero-stage", type=int, choices=range(4), help="DeepSpeed's ZeRO stage; LoRA and QLoRA: 0 or 3")
     # It halves the speed and needs a host that is not known here: it is suggested, not chosen.
-    text = "what waits in the host's memory, method Full (default none)"
-    alone("--offload", choices=("none", "optimizer", "all"), help=text)
-    alone("--checkpointing", choices=("on", "off"), help="recompute activations")
+    text = "what waits in the host's memory, method Full (default None)"
+    alone("--offload", choices=("None", "Optimizer", "All"), help=text)
+    text = "compute activations again instead of keeping them"
+    alone("--gradient-checkpointing", choices=("Enabled", "Selective", "Disabled"), help=text)
     alone("--train-tokens", type=_count, help="tokens over all epochs: adds time and cost")
     alone("--row-tokens", type=_count, help=f"mean tokens of a row (default {ROW_TOKENS})")
     _add_output(parser)
@@ -81,21 +82,21 @@ def add_gpu_arguments(parser: argparse._ActionsContainer) -> None:
 def refuse_misplaced(options: argparse.Namespace) -> None:
     """UserError for a flag of `plan` that would do nothing."""
     if options.job:
-        _refuse(options, _OF_NO_JOB, "is said by the job; change it there")
+        _refuse(options, _WITHOUT_JOB, "is said by the job; change it there")
         return
-    _refuse(options, _OF_A_JOB, "needs --job")
+    _refuse(options, _WITH_JOB, "needs --job")
     if not options.gpu:
         _refuse(options, ("gpu_types",), "needs --gpu NAME or --job")
 
 
 def refuse_without_work(options: argparse.Namespace) -> None:
     """UserError for a flag of `prepare` that would do nothing in a pod."""
-    _refuse(options, _OF_A_LAPTOP, "needs --work DIR")
+    _refuse(options, _WITH_WORK, "needs --work DIR")
 
 
 def refuse_flags_of_gpus(options: argparse.Namespace, why: str) -> None:
     """UserError for a flag about GPUs where it would do nothing."""
-    _refuse(options, _OF_GPUS, why)
+    _refuse(options, _GPU, why)
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:

@@ -3,15 +3,16 @@
 import argparse
 from pathlib import Path
 
+from finetune_trainer.base.config import read_base_config
+from finetune_trainer.base.headers import Tensor
+from finetune_trainer.base.shape import BaseModel, read_base, refuse_untrainable
 from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, GpuSpec, Job
 from finetune_trainer.data.load import Loaded, Watch, load, load_files
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.flags import refuse_flags_of_gpus
 from finetune_trainer.local.gpus import accelerator, known_gpus, other_gpus
 from finetune_trainer.local.manifest import job_of, read_manifest
-from finetune_trainer.planning.headers import shape_of_folder
-from finetune_trainer.planning.remote import shape_of_source
-from finetune_trainer.sources.hub import fetch_base, fetch_tokenizer
+from finetune_trainer.sources.hub import describe_base, fetch_base, fetch_tokenizer
 from finetune_trainer.sources.located import locate_local
 from finetune_trainer.stages.examine import Base, Data, check_request, compares_meaning
 
@@ -69,26 +70,38 @@ def load_local_data(job: Job, options: argparse.Namespace, scratch: Path, watch:
 
 
 def find_local_base(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Base:
-    """Shape, configuration and tokenizer of the base; no weights are fetched from the Hub."""
+    """Configuration, headers and tokenizer of the base; no weights are fetched from the Hub."""
     spec, folder = job.spec.base_model, options.model
     if folder is not None:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; give the base model's folder with --model.")
-        return Base(folder, shape_of_folder(folder))
+        return Base(folder, read_base(folder))
     if spec.revision is None:
         raise UserError(f"baseModel {_beyond(spec.source)}; give its folder with --model.")
     watch(f"fetching {spec.source}", 0, None)
     if compares_meaning(job):
         fetch_base(spec.source, spec.revision, scratch)
-        return Base(scratch, shape_of_folder(scratch))
+        return Base(scratch, read_base(scratch))
     fetch_tokenizer(spec.source, spec.revision, scratch)
-    return Base(scratch, shape_of_source(spec.source, spec.revision, scratch))
+    return Base(scratch, read_remote_base(spec.source, spec.revision, scratch))
+
+
+def read_remote_base(source: str, revision: str, scratch: Path) -> BaseModel:
+    """The base of `hf://org/name` at a pinned revision, by its config.json and the headers of its weights.
+
+    UserError for one that cannot be trained, SourceUnavailableError when the Hub cannot be reached; the
+    config is left in `scratch`.
+    """
+    headers = {name: Tensor(*entry) for name, entry in describe_base(source, revision, scratch).items()}
+    base = BaseModel(read_base_config(scratch), headers)
+    refuse_untrainable(base.config, headers)
+    return base
 
 
 def _load(spec: DatasetSpec, stand_in: Path | None, dataset: str, scratch: Path, watch: Watch) -> Loaded:
     if stand_in is not None:
-        files = locate_local(stand_in).files
-        return load_files(str(stand_in), files, dataset, scratch / f"{dataset}.rows", watch)
+        located = locate_local(stand_in, dataset)
+        return load_files(str(stand_in), located, dataset, scratch / f"{dataset}.rows", watch)
     if spec.source.startswith(_OF_VOLUMES):
         flag = "--data" if dataset == "train" else "--holdout"
         raise UserError(f"{dataset} data {_beyond(spec.source)}; give the rows with {flag}.")

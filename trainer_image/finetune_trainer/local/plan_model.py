@@ -5,19 +5,18 @@ import json
 from decimal import Decimal
 from typing import Any
 
-from finetune_trainer.contracts import AcceleratorSpec
+from finetune_trainer.base.shape import read_shape
+from finetune_trainer.contracts import AcceleratorSpec, Method
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.flags import ROW_TOKENS
-from finetune_trainer.local.gpus import accelerator, known_gpus
+from finetune_trainer.local.gpus import accelerator, known_gpus, other_gpus
 from finetune_trainer.local.verdict import FINE, REFUSED
-from finetune_trainer.planning.candidates import Given, Gpu, Request
 from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
-from finetune_trainer.planning.cost import training_cost
 from finetune_trainer.planning.defaults import RANK
-from finetune_trainer.planning.headers import shape_of_folder
+from finetune_trainer.planning.layouts import Fixed, Gpu, Workload, gpus_of
 from finetune_trainer.planning.lengths import Lengths
-from finetune_trainer.planning.memory import FIT_SHARE, Method, Setup
-from finetune_trainer.planning.time import Band, estimate, prior, startup_seconds
+from finetune_trainer.planning.memory import FIT_SHARE, Setup
+from finetune_trainer.planning.time import Band, TimedRun, estimate, prior, startup_seconds, training_cost
 
 _BAR = 40
 
@@ -26,32 +25,33 @@ def plan_model(options: argparse.Namespace) -> int:
     """Print the plan and return the exit code; UserError when the question is wrong."""
     if options.model is None:
         raise UserError("A plan is for a model: give --model DIR, or a FineTuneJob with --job FILE.")
-    card = accelerator(options, options.gpu, known_gpus(options.gpu_types))
-    request = request_of(options, card)
-    plan = choose(request)
-    expected = _estimate(options, request, plan.choice.setup, card.price_per_hour)
+    known = known_gpus(options.gpu_types)
+    card = accelerator(options, options.gpu, known)
+    work = workload_of_flags(options, card)
+    plan = choose(work, gpus_of(other_gpus(card.name, known)))
+    expected = _estimate(options, work, plan.layout.setup, card.price_per_hour)
     document = {**plan.document(), "estimate": expected}
     print(json.dumps(document, indent=2) if options.output == "json" else text_of(document, plan))
     return FINE if isinstance(plan, MemoryPlan) else REFUSED
 
 
-def request_of(options: argparse.Namespace, card: AcceleratorSpec) -> Request:
+def workload_of_flags(options: argparse.Namespace, card: AcceleratorSpec) -> Workload:
     """The run that the flags describe; UserError for a model not understood or a GPU without memory."""
     if card.memory_gib is None:
         raise UserError("A plan is for a GPU: name it with --gpu NAME, or give --gpu-memory-gib.")
     tokens: int | None = options.tokens_per_microbatch
     method: Method = options.method or "LoRA"
-    given = Given(
+    fixed = Fixed(
         method=method,
         rank=options.rank if method == "Full" else options.rank or RANK,
         zero_stage=options.zero_stage,
-        offload=options.offload or "none",
-        checkpointing=None if options.checkpointing is None else options.checkpointing == "on",
+        offload=options.offload or "None",
+        gradient_checkpointing=options.gradient_checkpointing,
         micro_batch_tokens=tokens,
     )
-    return Request(
-        shape=shape_of_folder(options.model),
-        given=given,
+    return Workload(
+        shape=read_shape(options.model),
+        fixed=fixed,
         gpu=Gpu(card.memory_gib, card.name, card.peak_tflops),
         longest=min(tokens or ROW_TOKENS, ROW_TOKENS),
         gpus_per_node=options.gpus or 1,
@@ -60,7 +60,7 @@ def request_of(options: argparse.Namespace, card: AcceleratorSpec) -> Request:
 
 
 def _estimate(
-    options: argparse.Namespace, request: Request, setup: Setup, price: Decimal | None
+    options: argparse.Namespace, work: Workload, setup: Setup, price: Decimal | None
 ) -> dict[str, Any] | None:
     """Time and cost, when the tokens are given; UserError when the GPU's peak is not."""
     tokens, row = options.train_tokens, options.row_tokens or ROW_TOKENS
@@ -68,18 +68,12 @@ def _estimate(
         if options.gpu_peak_tflops or options.price_per_hour or options.row_tokens:
             raise UserError("Time and cost need --train-tokens, the tokens over all epochs.")
         return None
-    if request.gpu.peak_tflops is None:
+    peak = work.gpu.peak_tflops
+    if peak is None:
         raise UserError("Time needs --gpu-peak-tflops, the GPU's dense bf16 peak (989 for an H100 or H200).")
-    expected = estimate(
-        request.shape,
-        setup.method,
-        Lengths(rows=-(-tokens // row), tokens=tokens, squares=tokens * row, longest=row),
-        epochs=1,
-        gpus=setup.gpus,
-        peak_tflops=request.gpu.peak_tflops,
-        efficiency=prior(setup),
-        extra_seconds=startup_seconds(request.shape),
-    )
+    lengths = Lengths(rows=-(-tokens // row), tokens=tokens, squares=tokens * row, longest=row)
+    run = TimedRun(work.shape, setup.method, lengths, epochs=1, gpus=setup.gpus, peak_tflops=peak)
+    expected = estimate(run, prior(setup), startup_seconds(work.shape))
     cost = None if price is None else training_cost(expected.hours, setup.gpus, float(price))
     return {
         "tokens": tokens,
@@ -108,12 +102,19 @@ def text_of(document: dict[str, Any], plan: MemoryPlan | NoFit) -> str:
     lines += [
         "",
         f"{document['method']} on {document['gpus']} GPU(s): ZeRO stage {chosen['zeroStage']}, "
-        f"offload {chosen['offload']}, checkpointing {'on' if chosen['checkpointing'] else 'off'}, "
+        f"offload {chosen['offload']}, gradient checkpointing {chosen['gradientCheckpointing']}, "
         f"micro-batches of {chosen['microBatchTokens']:,} tokens",
         *([_time(expected)] if expected else []),
-        "It fits." if isinstance(plan, MemoryPlan) else f"It does not fit. {plan.message}",
+        _verdict(plan),
     ]
     return "\n".join(lines)
+
+
+def _verdict(plan: MemoryPlan | NoFit) -> str:
+    if isinstance(plan, NoFit):
+        return f"It does not fit. {plan.message}"
+    change = f" To be safe {plan.suggestion}." if plan.suggestion else ""
+    return f"It fits, but within 5 % of the limit.{change}" if plan.tight else "It fits."
 
 
 def _time(expected: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from finetune_trainer.planning.candidates import Given, Request, fastest
+from finetune_trainer.planning.choose import MemoryPlan
+from finetune_trainer.planning.layouts import Fixed, Workload, fastest
 from finetune_trainer.planning.memory import GIB
 
 # Between the sizes that R11 names as small (9B to 27B) and the 70B that R12 warns of.
@@ -29,13 +30,14 @@ class Intent:
     calls_per_month: int | None = None
 
 
-def advise(intent: Intent, request: Request) -> tuple[Advice, ...]:
-    """All advice on a job as it was written."""
+def advise(intent: Intent, work: Workload | None, plan: MemoryPlan | None) -> tuple[Advice, ...]:
+    """All advice on a job as it was written; `work` and `plan` where its GPUs are known."""
     found = (
         knowledge_gap(intent),
         changing_knowledge(intent),
-        needless_quantisation(request),
-        large_model(request),
+        quantisation(work, plan) if work and plan else None,
+        tight_memory(plan) if plan else None,
+        large_model(work) if work else None,
         few_calls(intent),
     )
     return tuple(advice for advice in found if advice)
@@ -64,25 +66,44 @@ def changing_knowledge(intent: Intent) -> Advice | None:
     )
 
 
-def needless_quantisation(request: Request) -> Advice | None:
+def quantisation(work: Workload, plan: MemoryPlan) -> Advice | None:
     """R21: QLoRA only when memory forces it; LoRA is faster and trains against the base as it is served."""
-    if request.given.method != "QLoRA":
+    if plan.layout.setup.method != "QLoRA":
         return None
-    given = request.given
-    lora = fastest(replace(request, given=Given("LoRA", given.rank, checkpointing=given.checkpointing)))
+    fixed = work.fixed
+    free = Fixed(
+        "LoRA", fixed.rank, fixed.target_modules, gradient_checkpointing=fixed.gradient_checkpointing
+    )
+    lora = fastest(replace(work, fixed=free))
     if lora is None:
-        return None
+        return Advice(
+            "QuantisedBase",
+            "Method QLoRA is in force, since LoRA does not fit: the adapter is trained against a base in 4 "
+            "bits, which costs some quality and speed. It is scored and served on the base in 16 bits.",
+        )
     return Advice(
         "NeedlessQuantisation",
         f"Method QLoRA trains against a 4-bit base, which costs quality and speed, and LoRA fits: it needs "
-        f"{lora.memory.total / GIB:.1f} GiB of {request.gpu.memory_gib:g} GiB with rank {given.rank}. Use "
-        "method LoRA.",
+        f"{lora.memory.total / GIB:.1f} GiB of {work.gpu.memory_gib:g} GiB with rank {fixed.rank}. Set "
+        "method: LoRA.",
     )
 
 
-def large_model(request: Request) -> Advice | None:
+def tight_memory(plan: MemoryPlan) -> Advice | None:
+    """A prediction within 5 % of the limit may be exceeded: they are within 12 % of what was measured."""
+    if not plan.tight:
+        return None
+    change = f"To be safe {plan.suggestion}." if plan.suggestion else "Nothing smaller is known for it."
+    return Advice(
+        "TightMemory",
+        f"The expected peak of {plan.layout.memory.total / GIB:.1f} GiB is within 5 % of what may be used of "
+        f"{plan.gpu.memory_gib:g} GiB, so training may run out of memory. {change}",
+    )
+
+
+def large_model(work: Workload) -> Advice | None:
     """R11, R12: the smallest base that does the task; tuned, a small one often beats a large one."""
-    size = request.shape.parameters
+    size = work.shape.parameters
     if size < LARGE_MODEL:
         return None
     return Advice(

@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.contracts import LoraSpec, Spec, TrainingSpec
+from finetune_trainer.contracts import LoraSpec, Method, Spec, TrainingSpec
 from finetune_trainer.errors import UserError
+from finetune_trainer.planning.lengths import Lengths
 
 # Three epochs: OpenAI's rule for small sets of examples (data rule 30).
 EPOCHS = 3
@@ -15,8 +16,13 @@ FULL_RATE = 2e-5
 LORA_FACTOR = 10
 SHORT_LORA_FACTOR = 15
 SHORT_RUN_STEPS = 100
-# LoRA tolerates large batches worse than full training does: stay below 32 (same source).
-BATCH = 8
+# Rows of a step: so many that a GPU gets this many tokens, with fewer it waits (planning/time.py) ...
+_TOKENS_PER_GPU = 4096
+_LEAST_BATCH = 8
+# ... but no more than these: LoRA tolerates large batches worse than full training does (same source) ...
+_MOST_BATCH: dict[Method, int] = {"LoRA": 32, "QLoRA": 32, "Full": 128}
+# ... and few enough that an epoch has some steps to learn in.
+_STEPS_PER_EPOCH = 25
 SEED = 17
 # Rank 16 to 32 serves hundreds to thousands of rows; alpha 32 keeps the best rate independent of the rank.
 RANK = 16
@@ -36,6 +42,8 @@ class Plan:
     steps: int
     rank: int | None
     alpha: int | None
+    rank_stabilized: bool
+    target_modules: tuple[str, ...]
 
     def training(self) -> dict[str, Any]:
         """The `training` part of prepare's summary."""
@@ -48,39 +56,60 @@ class Plan:
             "steps": self.steps,
         }
 
-    def lora(self) -> dict[str, int] | None:
+    def lora(self) -> dict[str, Any] | None:
         """The `lora` part of prepare's summary; None for method Full."""
-        return None if self.rank is None or self.alpha is None else {"rank": self.rank, "alpha": self.alpha}
+        if self.rank is None:
+            return None
+        return {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "rankStabilized": self.rank_stabilized,
+            "targetModules": list(self.target_modules),
+        }
 
 
-def make_plan(spec: Spec, rows: int, longest: int, positions: int) -> Plan:
-    """Fill in what the spec leaves out; `longest` row and the model's `positions` are in tokens."""
-    given = spec.training or TrainingSpec()
+def make_plan(spec: Spec, rows: Lengths, positions: int, targets: tuple[str, ...]) -> Plan:
+    """Fill in what the spec leaves out; `positions` are the model's, `targets` the adapted layers."""
+    given, lora = spec.training or TrainingSpec(), spec.lora or LoraSpec()
     epochs = given.epochs or EPOCHS
-    batch = effective_batch(given.effective_batch_size, spec.resources.processes)
-    steps = math.ceil(rows / batch) * epochs
-    rank, alpha = _lora(spec)
+    batch = effective_batch(spec, rows)
+    steps = math.ceil(rows.rows / batch) * epochs
     rate = float(given.learning_rate) if given.learning_rate else default_rate(spec.method, steps)
     return Plan(
         epochs=epochs,
         learning_rate=rate,
         effective_batch_size=batch,
-        max_length=given.max_length or min(_round_up(longest, _LENGTH_STEP), positions),
+        max_length=given.max_length or min(_round_up(rows.longest, _LENGTH_STEP), positions),
         seed=SEED if given.seed is None else given.seed,
         steps=steps,
-        rank=rank,
-        alpha=alpha,
+        rank=(lora.rank or RANK) if spec.trains_adapter else None,
+        alpha=(lora.alpha or ALPHA) if spec.trains_adapter else None,
+        rank_stabilized=lora.rank_stabilized or False,
+        target_modules=targets,
     )
 
 
-def effective_batch(given: int | None, processes: int) -> int:
-    """The rows per optimizer step: a multiple of the processes; UserError when the given number is none."""
-    if given is None:
-        return _round_up(BATCH, processes)
-    if given % processes:
-        text = f"training.effectiveBatchSize is {given} for {processes} processes"
-        raise UserError(f"{text}; make it a multiple of {processes}, such as {_round_up(given, processes)}.")
-    return given
+def effective_batch(spec: Spec, rows: Lengths) -> int:
+    """The rows per optimizer step, a multiple of the processes; UserError when the job's number is none.
+
+    On GPUs the default grows until each gets enough tokens to be busy; on a CPU it stays the least.
+    """
+    given, processes = spec.training and spec.training.effective_batch_size, spec.resources.processes
+    if given:
+        return processes * share_of_batch(given, processes)
+    batch = _LEAST_BATCH
+    if spec.resources.gpus_per_node and rows.tokens:
+        busy = math.ceil(processes * _TOKENS_PER_GPU * rows.rows / rows.tokens)
+        batch = max(batch, min(busy, _MOST_BATCH[spec.method], rows.rows // _STEPS_PER_EPOCH))
+    return _round_up(batch, processes)
+
+
+def share_of_batch(rows: int, processes: int) -> int:
+    """The rows of a step that one process gets; UserError when they cannot be shared evenly."""
+    if rows % processes:
+        text = f"training.effectiveBatchSize is {rows} for {processes} processes"
+        raise UserError(f"{text}; make it a multiple of {processes}, such as {_round_up(rows, processes)}.")
+    return rows // processes
 
 
 def default_rate(method: str, steps: int) -> float:
@@ -94,13 +123,6 @@ def length_limit(spec: Spec, positions: int) -> int:
     """The most tokens a row may have: what the job says, at most what the model was made for."""
     given = spec.training.max_length if spec.training else None
     return min(given or positions, positions)
-
-
-def _lora(spec: Spec) -> tuple[int | None, int | None]:
-    if spec.method == "Full":
-        return None, None
-    given = spec.lora or LoraSpec()
-    return given.rank or RANK, given.alpha or ALPHA
 
 
 def _round_up(number: int, step: int) -> int:

@@ -12,18 +12,20 @@ from finetune_trainer.reading.lines import TOO_LONG, Line
 from finetune_trainer.reading.strict_json import parse_json
 
 # What CSV cannot nest is written as JSON text in a cell.
-_JSON_CELLS = ("messages", "conversations", "tools")
+_JSON_CELLS = ("messages", "conversations", "tools", "functions")
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_csv(stream: BinaryIO, name: str, first: int = 1) -> Iterator[Line]:
     """The records after the header, numbered from `first`; an empty cell is an absent key.
 
+    Blanks between a comma and a cell are not part of the cell, as some programs write them; those within
+    quotation marks are.
     UserError if the header is unusable or a record has no end within the limit: what follows is lost then.
     """
     csv.field_size_limit(RECORD_BYTES)
     texts = _Texts(stream, name)
-    reader = csv.reader(texts, strict=True)
+    reader = csv.reader(texts, strict=True, skipinitialspace=True)
     header = _header(reader, texts, name)
     if not header:
         return
@@ -79,6 +81,8 @@ def _next_record(reader: Iterator[list[str]], texts: _Texts) -> list[str] | str 
         cells = next(reader, None)
     except csv.Error as error:
         texts.take_problem()
+        if "expected after" in str(error):
+            return "something follows the closing quotation mark of a cell; double those within a cell"
         return f"its quotation marks are not paired ({error}); double them within a cell"
     return texts.take_problem() or cells
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from finetune_trainer.errors import UserError
 
-Kind = Literal["jsonl", "json", "csv", "parquet"]
+Kind = Literal["jsonl", "json", "csv", "parquet", "arrow"]
 Packing = Literal["gzip", "bzip2", "xz", "zstd"]
 
 _KINDS: dict[str, Kind] = {
@@ -15,14 +15,15 @@ _KINDS: dict[str, Kind] = {
     ".json": "json",
     ".csv": "csv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 _PACKINGS: dict[str, Packing] = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
-READ_NAMES = f"{', '.join(_KINDS)} (also packed, {', '.join(_PACKINGS)}; Parquet packs itself)"
+READ_NAMES = f"{', '.join(_KINDS)} (also packed, {', '.join(_PACKINGS)}; Parquet and Arrow pack themselves)"
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """`kind` is `json` for an array as well as for lines: only the content tells which."""
+    """`json` and `jsonl` are the same to the reader: only the content tells lines from an array."""
 
     kind: Kind
     packing: Packing | None = None
@@ -33,7 +34,7 @@ def find_kind(name: str) -> FileKind | None:
     path = PurePath(name.lower())
     packing = _PACKINGS.get(path.suffix)
     kind = _KINDS.get(path.with_suffix("").suffix if packing else path.suffix)
-    if kind is None or (packing and kind == "parquet"):
+    if kind is None or (packing and kind in ("parquet", "arrow")):
         return None
     return FileKind(kind, packing)
 

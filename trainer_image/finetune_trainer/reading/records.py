@@ -6,12 +6,13 @@ from io import BufferedReader
 from pathlib import Path
 
 from finetune_trainer.reading.csv_rows import read_csv
-from finetune_trainer.reading.json_array import split_array
+from finetune_trainer.reading.json_layout import find_layout
+from finetune_trainer.reading.json_values import split_values
 from finetune_trainer.reading.kinds import Kind, kind_of
 from finetune_trainer.reading.lines import RawLine, Record, split_lines
 from finetune_trainer.reading.packing import open_unpacked
-from finetune_trainer.reading.parquet import read_parquet
 from finetune_trainer.reading.signatures import refuse_other_than_text
+from finetune_trainer.reading.tables import read_arrow, read_parquet
 
 
 def read_file(path: Path, name: str, first: int = 1) -> Iterator[Record]:
@@ -26,24 +27,27 @@ def read_file(path: Path, name: str, first: int = 1) -> Iterator[Record]:
 def read_records(stream: BufferedReader, kind: Kind, name: str, first: int = 1) -> Iterator[Record]:
     """The records of an unpacked stream, readable or not; UserError if the file cannot be read at all.
 
-    Memory is bounded by a few times the longest record that is allowed. Parquet needs a seekable stream.
+    Memory is bounded by a few times the longest record that is allowed, of Arrow by the batches that it was
+    written in. Parquet and Arrow need a seekable stream.
     """
     match kind:
         case "jsonl" | "json":
-            return split_json(stream, kind, name, first)
+            return split_json(stream, name, first)
         case "csv":
             refuse_other_than_text(stream.peek(), name)
             return read_csv(stream, name, first)
         case "parquet":
             return read_parquet(stream, name, _size(stream), first)
+        case "arrow":
+            return read_arrow(stream, name, _size(stream), first)
 
 
-def split_json(stream: BufferedReader, kind: Kind, name: str, first: int = 1) -> Iterator[RawLine]:
-    """The unparsed records of JSON lines or of an array; a .json file is an array if it starts like one."""
+def split_json(stream: BufferedReader, name: str, first: int = 1) -> Iterator[RawLine]:
+    """The unparsed records of a JSON file, whatever its layout."""
     head = stream.peek()
     refuse_other_than_text(head, name)
-    is_array = kind == "json" and head.lstrip().startswith(b"[")
-    return split_array(stream, first) if is_array else split_lines(stream, first)
+    layout = find_layout(head)
+    return split_lines(stream, first) if layout.kind == "lines" else split_values(stream, name, layout, first)
 
 
 def _size(stream: BufferedReader) -> int:

@@ -23,7 +23,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"\xfd7zXZ", "packed by xz; name it with .xz at its end"),
     (rb"\x28\xb5\x2f\xfd", "packed by zstd; name it with .zst at its end"),
     (rb"PAR1\x15", "a Parquet file; name it .parquet"),
-    (rb"ARROW1\x00", "an Arrow file; save it as Parquet"),
+    (rb"ARROW1\x00|\xff\xff\xff\xff", "an Arrow file; name it .arrow"),
     (rb"\x89PNG|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP", "a picture; give a file of text records"),
     (rb"%PDF-", "a PDF document; give a file of text records"),
     (rb"\x7fELF|MZ.\x00", "a program; give a file of text records"),

@@ -23,18 +23,26 @@ def parse_json(raw: bytes) -> Any:
         text = f"byte {error.start + 1} is not UTF-8 (Latin-1 or Windows-1252?); save the file as UTF-8"
         raise ValueError(text) from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at {_place(error)}") from error
+        raise ValueError(_explained(error)) from error
     if b"\\u" in raw:
         _refuse_half_characters(value)
     return value
+
+
+def count_open(raw: bytes) -> int:
+    """How many brackets outside of strings are not closed."""
+    return sum(map(_STEPS.__getitem__, _brackets(raw)))
+
+
+def _brackets(raw: bytes) -> bytes:
+    return _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
 
 
 def _refuse_depth(raw: bytes) -> None:
     """Count before parsing: the parser, and all who walk the value later, nest calls as deep as the value."""
     if raw.count(b"[") + raw.count(b"{") <= JSON_DEPTH:
         return
-    brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
-    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > JSON_DEPTH:
+    if max(accumulate(map(_STEPS.__getitem__, _brackets(raw))), default=0) > JSON_DEPTH:
         raise ValueError(f"it nests deeper than {JSON_DEPTH} levels")
 
 
@@ -72,8 +80,20 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _place(error: json.JSONDecodeError) -> str:
-    return f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+def _explained(error: json.JSONDecodeError) -> str:
+    """The parser's words, or what they come from where that is a comma too many."""
+    before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
+    if before.endswith(",") and after[:1] in ("]", "}"):
+        place = _place(error.doc, len(before) - 1)
+        return f"a comma stands before the closing `{after[0]}` at {place}; remove the comma"
+    if error.msg == "Extra data" and after == ",":
+        return f"a comma follows the value at {_place(error.doc, error.pos)}; remove the comma"
+    return f"{error.msg} at {_place(error.doc, error.pos)}"
+
+
+def _place(text: str, at: int) -> str:
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    return f"column {column}" if line == 1 else f"line {line}, column {column} of the row"
 
 
 _DECODER = json.JSONDecoder(

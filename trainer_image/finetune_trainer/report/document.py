@@ -110,7 +110,7 @@ class Settings(Document):
 
     zero_stage: int = Field(ge=0, le=3)
     micro_batch_tokens: NonNegativeInt
-    checkpointing: bool
+    gradient_checkpointing: str
     offload: str
 
 
@@ -120,6 +120,8 @@ class MemoryPlan(Document):
     model_config = ConfigDict(alias_generator=_with_gib)
 
     fits: bool
+    tight: bool = False
+    method: str | None = None
     gpu: str | None = None
     gpus: int = Field(ge=1)
     peak_gib: FiniteFloat = Field(ge=0)

@@ -123,7 +123,7 @@ def _cost(estimate: Estimate) -> str | None:
     return plots.band("Cost", (low, middle, high), lambda value: words.money(value, None), marks)
 
 
-def _settings(report: Report) -> dict[str, Mapping[str, Any]]:
+def _settings(report: Report) -> dict[str, Mapping[str, str]]:
     """The chosen values by their names in the job, as groups."""
     groups: dict[str, Mapping[str, Any]] = {}
     if report.training:
@@ -131,5 +131,6 @@ def _settings(report: Report) -> dict[str, Mapping[str, Any]]:
     if report.lora:
         groups["lora"] = report.lora
     if report.memory:
-        groups["per GPU"] = report.memory.chosen.model_dump(by_alias=True, exclude_none=True)
-    return groups
+        chosen = report.memory.chosen.model_dump(by_alias=True)
+        groups["per GPU"] = {key: value for key, value in chosen.items() if value != "None"}
+    return {name: {key: words.setting(v) for key, v in group.items()} for name, group in groups.items()}

@@ -4,8 +4,9 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data.formats import Row
-from finetune_trainer.data.tokenise import ChatTokenizer, Encoded, encode_rows
+from finetune_trainer.data.tokenise import Encoded, encode_rows
 from finetune_trainer.report.document import Example, Token
 from finetune_trainer.report.words import printable
 

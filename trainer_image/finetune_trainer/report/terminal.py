@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.report.document import DataSummary, Estimate, Histogram, Lengths, MemoryPlan, Report
 from finetune_trainer.report.readiness import readiness
-from finetune_trainer.report.words import duration, gib, money, number, plural, printable, share
+from finetune_trainer.report.words import duration, gib, money, number, plural, printable, setting, share
 
 _WIDEST, _NARROWEST = 120, 40  # longer lines are hard to read, shorter ones hold no sentence
 _FINDINGS = 10  # at most, the worst first; report.json has all
@@ -104,7 +104,9 @@ def _numbers(report: Report) -> list[_Entry]:
         entries.append(_Entry("lengths", _length_lines(report.lengths)))
     if report.training:
         chosen = {**report.training, **(report.lora or {})}
-        entries.append(_Entry("training", (", ".join(f"{name} {value}" for name, value in chosen.items()),)))
+        entries.append(
+            _Entry("training", (", ".join(f"{name} {setting(value)}" for name, value in chosen.items()),))
+        )
     if report.memory:
         entries.append(
             _Entry("memory", tuple(_memory_lines(report.memory)), "good" if report.memory.fits else "error")
@@ -130,17 +132,17 @@ def sparkline(counted: Histogram) -> str:
 
 
 def _memory_lines(plan: MemoryPlan) -> Iterator[str]:
-    fits = "fits" if plan.fits else "does not fit"
+    fits = ("fits, tightly" if plan.tight else "fits") if plan.fits else "does not fit"
+    method = f"{plan.method} " if plan.method else ""
     where = f"{plan.gpus} x {plan.gpu or 'GPU'} of {gib(plan.gpu_memory_gib)}"
-    yield f"{gib(plan.peak_gib)} of {gib(plan.limit_gib)} on {where}: {fits}"
+    yield f"{gib(plan.peak_gib)} of {gib(plan.limit_gib)} on {where}: {method}{fits}"
     yield ", ".join(f"{name} {gib(size)}" for name, size in plan.shown.items())
     if plan.measured_peak_gib is not None:
         yield f"measured peak {gib(plan.measured_peak_gib)}"
     chosen = plan.chosen
-    checkpointing = "with" if chosen.checkpointing else "without"
     yield (
         f"ZeRO stage {chosen.zero_stage}, {number(chosen.micro_batch_tokens)} tokens per micro-batch, "
-        f"{checkpointing} checkpointing, offload {chosen.offload}"
+        f"gradient checkpointing {chosen.gradient_checkpointing}, offload {chosen.offload}"
     )
     if plan.suggestion:
         yield plan.suggestion

@@ -39,6 +39,15 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.0f}{_JOIN}%" if percent >= 10 or percent == 0 else f"{percent:.1f}{_JOIN}%"
 
 
+def setting(value: object) -> str:
+    """A value of a setting: yes, no, none, or the names of a list."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
 def plural(count: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.scoring.client import Answer, Engine, Refused
+from finetune_trainer.scoring.drift import check_rendering
 from finetune_trainer.scoring.rows import GradedRow, Question, graded
 
 # Enough to fill the engine's batches; it queues what it cannot run.
@@ -21,8 +22,11 @@ async def answer_all(
 ) -> list[GradedRow]:
     """Rows in the order of the questions; UserError when the engine accepted none of the prompts.
 
+    TemplateDrift when it renders one otherwise than prepare.
+
     `done` is called with the number of rows that are finished.
     """
+    await check_rendering(engine, model, questions)
     places = asyncio.Semaphore(CONCURRENCY)
     finished = 0
 
@@ -48,6 +52,6 @@ async def answer_all(
 
 async def _answer(engine: Engine, model: str, question: Question, max_tokens: int) -> Answer | str:
     try:
-        return await engine.chat(model, question.messages, max_tokens, question.tools)
+        return await engine.chat(model, question.prompt, max_tokens)
     except Refused as error:
         return str(error)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.contracts import EvaluationSpec, Job
+from finetune_trainer.scoring.client import GREEDY
 from finetune_trainer.scoring.rows import GradedRow, read_rows, write_rows
 from finetune_trainer.workspace import Workspace, destination_dir
 
-_FORMAT = 1  # changed when the meaning of stored rows or the way of asking changes
+_FORMAT = 2  # changed when the meaning of stored rows or the way of asking changes
 _log = logging.getLogger(__name__)
 
 
@@ -21,9 +22,15 @@ def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec) -> str:
         "base": summary["baseFingerprint"],
         "holdout": summary["holdoutDigest"],
         "graders": [spec.model_dump(mode="json", by_alias=True) for spec in evaluation.graders],
-        "decoding": {"maxTokens": evaluation.output_tokens, "temperature": 0},
+        "decoding": {"maxTokens": evaluation.output_tokens, **GREEDY},
+        "template": template_kwargs(summary),
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def template_kwargs(summary: dict[str, Any]) -> dict[str, Any]:
+    """What prepare decided that every rendering of the chat template gets."""
+    return dict(summary["chatTemplateKwargs"])
 
 
 def rows_path(workspace: Workspace, who: str, key: str) -> Path:

@@ -2,16 +2,22 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
+from finetune_trainer.chat.messages import requested, served_tools
 from finetune_trainer.errors import StageError, UserError
 
+# Everything that generation_config.json may set and the engine would take from there.
+GREEDY = {
+    "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
+    "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
 SOCKET = Path("/run/engine/engine.sock")
 _ANSWER_SECONDS = 900.0  # one answer may wait behind all others on a slow machine
 _START_SECONDS = 900.0
@@ -28,6 +34,24 @@ class EngineUnavailable(StageError):  # noqa: N818
 
 class Refused(Exception):  # noqa: N818
     """The engine refuses this one request (HTTP 4xx), such as a prompt longer than its context."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked: messages, the functions they offer, and what the chat template gets beside them."""
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of a request that the chat template renders."""
+        tools = {"tools": served_tools(self.tools)} if self.tools else {}
+        return {
+            "messages": requested(self.messages),
+            "chat_template_kwargs": dict(self.template_kwargs),
+            **tools,
+        }
 
 
 @dataclass(frozen=True)
@@ -87,27 +111,31 @@ class Engine:
             if "already been loaded" not in str(error):
                 raise UserError(f"The engine refuses the adapter: {error}") from error
 
-    async def chat(
-        self,
-        model: str,
-        messages: Sequence[dict[str, Any]],
-        max_tokens: int,
-        tools: Sequence[dict[str, Any]] = (),
-    ) -> Answer:
+    async def chat(self, model: str, prompt: Prompt, max_tokens: int) -> Answer:
         """The model's greedy answer; Refused when the engine does not accept the prompt."""
         # The template is told of the tools, as in training; what the model writes is text to be graded.
-        offered = {"tools": list(tools), "tool_choice": "none"} if tools else {}
-        body = {"model": model, "messages": list(messages), "max_tokens": max_tokens, "temperature": 0.0}
-        choice = await self._send("POST", "/v1/chat/completions", body | offered)
-        first, usage = choice["choices"][0], choice.get("usage") or {}
+        choice = {"tool_choice": "none"} if prompt.tools else {}
+        body = {"model": model, **prompt.to_json(), **choice, "max_tokens": max_tokens, **GREEDY}
+        answer = await self._send("POST", "/v1/chat/completions", body)
+        first, usage = answer["choices"][0], answer.get("usage") or {}
         text = first["message"].get("content") or ""
         return Answer(text, str(first.get("finish_reason")), int(usage.get("completion_tokens", 0)))
 
-    async def log_probabilities(self, model: str, messages: list[dict[str, Any]]) -> list[float]:
+    async def log_probabilities(self, model: str, prompt: Prompt) -> list[float]:
         """Log-probabilities of the first greedy tokens: a fingerprint of the weights that answer."""
-        body = {"model": model, "messages": messages, "max_tokens": 4, "temperature": 0.0, "logprobs": True}
-        choice = await self._send("POST", "/v1/chat/completions", body)
-        return [float(token["logprob"]) for token in choice["choices"][0]["logprobs"]["content"]]
+        body = {"model": model, **prompt.to_json(), "max_tokens": 4, "logprobs": True, **GREEDY}
+        answer = await self._send("POST", "/v1/chat/completions", body)
+        return [float(token["logprob"]) for token in answer["choices"][0]["logprobs"]["content"]]
+
+    async def prompt_ids(self, model: str, prompt: Prompt) -> list[int]:
+        """The tokens that the engine makes of a prompt; Refused when it does not accept it."""
+        body = {"model": model, **prompt.to_json(), "add_generation_prompt": True}
+        return [int(token) for token in (await self._send("POST", "/tokenize", body))["tokens"]]
+
+    async def text(self, model: str, ids: Sequence[int]) -> str:
+        """The text of tokens."""
+        answer = await self._send("POST", "/detokenize", {"model": model, "tokens": list(ids)})
+        return str(answer["prompt"])
 
     async def _healthy(self) -> bool:
         try:

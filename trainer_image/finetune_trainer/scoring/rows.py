@@ -6,20 +6,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.chat.reasoning import split_reasoning
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.files import read_json_lines, write_lines
 from finetune_trainer.grading import Grade, grade
-from finetune_trainer.scoring.client import Answer
+from finetune_trainer.scoring.client import Answer, Prompt
 
 
 @dataclass(frozen=True)
 class Question:
-    """A hold-out row: prompt, with the tools that it offers, and expected answer."""
+    """A hold-out row: prompt and expected answer.
+
+    `prompt_ids` are the prompt's tokens where prepare recorded them; `opened` says that it ends inside a
+    reasoning block.
+    """
 
     id: str
-    messages: tuple[dict[str, Any], ...]
+    prompt: Prompt
     reference: str
-    tools: tuple[dict[str, Any], ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    opened: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,21 +44,27 @@ class GradedRow:
         return self.grades[grader].score
 
 
-def read_questions(path: Path) -> list[Question]:
-    """The hold-out that prepare wrote."""
-    rows = read_json_lines(path)
-    return [
-        Question(str(row["id"]), tuple(row["messages"]), row["reference"], tuple(row.get("tools", ())))
-        for row in rows
-    ]
+def read_questions(path: Path, template_kwargs: Mapping[str, Any]) -> list[Question]:
+    """The hold-out that prepare wrote, to be rendered with these values for the chat template."""
+    return [_question(row, template_kwargs) for row in read_json_lines(path)]
+
+
+def _question(row: dict[str, Any], template_kwargs: Mapping[str, Any]) -> Question:
+    prompt = Prompt(tuple(row["messages"]), tuple(row.get("tools", ())), template_kwargs)
+    ids = tuple(row.get("promptIds", ()))
+    return Question(str(row["id"]), prompt, row["reference"], ids, row.get("opened", False))
 
 
 def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpec]) -> GradedRow:
-    """Grade an answer; a string instead says why the engine gave none, which leaves the row ungraded."""
+    """Grade what an answer says after its reasoning; a string instead of it says why there is none.
+
+    A row without an answer is ungraded, not wrong.
+    """
     if isinstance(answer, str):
         nothing = Grade(None, None, answer)
         return GradedRow(question.id, None, None, 0, answer, {spec.name: nothing for spec in graders})
-    grades = {spec.name: grade(spec, answer.text, question.reference) for spec in graders}
+    _, content = split_reasoning(answer.text, opened=question.opened)
+    grades = {spec.name: grade(spec, content, question.reference) for spec in graders}
     return GradedRow(question.id, answer.text, answer.finish, answer.tokens, None, grades)
 
 

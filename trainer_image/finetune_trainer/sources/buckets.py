@@ -17,16 +17,8 @@ from pyarrow import fs
 from finetune_trainer.errors import SourceUnavailableError, StageError, UserError
 from finetune_trainer.reading.limits import CHUNK_BYTES
 from finetune_trainer.sources.credentials import credential, credential_file
-from finetune_trainer.sources.located import (
-    DataFile,
-    Located,
-    choose,
-    folder_for,
-    refuse_size,
-    save,
-    some,
-    top_entry,
-)
+from finetune_trainer.sources.folders import choose, some
+from finetune_trainer.sources.located import DataFile, Located, folder_for, refuse_size, save, top_entry
 
 _CONNECT_SECONDS = 10
 _REQUEST_SECONDS = 60
@@ -39,8 +31,8 @@ _NO_BUCKET = r"NO_SUCH_BUCKET|bucket does not exist"
 _ELSEWHERE = r"status 301|AuthorizationHeaderMalformed|PermanentRedirect|HTTP status 400"
 
 
-def fetch_objects(source: str, scratch: Path) -> Located:
-    """Copy the object, or all objects directly below the prefix, that `source` names."""
+def fetch_objects(source: str, scratch: Path, dataset: str) -> Located:
+    """Copy the object that `source` names, or those below its prefix that are `train` or `holdout`."""
     scheme, path = _split(source)
     with _explained(source, scheme):
         store = _store(scheme)
@@ -49,7 +41,7 @@ def fetch_objects(source: str, scratch: Path) -> Located:
             return Located((_copy(store, path, source, folder_for(source, scratch)),))
         if found.type == fs.FileType.NotFound:
             raise UserError(f"{source} does not exist; {_what_is_there(store, path)}.")
-        return _copy_folder(store, path, source, folder_for(source, scratch))
+        return _copy_folder(store, path, source, folder_for(source, scratch), dataset)
 
 
 def _split(source: str) -> tuple[str, str]:
@@ -62,11 +54,11 @@ def _split(source: str) -> tuple[str, str]:
     return scheme, "/".join(parts)
 
 
-def _copy_folder(store: Any, path: str, source: str, folder: Path) -> Located:
-    entries = _entries(store, path)
-    names, unread = choose(source, entries)
-    refuse_size(sum(entries[name].size for name in names), source)
-    return Located(tuple(_copy(store, entries[name].path, source, folder) for name in names), unread)
+def _copy_folder(store: Any, path: str, source: str, folder: Path, dataset: str) -> Located:
+    chosen = choose(source, lambda inner: _entries(store, f"{path}/{inner}".rstrip("/")), dataset)
+    found = store.get_file_info([f"{path}/{name}" for name in chosen.files])
+    refuse_size(sum(entry.size for entry in found), source)
+    return Located(tuple(_copy(store, entry.path, source, folder) for entry in found), chosen.unread)
 
 
 def _copy(store: Any, path: str, source: str, folder: Path) -> DataFile:

@@ -25,7 +25,8 @@ from finetune_trainer.base.files import DESCRIPTION_FILES, is_description, is_we
 from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.files import write_atomically
 from finetune_trainer.sources.credentials import Purpose, credential
-from finetune_trainer.sources.located import DataFile, Located, choose, some, top_entry
+from finetune_trainer.sources.folders import choose, some
+from finetune_trainer.sources.located import DataFile, Located, top_entry
 
 # In the target: which base is complete, and which is being fetched (a restart goes on with that one).
 _FETCHED = ".fetched"
@@ -66,8 +67,8 @@ def _download(repo: str, revision: str, target: Path, names: list[str]) -> None:
     )
 
 
-def fetch_dataset(source: str, revision: str, target: Path) -> Located:
-    """Fetch `hf://datasets/org/name/path`, a file or all files of a folder, below `target`."""
+def fetch_dataset(source: str, revision: str, target: Path, dataset: str) -> Located:
+    """Fetch `train` or `holdout` of `hf://datasets/org/name/path`, a file or a folder, below `target`."""
     parts = source.removeprefix("hf://datasets/").rstrip("/").split("/", 2)
     if not source.startswith("hf://datasets/") or len(parts) < 3:
         raise UserError(f"{source} is not understood; write hf://datasets/org/name/path/to/file.jsonl.")
@@ -78,19 +79,25 @@ def fetch_dataset(source: str, revision: str, target: Path) -> Located:
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:
-            return _fetch_data_folder(source, repo, path, revision, target)
+            return _fetch_data_folder(source, repo, path, revision, target, dataset)
 
 
-def _fetch_data_folder(source: str, repo: str, path: str, revision: str, target: Path) -> Located:
+def _fetch_data_folder(
+    source: str, repo: str, path: str, revision: str, target: Path, dataset: str
+) -> Located:
     hub = HfApi(_endpoint(), read_token("dataset"))
     names = hub.list_repo_files(repo, repo_type="dataset", revision=revision)
-    entries = {top_entry(name.removeprefix(f"{path}/")) for name in names if name.startswith(f"{path}/")}
-    if not entries:
+    if not _entries(names, f"{path}/"):
         text = f"{source} does not exist at revision {revision}; the repository holds {some(names)}."
         raise UserError(text)
-    chosen, unread = choose(source, entries)
-    files = (_fetch_data_file(repo, f"{path}/{name}", revision, target) for name in chosen)
-    return Located(tuple(files), unread)
+    chosen = choose(source, lambda inner: _entries(names, f"{path}/{inner}"), dataset)
+    files = (_fetch_data_file(repo, f"{path}/{name}", revision, target) for name in chosen.files)
+    return Located(tuple(files), chosen.unread)
+
+
+def _entries(names: list[str], folder: str) -> set[str]:
+    """What lies directly in a folder (its path with `/`) of a repository with these files."""
+    return {top_entry(name.removeprefix(folder)) for name in names if name.startswith(folder)}
 
 
 def _fetch_data_file(repo: str, path: str, revision: str, target: Path) -> DataFile:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading.limits import DATA_SET_BYTES
-
-_LISTED = 10
+from finetune_trainer.sources.folders import choose
 
 
 @dataclass(frozen=True)
@@ -24,22 +23,19 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Located:
-    """The files of a data set, ordered by name, and what lies beside them in the folder and is not read.
-
-    Not read are folders (`name/`) and what is hidden by custom: names that start with `.` or `_`. Everything
-    else is in `files`, also what is no data: rule 4 (data.file_rules.mixed_files) judges that.
-    """
+    """The files of a data set, ordered by name, and what beside them is not read (folders.choose)."""
 
     files: tuple[DataFile, ...]
     unread: tuple[str, ...] = ()
 
 
-def locate_local(path: Path) -> Located:
-    """The files at a path of this machine, which need no volume: one file or all files of a folder."""
+def locate_local(path: Path, dataset: str) -> Located:
+    """The files of `train` or `holdout` at a path of this machine: one file, or a folder of them."""
+    source = str(path)
     if not path.is_dir():
-        return Located((local_file(path, str(path)),))
-    names, unread = choose(str(path), list_folder(path, str(path)))
-    return Located(tuple(local_file(path / name, str(path / name)) for name in names), unread)
+        return Located((local_file(path, source),))
+    chosen = choose(source, lambda inner: list_folder(path / inner, f"{source}/{inner}"), dataset)
+    return Located(tuple(local_file(path / name, str(path / name)) for name in chosen.files), chosen.unread)
 
 
 def local_file(path: Path, source: str) -> DataFile:
@@ -52,23 +48,13 @@ def local_file(path: Path, source: str) -> DataFile:
 
 
 def list_folder(path: Path, source: str) -> list[str]:
-    """The entries of a folder as `choose` wants them, without the links that ConfigMap volumes have."""
+    """The entries of a folder as folders.choose wants them, without the links that ConfigMap volumes have."""
     try:
         entries = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(path)]
     except PermissionError as error:
         text = f"{source} cannot be listed; make it readable for the pod's user or group."
         raise UserError(text) from error
     return [name for name in entries if not name.startswith("..")]
-
-
-def choose(source: str, names: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Which entries of a folder are files of the data set, and which are not read (folders end with `/`)."""
-    entries = sorted(names)
-    files = [name for name in entries if not name.endswith("/") and name[0] not in "._"]
-    unread = tuple(name for name in entries if name not in files)
-    if not files:
-        raise UserError(f"{source} is a folder without data files; it holds {some(unread)}. Name the data.")
-    return files, unread
 
 
 def top_entry(name: str) -> str:
@@ -105,12 +91,3 @@ def refuse_size(size: int, source: str) -> None:
     if size > DATA_SET_BYTES:
         text = f"{source} is larger than {DATA_SET_BYTES >> 30} GiB, the limit of a data set; sample it."
         raise UserError(text)
-
-
-def some(names: Iterable[str]) -> str:
-    """The first names for a message, and how many more there are."""
-    listed = sorted(names)
-    if not listed:
-        return "nothing"
-    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more

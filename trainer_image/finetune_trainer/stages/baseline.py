@@ -10,7 +10,13 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
-from finetune_trainer.scoring.baseline_store import baseline_key, cache_baseline, cached_baseline, rows_path
+from finetune_trainer.scoring.baseline_store import (
+    baseline_key,
+    cache_baseline,
+    cached_baseline,
+    rows_path,
+    template_kwargs,
+)
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import means, rounded, score
 from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
@@ -22,7 +28,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
     key = baseline_key(prepared.summary, evaluation)
-    questions = read_questions(workspace.holdout)
+    questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     cached = _usable(cached_baseline(job, key), questions)
     rows = cached or _ask(questions, evaluation)
     write_rows(rows_path(workspace, "base", key), rows)

@@ -10,7 +10,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
-from finetune_trainer.scoring.baseline_store import baseline_key, rows_path
+from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import Comparison, compare, means, rounded
 from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
@@ -30,7 +30,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     base = read_rows(rows_path(workspace, "base", key))
     if base is None:
         raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
-    questions = read_questions(workspace.holdout)
+    questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     tuned = _ask(job, workspace, questions, evaluation)
     write_rows(rows_path(workspace, "tuned", key), tuned)
     return _result(job, evaluation, base, tuned)
@@ -54,7 +54,7 @@ async def _answers(
     async with Engine(socket_path()) as engine:
         await engine.wait_ready()
         model = await engine.base_name()
-        if job.spec.method == "LoRA":
+        if job.spec.trains_adapter:
             await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
             await _check_effect(engine, model, questions)
             model = ADAPTER_NAME
@@ -68,9 +68,8 @@ async def _check_effect(engine: Engine, base: str, questions: list[Question]) ->
     Equal answers alone would not prove it; equal log-probabilities do.
     """
     for question in questions[:_PROBES]:
-        messages = list(question.messages)
-        before = await engine.log_probabilities(base, messages)
-        if await engine.log_probabilities(ADAPTER_NAME, messages) != before:
+        before = await engine.log_probabilities(base, question.prompt)
+        if await engine.log_probabilities(ADAPTER_NAME, question.prompt) != before:
             return
     raise UserError(
         "The adapter changes nothing: base and tuned model give the same probabilities; raise "

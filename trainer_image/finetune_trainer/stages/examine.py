@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.base.config import read_base_config
-from finetune_trainer.contracts import Job
+from finetune_trainer.base.shape import BaseModel
+from finetune_trainer.chat.options import TemplateOptions
+from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
+from finetune_trainer.contracts import Job, LoraSpec
 from finetune_trainer.data.check import (
     check_corpus,
     check_graders,
@@ -14,19 +17,18 @@ from finetune_trainer.data.check import (
     check_paraphrases,
     check_prompts,
     check_tokenizer,
+    template_options,
 )
 from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
-from finetune_trainer.data.holdout import HoldoutRow, split_reference
+from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_prompts
 from finetune_trainer.data.load import Loaded, Watch
 from finetune_trainer.data.severities import check_names
 from finetune_trainer.data.survey import Survey, Target, survey
-from finetune_trainer.data.tokenise import ChatTokenizer, load_tokenizer
 from finetune_trainer.data.tokens import TokenTable
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.choose import NoFit
-from finetune_trainer.planning.defaults import Plan, effective_batch, length_limit, make_plan
+from finetune_trainer.planning.defaults import Plan, length_limit, make_plan, share_of_batch
 from finetune_trainer.planning.lengths import Lengths, measure
-from finetune_trainer.planning.shape import ModelShape
 from finetune_trainer.report.data import data_summary
 from finetune_trainer.report.document import Datasets, JobName, Report
 from finetune_trainer.report.duplicates import count_duplicates
@@ -65,10 +67,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Base:
-    """A base model: its shape, and a folder with its configuration and tokenizer (weights: rule 40 alone)."""
+    """A base model, and a folder with its configuration and tokenizer (weights: rule 40 alone)."""
 
     folder: Path
-    shape: ModelShape
+    model: BaseModel
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Examined:
     holdout: list[HoldoutRow]
     report: Report
     lengths: Lengths
+    options: TemplateOptions
 
     def summary(self, job: Job) -> dict[str, Any]:
         """The keys of prepare's summary that come from rows and plan (docs/architecture.md)."""
@@ -92,6 +95,8 @@ class Examined:
             "holdoutRows": len(data.holdout.rows) if data.holdout else 0,
             "tokens": int(self.table.kept.sum()),
             "trainedTokens": int(self.table.trained.sum()),
+            "splitRows": self.table.split,
+            "chatTemplateKwargs": self.options.kwargs,
             "longestRow": self.lengths.longest,
             "attendedTokens": round(self.lengths.attended, 1),
             "datasetDigest": data.train.digest,
@@ -106,9 +111,9 @@ class Examined:
 
 def check_request(job: Job) -> None:
     """What needs no data to be wrong is a UserError before anything is fetched."""
-    training = job.spec.training
     check_names(job.spec.dataset.severities or {})
-    effective_batch(training.effective_batch_size if training else None, job.spec.resources.processes)
+    if job.spec.training and (batch := job.spec.training.effective_batch_size):
+        share_of_batch(batch, job.spec.resources.processes)
     if job.spec.evaluation:
         check_graders(job.spec.evaluation.graders)
 
@@ -126,25 +131,34 @@ def examine(
     job: Job, data: Data, base: Base, watch: Watch, lines: Callable[[str], object] | None = None
 ) -> Examined:
     """Compare and tokenise all rows; `lines` gets them as they are trained. RefusedError if they cannot."""
-    tokenizer, positions = load_tokenizer(base.folder), read_base_config(base.folder).positions
-    findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train))
+    plain, positions = load_tokenizer(base.folder), base.model.config.positions
+    options = template_options(plain, data.train, datetime.now().date())
+    tokenizer = plain.rendering_with(options.kwargs)
+    findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train, options))
     _refuse_errors(job, data, findings)
     holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
-    target = Target(base.folder, length_limit(job.spec, positions), lines)
+    target = Target(base.folder, length_limit(job.spec, positions), lines, options.kwargs)
     surveyed = survey(data.train.rows, holdout, target, watch)
     table = _tokens(surveyed)
-    plan = make_plan(job.spec, len(table.kept), int(table.kept.max(initial=0)), positions)
+    lengths = measure(table.kept.tolist())
+    plan = make_plan(job.spec, lengths, positions, _adapted(job, base))
     found = [*table.findings(tokenizer), *check_corpus(data.train, surveyed, plan.epochs)]
     found += _about_holdout(job, data, surveyed, holdout, base.folder, tokenizer, positions)
     findings += data.overridden(found)
     _refuse_errors(job, data, findings)
-    lengths = measure(table.kept.tolist())
-    outlook = look_ahead(job, base.shape, plan, lengths, len(holdout))
+    outlook = look_ahead(job, base.model, plan, lengths, len(holdout))
     report = _full_report(_report(job, data, findings), data, surveyed, table, tokenizer, plan)
     report = report.model_copy(update=report_parts(job, outlook))
     if isinstance(outlook.memory, NoFit):
         raise RefusedError(f"{outlook.memory.gpu.name}: {outlook.memory.message}", report)
-    return Examined(data, table, plan, outlook, findings, holdout, report, lengths)
+    asked = with_prompts(tokenizer, holdout, fixed=not options.clock)
+    return Examined(data, table, plan, outlook, findings, asked, report, lengths, options)
+
+
+def _adapted(job: Job, base: Base) -> tuple[str, ...]:
+    """The names of the layers that the adapter sits on; () for method Full."""
+    chosen = (job.spec.lora or LoraSpec()).target_modules
+    return base.model.adapted(chosen) if job.spec.trains_adapter else ()
 
 
 def _tokens(surveyed: Survey) -> TokenTable:

@@ -3,24 +3,27 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.contracts import AcceleratorSpec, Job
+from finetune_trainer.base.shape import BaseModel
+from finetune_trainer.contracts import AcceleratorSpec, Job, Method
 from finetune_trainer.planning.advice import Advice, Intent, advise
-from finetune_trainer.planning.candidates import Gpu, Request
-from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose
-from finetune_trainer.planning.cost import break_even_days, saved_per_month, training_cost
+from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose_method
 from finetune_trainer.planning.defaults import Plan
-from finetune_trainer.planning.job import alternatives, request_for
+from finetune_trainer.planning.layouts import Gpu, Workload, gpus_of, workload_of
 from finetune_trainer.planning.lengths import Lengths
-from finetune_trainer.planning.shape import ModelShape
+from finetune_trainer.planning.memory import checkpoint_bytes
 from finetune_trainer.planning.time import (
     Band,
     Efficiency,
+    TimedRun,
     TimeEstimate,
+    break_even_days,
     calibrated,
     estimate,
     evaluation_seconds,
     prior,
+    saved_per_month,
     startup_seconds,
+    training_cost,
 )
 from finetune_trainer.report import document as report
 
@@ -29,8 +32,13 @@ _PER_MONTH = {"Yearly": 1 / 12, "Quarterly": 1 / 3, "Monthly": 1, "Weekly": 52 /
 
 @dataclass(frozen=True)
 class Outlook:
-    """The parts that are known: memory needs the GPU's size, time its peak too, cost a price as well."""
+    """The parts that are known: memory needs the GPU's size, time its peak too, cost a price as well.
 
+    `method` is the one in force: the job's, or its fallback where memory forces that.
+    """
+
+    method: Method
+    checkpoint_bytes: int
     memory: MemoryPlan | NoFit | None
     time: TimeEstimate | None
     efficiency: Efficiency | None
@@ -39,20 +47,33 @@ class Outlook:
     advice: tuple[Advice, ...]
 
 
-def look_ahead(job: Job, shape: ModelShape, plan: Plan, lengths: Lengths, holdout_rows: int) -> Outlook:
-    """The outlook of a job whose rows are tokenised; `lengths` are those of one epoch."""
-    gpu = job.accelerator
-    request = _request(job, shape, plan, lengths)
-    memory = choose(request, alternatives(job.other_gpus)) if gpu and gpu.memory_gib else None
-    efficiency = _efficiency(job, memory)
-    time = _time(job, request, plan, lengths, efficiency, holdout_rows) if efficiency else None
+def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_rows: int) -> Outlook:
+    """The outlook of a job whose rows are tokenised; `lengths` are those of one epoch.
+
+    Without GPUs nothing is planned, so nothing of it can refuse the base.
+    """
+    trained = base.trained(plan.rank, plan.target_modules)
+    size = checkpoint_bytes(trained, full=plan.rank is None)
+    if not job.spec.resources.gpus_per_node:
+        advice = advise(_intent(job), None, None)
+        return Outlook(job.spec.method, size, None, None, None, None, _savings(job, None), advice)
+    gpu, work = job.accelerator, _workload(job, base, plan, lengths)
+    known = gpu is not None and gpu.memory_gib is not None
+    memory = choose_method(work, job.spec.fallback_method, gpus_of(job.other_gpus)) if known else None
+    fitting = memory if isinstance(memory, MemoryPlan) else None
+    method = fitting.layout.setup.method if fitting else job.spec.method
+    efficiency = _efficiency(job, fitting)
+    time = _time(job, work, method, plan, lengths, efficiency, holdout_rows) if efficiency else None
     cost = _cost(job, time) if time else None
-    return Outlook(memory, time, efficiency, cost, _savings(job, cost), advise(_intent(job), request))
+    advice = advise(_intent(job), work, fitting)
+    return Outlook(method, size, memory, time, efficiency, cost, _savings(job, cost), advice)
 
 
 def summarise(job: Job, outlook: Outlook) -> dict[str, Any]:
     """The keys of prepare's summary (docs/architecture.md); what is not known is absent."""
     parts = {
+        "method": outlook.method,
+        "checkpointBytes": outlook.checkpoint_bytes,
         "memory": _memory_summary(outlook.memory) if outlook.memory else None,
         "estimate": _estimate_summary(job, outlook),
         "savings": outlook.savings.model_dump(by_alias=True, mode="json") if outlook.savings else None,
@@ -73,38 +94,44 @@ def report_parts(job: Job, outlook: Outlook) -> dict[str, Any]:
     }
 
 
-def _request(job: Job, shape: ModelShape, plan: Plan, lengths: Lengths) -> Request:
+def _workload(job: Job, base: BaseModel, plan: Plan, lengths: Lengths) -> Workload:
     gpu = job.accelerator or AcceleratorSpec(name="GPU")
     # Without a size nothing is chosen; advice looks only at what is asked for.
     card = Gpu(gpu.memory_gib or 0.0, gpu.name, gpu.peak_tflops)
-    rows = plan.effective_batch_size
-    return request_for(job.spec, shape, card, rank=plan.rank, longest=lengths.longest, rows=rows)
+    return workload_of(
+        job.spec,
+        base.shape(),
+        card,
+        method=job.spec.method,
+        rank=plan.rank,
+        longest=lengths.longest,
+        rows=plan.effective_batch_size,
+    )
 
 
-def _efficiency(job: Job, memory: MemoryPlan | NoFit | None) -> Efficiency | None:
-    if not isinstance(memory, MemoryPlan) or job.accelerator is None or job.accelerator.peak_tflops is None:
+def _efficiency(job: Job, memory: MemoryPlan | None) -> Efficiency | None:
+    if memory is None or job.accelerator is None or job.accelerator.peak_tflops is None:
         return None
-    known = job.calibration
-    return calibrated(known.mfu, known.runs) if known else prior(memory.choice.setup)
+    setup = memory.layout.setup
+    measured = job.calibration if setup.method == job.spec.method else None  # runs of the job's own method
+    return calibrated(measured.mfu, measured.runs) if measured else prior(setup)
 
 
 def _time(
-    job: Job, request: Request, plan: Plan, lengths: Lengths, efficiency: Efficiency, holdout_rows: int
+    job: Job,
+    work: Workload,
+    method: Method,
+    plan: Plan,
+    lengths: Lengths,
+    efficiency: Efficiency,
+    holdout_rows: int,
 ) -> TimeEstimate:
-    peak = request.gpu.peak_tflops or 0.0
+    peak = work.gpu.peak_tflops or 0.0
     answers = job.spec.evaluation.output_tokens * holdout_rows if job.spec.evaluation else 0
     asked = holdout_rows * lengths.tokens // max(lengths.rows, 1)
-    scoring = evaluation_seconds(request.shape, holdout_rows, asked, answers, peak)  # base and tuned
-    return estimate(
-        request.shape,
-        job.spec.method,
-        lengths,
-        plan.epochs,
-        job.spec.resources.processes,
-        peak,
-        efficiency,
-        startup_seconds(request.shape) + 2 * scoring,
-    )
+    scoring = evaluation_seconds(work.shape, holdout_rows, asked, answers, peak)  # base and tuned
+    run = TimedRun(work.shape, method, lengths, plan.epochs, work.gpus, peak)
+    return estimate(run, efficiency, startup_seconds(work.shape) + 2 * scoring)
 
 
 def _cost(job: Job, time: TimeEstimate) -> Band | None:
@@ -133,16 +160,13 @@ def _intent(job: Job) -> Intent:
 
 def _memory_summary(memory: MemoryPlan | NoFit) -> dict[str, Any]:
     told = memory.document()
-    kept = {key: told[key] for key in ("fits", "peakGiB", "limitGiB", "gpuMemoryGiB", "breakdown")}
-    chosen = {**told["chosen"], "offload": told["chosen"]["offload"].capitalize()}
-    return {**kept, "chosen": chosen}
+    left_out = {"gpus", "method", "suggestion"}
+    return {key: value for key, value in told.items() if key not in left_out}
 
 
 def _memory_report(job: Job, memory: MemoryPlan | NoFit) -> report.MemoryPlan:
-    told = memory.document()
-    told.pop("method")
     name = job.accelerator.name if job.accelerator else None
-    return report.MemoryPlan.model_validate({**told, "gpu": name})
+    return report.MemoryPlan.model_validate({**memory.document(), "gpu": name})
 
 
 def _estimate_summary(job: Job, outlook: Outlook) -> dict[str, Any] | None:

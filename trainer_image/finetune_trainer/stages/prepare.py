@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.base.shape import read_base
 from finetune_trainer.contracts import AdapterManifest, Job, Result
 from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Watch, load
@@ -15,7 +16,6 @@ from finetune_trainer.data.prepared import read_prepared, write_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import replaced, write_atomically, write_lines
 from finetune_trainer.fingerprint import fingerprint
-from finetune_trainer.planning.headers import shape_of_folder
 from finetune_trainer.progress import ProgressServer, watching
 from finetune_trainer.report.document import Report
 from finetune_trainer.report.html import report_html
@@ -85,12 +85,23 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
     progress.update(message="fetching and fingerprinting the base model")
     folder = _base(job, workspace)
     digest = _checked_fingerprint(job, folder)
-    base = Base(folder, shape_of_folder(folder))
+    base = Base(folder, read_base(folder))
     examined = examine_and_write(job, workspace, data, base, watching(progress))
     write_reports(workspace, examined.report)
     summary = {"adopted": False, **_base_facts(job, digest), **examined.summary(job)}
+    summary["warnings"] += lacking_space(workspace, summary["checkpointBytes"])
     write_prepared(workspace, job, summary)
-    return succeeded(job, _sentence(summary), summary)
+    return succeeded(job, _sentence(job, summary), summary)
+
+
+def lacking_space(workspace: Workspace, checkpoint: int) -> list[str]:
+    """A warning when the volume cannot hold the two checkpoints (of so many bytes) that training keeps."""
+    held = sum(path.stat().st_size for path in workspace.checkpoints.rglob("*") if path.is_file())
+    free, needed = shutil.disk_usage(workspace.root).free + held, 2 * checkpoint
+    if needed <= free:
+        return []
+    text = f"Two checkpoints take {needed / 2**30:.1f} GiB, the workspace has {free / 2**30:.1f} GiB for them"
+    return [f"{text}; raise spec.workspace.size."]
 
 
 def discard_rows(workspace: Workspace) -> None:
@@ -148,10 +159,11 @@ def _base_facts(job: Job, base: str) -> dict[str, Any]:
     return {"baseName": name, "baseRevision": spec.revision, "baseFingerprint": base}
 
 
-def _sentence(summary: dict[str, Any]) -> str:
+def _sentence(job: Job, summary: dict[str, Any]) -> str:
     steps, held_out = summary["training"]["steps"], summary["holdoutRows"]
     ready = f"{summary['rows']} rows with {summary['tokens']} tokens are ready for {steps} steps"
-    return f"{ready}; the hold-out has {held_out} rows."
+    fallback = "" if summary["method"] == job.spec.method else " LoRA does not fit, so QLoRA is used."
+    return f"{ready}; the hold-out has {held_out} rows.{fallback}"
 
 
 def _check_same_data(job: Job, workspace: Workspace, manifest: AdapterManifest, data: Data) -> None:

@@ -74,14 +74,14 @@ def _copy(job: Job, source: Path, target: Path) -> None:
     for name in _file_names(job, source):
         _log.info("copying %s", name)
         shutil.copyfile(source / name, target / name)
-    if job.spec.method == "LoRA":
+    if job.spec.trains_adapter:
         _name_base(job, target / "adapter_config.json")
 
 
 def _file_names(job: Job, source: Path) -> list[str]:
     """The files that belong to the result: weights, configuration and, of a model, its tokenizer."""
     there = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
-    adapter = job.spec.method == "LoRA"
+    adapter = job.spec.trains_adapter
     names = (
         list(_ADAPTER_FILES)
         if adapter
@@ -110,9 +110,9 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
     trained, evaluated = (latest_succeeded(workspace, stage) for stage in ("train", "evaluate"))
     lora = summary["lora"]
     return AdapterManifest(
-        kind="Adapter" if job.spec.method == "LoRA" else "Model",
+        kind="Adapter" if job.spec.trains_adapter else "Model",
         spec_digest=job.spec_digest,
-        method=job.spec.method,
+        method=summary["method"],
         base_model=ManifestBase(
             source=job.spec.base_model.source,
             revision=job.spec.base_model.revision,
@@ -121,6 +121,7 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
         adapter=ManifestLora(rank=lora["rank"], alpha=lora["alpha"]) if lora else None,
         files=_manifest_files(folder),
         data=DataDigests(train=summary["datasetDigest"], holdout=summary["holdoutDigest"]),
+        chat_template_kwargs=summary["chatTemplateKwargs"],
         training={"prepare": summary, "train": trained.summary if trained else {}},
         scores=evaluated.summary if evaluated and job.spec.evaluation else None,
         verdict=publish.verdict,

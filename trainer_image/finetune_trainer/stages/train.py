@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.base.shape import read_shape
 from finetune_trainer.contracts import Job, Result, TrainingSpec
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import Interrupted, UserError
-from finetune_trainer.planning.candidates import Gpu, Request
 from finetune_trainer.planning.choose import NoFit, choose
-from finetune_trainer.planning.headers import shape_of_folder
-from finetune_trainer.planning.job import alternatives, recomputes, request_for
+from finetune_trainer.planning.layouts import Gpu, Workload, gpus_of, workload_of
 from finetune_trainer.planning.memory import GIB
 from finetune_trainer.planning.time import mfu
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
+from finetune_trainer.training.callbacks import ReportStep, StepReport
 from finetune_trainer.training.core import Outcome, train
-from finetune_trainer.training.plan import Execution, Folders, LoraPlan, Offload, TrainPlan
+from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
 from finetune_trainer.training.signals import StopRequest
 from finetune_trainer.workspace import Workspace
 
@@ -28,7 +28,6 @@ from finetune_trainer.workspace import Workspace
 # of 220 tokens, 229 with two, 234 with four); beyond, padding and activations (1.3 MB per token) only grow.
 CPU_MICRO_BATCH_TOKENS = 1024
 _CPU_STAGES = {"LoRA": 0, "QLoRA": 0, "Full": 2}
-_OFFLOADS: dict[str, Offload] = {"none": "None", "optimizer": "Optimizer", "all": "All"}
 _log = logging.getLogger(__name__)
 
 
@@ -41,10 +40,10 @@ def train_process(job: Job, workspace: Workspace, stop: StopRequest) -> Result:
         workspace.base_dir(job), workspace.dataset_train, workspace.checkpoints, workspace.output_dir(job)
     )
     if int(os.environ.get("RANK", "0")) != 0:
-        return _result(job, train(plan, folders, job.input_digest, stop, lambda *_: None), {})
+        return _result(job, train(plan, folders, job.spec_digest, stop, lambda _: None), {})
     with ProgressServer("train") as server:
         server.update(total_steps=prepared.summary["training"]["steps"], message="loading the model")
-        outcome = train(plan, folders, job.input_digest, stop, _reporter(server))
+        outcome = train(plan, folders, job.spec_digest, stop, _reporter(server))
         return _result(job, outcome, _measured(job, prepared.summary, folders.model, outcome))
 
 
@@ -56,18 +55,17 @@ def read_plan(summary: dict[str, Any], execution: Execution) -> TrainPlan:
         learning_rate=chosen["learningRate"],
         effective_batch_size=chosen["effectiveBatchSize"],
         seed=chosen["seed"],
-        lora=_lora(lora, summary.get("method")) if lora else None,
+        lora=_lora(lora, summary["method"]) if lora else None,
         execution=execution,
     )
 
 
-def _lora(chosen: dict[str, Any], method: str | None) -> LoraPlan:
-    names = chosen.get("targetModules")
+def _lora(chosen: dict[str, Any], method: str) -> LoraPlan:
     return LoraPlan(
         rank=chosen["rank"],
         alpha=chosen["alpha"],
-        rank_stabilized=bool(chosen.get("rankStabilized")),
-        target_modules=tuple(names) if names else None,
+        rank_stabilized=chosen["rankStabilized"],
+        target_modules=tuple(chosen["targetModules"]),
         quantized_base=method == "QLoRA",
     )
 
@@ -75,52 +73,55 @@ def _lora(chosen: dict[str, Any], method: str | None) -> LoraPlan:
 def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
     """The layout for this device's memory; UserError when nothing fits, with what to change."""
     if not torch.cuda.is_available():
-        return _cpu_execution(job)
+        return _cpu_execution(job, summary["method"])
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
     gpu = Gpu(round(device.total_memory / GIB, 2), device.name)
-    plan = choose(_request(job, summary, model, gpu), alternatives(job.other_gpus))
+    plan = choose(_workload(job, summary, model, gpu), gpus_of(job.other_gpus))
     _log.info("memory plan: %s", json.dumps(plan.document()))
     if isinstance(plan, NoFit):
         raise UserError(f"{device.name}: {plan.message}")
-    layout = plan.choice.setup
+    setup = plan.layout.setup
     return Execution(
-        plan.choice.micro_batch_tokens,
-        "Enabled" if layout.checkpointing else "Disabled",
-        layout.zero_stage,
-        _OFFLOADS[layout.offload],
+        plan.layout.micro_batch_tokens, setup.gradient_checkpointing, setup.zero_stage, setup.offload
     )
 
 
-def _cpu_execution(job: Job) -> Execution:
+def _cpu_execution(job: Job, method: str) -> Execution:
     """What the job says, else what is fast on few cores; ZeRO is not chosen for memory there."""
     given = job.spec.training or TrainingSpec()
     return Execution(
         given.micro_batch_tokens or CPU_MICRO_BATCH_TOKENS,
-        "Enabled" if recomputes(given) else "Disabled",
-        zero_stage=given.zero_stage if given.zero_stage is not None else _CPU_STAGES[job.spec.method],
+        given.gradient_checkpointing or "Disabled",
+        zero_stage=given.zero_stage if given.zero_stage is not None else _CPU_STAGES[method],
     )
 
 
-def _request(job: Job, summary: dict[str, Any], model: Path, gpu: Gpu) -> Request:
-    return request_for(
+def _workload(job: Job, summary: dict[str, Any], model: Path, gpu: Gpu) -> Workload:
+    return workload_of(
         job.spec,
-        shape_of_folder(model),
+        read_shape(model),
         gpu,
+        method=summary["method"],
         rank=summary["lora"]["rank"] if summary["lora"] else None,
         longest=summary["longestRow"],
         rows=summary["training"]["effectiveBatchSize"],
     )
 
 
-def _reporter(server: ProgressServer) -> Any:
-    def report(
-        step: int, total: int, loss: float | None, speed: float | None, seconds_left: float | None
-    ) -> None:
+def _reporter(server: ProgressServer) -> ReportStep:
+    def report(done: StepReport) -> None:
+        speed = done.tokens_per_second
         server.update(
-            step=step, total_steps=total, loss=loss, tokens_per_second=speed, eta_seconds=seconds_left,
-            message="training",
+            step=done.step, total_steps=done.total_steps, loss=done.loss, tokens_per_second=speed,
+            eta_seconds=done.seconds_left, checkpoint_seconds=done.checkpoint_seconds, message=done.message,
         )  # fmt: skip
-        _log.info("step %s of %s: loss %s, %s tokens/s", step, total, loss, speed and round(speed))
+        _log.info(
+            "step %s of %s: loss %s, %s tokens/s",
+            done.step,
+            done.total_steps,
+            done.loss,
+            speed and round(speed),
+        )
 
     return report
 
@@ -131,10 +132,10 @@ def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) 
         return {}
     found = {"peakGiB": round(outcome.peak_bytes / GIB, 2)}
     peak = job.accelerator and job.accelerator.peak_tflops
-    if peak:
-        speed = outcome.tokens / outcome.seconds
-        shape = shape_of_folder(model)
-        reached = mfu(speed, shape, job.spec.method, summary["attendedTokens"], outcome.world_size, peak)
+    speed = outcome.tokens_per_second
+    if peak and speed:
+        shape = read_shape(model)
+        reached = mfu(speed, shape, summary["method"], summary["attendedTokens"], outcome.world_size, peak)
         found["mfu"] = round(reached, 4)
     return found
 
@@ -142,14 +143,14 @@ def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) 
 def _result(job: Job, outcome: Outcome, measured: dict[str, float]) -> Result:
     if outcome.stopped:
         raise Interrupted(f"Training was asked to stop; step {outcome.steps} is saved and can be resumed.")
-    speed = outcome.tokens / outcome.seconds
-    loss = outcome.final_loss
-    text = f"Trained {outcome.steps} steps at {speed:.0f} tokens/s; the loss ended at {loss or 0:.3f}."
+    speed, loss = outcome.tokens_per_second, outcome.final_loss
+    at = f" at {speed:.0f} tokens/s" if speed else ""
+    text = f"Trained {outcome.steps} steps{at}; the loss ended at {loss or 0:.3f}."
     summary = {
         "steps": outcome.steps,
         "loss": loss,
         "tokens": outcome.tokens,
-        "tokensPerSecond": round(speed, 1),
+        "tokensPerSecond": speed and round(speed, 1),
         "seconds": round(outcome.seconds, 1),
         "resumedFromStep": outcome.resumed_from,
         "worldSize": outcome.world_size,

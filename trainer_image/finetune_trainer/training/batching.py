@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-IGNORE_INDEX = -100
+from finetune_trainer.data.tokenise import IGNORE_INDEX
+
 # Any token that every embedding has: a tokenizer's own padding may lie beyond the model's vocabulary.
 _PADDING = 0
 _FILLER_LENGTH = 2

@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,68 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from finetune_trainer.errors import Diverged
 from finetune_trainer.training import signals
-from finetune_trainer.training.checkpoints import mark_complete, remove_others
+from finetune_trainer.training.checkpoints import Sharding, make_room, mark_complete
+from finetune_trainer.training.resharding import remove_universal, separate_step_counts
 
 _WINDOW = 20  # optimizer steps that the shown speed is averaged over
 
-# step, total steps, loss, tokens per second, seconds left (unknown numbers are None)
-ReportStep = Callable[[int, int, float | None, float | None, float | None], None]
+
+@dataclass(frozen=True)
+class StepReport:
+    """How far a run is after a step; unknown numbers are None.
+
+    `message` says what it is doing, `checkpoint_seconds` is what the last save took; `seconds_left` leaves
+    saving out.
+    """
+
+    step: int
+    total_steps: int
+    message: str
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    checkpoint_seconds: float | None = None
+
+
+ReportStep = Callable[[StepReport], None]
 
 
 class Speed:
-    """Tokens per second and time left, from the last steps of this attempt."""
+    """Tokens per second and time left, from the steps of this attempt.
+
+    The first step is left out, since it holds what happens once (DeepSpeed's start, compiled kernels), and so
+    is the time spent on saving.
+    """
 
     def __init__(self, step_tokens: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
         self._step_tokens, self._clock = step_tokens, clock
-        self._marks: deque[tuple[int, float]] = deque(maxlen=_WINDOW + 1)
+        self._window: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+        self._tokens, self._seconds = 0, 0.0
+        self._step, self._since = 0, math.nan
 
     def mark(self, step: int) -> None:
         """Record that `step` optimizer steps are done now."""
-        self._marks.append((step, self._clock()))
+        tokens, seconds = self.tokens_between(self._step, step), self._clock() - self._since
+        if math.isfinite(seconds):
+            self._window.append((tokens, seconds))
+            self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
+        self.resume(step)
+
+    def resume(self, step: int) -> None:
+        """Measure from now on, without what happened since the last mark."""
+        self._step, self._since = step, self._clock()
 
     @property
     def tokens_per_second(self) -> float | None:
         """Real tokens per second over the window; None before the second mark."""
-        if len(self._marks) < 2:
-            return None
-        (first, start), (last, end) = self._marks[0], self._marks[-1]
-        return self.tokens_between(first, last) / max(end - start, 1e-9)
+        return _per_second(
+            sum(tokens for tokens, _ in self._window), sum(seconds for _, seconds in self._window)
+        )
+
+    @property
+    def average(self) -> float | None:
+        """Real tokens per second over all measured steps."""
+        return _per_second(self._tokens, self._seconds)
 
     def tokens_between(self, first: int, last: int) -> int:
         """Real tokens of the steps after `first` up to and including `last`."""
@@ -46,33 +83,40 @@ class Speed:
     def seconds_left(self) -> float | None:
         """Time for the remaining tokens at that speed."""
         speed = self.tokens_per_second
-        return sum(self._step_tokens[self._marks[-1][0] :]) / speed if speed else None
+        return sum(self._step_tokens[self._step :]) / speed if speed else None
+
+
+def _per_second(tokens: int, seconds: float) -> float | None:
+    return tokens / max(seconds, 1e-9) if tokens else None
 
 
 class ProgressCallback(TrainerCallback):
-    """Passes each step's loss and speed on."""
+    """Passes each step's loss and speed on, and what the last save took."""
 
-    def __init__(self, speed: Speed, report: ReportStep) -> None:
-        self._speed, self._report = speed, report
+    def __init__(self, speed: Speed, clock: signals.SaveClock, report: ReportStep, message: str) -> None:
+        self._speed, self._clock, self._report, self._message = speed, clock, report, message
 
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
-        """Start measuring where the run starts or resumes."""
-        self._speed.mark(state.global_step)
-        self._report(state.global_step, state.max_steps, None, None, None)
+        """Tell where the run starts or resumes."""
+        self._report(StepReport(state.global_step, state.max_steps, self._message))
 
     def on_log(
         self, _args: Any, state: TrainerState, _control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
         """Report the step that was just logged (every step is)."""
-        if "loss" in logs:
-            self._speed.mark(state.global_step)
-            self._report(
-                state.global_step,
-                state.max_steps,
-                logs["loss"],
-                self._speed.tokens_per_second,
-                self._speed.seconds_left,
-            )
+        if "loss" not in logs:
+            return
+        self._speed.mark(state.global_step)
+        report = StepReport(
+            state.global_step,
+            state.max_steps,
+            self._message,
+            logs["loss"],
+            self._speed.tokens_per_second,
+            self._speed.seconds_left,
+            self._clock.seconds,
+        )
+        self._report(report)
 
 
 class DivergenceCallback(TrainerCallback):
@@ -91,33 +135,56 @@ class DivergenceCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Saves once per interval and when a process was asked to stop; marks what is complete."""
+    """Saves when the clock says so and when a process was asked to stop; marks what is complete."""
 
-    def __init__(self, key: str, stop: signals.StopRequest, clock: signals.SaveClock) -> None:
-        self._key, self._stop, self._clock = key, stop, clock
+    def __init__(
+        self,
+        key: str,
+        sharding: Sharding,
+        stop: signals.StopRequest,
+        clock: signals.SaveClock,
+        speed: Speed,
+    ) -> None:
+        self._key, self._sharding = key, sharding
+        self._stop, self._clock, self._speed = stop, clock, speed
         self.stopped = False
+
+    def on_train_begin(
+        self, args: Any, state: TrainerState, _control: TrainerControl, optimizer: Any = None, **_: Any
+    ) -> None:
+        """Correct what DeepSpeed restored, and drop the universal form, which every process has read now."""
+        if self._sharding.zero_stage == 3:
+            separate_step_counts(optimizer)
+        _barrier()
+        if args.process_index == 0:
+            remove_universal(_checkpoint(args, state))
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Agree with all processes, then ask the Trainer to save and perhaps to stop."""
-        decided = signals.agree(
-            signals.wish(self._stop.received, args.process_index == 0 and self._clock.due()), args.device
-        )
+        asked = signals.flag(self._stop.received, args.process_index == 0 and self._clock.due())
+        decided = signals.maximum(asked, args.device)
         if state.global_step < state.max_steps and decided != signals.CONTINUE:
+            self._clock.begin()
+            if args.process_index == 0:
+                make_room(Path(args.output_dir), self._key)
             control.should_save = True
             self.stopped = control.should_training_stop = decided == signals.STOP
         return control
 
     def on_save(self, args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
-        """Write the marker once every process has saved its part, then drop the older checkpoints."""
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        """Write the marker once every process has saved its part."""
         _barrier()
         if args.process_index == 0:
-            mark_complete(checkpoint, self._key)
-            remove_others(checkpoint.parent, checkpoint)
+            mark_complete(_checkpoint(args, state), self._key, self._sharding)
         _barrier()  # a process that ended before the marker was written would take the others down
-        self._clock.saved()
+        self._clock.end()
+        self._speed.resume(state.global_step)
+
+
+def _checkpoint(args: Any, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def _barrier() -> None:

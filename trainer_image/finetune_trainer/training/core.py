@@ -28,10 +28,18 @@ from finetune_trainer.training.callbacks import (
     ReportStep,
     Speed,
 )
-from finetune_trainer.training.checkpoints import newest_complete, remove_incomplete, step_of
+from finetune_trainer.training.checkpoints import (
+    Sharding,
+    make_room,
+    newest_complete,
+    read_marker,
+    remove_unusable,
+    step_of,
+)
 from finetune_trainer.training.compiling import CompileCallback
 from finetune_trainer.training.model import load_model, skeleton
 from finetune_trainer.training.plan import Folders, Hardware, TrainPlan
+from finetune_trainer.training.resharding import needs_resharding, write_universal
 from finetune_trainer.training.saving import save_output
 from finetune_trainer.training.sharding import (
     deepspeed_config,
@@ -39,7 +47,7 @@ from finetune_trainer.training.sharding import (
     keeps_masters,
     start_group,
 )
-from finetune_trainer.training.signals import SaveClock, StopRequest
+from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
 from finetune_trainer.training.trainer import TokenMeanTrainer, without_input_casts
 
 _LONGEST_LINE = 64 * 1024 * 1024
@@ -49,16 +57,21 @@ _LAST_LOSSES = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `losses` per optimizer step since step 1; `tokens` and `seconds` of this attempt."""
+    """How a run ended: `losses` per optimizer step since step 1; the numbers below `steps` of this attempt.
+
+    `seconds` is all of its time; `tokens_per_second` counts optimizer steps only (callbacks.Speed), None when
+    there were fewer than two.
+    """
 
     stopped: bool
     steps: int
     losses: tuple[float, ...]
     tokens: int
     seconds: float
+    tokens_per_second: float | None
     resumed_from: int
     world_size: int
-    peak_bytes: int | None = None  # the most that tensors took on this GPU; None on the CPU
+    peak_bytes: int | None = None  # the most that tensors took on any GPU; None on the CPU
 
     @property
     def final_loss(self) -> float | None:
@@ -98,12 +111,15 @@ def train(
     lengths = [len(row) for row in dataset["input_ids"]]
     trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
     speed = Speed(tokens_of_steps(lengths, plan.effective_batch_size, plan.seed, plan.epochs))
-    checkpointing = CheckpointCallback(key, stop, SaveClock(plan.checkpoint_seconds, time.monotonic))
+    sharding = Sharding(trainer.args.world_size, plan.execution.zero_stage)
+    resume, message = _prepare_checkpoints(trainer, folders.checkpoints, key, sharding)
+    clock = SaveClock(plan.checkpoint_seconds, time.monotonic)
+    checkpointing = CheckpointCallback(key, sharding, stop, clock, speed)
+    progress = ProgressCallback(speed, clock, report, message)
     compiling = CompileCallback(plan.execution, folders.checkpoints.with_name("compiled"))
     # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
-    for callback in (DivergenceCallback(), ProgressCallback(speed, report), checkpointing, compiling):
+    for callback in (DivergenceCallback(), progress, checkpointing, compiling):
         trainer.add_callback(callback)
-    resume = _prepare_checkpoints(trainer, folders.checkpoints, key)
     start = time.monotonic()
     with without_input_casts(trainer):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -186,13 +202,27 @@ def _arguments(plan: TrainPlan, folders: Folders, hardware: Hardware, accumulati
     )
 
 
-def _prepare_checkpoints(trainer: TokenMeanTrainer, folder: Path, key: str) -> Path | None:
-    """The checkpoint to resume from; the same for all processes, since one cleans up before any looks."""
+def _prepare_checkpoints(
+    trainer: TokenMeanTrainer, folder: Path, key: str, sharding: Sharding
+) -> tuple[Path | None, str]:
+    """The checkpoint to resume from, and what to tell about it (rank 0 knows which ones were damaged).
+
+    It is the same for all processes, since one cleans up before any looks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if trainer.args.process_index == 0:
-        remove_incomplete(folder, key)
+    first = trainer.args.process_index == 0
+    damaged = remove_unusable(folder, key) if first else []
     trainer.accelerator.wait_for_everyone()
-    return newest_complete(folder, key)
+    resume = newest_complete(folder, key)
+    marker = read_marker(resume) if resume else None
+    if resume and marker and needs_resharding(marker.sharding, sharding):
+        if first:
+            make_room(folder, key)
+            write_universal(resume)
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
+    skipped = f" from step {step_of(resume) if resume else 0}; damaged and skipped: {', '.join(damaged)}"
+    return resume, "training" + (skipped if damaged else "")
 
 
 def _outcome(
@@ -205,7 +235,13 @@ def _outcome(
         losses=tuple(entry["loss"] for entry in state.log_history if "loss" in entry),
         tokens=speed.tokens_between(resumed_from, state.global_step),
         seconds=seconds,
+        tokens_per_second=speed.average,
         resumed_from=resumed_from,
         world_size=trainer.args.world_size,
-        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        peak_bytes=_peak_bytes(trainer.args.device) if torch.cuda.is_available() else None,
     )
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most that tensors took on any GPU of the gang; collective."""
+    return maximum(torch.cuda.max_memory_allocated(), device)

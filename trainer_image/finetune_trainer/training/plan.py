@@ -31,7 +31,7 @@ class Execution:
     """How the work is laid out on the devices; it changes speed and memory, not what is learned.
 
     `micro_batch_tokens` are the token slots of a micro-batch of one process, `zero_stage` and `offload` are
-    DeepSpeed's (planning/choose.py decides).
+    DeepSpeed's (planning/layouts.py decides).
     """
 
     micro_batch_tokens: int

@@ -1,7 +1,7 @@
 """Stopping and saving, agreed upon by all processes after every optimizer step.
 
 A signal reaches the processes at different times, or only those of one pod. If each acted on its own,
-some would save step n while others wait for them in step n + 1.
+some would save step n while others wait for them in step n + 1. So the flags are all-reduced.
 """
 
 import signal
@@ -12,6 +12,8 @@ import torch
 from torch import distributed
 
 CONTINUE, SAVE, STOP = 0, 1, 2
+# Saving for d seconds, then training for at least 20 d, takes less than 5 % of the time.
+_TRAINED_PER_SAVED = 20
 
 
 class StopRequest:
@@ -30,30 +32,41 @@ class StopRequest:
 
 
 class SaveClock:
-    """Asks for a checkpoint once per interval, in seconds of the given clock."""
+    """Says when a checkpoint is due, by the time that the last one took; all times in seconds.
 
-    def __init__(self, interval: float, clock: Callable[[], float]) -> None:
-        self._interval, self._clock = interval, clock
-        self._last = clock()
+    The first is due after `shortest` like the others, not earlier: before there is work to lose it would only
+    cost time, and the pod's grace period follows from the planned size until a save was measured.
+    """
+
+    def __init__(self, shortest: float, clock: Callable[[], float]) -> None:
+        self._shortest, self._clock = shortest, clock
+        self._begun = self._ended = clock()
+        self.seconds: float | None = None  # what the last save took
 
     def due(self) -> bool:
-        """Whether the interval has passed since the last save."""
-        return self._clock() - self._last >= self._interval
+        """Whether training has gone on for long enough since the last save."""
+        interval = max(self._shortest, _TRAINED_PER_SAVED * (self.seconds or 0))
+        return self._clock() - self._ended >= interval
 
-    def saved(self) -> None:
-        """Start the next interval."""
-        self._last = self._clock()
+    def begin(self) -> None:
+        """A save starts now."""
+        self._begun = self._clock()
+
+    def end(self) -> None:
+        """The save is complete; the next interval starts."""
+        self._ended = self._clock()
+        self.seconds = self._ended - self._begun
 
 
-def wish(stop: bool, save: bool) -> int:
-    """What one process wants to do after this step."""
+def flag(stop: bool, save: bool) -> int:
+    """What one process asks for after a step; the larger flag includes the smaller one."""
     return STOP if stop else SAVE if save else CONTINUE
 
 
-def agree(wanted: int, device: torch.device) -> int:
-    """The strongest wish of all processes; collective, so every process must call it in every step."""
+def maximum(value: int, device: torch.device) -> int:
+    """The largest value of all processes; collective, so every process must call it at the same place."""
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return wanted
-    shared = torch.tensor([wanted], device=device)
+        return value
+    shared = torch.tensor([value], device=device)
     distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
     return int(shared.item())

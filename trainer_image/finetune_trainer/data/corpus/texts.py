@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from finetune_trainer.data.formats import Message, Row
+from finetune_trainer.data.formats import Row
 from finetune_trainer.data.holdout import HoldoutRow
+from finetune_trainer.data.spellings import Message
 from finetune_trainer.grading.values import UnreadableJson, normalise, parse_json
 
 PROSE, OBJECT, ARRAY = range(3)
@@ -22,7 +23,7 @@ class Texts(Protocol):
 
 
 @dataclass(frozen=True)
-class Said:
+class Parts:
     """A row taken apart. Texts are normalised (Unicode, case, white space); hashes are of normalised text.
 
     The input is everything but system messages before the last assistant turn; `prompts` are the hashes of
@@ -37,11 +38,11 @@ class Said:
     answer: str
 
 
-def said(row: Row) -> Said:
+def take_apart(row: Row) -> Parts:
     """Take a row apart."""
     if row.text is not None:
         text = normalise(row.text)
-        return Said(hash64(text), 0, (), text, "")
+        return Parts(hash64(text), 0, (), text, "")
     contents = [normalise(content(turn)) for turn in row.messages]
     roles = [str(turn["role"]) for turn in row.messages]
     last = max((i for i, role in enumerate(roles) if role == "assistant"), default=len(roles))
@@ -49,7 +50,7 @@ def said(row: Row) -> Said:
     system = [text for role, text in zip(roles, contents, strict=True) if role == "system"]
     *prompts, whole = _prefixes(roles, contents, row.tools)
     answer = contents[last] if last < len(roles) else ""
-    return Said(whole, hash64("\n".join(system)), tuple(prompts), " ".join(asked), answer)
+    return Parts(whole, hash64("\n".join(system)), tuple(prompts), " ".join(asked), answer)
 
 
 def content(turn: Message) -> str:
@@ -60,12 +61,12 @@ def content(turn: Message) -> str:
 
 def input_text(row: Row) -> str:
     """The normalised input of a row."""
-    return said(row).input
+    return take_apart(row).input
 
 
 def row_text(row: Row) -> str:
     """The normalised input and answer of a row."""
-    parts = said(row)
+    parts = take_apart(row)
     return f"{parts.input} {parts.answer}"
 
 

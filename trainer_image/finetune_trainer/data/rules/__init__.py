@@ -8,16 +8,19 @@ from typing import Any
 
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.rowrule import RowRule
-from finetune_trainer.data.rules import masks, provenance, reading, roles, secrets, shape, tools
+from finetune_trainer.data.rules import masks, pictures, provenance, reading, roles, secrets, shape, tools
 from finetune_trainer.data.rules.lengths import length_findings, length_stats
 from finetune_trainer.data.rules.runs import FormatRuns, format_runs
 from finetune_trainer.data.rules.shares import Shares, shares
+from finetune_trainer.data.rules.template import template_findings
 from finetune_trainer.data.rules.tokenizer import tokenizer_findings
-from finetune_trainer.data.rules.tokens import token_rules
+from finetune_trainer.data.rules.tokens import split_rows, token_rules
 from finetune_trainer.reading.lines import Line
 
 LINE_RULES: tuple[RowRule[Line], ...] = reading.RULES
-RAW_RULES: tuple[RowRule[dict[str, Any]], ...] = (*shape.RULES, *masks.RULES, *tools.RULES, *provenance.RULES)
+RAW_RULES: tuple[RowRule[dict[str, Any]], ...] = (
+    *shape.RULES, *pictures.RULES, *masks.RULES, *tools.RULES, *provenance.RULES,
+)  # fmt: skip
 ROW_RULES: tuple[RowRule[Row], ...] = (*roles.RULES, *secrets.RULES)
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "length_stats",
     "shares",
     "sound",
+    "split_rows",
+    "template_findings",
     "token_rules",
     "tokenizer_findings",
 ]

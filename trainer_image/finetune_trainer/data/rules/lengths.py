@@ -71,7 +71,8 @@ def _stats(tokens: Integers, trained: Integers) -> Finding:
 
 
 def _first(numbers: Integers, wrong: NDArray[np.bool_]) -> list[int]:
-    return [int(number) for number in numbers[wrong][:SHOWN_ROWS]]
+    # A conversation that was split has its number several times.
+    return list(dict.fromkeys(numbers[wrong].tolist()))[:SHOWN_ROWS]
 
 
 def _finding(

@@ -1,9 +1,10 @@
-"""The rule about `weight` and `train`, which say what is trained (belongs to data rule 7)."""
+"""The rule about `weight`, `train` and `loss`, which say what is trained (belongs to data rule 7)."""
 
 from typing import Any
 
-from finetune_trainer.data.formats import given, turns
+from finetune_trainer.data.formats import turns
 from finetune_trainer.data.rowrule import RowRule
+from finetune_trainer.data.spellings import given
 
 
 def _wrong_mask(row: dict[str, Any]) -> str | None:
@@ -19,6 +20,8 @@ def _problem(turn: dict[str, Any]) -> str | None:
         return "`weight` is neither 0 nor 1"
     if train is not None and not isinstance(train, bool):
         return "`train` is neither true nor false"
+    if given(turn, "loss"):  # with a right value, and alone, it is read as `train`
+        return "`loss` is neither true nor false, or stands beside `train`"
     if given(turn, "weight") and given(turn, "train") and bool(weight) != train:
         return "`weight` and `train` contradict each other"
     if turn.get("role") != "assistant" and (weight or train):

@@ -7,7 +7,10 @@ _KINDS = {list: "a list", str: "text", bool: "a boolean", int: "a number", float
 
 
 def _unreadable(line: Line) -> str | None:
-    return f"it cannot be read: {line.problem}" if line.problem else None
+    if not line.problem:
+        return None
+    advised = line.problem if ";" in line.problem else f"{line.problem}; repair it"
+    return f"it cannot be read: {advised}"
 
 
 def _no_object(line: Line) -> str | None:
@@ -17,6 +20,6 @@ def _no_object(line: Line) -> str | None:
 
 
 RULES: tuple[RowRule[Line], ...] = (
-    RowRule(1, "unreadable_json", _unreadable, "repair it"),
+    RowRule(1, "unreadable_json", _unreadable),
     RowRule(2, "data_type", _no_object, 'write one object with named fields, as {"prompt": ...}'),
 )

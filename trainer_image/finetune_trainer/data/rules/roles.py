@@ -2,8 +2,9 @@
 
 from itertools import pairwise
 
-from finetune_trainer.data.formats import Message, Row
+from finetune_trainer.data.formats import Row
 from finetune_trainer.data.rowrule import RowRule
+from finetune_trainer.data.spellings import Message
 
 
 def _unanswered(row: Row) -> str | None:
@@ -28,6 +29,8 @@ def _wrong_successor(before: Message, turn: Message) -> str | None:
     if role == "tool":
         answers = before["role"] == "tool" or before.get("tool_calls")
         return None if answers else "is a tool's, but no call of a tool stands before it"
+    if before.get("tool_calls") and turn.get("tool_calls"):
+        return "calls a tool right after another call; write both calls into the `tool_calls` of one message"
     if role == before["role"]:
         return f"is the second of the {role}'s in a row"
     return None

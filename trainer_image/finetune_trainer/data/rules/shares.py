@@ -1,11 +1,12 @@
-"""What share of the rows has a system and a user message (data rules 13 and 14)."""
+"""What share of the rows has a system and a user message (data rules 13 and 14), and reasoning."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from finetune_trainer.chat.messages import reasoning_of
 from finetune_trainer.data.findings import SHOWN_ROWS, Finding, present
-from finetune_trainer.data.formats import Row
+from finetune_trainer.data.formats import Row, trained
 from finetune_trainer.data.rowrule import Tally
 
 _MIXED = 0.05  # from this share on, rows with and rows without are two data sets
@@ -14,12 +15,16 @@ _PROMPTS = 1000  # distinct system prompts that are told apart, in bounded memor
 
 @dataclass(frozen=True)
 class Shares:
-    """Of `rows` with messages: those that lack a role, and digests of the distinct system prompts."""
+    """Of `rows` with messages: those that lack a role, and digests of the distinct system prompts.
+
+    `reasoned` is how many have a trained answer with reasoning.
+    """
 
     rows: int = 0
     lacking_system: Tally = field(default_factory=Tally)
     lacking_user: Tally = field(default_factory=Tally)
     prompts: frozenset[bytes] = frozenset()
+    reasoned: int = 0
 
     def __add__(self, later: "Shares") -> "Shares":
         """Both, `later` being about rows that come after."""
@@ -28,6 +33,7 @@ class Shares:
             self.lacking_system + later.lacking_system,
             self.lacking_user + later.lacking_user,
             _bounded(self.prompts | later.prompts),
+            self.reasoned + later.reasoned,
         )
 
     def findings(self) -> list[Finding]:
@@ -57,6 +63,7 @@ def shares(rows: Iterable[Row]) -> Shares:
         _bounded(
             frozenset(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() for text in texts)
         ),
+        sum(any(trained(turn) and reasoning_of(turn) for turn in row.messages) for row in chats),
     )
 
 

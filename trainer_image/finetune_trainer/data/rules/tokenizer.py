@@ -1,7 +1,7 @@
 """Rules about the tokenizer and its chat template, whatever the rows (data rules 16, 19, 20 and 23)."""
 
+from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data.findings import Finding, present
-from finetune_trainer.data.tokenise import ChatTokenizer
 
 
 def tokenizer_findings(tokenizer: ChatTokenizer, *, chat: bool = True) -> list[Finding]:
@@ -18,7 +18,7 @@ def _template_missing(tokenizer: ChatTokenizer) -> Finding | None:
 
 
 def _eot_multi_token(tokenizer: ChatTokenizer) -> Finding | None:
-    end = tokenizer.end_of_turn() if tokenizer.has_template else ""
+    end = tokenizer.template.end_of_turn() if tokenizer.has_template else ""
     ids = tokenizer.encode(end)
     if len(ids) < 2 or not tokenizer.stop_ids.isdisjoint(ids):
         return None

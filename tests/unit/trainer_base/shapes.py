@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from finetune_trainer.base.config import parse_base_config
+from finetune_trainer.base.shape import ModelShape, shape_of, usual_headers
+
 
 def _config(model_type: str, *sizes: int, **more: Any) -> dict[str, Any]:
     hidden, intermediate, layers, heads, kv_heads, vocab = sizes
@@ -49,3 +52,9 @@ GEMMA3_4B = {
         "num_hidden_layers": 34,
     },
 }
+
+
+def shape_by_config(config: dict[str, Any]) -> ModelShape:
+    """The shape of the model whose weights a config.json describes."""
+    base = parse_base_config(config)
+    return shape_of(base, usual_headers(base))

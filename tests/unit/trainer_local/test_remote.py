@@ -11,9 +11,9 @@ from safetensors.torch import save
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.remote import shape_of_source
-from finetune_trainer.planning.shape import shape_of
+from finetune_trainer.local.job import read_remote_base
 from tests.hub_stand_in import COMMIT, OTHER, HubStandIn
+from tests.unit.trainer_base.shapes import shape_by_config
 
 CONFIG = {
     "hidden_size": 256,
@@ -54,16 +54,16 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]
 
 
 def test_the_headers_are_enough(hub: HubStandIn, tmp_path: Path) -> None:
-    shape = shape_of_source("hf://org/base", COMMIT, tmp_path / "base")
-    assert shape == shape_of({"model_type": "llama", **CONFIG})
+    shape = read_remote_base("hf://org/base", COMMIT, tmp_path / "base").shape()
+    assert shape == shape_by_config({"model_type": "llama", **CONFIG})
     weights = sum(len(body) for body in hub.repositories["models/org/base"][0].values())
     assert hub.bytes_sent < weights / 5
 
 
 def test_weights_of_another_model_are_refused(hub: HubStandIn, tmp_path: Path) -> None:
     hub.repositories["models/org/base"] = (_files({**CONFIG, "vocab_size": 999}), None)
-    with pytest.raises(UserError, match="vocab_size x hidden_size is 999 x 256"):
-        shape_of_source("hf://org/base", COMMIT, tmp_path / "base")
+    with pytest.raises(UserError, match="vocab_size is 999 in the one and 1000 rows"):
+        read_remote_base("hf://org/base", COMMIT, tmp_path / "base").shape()
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_what_is_wrong_with_a_source_is_said(
     source: str, revision: str, message: str, hub: HubStandIn, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        shape_of_source(source, revision, tmp_path / "base")
+        read_remote_base(source, revision, tmp_path / "base")
 
 
 def test_a_damaged_header_is_refused(hub: HubStandIn, tmp_path: Path) -> None:
     hub.repositories["models/org/base"][0]["model-1.safetensors"] = b"<html>" * 99
     with pytest.raises(UserError, match=r"lacks config\.json or whole"):
-        shape_of_source("hf://org/base", COMMIT, tmp_path / "base")
+        read_remote_base("hf://org/base", COMMIT, tmp_path / "base").shape()

@@ -1,0 +1,85 @@
+"""Run by test_engine.py in a process of its own: vLLM on the CPU answers with bases and their adapters.
+
+Reads a JSON list of tasks (test_engine.py) on standard input; prints for each a line of JSON with `family` and
+either `logprobs` (of an answer of the base, then with the adapter) and `prompts`, or `error`.
+"""
+
+import gc
+import json
+import os
+import sys
+from typing import Any
+
+os.environ |= {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, so that vLLM is imported once for all families
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+_TOKENS = 8
+_PROMPT = list(range(2, 40))
+
+
+def answers(task: dict[str, Any]) -> dict[str, Any]:
+    """The log-probabilities of an answer without and with the adapter, and the prompts it makes."""
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    engine = LLM(
+        model=task["base"],
+        enforce_eager=True,
+        max_model_len=1024,
+        max_num_seqs=2,
+        enable_lora=True,
+        max_lora_rank=task["rank"],
+        worker_extension_cls="finetune_serving.cpu_lora.SlotwiseKernels",
+        limit_mm_per_prompt={"image": 0, "video": 0} if task["multimodal"] else None,
+    )
+    adapters = (None, LoRARequest("tuned", 1, task["adapter"]))
+    sampling = SamplingParams(temperature=0, max_tokens=_TOKENS, logprobs=1)
+    asked = [
+        engine.generate({"prompt_token_ids": _PROMPT}, sampling, lora_request=one)[0] for one in adapters
+    ]
+    return {
+        "logprobs": [output.outputs[0].cumulative_logprob for output in asked],
+        "prompts": {kind: _prompt(engine, adapters[1], **row) for kind, row in task["conversations"].items()},
+    }
+
+
+def _prompt(engine: Any, adapter: Any, messages: list[Any], tools: list[Any], options: dict[str, Any]) -> Any:
+    """The tokens that the engine makes of a conversation before it answers, or why it refuses."""
+    from vllm import SamplingParams
+
+    try:
+        answer = engine.chat(
+            messages,
+            SamplingParams(temperature=0, max_tokens=1),
+            lora_request=adapter,
+            use_tqdm=False,
+            tools=tools or None,
+            chat_template_kwargs=options,
+        )
+    except Exception as error:  # a template may raise anything
+        return f"{type(error).__name__}: {error}"
+    return list(answer[0].prompt_token_ids)
+
+
+def main() -> None:
+    """Answer all tasks; an engine that fails leaves its error and the others go on."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    for task in json.load(sys.stdin):
+        try:
+            result = answers(task)
+        except Exception as error:  # whatever vLLM raises is the result
+            result = {"error": f"{type(error).__name__}: {error}"}
+        print("\n" + json.dumps({"family": task["family"], **result}), flush=True)
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""The shape of a base model: what memory, time and the adapter's size are computed from.
+
+Parameters are counted in the headers of the weights, so every family is planned exactly. Its config.json adds
+what no weight shows: heads, experts per token, which tensors are layers.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_trainer.base.config import BaseConfig, auto_class, read_base_config
+from finetune_trainer.base.headers import Headers, Tensor, read_headers
+from finetune_trainer.base.targets import Decoder, Shape, adapter_targets, find_decoder, is_expert
+from finetune_trainer.errors import UserError
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+# What checkpoints hold beside the weights that are loaded: buffers of old versions, heads for further tokens.
+_NOT_LOADED = ("rotary_emb.inv_freq", "mtp.")
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Routed experts: `active` of `total` per token; their parameters in all layers."""
+
+    total: int
+    active: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The linear layers of one name and size; `count` in all decoder layers."""
+
+    name: str
+    inputs: int
+    outputs: int
+    count: int
+
+    @property
+    def parameters(self) -> int:
+        """The weights of all of them."""
+        return self.inputs * self.outputs * self.count
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder; all counts are numbers of parameters or of elements, not bytes.
+
+    `linears` are those that LoRA may adapt and QLoRA quantises. Neither are the output head (`head`, 0 when
+    the embedding serves as one), the experts (single three-dimensional tensors in transformers 5) and the
+    `rest` of the language model: norms, biases, routers. `beside` are the other parts of a multimodal model:
+    loaded, and never trained. `feed_forward` is the width that one token passes in a layer.
+    """
+
+    model_type: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    feed_forward: int
+    linears: tuple[Linear, ...]
+    embedding: int
+    head: int
+    rest: int
+    largest_layer: int
+    experts: Experts | None = None
+    beside: int = 0
+
+    @property
+    def linear_parameters(self) -> int:
+        """The weights that QLoRA quantises (P_lin)."""
+        return sum(linear.parameters for linear in self.linears)
+
+    @property
+    def language_parameters(self) -> int:
+        """The weights of the language model: what method Full trains."""
+        experts = self.experts.parameters if self.experts else 0
+        return self.embedding + self.head + self.linear_parameters + experts + self.rest
+
+    @property
+    def parameters(self) -> int:
+        """Every weight that is loaded (P)."""
+        return self.language_parameters + self.beside
+
+    @property
+    def largest_gathered(self) -> int:
+        """The most weights that ZeRO-3 gathers at once (P_lay): a decoder layer or the embedding."""
+        return max(self.embedding, self.largest_layer)
+
+    @property
+    def largest_linear(self) -> int:
+        """The most weights that QLoRA dequantises at once."""
+        return max(linear.inputs * linear.outputs for linear in self.linears)
+
+    @property
+    def product_parameters(self) -> int:
+        """The weights that one token is multiplied with (N in training.md 3.3): with head, no embedding."""
+        experts = self.experts
+        active = experts.parameters * experts.active // experts.total if experts else 0
+        return self.linear_parameters + active + (self.head or self.embedding)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model by its config.json and the headers of its weights ({}: only the config is at hand)."""
+
+    config: BaseConfig
+    headers: Headers
+
+    def shape(self) -> ModelShape:
+        """Its shape; UserError for weights that the config does not describe, or no weights where needed."""
+        return shape_of(self.config, self.headers or usual_headers(self.config))
+
+    def trained(self, rank: int | None, chosen: Collection[str] | None) -> int:
+        """The parameters that training changes: of an adapter of this rank, or (None) of the whole model."""
+        headers = self.headers or usual_headers(self.config)
+        if rank is None:
+            return sum(tensor.parameters for tensor in headers.values())
+        modules = modules_of(headers)
+        return rank * sum(sum(modules[n]) for n in adapter_targets(modules, self.config, chosen).modules)
+
+    def adapted(self, chosen: Collection[str] | None) -> tuple[str, ...]:
+        """The names of the layers that an adapter sits on; UserError for a choice that the base has not."""
+        headers = self.headers or usual_headers(self.config)
+        return adapter_targets(modules_of(headers), self.config, chosen).names
+
+
+def read_base(path: Path) -> BaseModel:
+    """The base model of a folder, or of a config.json alone; UserError for one that cannot be trained at all.
+
+    The checks are those of every command, whether or not its memory is planned.
+    """
+    base = BaseModel(read_base_config(path), read_headers(path) if path.is_dir() else {})
+    if path.is_dir() and not base.headers and (pickles := sorted(path.glob("*.bin"))):
+        text = f"The base model's weights are pickle files ({pickles[0].name}), which can run code when read"
+        raise UserError(f"{text}; save them as *.safetensors (save_pretrained of transformers 5 does).")
+    refuse_untrainable(base.config, base.headers)
+    return base
+
+
+def read_shape(path: Path) -> ModelShape:
+    """The shape of a model, given as its folder; or as a config.json alone, for decoders of the usual parts.
+
+    UserError for weights that cannot be trained or that the config does not describe.
+    """
+    return read_base(path).shape()
+
+
+def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
+    """The shape of the model whose weights have these headers; UserError as for `read_shape`."""
+    refuse_untrainable(base, headers)
+    tensors = {name: tensor for name, tensor in headers.items() if not _is_not_loaded(name)}
+    modules = modules_of(tensors)
+    decoder = find_decoder(modules, base)
+    _check(base, decoder, modules)
+    language, beside = _parts(tensors, decoder, base)
+    targets = adapter_targets(modules, base).modules
+    # by name, inputs, outputs
+    linears = Counter((name.rpartition(".")[2], modules[name][1], modules[name][0]) for name in targets)
+    experts = sum(tensor.parameters for name, tensor in language.items() if is_expert(name))
+    embedding, head = math.prod(modules[decoder.embedding]), _stored_head(modules, decoder)
+    known = embedding + head + experts + sum(math.prod(modules[name]) for name in targets)
+    return ModelShape(
+        model_type=base.text_type,
+        layers=base.require("layers"),
+        hidden=base.require("hidden"),
+        heads=base.require("heads"),
+        kv_heads=base.require("kv_heads"),
+        head_dim=base.require("head_dim"),
+        feed_forward=_feed_forward(base, experts, modules, targets),
+        linears=tuple(Linear(*kind, count) for kind, count in sorted(linears.items())),
+        embedding=embedding,
+        head=0 if base.tied else head,  # some checkpoints store a copy of the embedding
+        rest=sum(tensor.parameters for tensor in language.values()) - known,
+        largest_layer=_largest_layer(language, decoder),
+        experts=_experts(base, experts),
+        beside=sum(tensor.parameters for tensor in beside.values()),
+    )
+
+
+def adapter_parameters(shape: ModelShape, rank: int, names: Collection[str] | None = None) -> int:
+    """The trained weights of LoRA (T): r * (inputs + outputs) over the linear layers of these names (all).
+
+    Hu et al. 2021 (LoRA), section 4.1. Llama-3.1-8B with rank 16: 41.9 million.
+    """
+    adapted = (linear for linear in shape.linears if names is None or linear.name in names)
+    return rank * sum(linear.count * (linear.inputs + linear.outputs) for linear in adapted)
+
+
+def modules_of(headers: Headers) -> dict[str, Shape]:
+    """Modules by name with the shape of their weight, as `adapter_targets` takes them."""
+    suffix = ".weight"
+    return {name[: -len(suffix)]: t.shape for name, t in headers.items() if name.endswith(suffix)}
+
+
+def refuse_untrainable(base: BaseConfig, headers: Headers) -> None:
+    """UserError for a model that transformers cannot load, or whose weights have fewer than 16 bits."""
+    auto_class(base)
+    stored = {tensor.dtype for tensor in headers.values()} - _FLOATS
+    if stored or base.quantised:
+        kind = ", ".join(sorted(stored)) or base.quantised
+        text = f"The base model's weights are quantised ({kind})"
+        raise UserError(f"{text}; name the model in 16 bits, which method QLoRA quantises itself.")
+
+
+def usual_headers(base: BaseConfig) -> dict[str, Tensor]:
+    """What the weights of a decoder with attention and a gated feed-forward part are, by its config alone.
+
+    UserError for one with other parts, whose sizes only its weights show.
+    """
+    parts = (*base.irregular, *(("other inputs than text",) if base.multimodal else ()))
+    if parts:
+        text = f"config.json alone does not tell the sizes of this {base.model_type} model"
+        text += f" (it has {', '.join(parts)})"
+        raise UserError(
+            f"{text}; give the folder with its *.safetensors, of which only the headers are read, or a job "
+            "with baseModel.source hf://... with --job."
+        )
+    embedding = base.require("vocab"), base.require("hidden")
+    shapes: dict[str, Shape] = {"model.embed_tokens.weight": embedding, "model.norm.weight": embedding[1:]}
+    if not base.tied:
+        shapes["lm_head.weight"] = embedding
+    layer = dict(_usual_layer(base))
+    for number in range(base.require("layers")):
+        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+    return {name: Tensor("BF16", shape) for name, shape in shapes.items()}
+
+
+def _usual_layer(base: BaseConfig) -> Iterator[tuple[str, Shape]]:
+    hidden, width = base.require("hidden"), base.require("head_dim")
+    query, key = base.require("heads") * width, base.require("kv_heads") * width
+    yield "input_layernorm.weight", (hidden,)
+    yield "post_attention_layernorm.weight", (hidden,)
+    yield "self_attn.q_proj.weight", (query, hidden)
+    yield "self_attn.k_proj.weight", (key, hidden)
+    yield "self_attn.v_proj.weight", (key, hidden)
+    yield "self_attn.o_proj.weight", (hidden, query)
+    if base.experts:
+        inner = base.require("expert_intermediate")
+        yield "mlp.gate.weight", (base.experts, hidden)
+        yield "mlp.experts.gate_up_proj", (base.experts, 2 * inner, hidden)
+        yield "mlp.experts.down_proj", (base.experts, hidden, inner)
+        return
+    inner = base.require("intermediate")
+    yield "mlp.gate_proj.weight", (inner, hidden)
+    yield "mlp.up_proj.weight", (inner, hidden)
+    yield "mlp.down_proj.weight", (hidden, inner)
+
+
+def _is_not_loaded(name: str) -> bool:
+    return name.startswith(_NOT_LOADED) or name.endswith(_NOT_LOADED)
+
+
+def _check(base: BaseConfig, decoder: Decoder, modules: Mapping[str, Shape]) -> None:
+    """Refuse weights that the config does not describe: another model would be planned than is loaded."""
+    rows, layers = modules[decoder.embedding][0], base.require("layers")
+    if rows != base.require("vocab"):
+        _refuse("vocab_size", str(base.vocab), f"{rows} rows of {decoder.embedding}")
+    found = {decoder.layer_of(name) for name in modules} - {None}
+    if len(found) > layers + base.further_layers:
+        _refuse("num_hidden_layers", str(layers), str(len(found)))
+    if not base.tied and not _stored_head(modules, decoder):
+        _refuse("tie_word_embeddings", "false", "no output head")
+
+
+def _refuse(field: str, config: str, weights: str) -> None:
+    text = f"The base model's config.json and its weights differ: {field} is {config} in the one"
+    raise UserError(f"{text} and {weights} in the other; fetch both from the same revision.")
+
+
+def _parts(
+    tensors: Headers, decoder: Decoder, base: BaseConfig
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the language model, and those of the other parts of a multimodal one."""
+    language: dict[str, Tensor] = {}
+    beside: dict[str, Tensor] = {}
+    within = decoder.embedding.rpartition(".")[0] + "."
+    head_shape = tensors[f"{decoder.embedding}.weight"].shape
+    for name, tensor in tensors.items():
+        layer = decoder.layer_of(name)
+        if layer is not None and layer >= base.require("layers"):
+            continue
+        ours = not base.multimodal or name.startswith(within) or tensor.shape == head_shape
+        (language if ours else beside)[name] = tensor
+    return language, beside
+
+
+def _stored_head(modules: Mapping[str, Shape], decoder: Decoder) -> int:
+    """The parameters of the output head: what has the embedding's size and is in no layer; 0 without."""
+    embedding = modules[decoder.embedding]
+    outside = (n for n in modules if n != decoder.embedding and decoder.layer_of(n) is None)
+    return math.prod(embedding) if any(modules[name] == embedding for name in outside) else 0
+
+
+def _feed_forward(
+    base: BaseConfig, experts: int, modules: Mapping[str, Shape], targets: tuple[str, ...]
+) -> int:
+    """The widest feed-forward part: of a dense layer, or of the active experts with the shared one."""
+    if not experts or not base.experts:
+        return base.require("intermediate")
+    # (outputs, inputs) of what writes back into the model's width
+    shared = [modules[n][1] for n in targets if "shared" in n and modules[n][0] == base.hidden]
+    routed = base.require("active_experts") * base.require("expert_intermediate")
+    return routed + max(shared, default=0)
+
+
+def _experts(base: BaseConfig, parameters: int) -> Experts | None:
+    if not parameters:
+        return None
+    return Experts(base.require("experts"), base.require("active_experts"), parameters)
+
+
+def _largest_layer(language: Headers, decoder: Decoder) -> int:
+    sizes: Counter[int | None] = Counter()
+    for name, tensor in language.items():
+        sizes[decoder.layer_of(name)] += tensor.parameters
+    return max(size for layer, size in sizes.items() if layer is not None)
