@@ -68,7 +68,10 @@ def test_a_row_beyond_the_models_context_is_an_error_only_with_a_model(
     )
     assert check(data) == 0
     assert check(data, "--model", base) == 1
-    assert "too_long" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "too_long" in told
+    # training.maxLength cannot be raised beyond the model's positions
+    assert "take a base model with more positions or shorten them" in told
 
 
 def test_the_terminal_report_starts_with_the_verdict(

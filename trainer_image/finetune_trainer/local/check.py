@@ -94,7 +94,7 @@ def _check(
     surveyed = survey(train.rows, held, target, watch)
     findings += about_tokenizer + check_corpus(train, surveyed, EPOCHS)
     if model and surveyed.tokens:
-        findings += surveyed.tokens.findings(model.tokenizer)
+        findings += surveyed.tokens.findings(model.tokenizer, model.target.limit)
     if held:
         findings += check_holdout(train, surveyed, held)
     return _Checked(train, holdout, surveyed, findings)
