@@ -199,6 +199,9 @@ def test_another_method_is_suggested_without_the_settings_that_it_does_not_take(
     plan = choose(_request(Fixed("Full", zero_stage=2, offload="None"), gpu=Gpu(24, host_memory_gib=64)))
     assert isinstance(plan, NoFit)
     assert "set method: LoRA without training.zeroStage and offload (" in plan.message
+    plan = choose(_request(Fixed("LoRA", 16, offload="None"), gpu=Gpu(16)))
+    assert isinstance(plan, NoFit)
+    assert "set method: QLoRA (" in plan.message  # whose job may say that nothing is offloaded
 
 
 def test_a_plan_close_to_its_limit_is_called_tight_with_what_to_change() -> None:

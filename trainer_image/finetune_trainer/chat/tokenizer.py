@@ -151,8 +151,8 @@ def render_problem(tokenizer: ChatTokenizer, messages: Sequence[Message], tools:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """What an error says first, or its type; without a full stop, for a sentence goes on after it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def _vocabulary(config: dict[str, Any]) -> int | None:

@@ -176,12 +176,11 @@ def _sharegpt_turn(item: Any) -> Any:
     if not isinstance(item, dict):
         return item
     turn = {key: value for key, value in item.items() if key not in ("from", "value", "role", "content")}
-    speaker = item.get("from", item.get("role"))
+    speaker = item["from"] if given(item, "from") else item.get("role")
     if "from" in item or "role" in item:
         turn["role"] = SHAREGPT_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
-    content = (
-        {"content": item.get("value", item.get("content"))} if {"value", "content"} & item.keys() else {}
-    )
+    said = item["value"] if given(item, "value") else item.get("content")
+    content = {"content": said} if {"value", "content"} & item.keys() else {}
     if speaker not in _CALLS:
         return {**turn, **content}
     calls = parsed(content.get("content"))

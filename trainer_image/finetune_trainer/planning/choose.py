@@ -166,7 +166,7 @@ def _by_method(work: Workload, method: Method) -> _Change:
     fixed = work.fixed
     stage = fixed.zero_stage if fixed.zero_stage in STAGES[method] else None
     text = f"set method: {method}"
-    if (stage, fixed.offload) != (fixed.zero_stage, None):
+    if stage != fixed.zero_stage or fixed.offload not in (None, "None"):
         text += " without training.zeroStage and offload"
         stage = None
     rank = fixed.rank or _ADAPTER_RANK

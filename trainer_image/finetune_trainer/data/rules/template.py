@@ -14,8 +14,9 @@ def template_findings(options: TemplateOptions, rows: int, reasoned: int) -> lis
 def _reasoning(options: TemplateOptions, rows: int, reasoned: int) -> Finding | None:
     switched = (item for item in options.kwargs.items() if isinstance(item[1], bool))
     switch = "".join(f" ({name}={str(value).lower()})" for name, value in switched)
+    on = f"; thinking is on{switch} {_EVERYWHERE}" if switch else ""
     told: dict[str, tuple[Severity, str]] = {
-        "on": ("info", f"All rows have reasoning, which is trained; thinking is on{switch} {_EVERYWHERE}."),
+        "on": ("info", f"All rows have reasoning, which is trained{on}."),
         "off": ("info", f"No row has reasoning: thinking is off{switch} {_EVERYWHERE}."),
         "empty": (
             "warning",
@@ -24,8 +25,8 @@ def _reasoning(options: TemplateOptions, rows: int, reasoned: int) -> Finding | 
         ),
         "mixed": (
             "warning",
-            f"{reasoned} of {rows} rows have reasoning: thinking is on{switch} {_EVERYWHERE}, and the other "
-            "rows are trained to answer without; give reasoning to all rows or to none.",
+            f"{reasoned} of {rows} rows have reasoning, and the others are trained to answer without{on}. "
+            "Give reasoning to all rows or to none.",
         ),
     }
     if options.thinking is None:
