@@ -95,8 +95,9 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
     """Train a few steps in this process."""
     import torch
 
+    from finetune_trainer.contracts import Offload
     from finetune_trainer.training import core
-    from finetune_trainer.training.plan import Execution, Folders, LoraPlan, Offload, TrainPlan
+    from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
     packs: AbstractContextManager[Any] = (

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -202,7 +203,8 @@ def auto_class(base: BaseConfig) -> AutoClass:
     has a text-only class too, whose tensors are named otherwise than those that are stored and served.
     """
     with hiding():
-        from transformers.models.auto import modeling_auto as known
+        # By its name: without torch the package shows a placeholder, though the tables need none.
+        known = import_module("transformers.models.auto.modeling_auto")
     candidates: dict[AutoClass, str | None] = {
         "AutoModelForCausalLM": known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(base.model_type),
         "AutoModelForImageTextToText": known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(base.model_type),
