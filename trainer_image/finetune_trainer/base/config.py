@@ -144,8 +144,10 @@ class _Reader:
         return next((count for key in keys if (count := self.count(key))), None)
 
     def count(self, key: str) -> int | None:
-        """A size; None for 0 too, by which configs say that they have none (experts, a window)."""
+        """A size, the largest where layers differ; None for 0, by which configs say that they have none."""
         value = self.value(key)
+        if isinstance(value, list) and value:
+            value = max(value, key=lambda size: size if isinstance(size, int) else -1)
         if value is None or (value == 0 and not isinstance(value, bool)):
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
