@@ -46,6 +46,11 @@ READ: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             "vocab": 262208,
         },
     ),
+    (
+        "the widest layer counts where layers differ",
+        {"model_type": "gemma3n_text", "intermediate_size": [8192, 16384]},
+        {"intermediate": 16384},
+    ),
     ("a null head_dim is left out", {**LLAMA, "head_dim": None}, {"head_dim": 64}),
     ("no sliding window is none", {**LLAMA, "sliding_window": None}, {"sliding_window": None}),
     (
