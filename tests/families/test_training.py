@@ -1,17 +1,16 @@
 """Two steps of each method on each family: what is trained is what was planned, and what is saved loads."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
 from finetune_trainer.base.config import read_base_config
 from finetune_trainer.base.shape import adapter_parameters, read_shape
 from tests.families.families import Family
 from tests.families.stages import RANK, Record, Refused, Trained, works
+from tests.families.tiny import load
 
 pytestmark = pytest.mark.families
 
@@ -73,13 +72,3 @@ def test_the_saved_model_keeps_the_files_of_its_base(family: Family, full: Train
     configs = [json.loads((folder / "config.json").read_text()) for folder in (full.base, full.output)]
     assert configs[1]["architectures"] == configs[0]["architectures"]
     assert read_base_config(full.output) == read_base_config(full.base)
-
-
-def load(family: Family, folder: Path) -> transformers.PreTrainedModel:
-    """The model by its own class, in fp32; every tensor has its place and every place a tensor."""
-    kind = getattr(transformers, family.architecture)
-    model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert {name: report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")} == {
-        "missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(),
-    }  # fmt: skip
-    return model.eval()
