@@ -13,7 +13,7 @@ from tests.unit.trainer_report.examples import clean, full, refused
 
 FINDING = {"rule", "number", "severity", "count", "rows", "message", "dataset", "overridden"}
 MEMORY = {
-    "fits", "tight", "gpu", "gpus", "peakGiB", "limitGiB", "gpuMemoryGiB", "breakdown", "hostGiB", "chosen", "suggestion",
+    "fits", "tight", "method", "gpu", "gpus", "peakGiB", "limitGiB", "gpuMemoryGiB", "breakdown", "hostGiB", "chosen", "suggestion",
     "measuredPeakGiB",
 }  # fmt: skip
 

@@ -20,7 +20,8 @@ def calibration(job: FineTuneJob, runs: Iterable[Manifest]) -> JobCalibration | 
 def _measured(job: FineTuneJob, runs: Iterable[Manifest]) -> Iterator[float]:
     for run in runs:
         alike = text(run, "spec", "resources", "gpuType") == job.spec.resources.gpu_type
-        method = text(run, "spec", "method") or "LoRA"
+        asked = text(run, "spec", "method") or "LoRA"
+        method = text(run, "status", "resolved", "method") or asked  # a fallback may have been in force
         if alike and method == job.spec.method and text(run, "status", "completionTime"):
             yield from _mfu(run)
 

@@ -352,7 +352,7 @@ def test_the_estimate_is_shown() -> None:
 
 def test_the_memory_plan_is_shown_and_the_measured_peak_beside_it() -> None:
     memory = {
-        "fits": True, "peakGiB": 61.234, "limitGiB": 125.1, "gpuMemoryGiB": 139,
+        "fits": True, "tight": False, "peakGiB": 61.234, "limitGiB": 125.1, "gpuMemoryGiB": 139, "hostGiB": 3.78,
         "breakdown": {"weights": 15, "optimizer": 40.5},
         "chosen": {"zeroStage": 2, "microBatchTokens": 8192, "gradientCheckpointing": "Enabled", "offload": "None"},
     }  # fmt: skip
@@ -360,7 +360,7 @@ def test_the_memory_plan_is_shown_and_the_measured_peak_beside_it() -> None:
     world.end(result_of("prepare", memory=memory)).to("train")
     world.end(result_of("train", peakGiB=58.1, mfu=0.412))
     assert world.status["plan"] == {
-        "fits": True, "peakGiB": "61.23", "measuredGiB": "58.10", "limitGiB": "125.10", "gpuMemoryGiB": "139.00",
+        "fits": True, "tight": False, "peakGiB": "61.23", "hostGiB": "3.78", "measuredGiB": "58.10", "limitGiB": "125.10", "gpuMemoryGiB": "139.00",
         "breakdown": {"weights": "15.00", "optimizer": "40.50"},
         "zeroStage": 2, "microBatchTokens": 8192, "gradientCheckpointing": "Enabled", "offload": "None",
     }  # fmt: skip
@@ -383,6 +383,14 @@ def test_advice_is_a_condition_and_an_event_and_changes_nothing() -> None:
 def test_without_advice_there_is_no_such_condition() -> None:
     world = KubernetesSimulation().to("baseline")
     assert "Advised" not in {c["type"] for c in world.status["conditions"]}
+
+
+def test_the_method_in_force_and_its_adapter_are_shown() -> None:
+    lora = {"rank": 16, "alpha": 32, "rankStabilized": False, "targetModules": ["q_proj", "v_proj"]}
+    world = KubernetesSimulation(fallbackMethod="QLoRA").settle()
+    world.end(result_of("prepare", method="QLoRA", lora=lora))
+    assert world.status["resolved"]["method"] == "QLoRA"
+    assert world.status["resolved"]["lora"] == lora
 
 
 def test_overridden_rules_are_shown_and_warned_of() -> None:
@@ -410,6 +418,13 @@ RUNS = [
     ([finished("0.4")], (0.4, 1)),
     ([finished("0.2"), finished("0.4"), finished("0.9")], (0.4, 3)),
     ([finished("0.4"), finished("0.3", method="LoRA")], (0.35, 2)),
+    (
+        [
+            finished("0.4"),
+            {**finished("0.3"), "status": {**finished("0.3")["status"], "resolved": {"method": "QLoRA"}}},
+        ],
+        (0.4, 1),
+    ),
     ([finished("0.4", gpu="bare"), finished("0.4", method="Full"), finished("0.4", ended=False)], None),
     ([finished(None), finished("fast"), finished("0"), finished("1.5"), finished("nan"), {}], None),
 ]
@@ -418,7 +433,15 @@ RUNS = [
 @pytest.mark.parametrize(
     ("runs", "expected"),
     RUNS,
-    ids=["none", "one", "the median", "the default method", "others", "nothing measured"],
+    ids=[
+        "none",
+        "one",
+        "the median",
+        "the default method",
+        "a fallback in force",
+        "others",
+        "nothing measured",
+    ],
 )
 def test_finished_runs_of_the_same_gpu_and_method_calibrate(
     runs: list[Object], expected: tuple[float, int] | None

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_trainer.base.config import BaseConfig, read_base_config
+from finetune_trainer.base.config import BaseConfig, auto_class, read_base_config
 from finetune_trainer.base.headers import Headers, Tensor, read_headers
 from finetune_trainer.base.targets import Decoder, Shape, adapter_targets, find_decoder, is_expert
 from finetune_trainer.errors import UserError
@@ -197,10 +197,8 @@ def modules_of(headers: Headers) -> dict[str, Shape]:
 
 
 def refuse_untrainable(base: BaseConfig, headers: Headers) -> None:
-    """UserError for a model whose code is not transformers', or whose weights have fewer than 16 bits."""
-    if not base.native:
-        text = f"The base model ({base.model_type}) needs code of its repository (auto_map), which is not run"
-        raise UserError(f"{text}; choose a model that transformers supports.")
+    """UserError for a model that transformers cannot load, or whose weights have fewer than 16 bits."""
+    auto_class(base)
     stored = {tensor.dtype for tensor in headers.values()} - _FLOATS
     if stored or base.quantised:
         kind = ", ".join(sorted(stored)) or base.quantised

@@ -25,16 +25,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _plan_job(options: argparse.Namespace) -> int:
-    report, method, refusal = _looked_ahead(options)
+    report, refusal = _looked_ahead(options)
     if options.output == "text":
         print_report(report, sys.stdout)
     else:
-        print(json.dumps(_job_document(report, method, refusal), indent=2))
+        print(json.dumps(_job_document(report, refusal), indent=2))
     return conclude(refusal)
 
 
-def _looked_ahead(options: argparse.Namespace) -> tuple[Report, str, str | None]:
-    """The report of a job, its method, and why it would be refused."""
+def _looked_ahead(options: argparse.Namespace) -> tuple[Report, str | None]:
+    """The report of a job, and why it would be refused."""
     job = read_local_job(options)
     if job.accelerator is None or job.accelerator.memory_gib is None:
         text = "A plan is for a GPU of known memory, and the job has none"
@@ -46,13 +46,12 @@ def _looked_ahead(options: argparse.Namespace) -> tuple[Report, str, str | None]
             base = find_local_base(job, options, Path(scratch) / "base", watch)
             return examine(job, data, base, watch).report
 
-        report, refusal = judge(job, data, look)
-    return report, job.spec.method, refusal
+        return judge(job, data, look)
 
 
-def _job_document(report: Report, method: str, refusal: str | None) -> dict[str, Any]:
+def _job_document(report: Report, refusal: str | None) -> dict[str, Any]:
     """The keys of `plan --model` and more; without those about memory where the rows are refused."""
     told = report.model_dump(mode="json", by_alias=True, include={"memory", "estimate", "advice"})
     memory = told.pop("memory") or {}
     memory.pop("measuredPeakGiB", None)
-    return {**memory, "method": method, **told, "refused": refusal}
+    return {**memory, **told, "refused": refusal}

@@ -121,6 +121,7 @@ class MemoryPlan(Document):
 
     fits: bool
     tight: bool = False
+    method: str | None = None
     gpu: str | None = None
     gpus: int = Field(ge=1)
     peak_gib: FiniteFloat = Field(ge=0)

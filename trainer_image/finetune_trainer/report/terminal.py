@@ -133,8 +133,9 @@ def sparkline(counted: Histogram) -> str:
 
 def _memory_lines(plan: MemoryPlan) -> Iterator[str]:
     fits = ("fits, tightly" if plan.tight else "fits") if plan.fits else "does not fit"
+    method = f"{plan.method} " if plan.method else ""
     where = f"{plan.gpus} x {plan.gpu or 'GPU'} of {gib(plan.gpu_memory_gib)}"
-    yield f"{gib(plan.peak_gib)} of {gib(plan.limit_gib)} on {where}: {fits}"
+    yield f"{gib(plan.peak_gib)} of {gib(plan.limit_gib)} on {where}: {method}{fits}"
     yield ", ".join(f"{name} {gib(size)}" for name, size in plan.shown.items())
     if plan.measured_peak_gib is not None:
         yield f"measured peak {gib(plan.measured_peak_gib)}"

@@ -165,10 +165,8 @@ def _memory_summary(memory: MemoryPlan | NoFit) -> dict[str, Any]:
 
 
 def _memory_report(job: Job, memory: MemoryPlan | NoFit) -> report.MemoryPlan:
-    told = memory.document()
-    told.pop("method")
     name = job.accelerator.name if job.accelerator else None
-    return report.MemoryPlan.model_validate({**told, "gpu": name})
+    return report.MemoryPlan.model_validate({**memory.document(), "gpu": name})
 
 
 def _estimate_summary(job: Job, outlook: Outlook) -> dict[str, Any] | None:
