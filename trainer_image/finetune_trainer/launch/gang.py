@@ -86,17 +86,19 @@ def _wait(child: "subprocess.Popen[bytes]", outcomes: Path, processes: int) -> i
     """torchrun's exit code; its workers are killed once one of them has failed.
 
     torchrun itself gives them 30 s after SIGTERM, which a worker inside a CUDA call cannot notice. They are
-    killed at the second look, so that those that can notice have recorded what they know.
+    killed at the second look that finds one lost: those that can notice have recorded by then what they know,
+    and workers that torchrun was about to start at the first one are there.
     """
-    failed = False
+    suspected = False
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=_LOOK_SECONDS)
         workers = _workers(child)
-        if failed and workers:
+        failed = lost(recorded(outcomes), len(workers), processes)
+        if failed and suspected:
             _log.error("a worker failed; the other %s of this pod are killed", len(workers))
             _kill(workers)
-        failed = lost(recorded(outcomes), len(workers), processes)
+        suspected = failed
 
 
 def _workers(child: "subprocess.Popen[bytes]") -> list[psutil.Process]:
