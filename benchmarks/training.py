@@ -36,7 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,15 @@ class Trl:
     bf16_base: bool = False
     attention: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Span:
+    """What was trained, how long it took, and the time that processors worked on it."""
+
+    tokens: int
+    seconds: float
+    processor_seconds: float
 
 
 _KEPT: dict[str, Any] = {"gradient_checkpointing": False}
@@ -125,12 +134,10 @@ def summary(runs: dict[str, list[dict[str, float]]], rows: int) -> dict[str, Any
         for arm, results in runs.items()
     }
     ratios = {
-        f"{mine} over {other}": spread(
-            [
-                ours["tokensPerSecond"] / trl["tokensPerSecond"]
-                for ours, trl in zip(runs[mine], runs[other], strict=True)
-            ]
-        )
+        f"{mine} over {other}": {
+            key: spread([ours[key] / trl[key] for ours, trl in zip(runs[mine], runs[other], strict=True)])
+            for key in ("tokensPerSecond", "tokensPerProcessorSecond")
+        }
         for mine in runs
         for other in runs
         if mine in OURS and other in TRL
@@ -143,13 +150,12 @@ def run_arm(arm: str, name: str, model: Path) -> dict[str, float]:
     rows = encoded(model, name, "train.jsonl", SETS[name])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        cpu = time.process_time()
-        speed = (_ours if arm in OURS else _trl)(arm, model, rows, folder)
-        cpu = time.process_time() - cpu
+        span = (_ours if arm in OURS else _trl)(arm, model, rows, folder)
         loss = held_out_loss(model, folder / "adapter", encoded(model, name, "holdout.jsonl", HELD_OUT))
     return {
-        "tokensPerSecond": round(speed, 1),
-        "processorSeconds": round(cpu, 1),  # start-up included; on a busy machine truer than the speed
+        "tokensPerSecond": round(span.tokens / span.seconds, 1),
+        # Of both cores together; on a busy machine truer than the speed.
+        "tokensPerProcessorSecond": round(span.tokens / span.processor_seconds, 1),
         "heldOutLoss": round(loss, 4),
     }
 
@@ -158,12 +164,13 @@ def encoded(model: Path, name: str, file: str, count: int) -> list[Row]:
     """The first rows of a set as prepare tokenises them."""
     from finetune_trainer.chat.tokenizer import load_tokenizer
     from finetune_trainer.data.formats import canonical
-    from finetune_trainer.data.tokenise import encode_rows
+    from finetune_trainer.data.tokenise import Encoded, encode_rows
 
     lines = [json.loads(line) for line in (DATA / file).read_text().splitlines()]
     chosen = lines[:count] if name == "reviews" else list(conversations(lines, count))
     rows = [canonical(number, line) for number, line in enumerate(chosen, 1)]
-    cut = [row.cut(LENGTH) for row in encode_rows(load_tokenizer(model), rows)]
+    found = encode_rows(load_tokenizer(model), rows)
+    cut = [row.cut(LENGTH) for row in found if isinstance(row, Encoded)]
     return [{"input_ids": row.input_ids, "labels": row.labels} for row in cut]
 
 
@@ -207,9 +214,25 @@ def held_out_loss(model: Path, adapter: Path, rows: list[dict[str, list[int]]]) 
     return total / trained
 
 
-def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> float:
-    from finetune_trainer.training import compiling, core
+def compiled_from_the_start() -> AbstractContextManager[Any]:
+    """Trains with compiled layers, however short the run is."""
+    from finetune_trainer.training import core
+    from finetune_trainer.training.compiling import CompileCallback, compile_layers
+
+    class Early(CompileCallback):
+        def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+            compile_layers(model, self._cache)
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            pass
+
+    return patch.object(core, "CompileCallback", Early)
+
+
+def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
+    from finetune_trainer.training import core
     from finetune_trainer.training.batching import tokens_of_steps
+    from finetune_trainer.training.callbacks import StepReport
     from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
@@ -217,26 +240,23 @@ def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> float:
     dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folders = Folders(model, dataset, folder / "checkpoints", folder / "adapter")
     plan = TrainPlan(1, RATE, BATCH, SEED, LoraPlan(RANK, ALPHA), Execution(1024))
-    marks: dict[int, float] = {}
+    marks: dict[int, tuple[float, float]] = {}
+
+    def mark(report: StepReport) -> None:
+        marks.setdefault(report.step, _now())
+
     with ExitStack() as changed:
         if arm == "ours-padded":
             changed.enter_context(patch.object(core, "can_pack", lambda *_: False))
         if arm == "ours-compiled":
-            changed.enter_context(patch.object(compiling, "_MEASURED_STEPS", 0))
-            changed.enter_context(patch.object(compiling, "_PAYS_FROM_SECONDS", 0.0))
-        core.train(
-            plan,
-            folders,
-            "benchmark",
-            StopRequest(),
-            lambda done: marks.setdefault(done.step, time.monotonic()),
-        )
+            changed.enter_context(compiled_from_the_start())
+        core.train(plan, folders, "benchmark", StopRequest(), mark)
     first = WARM_UP_STEPS if arm == "ours-compiled" else 0
     tokens = tokens_of_steps([len(row["input_ids"]) for row in rows], BATCH, SEED, 1)
-    return sum(tokens[first:]) / (marks[len(tokens)] - marks[first])
+    return _span(sum(tokens[first:]), marks[first], marks[len(tokens)])
 
 
-def _trl(arm: str, model: Path, rows: list[Row], folder: Path) -> float:
+def _trl(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -261,11 +281,19 @@ def _trl(arm: str, model: Path, rows: list[Row], folder: Path) -> float:
         processing_class=AutoTokenizer.from_pretrained(str(model)),
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    start = time.monotonic()
+    start = _now()
     trainer.train()
-    seconds = time.monotonic() - start
+    span = _span(sum(len(row["input_ids"]) for row in rows), start, _now())
     trainer.save_model(str(folder / "adapter"))
-    return sum(len(row["input_ids"]) for row in rows) / seconds
+    return span
+
+
+def _now() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()
+
+
+def _span(tokens: int, start: tuple[float, float], end: tuple[float, float]) -> Span:
+    return Span(tokens, end[0] - start[0], end[1] - start[1])
 
 
 def _in_turns(

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.attention.varlen
 import transformers
-from finetune_trainer.training.model import skeleton
 
 from finetune_trainer.base.config import read_base_config
 from finetune_trainer.training.attention import PACKED, can_pack, register, unpacked_attention
 from finetune_trainer.training.batching import IGNORE_INDEX, Collator
-from finetune_trainer.training.trainer import _fused_sum, _projected_sum
+from finetune_trainer.training.model import skeleton
+from finetune_trainer.training.trainer import _fused_sum, _projected_sum, takes_fused_head
 from tests.families import varlen
 from tests.families.families import VOCABULARY, Family
 from tests.families.stages import Record
@@ -48,10 +48,12 @@ def test_padded_rows_train_as_each_row_alone(
     _assert_same(_measured(model, _projected_sum, Collator()(rows())), expected)
 
 
+@pytest.mark.parametrize("cuda", [False, True], ids=["CPU", "GPU"])
 def test_packed_rows_train_as_each_row_alone_where_packing_is_allowed(
     family: Family,
     base: Path,
     expected: tuple[torch.Tensor, torch.Tensor],
+    cuda: bool,
     monkeypatch: pytest.MonkeyPatch,
     record_property: Record,
 ) -> None:
@@ -60,7 +62,7 @@ def test_packed_rows_train_as_each_row_alone_where_packing_is_allowed(
         record_property("note", "padded")
         pytest.skip("this family's rows are padded")
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen.varlen_attn)
-    register()
+    register(cuda)
     model = _load(family, base, PACKED)
     _assert_same(_measured(model, _projected_sum, Collator("packed")(rows())), expected)
     record_property("note", "packed")
@@ -72,6 +74,8 @@ def test_the_fused_head_computes_the_loss_of_the_plain_one(
     from trl.trainer.utils import add_fused_lm_head
 
     model = _load(family, base, unpacked_attention(read_base_config(base)))
+    if not takes_fused_head(model):
+        pytest.skip("training does not fuse this family's head")
     add_fused_lm_head(model)
     _assert_same(_measured(model, _fused_sum, Collator()(rows())), expected)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from finetune_trainer.base.shape import adapter_parameters, read_shape
 
+from finetune_trainer.base.shape import adapter_parameters, read_shape
 from tests.families.families import Family
 from tests.families.stages import Record, Refused, works
 

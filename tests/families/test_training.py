@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from finetune_trainer.base.shape import adapter_parameters, read_shape
 from safetensors.torch import load_file
 
 from finetune_trainer.base.config import read_base_config
+from finetune_trainer.base.shape import adapter_parameters, read_shape
 from tests.families.families import Family
 from tests.families.stages import RANK, Record, Refused, Trained, works
 

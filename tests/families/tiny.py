@@ -24,6 +24,9 @@ def build(family: Family, folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     model = getattr(transformers, family.architecture)(config_of(family, tokenizer))
+    for weight in model.parameters():
+        if not weight.any():  # biases, and factors without which what they scale would not learn
+            torch.nn.init.normal_(weight, std=0.1)
     stops = tokenizer.convert_tokens_to_ids([family.eos, *family.stops])
     model.generation_config.eos_token_id = stops if family.stops else stops[0]
     model.generation_config.bos_token_id = tokenizer.bos_token_id

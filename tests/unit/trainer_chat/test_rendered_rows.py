@@ -119,9 +119,10 @@ def test_what_is_trained_and_what_is_told(
     assert look(template, *messages, tools=tools) == (trained, named)
 
 
-def test_a_template_that_asks_elsewhere_than_it_answers_is_refused_with_both_places() -> None:
+@pytest.mark.parametrize("asked", ["When?", "<think> When?"], ids=["a question", "a question with a tag"])
+def test_a_template_that_asks_elsewhere_than_it_answers_is_refused_with_both_places(asked: str) -> None:
     elsewhere = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|close|>{% endfor %}{% if add_generation_prompt %}Go: {% endif %}"
-    assert look(elsewhere, USER, DONE) == ([], ["template_error"])
+    assert look(elsewhere, {**USER, "content": asked}, DONE) == ([], ["template_error"])
 
 
 @pytest.mark.parametrize(

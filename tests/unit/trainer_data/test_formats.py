@@ -223,3 +223,8 @@ def test_a_null_argument_is_absent_unless_its_parameter_can_be_null(tools: Any, 
     call = {"function": {"name": "f", "arguments": {"a": 1, "n": None}}}
     row = canonical(1, {"messages": [{"role": "assistant", "tool_calls": [call]}], "tools": tools})
     assert row.messages[0]["tool_calls"][0]["function"]["arguments"] == expected
+
+
+def test_json_text_of_any_depth_is_answered() -> None:
+    text = "[" * 900 + "null" + "]" * 900
+    assert respelled({"prompt": "a", "completion": "b", "tools": text})["tools"] == text

@@ -1,10 +1,12 @@
 """prepare through the command line, on real files: what it writes, adopts and refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import DatasetChanged
 from finetune_trainer.files import read_json_lines
 from finetune_trainer.fingerprint import fingerprint
+from finetune_trainer.stages.prepare import lacking_space
 from finetune_trainer.workspace import Workspace
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
@@ -98,6 +101,32 @@ def test_what_the_chat_template_gets_is_decided_once_for_all_stages(
     assert len(read_json_lines(Workspace(volumes.workspace).dataset_train)) == 24
     found = json.loads(Workspace(volumes.workspace).report_json.read_text())["findings"]
     assert {"template_reasoning", "split_rows"} <= {item["rule"] for item in found}
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "expected"),
+    [
+        (250, 0, []),
+        (100, 150, []),
+        (
+            100,
+            0,
+            [
+                "Two checkpoints take 224.0 GiB, the workspace has 100.0 GiB for them; raise spec.workspace.size."
+            ],
+        ),
+    ],
+    ids=["room for two", "one is there already", "too little room"],
+)
+def test_a_workspace_that_cannot_hold_two_checkpoints_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, held: int, expected: list[str]
+) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.checkpoints.mkdir()
+    with (workspace.checkpoints / "state").open("wb") as file:
+        file.truncate(held * 2**30)  # sparse: it takes no room here
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**30))
+    assert lacking_space(workspace, 112 * 2**30) == expected
 
 
 def test_tools_of_a_held_out_row_reach_the_engine(job_document: Make, run_cli: Run, volumes: Any) -> None:

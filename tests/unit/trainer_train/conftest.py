@@ -217,6 +217,12 @@ def _job(stage: str, method: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+LORA = {
+    "rank": 8, "alpha": 16, "rankStabilized": False,
+    "targetModules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+}  # fmt: skip
+
+
 def _summary(rows: int, method: str) -> dict[str, Any]:
     training = {"epochs": 2, "learningRate": 1e-2 if method == "LoRA" else 1e-3, "effectiveBatchSize": 8}
     return {
@@ -224,6 +230,7 @@ def _summary(rows: int, method: str) -> dict[str, Any]:
         "longestRow": 64,
         "holdoutDigest": DIGEST,
         "training": {**training, "maxLength": 64, "seed": 17, "steps": -(-rows // 8) * 2},
-        "lora": {"rank": 8, "alpha": 16} if method == "LoRA" else None,
+        "method": method,
+        "lora": None if method == "Full" else LORA,
         "chatTemplateKwargs": {},
     }

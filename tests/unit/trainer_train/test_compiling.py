@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState
 
+from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.training import compiling
 from finetune_trainer.training.attention import PACKED, register
-from finetune_trainer.training.batching import IGNORE_INDEX, Collator
+from finetune_trainer.training.batching import Collator
 from finetune_trainer.training.compiling import CompileCallback, compile_layers, compiling_pays
 from finetune_trainer.training.plan import Execution
 from finetune_trainer.training.trainer import _projected_sum

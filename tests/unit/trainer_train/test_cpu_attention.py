@@ -38,8 +38,8 @@ def _row_by_row(
         rows = torch.arange(end - first)
         distance = rows[:, None] - rows
         seen = (distance >= 0) & (distance < (window or end))
-        parts = (tensor[None, :, first:end] for tensor in (query, key, value))
-        outputs.append(scaled_dot_product_attention(*parts, attn_mask=seen, scale=1.0, enable_gqa=True)[0])
+        q, k, v = (tensor[None, :, first:end] for tensor in (query, key, value))
+        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0, enable_gqa=True)[0])
     return torch.cat(outputs, dim=1)
 
 
@@ -47,9 +47,9 @@ def _row_by_row(
 def test_outputs_and_gradients_are_those_of_each_row_alone(
     borders: list[int], heads: int, groups: int, window: int
 ) -> None:
-    inputs = _inputs(borders, heads, groups)
-    ours = row_attention(*inputs, torch.tensor(borders, dtype=torch.int32), window)
-    expected = _row_by_row(*inputs, borders, window)
+    inputs = q, k, v = _inputs(borders, heads, groups)
+    ours = row_attention(q, k, v, torch.tensor(borders, dtype=torch.int32), window)
+    expected = _row_by_row(q, k, v, borders, window)
     torch.testing.assert_close(ours, expected)
     gradient = torch.randn_like(expected)
     torch.testing.assert_close(
@@ -59,7 +59,8 @@ def test_outputs_and_gradients_are_those_of_each_row_alone(
 
 def test_torch_compile_can_trace_it() -> None:
     inputs = _inputs([0, 3, 7], 4, 2)
-    torch.library.opcheck(row_attention, (*inputs, torch.tensor([0, 3, 7], dtype=torch.int32), 0))
+    operator = torch.ops.finetune.row_attention.default
+    torch.library.opcheck(operator, (*inputs, torch.tensor([0, 3, 7], dtype=torch.int32), 0))
 
 
 def test_gradients_of_long_rows_are_added_up_without_loss_in_bf16() -> None:

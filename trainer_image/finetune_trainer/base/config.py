@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,13 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.lean import hiding
 
 _UNKNOWN_POSITIONS = 131072  # the longest training.maxLength that a job may ask for
+# transformers' auto classes for models that write text
+AutoClass = Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"]
 # Where multimodal models keep the configuration of their language model.
 _LANGUAGE_PARTS = ("text_config", "llm_config")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 # Latent attention, state spaces, convolutions, embeddings per layer: parts beside attention and feed-forward.
 _IRREGULAR = re.compile(r"lora_rank$|per_layer_input|^linear_.*head|conv|mamba|state_size|altup")
-# transformers' auto classes for models that write text
-AutoClass = Literal["AutoModelForCausalLM", "AutoModelForImageTextToText"]
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "top_k_experts")
 
 
@@ -34,9 +35,10 @@ class BaseConfig:
     `model_type` is the whole model's, `text_type` the language model's. `layer_types` are transformers'
     (full_attention, sliding_attention, linear_attention, ...), () where the class has one kind. `quantised`
     names the method that the weights are stored by. `native` says whether transformers has the model's code;
-    without, the repository's own would run (`auto_map`). `further_layers` are numbered behind `layers`: they
-    predict further tokens and are not loaded. `irregular` are the fields of parts that not every decoder has:
-    with them the config alone does not tell the sizes.
+    without, the repository's own would run (`auto_map`). `missing_package` is one that its code needs and
+    that is not installed. `further_layers` are numbered behind `layers`: they predict further tokens and are
+    not loaded. `irregular` are the fields of parts that not every decoder has: with them the config alone
+    does not tell the sizes.
     """
 
     architecture: str | None
@@ -44,6 +46,7 @@ class BaseConfig:
     text_type: str
     multimodal: bool
     native: bool
+    missing_package: str | None
     quantised: str | None
     tied: bool
     positions: int
@@ -105,6 +108,7 @@ def parse_base_config(config: Mapping[str, Any]) -> BaseConfig:
         text_type=str(text.get("model_type")),
         multimodal=part is not None,
         native=_class_of(config.get("model_type")) is not None or "auto_map" not in config,
+        missing_package=_missing_package(config),
         quantised=_quantisation(config),
         tied=bool(read.value("tie_word_embeddings")),
         positions=read.count("max_position_embeddings") or _UNKNOWN_POSITIONS,
@@ -144,10 +148,10 @@ class _Reader:
         return next((count for key in keys if (count := self.count(key))), None)
 
     def count(self, key: str) -> int | None:
-        """A size, the largest where layers differ; None for 0, by which configs say that they have none."""
+        """A size, the largest where layers differ; None for 0 too, which says "none" (experts, a window)."""
         value = self.value(key)
-        if isinstance(value, list) and value:
-            value = max(value, key=lambda size: size if isinstance(size, int) else -1)
+        if isinstance(value, list) and value and all(isinstance(size, int) for size in value):
+            value = max(value)
         if value is None or (value == 0 and not isinstance(value, bool)):
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -193,6 +197,15 @@ def _class_of(model_type: object) -> type | None:
     return CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None  # noqa: SIM401
 
 
+def _missing_package(config: Mapping[str, Any]) -> str | None:
+    """What transformers cannot load the model without: it takes some vision towers (Gemma 3n's) from timm."""
+    with hiding():
+        from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+    parts = (part.get("model_type") for part in config.values() if isinstance(part, Mapping))
+    timm = any(str(MODEL_MAPPING_NAMES.get(part)).startswith("Timm") for part in parts)
+    return "timm" if timm and find_spec("timm") is None else None
+
+
 def _quantisation(config: Mapping[str, Any]) -> str | None:
     given = config.get("quantization_config")
     return str(given.get("quant_method") or "unknown") if isinstance(given, Mapping) else None
@@ -207,6 +220,9 @@ def auto_class(base: BaseConfig) -> AutoClass:
     with hiding():
         # By its name: without torch the package shows a placeholder, though the tables need none.
         known = import_module("transformers.models.auto.modeling_auto")
+    if base.missing_package:
+        text = f"transformers loads the base model ({base.model_type}) only with {base.missing_package}"
+        raise UserError(f"{text}, which the trainer image does not have; choose another base model.")
     candidates: dict[AutoClass, str | None] = {
         "AutoModelForCausalLM": known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(base.model_type),
         "AutoModelForImageTextToText": known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(base.model_type),
@@ -214,9 +230,9 @@ def auto_class(base: BaseConfig) -> AutoClass:
     loading = [name for name, model in candidates.items() if model]
     named = [name for name in loading if candidates[name] == base.architecture]
     if not loading:
-        own = "" if base.native else ", and code from its repository (auto_map) is not run"
-        text = (
-            f"The base model ({base.model_type}) cannot be loaded for text: transformers has no class for it"
+        own = "needs code of its repository (auto_map), which is not run"
+        why = "is of no kind that transformers can load for writing text" if base.native else own
+        raise UserError(
+            f"The base model ({base.model_type}) {why}; choose a model that transformers supports."
         )
-        raise UserError(f"{text}{own}; choose a chat model that transformers supports.")
     return (named or loading)[0]

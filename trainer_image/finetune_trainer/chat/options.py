@@ -11,7 +11,7 @@ from typing import Literal
 
 from finetune_trainer.chat.reasoning import opens
 from finetune_trainer.chat.template import ChatTemplate
-from finetune_trainer.data.formats import Message
+from finetune_trainer.data.spellings import Message
 
 # The names under which templates let reasoning be switched; one is used only if it changes the prompt.
 _SWITCHES = ("enable_thinking", "thinking")

@@ -176,9 +176,9 @@ def _after(prompt: str, finished: str, answer: Message) -> str:
     """What stands in a finished conversation after the prompt for its last answer."""
     if finished.startswith(prompt):
         return finished[len(prompt) :]
-    # The prompt holds (part of) a reasoning block that the template leaves out of finished turns.
-    head = prompt[: prompt.rfind(OPEN)]
-    if OPEN not in prompt or not finished.startswith(head):
+    # The prompt ends in (part of) a reasoning block that the template leaves out of finished turns.
+    head, opening, tail = prompt.rpartition(OPEN)
+    if not opening or tail.strip() not in ("", CLOSE) or not finished.startswith(head):
         place = len(commonprefix([prompt, finished]))
         raise TemplateError(
             f"the template asks for the answer after {prompt[place:][:60]!r} and writes it after "

@@ -154,13 +154,18 @@ def _context(turn: Any) -> Any:
 
 
 def _alpaca_turns(row: Mapping[str, Any]) -> list[Any]:
-    """Instruction and input, a blank line between them if there are both, and the output."""
-    parts = [part for key in ("instruction", "input") if not _is_blank(part := row.get(key))]
-    if all(isinstance(part, str) for part in parts):
-        whole = "\n\n".join(parts)
-    else:
-        whole = parts[0] if len(parts) == 1 else parts  # no text: a rule says so
-    return [{"role": "user", "content": whole}, *_side("assistant", row.get("output"))]
+    question = _alpaca_question(row.get("instruction"), row.get("input"))
+    return [{"role": "user", "content": question}, *_side("assistant", row.get("output"))]
+
+
+def _alpaca_question(instruction: Any, extra: Any) -> Any:
+    """Both with a blank line between, or the one that is there."""
+    if _is_blank(extra):
+        return instruction
+    if _is_blank(instruction):
+        return extra
+    both = [instruction, extra]
+    return "\n\n".join(both) if all(isinstance(part, str) for part in both) else both
 
 
 def _is_blank(value: Any) -> bool:

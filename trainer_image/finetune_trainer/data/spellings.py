@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from finetune_trainer.reading.strict_json import parse_json
+
 Message = dict[str, Any]
 _LISTS = ("messages", "conversations", "prompt", "completion")
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -27,8 +29,8 @@ def parsed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value.encode())
+    except ValueError:
         return value
 
 

@@ -19,7 +19,7 @@ _WITH_WORK = ("model", "data", "holdout", "gpus", "nodes", *_GPU)  # what a pod 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of a check of rows."""
     add = parser.add_argument
-    text = "the training rows: a file or a folder of JSON lines, JSON, CSV or Parquet"
+    text = "the training rows: a file or a folder of JSON lines, JSON, CSV, Parquet or Arrow"
     add("data", type=Path, metavar="DATA", help=text)
     add("--holdout", type=Path, help="the held-out rows")
     add("--model", type=Path, help="a base model's folder: adds the rules about tokens")

@@ -89,8 +89,19 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
     examined = examine_and_write(job, workspace, data, base, watching(progress))
     write_reports(workspace, examined.report)
     summary = {"adopted": False, **_base_facts(job, digest), **examined.summary(job)}
+    summary["warnings"] += lacking_space(workspace, summary["checkpointBytes"])
     write_prepared(workspace, job, summary)
     return succeeded(job, _sentence(job, summary), summary)
+
+
+def lacking_space(workspace: Workspace, checkpoint: int) -> list[str]:
+    """A warning when the volume cannot hold the two checkpoints (of so many bytes) that training keeps."""
+    held = sum(path.stat().st_size for path in workspace.checkpoints.rglob("*") if path.is_file())
+    free, needed = shutil.disk_usage(workspace.root).free + held, 2 * checkpoint
+    if needed <= free:
+        return []
+    text = f"Two checkpoints take {needed / 2**30:.1f} GiB, the workspace has {free / 2**30:.1f} GiB for them"
+    return [f"{text}; raise spec.workspace.size."]
 
 
 def discard_rows(workspace: Workspace) -> None:

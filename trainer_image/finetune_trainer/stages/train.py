@@ -55,18 +55,17 @@ def read_plan(summary: dict[str, Any], execution: Execution) -> TrainPlan:
         learning_rate=chosen["learningRate"],
         effective_batch_size=chosen["effectiveBatchSize"],
         seed=chosen["seed"],
-        lora=_lora(lora, summary.get("method")) if lora else None,
+        lora=_lora(lora, summary["method"]) if lora else None,
         execution=execution,
     )
 
 
-def _lora(chosen: dict[str, Any], method: str | None) -> LoraPlan:
-    names = chosen.get("targetModules")
+def _lora(chosen: dict[str, Any], method: str) -> LoraPlan:
     return LoraPlan(
         rank=chosen["rank"],
         alpha=chosen["alpha"],
-        rank_stabilized=bool(chosen.get("rankStabilized")),
-        target_modules=tuple(names) if names else None,
+        rank_stabilized=chosen["rankStabilized"],
+        target_modules=tuple(chosen["targetModules"]),
         quantized_base=method == "QLoRA",
     )
 
@@ -74,7 +73,7 @@ def _lora(chosen: dict[str, Any], method: str | None) -> LoraPlan:
 def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
     """The layout for this device's memory; UserError when nothing fits, with what to change."""
     if not torch.cuda.is_available():
-        return _cpu_execution(job)
+        return _cpu_execution(job, summary["method"])
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
     gpu = Gpu(round(device.total_memory / GIB, 2), device.name)
     plan = choose(_workload(job, summary, model, gpu), gpus_of(job.other_gpus))
@@ -87,13 +86,13 @@ def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
     )
 
 
-def _cpu_execution(job: Job) -> Execution:
+def _cpu_execution(job: Job, method: str) -> Execution:
     """What the job says, else what is fast on few cores; ZeRO is not chosen for memory there."""
     given = job.spec.training or TrainingSpec()
     return Execution(
         given.micro_batch_tokens or CPU_MICRO_BATCH_TOKENS,
         given.gradient_checkpointing or "Disabled",
-        zero_stage=given.zero_stage if given.zero_stage is not None else _CPU_STAGES[job.spec.method],
+        zero_stage=given.zero_stage if given.zero_stage is not None else _CPU_STAGES[method],
     )
 
 

@@ -21,7 +21,6 @@ class _Block(NamedTuple):
     keys: slice
 
 
-@torch.library.custom_op("finetune::row_attention", mutates_args=())
 def row_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, borders: torch.Tensor, window: int
 ) -> torch.Tensor:
@@ -30,6 +29,13 @@ def row_attention(
     Keys and values may have fewer heads; neighbouring heads of the queries share one. `borders` (rows + 1)
     are where rows start and the last one ends. A query sees `window` tokens, itself included; 0: its row.
     """
+    out: torch.Tensor = _forward_operator(query, key, value, borders, window)
+    return out
+
+
+def _forward(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, borders: torch.Tensor, window: int
+) -> torch.Tensor:
     out = torch.empty((*query.shape[:2], value.shape[2]), dtype=value.dtype)
     for queries, keys in _blocks(borders, window):
         seen = _probabilities(query[:, queries], key[:, keys], window)
@@ -37,7 +43,6 @@ def row_attention(
     return out
 
 
-@torch.library.custom_op("finetune::row_attention_backward", mutates_args=())
 def _backward(
     gradient: torch.Tensor,
     query: torch.Tensor,
@@ -88,15 +93,13 @@ def _grouped(heads: torch.Tensor, groups: int) -> torch.Tensor:
     return heads.reshape(groups, -1, heads.shape[2])
 
 
-@row_attention.register_fake
-def _(
+def _forward_shape(
     query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor, _borders: torch.Tensor, _window: int
 ) -> torch.Tensor:
     return value.new_empty((*query.shape[:2], value.shape[2]))
 
 
-@_backward.register_fake
-def _(
+def _backward_shapes(
     _gradient: torch.Tensor,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -113,7 +116,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # n
 
 
 def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return (*_backward(gradient, *ctx.saved_tensors, ctx.window), None, None)
+    return (*_backward_operator(gradient, *ctx.saved_tensors, ctx.window), None, None)
 
 
-row_attention.register_autograd(_gradients, setup_context=_keep)
+# As operators torch.compile takes them as they are.
+_forward_operator = torch.library.custom_op("finetune::row_attention", _forward, mutates_args=())
+_backward_operator = torch.library.custom_op("finetune::row_attention_backward", _backward, mutates_args=())
+_forward_operator.register_fake(_forward_shape)
+_backward_operator.register_fake(_backward_shapes)
+_forward_operator.register_autograd(_gradients, setup_context=_keep)

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch.nn.functional import cross_entropy
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from trl import SFTTrainer
 
 from finetune_trainer.data.tokenise import IGNORE_INDEX
@@ -29,6 +29,9 @@ class TokenMeanTrainer(SFTTrainer):
     def __init__(self, *, lengths: list[int], batch_size: int, layout: Layout, **kwargs: Any) -> None:
         self._lengths, self._batch_size, self._layout = lengths, batch_size, layout
         super().__init__(**kwargs)
+        # The Trainer counts trained tokens only for models that take the number; here the loss takes it.
+        self.model_accepts_loss_kwargs = True
+        self._fused = takes_fused_head(self.model)
         if isinstance(self.model, PeftModel):
             _keep_adapter_in_fp32(self.model)
 
@@ -49,7 +52,7 @@ class TokenMeanTrainer(SFTTrainer):
         """This micro-batch's part of the global batch's loss (a scalar that carries the gradient)."""
         if return_outputs or num_items_in_batch is None:
             raise ValueError("the training loss has no outputs and needs the number of trained tokens")
-        loss = _fused_sum if _has_fused_kernel(inputs) else _projected_sum
+        loss = _fused_sum if self._fused and _has_fused_kernel(inputs) else _projected_sum
         return loss(model, inputs) / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -78,6 +81,12 @@ def _keep_adapter_in_fp32(model: PeftModel) -> None:
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+
+
+def takes_fused_head(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether TRL's fused head finds the hidden states: it asks `base_model`, which is all of a Llama 4."""
+    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    return whole.base_model is not whole
 
 
 def _has_fused_kernel(inputs: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.data.corpus import minhash
 from finetune_trainer.data.corpus.minhash import Signatures
-from finetune_trainer.data.corpus.texts import Said, answer_key, hash64, held_out, last_answer, said
+from finetune_trainer.data.corpus.texts import Parts, answer_key, hash64, held_out, last_answer, take_apart
 from finetune_trainer.data.corpus.words import (
     SHINGLE,
     Hashes,
@@ -94,11 +94,11 @@ class Facts:
 
 def learn(sample: Sequence[Row], holdout: Sequence[HoldoutRow]) -> Context:
     """The context of a data set; `sample` is up to SAMPLE of its rows, best from all over it."""
-    distinct = list({part.row: part for part in map(said, sample)}.values())
+    distinct = list({part.row: part for part in map(take_apart, sample)}.values())
     words = read_words([f"{part.input} {part.answer}" for part in distinct])
     inputs = words.where(_input_words(words, distinct))
     hashes, whole = ngrams(words, SHINGLE)
-    answers, complete = ngrams(read_words([said(held_out(row)).answer for row in holdout]), LEAK)
+    answers, complete = ngrams(read_words([take_apart(held_out(row)).answer for row in holdout]), LEAK)
     return Context(
         frequent(hashes[whole], words.owner[whole], max(TEMPLATE_SHARE * len(distinct), _TEMPLATE_ROWS)),
         frequent(inputs.hashes, inputs.owner, len(distinct) / 2),
@@ -108,7 +108,7 @@ def learn(sample: Sequence[Row], holdout: Sequence[HoldoutRow]) -> Context:
 
 def measure(rows: Sequence[Row], context: Context) -> Facts:
     """The facts about a chunk of rows; does not depend on how the data set is cut into chunks."""
-    parts = [said(row) for row in rows]
+    parts = [take_apart(row) for row in rows]
     words = read_words([f"{part.input} {part.answer}" for part in parts])
     asks = _input_words(words, parts)
     inputs = words.where(asks)
@@ -164,7 +164,7 @@ def concat(chunks: Iterable[Facts]) -> Facts:
     return Facts(**columns)
 
 
-def _input_words(words: Words, parts: Sequence[Said]) -> Mask:
+def _input_words(words: Words, parts: Sequence[Parts]) -> Mask:
     """Which words belong to the input; texts are joined by one line break."""
     lengths = np.array([len(part.input) + len(part.answer) + 2 for part in parts], dtype=np.int64)
     ends = np.cumsum(lengths) - lengths + np.array([len(part.input) for part in parts], dtype=np.int64)

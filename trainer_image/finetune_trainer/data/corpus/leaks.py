@@ -8,7 +8,7 @@ from finetune_trainer.data.corpus.compare import SOME, same_numbers, similaritie
 from finetune_trainer.data.corpus.duplicates import BANDS, SLACK
 from finetune_trainer.data.corpus.facts import LEAK, TEMPLATE_SHARE, Context, Facts, frequent
 from finetune_trainer.data.corpus.minhash import Pairs, estimates, similar_across
-from finetune_trainer.data.corpus.texts import Texts, held_out, input_text, said
+from finetune_trainer.data.corpus.texts import Texts, held_out, input_text, take_apart
 from finetune_trainer.data.corpus.words import SHORT, Indices, Mask, member, ngrams, read_words
 from finetune_trainer.data.findings import Finding, found, name_rows
 from finetune_trainer.data.holdout import HoldoutRow
@@ -61,7 +61,7 @@ def leak_near(
 
 def leak_ngram(train: Facts, holdout: Sequence[HoldoutRow]) -> Finding | None:
     """Rule 38: no 13 words of a hold-out answer stand in a training row, but for texts that 5 % share."""
-    words = read_words([said(held_out(row)).answer for row in holdout])
+    words = read_words([take_apart(held_out(row)).answer for row in holdout])
     hashes, whole = ngrams(words, LEAK)
     hashes, owner = hashes[whole], words.owner[whole]
     shared = [

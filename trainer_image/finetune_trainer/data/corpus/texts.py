@@ -23,7 +23,7 @@ class Texts(Protocol):
 
 
 @dataclass(frozen=True)
-class Said:
+class Parts:
     """A row taken apart. Texts are normalised (Unicode, case, white space); hashes are of normalised text.
 
     The input is everything but system messages before the last assistant turn; `prompts` are the hashes of
@@ -38,11 +38,11 @@ class Said:
     answer: str
 
 
-def said(row: Row) -> Said:
+def take_apart(row: Row) -> Parts:
     """Take a row apart."""
     if row.text is not None:
         text = normalise(row.text)
-        return Said(hash64(text), 0, (), text, "")
+        return Parts(hash64(text), 0, (), text, "")
     contents = [normalise(content(turn)) for turn in row.messages]
     roles = [str(turn["role"]) for turn in row.messages]
     last = max((i for i, role in enumerate(roles) if role == "assistant"), default=len(roles))
@@ -50,7 +50,7 @@ def said(row: Row) -> Said:
     system = [text for role, text in zip(roles, contents, strict=True) if role == "system"]
     *prompts, whole = _prefixes(roles, contents, row.tools)
     answer = contents[last] if last < len(roles) else ""
-    return Said(whole, hash64("\n".join(system)), tuple(prompts), " ".join(asked), answer)
+    return Parts(whole, hash64("\n".join(system)), tuple(prompts), " ".join(asked), answer)
 
 
 def content(turn: Message) -> str:
@@ -61,12 +61,12 @@ def content(turn: Message) -> str:
 
 def input_text(row: Row) -> str:
     """The normalised input of a row."""
-    return said(row).input
+    return take_apart(row).input
 
 
 def row_text(row: Row) -> str:
     """The normalised input and answer of a row."""
-    parts = said(row)
+    parts = take_apart(row)
     return f"{parts.input} {parts.answer}"
 
 

@@ -27,20 +27,20 @@ def low_variety(train: Facts, texts: Texts, context: Context) -> Finding | None:
     An instruction before every input is normal, so template words do not count as repetition, and a form
     is one with two gaps or more that make up less than half of the input.
     """
-    said = [text for text in (_repetition(train, texts, context), _form(train, texts, context)) if text]
-    if not said:
+    clauses = [text for text in (_repetition(train, texts, context), _form(train, texts, context)) if text]
+    if not clauses:
         return None
-    text = f"{' and '.join(said)}; vary the wording and the subjects of the inputs."
+    text = f"{' and '.join(clauses)}; vary the wording and the subjects of the inputs."
     return Finding(33, "low_variety", "warning", len(train), (), text[0].upper() + text[1:])
 
 
 def distribution_shift(train: Facts, holdout: Facts) -> Finding | None:
     """Rule 44: lengths (Kolmogorov-Smirnov) and words (Jensen-Shannon) of both sides are of one kind."""
-    said = [
+    clauses = [
         *(_lengths(train, holdout, name) for name in ("input", "answer")),
         _vocabulary(train, holdout),
     ]
-    told = [text for text in said if text]
+    told = [text for text in clauses if text]
     if not told:
         return None
     text = f"{'; '.join(told)}; take the hold-out from the data that the model will meet, and train on such."
