@@ -228,7 +228,8 @@ def _everything(fixed: Fixed, layout: Layout) -> str:
     offloads = (fixed.offload or "None", setup.offload) != ("None", "None")
     offload = f"offload: {setup.offload}{speed[setup.offload]}, " if offloads else ""
     checkpointing = f"gradientCheckpointing: {setup.gradient_checkpointing}"
-    return f"set in training {stage}{offload}{checkpointing} and microBatchTokens: {layout.micro_batch_tokens}"
+    tokens = f"microBatchTokens: {layout.micro_batch_tokens}"
+    return f"set in training {stage}{offload}{checkpointing} and {tokens}"
 
 
 def _need(layout: Layout) -> str:
