@@ -1,7 +1,5 @@
 """The tiny base of each family, made once, and its runs, shared by all tests that look at them."""
 
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +8,9 @@ from tests.families.families import FAMILIES, Family, with_engine
 from tests.families.stages import Refused, Runs, Trained
 
 
-def pytest_report_header() -> str:
-    """Which families this run tries with an engine."""
-    return f"families with an engine: {', '.join(family.name for family in with_engine())}"
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which families a run of the engine's tests tries on this day."""
+    terminalreporter.write_line(f"families with an engine: {', '.join(f.name for f in with_engine())}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -23,18 +21,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """What a pod would have mounted, and a group of one process."""
-    root = tmp_path_factory.mktemp("families")
-    (root / "destination" / "adapters").mkdir(parents=True)
-    settings = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1,
-        "FT_PROGRESS_PORT": 0, "FT_SOURCES_ROOT": root / "sources", "FT_DESTINATION_ROOT": root / "destination",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, str(value))
-        yield Runs(root)
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Where bases and runs are made."""
+    return Runs(tmp_path_factory.mktemp("families"))
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +42,3 @@ def lora(family: Family, runs: Runs) -> Trained | Refused:
 def full(family: Family, runs: Runs) -> Trained | Refused:
     """The family's Full run."""
     return runs.run(family, "Full")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

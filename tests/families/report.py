@@ -37,7 +37,7 @@ This page is written by `python -m tests.families.report`. Run of {date}, with {
   are trained, token by token, after the prompt that the engine makes of them. A template that cannot write a part
   refuses it in prepare. "not tried": no package that the tests may use ships the official template.
 - LoRA, Full: trained, saved and loaded; only the language model changes.
-- Layout: whether rows are packed without padding on a GPU; loss and gradient of padded and of packed rows
+- Layout: whether rows are packed without padding; loss and gradient of padded and of packed rows
   and of the fused output head are those of each row alone.
 - Engine: vLLM on a CPU loads base and adapter, sees the prompt of training and answers differently with the adapter.
 
@@ -117,7 +117,7 @@ def _cell(results: list[Result], notes: list[str]) -> str:
         kept = ", ".join(kind for kind in CONVERSATIONS if kind not in refused)
         marks = "; ".join(f"{kind} refused {_note(text, notes)}" for kind, text in refused.items())
         return f"{kept}; {marks}"
-    return ", ".join(said) or works
+    return ", ".join(dict.fromkeys(said)) or works
 
 
 def _note(sentence: str, notes: list[str]) -> str:

@@ -2,10 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from finetune_trainer.contracts import Job
 from finetune_trainer.errors import UserError
@@ -74,7 +78,13 @@ class Runs:
     """Bases and runs below one folder, each made when it is first asked for."""
 
     def __init__(self, root: Path) -> None:
+        (root / "destination" / "adapters").mkdir(parents=True)
         self._root = root
+        self._pod = {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "RANK": 0, "LOCAL_RANK": 0,
+            "WORLD_SIZE": 1, "FT_PROGRESS_PORT": 0, "FT_SOURCES_ROOT": root / "sources",
+            "FT_DESTINATION_ROOT": root / "destination",
+        }  # fmt: skip
         self._runs: dict[tuple[str, str], Trained | Refused] = {}
         self._prepared: dict[tuple[str, str], Prepared | Refused] = {}
 
@@ -87,7 +97,10 @@ class Runs:
         """Two steps of a method; whatever training raises is raised."""
         key = family.name, method
         if key not in self._runs:
-            self._runs[key] = _run(self.base(family), method, self._root / f"{family.name}-{method.lower()}")
+            with self._as_in_a_pod():
+                self._runs[key] = _run(
+                    self.base(family), method, self._root / f"{family.name}-{method.lower()}"
+                )
         return self._runs[key]
 
     def prepared(self, family: Family, kind: str) -> Prepared | Refused:
@@ -95,8 +108,17 @@ class Runs:
         key = family.name, kind
         if key not in self._prepared:
             root = self._root / f"{family.name}-{kind.replace(' ', '-')}"
-            self._prepared[key] = _prepare(self.base(family), "LoRA", root, [CONVERSATIONS[kind]])
+            with self._as_in_a_pod():
+                self._prepared[key] = _prepare(self.base(family), "LoRA", root, [CONVERSATIONS[kind]])
         return self._prepared[key]
+
+    @contextmanager
+    def _as_in_a_pod(self) -> Iterator[None]:
+        """The environment of a pod with one process, whose volumes are mounted below this folder."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self._pod.items():
+                patch.setenv(name, str(value))
+            yield
 
 
 def _run(base: Path, method: str, root: Path) -> Trained | Refused:
@@ -146,3 +168,9 @@ def _row(number: int) -> dict[str, Any]:
     if number % 2:
         turns += [("user", "Are you sure?"), ("assistant", f"I am: {number * 7}.")]
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -48,10 +48,12 @@ def test_padded_rows_train_as_each_row_alone(
     _assert_same(_measured(model, _projected_sum, Collator()(rows())), expected)
 
 
+@pytest.mark.parametrize("cuda", [False, True], ids=["CPU", "GPU"])
 def test_packed_rows_train_as_each_row_alone_where_packing_is_allowed(
     family: Family,
     base: Path,
     expected: tuple[torch.Tensor, torch.Tensor],
+    cuda: bool,
     monkeypatch: pytest.MonkeyPatch,
     record_property: Record,
 ) -> None:
@@ -60,7 +62,7 @@ def test_packed_rows_train_as_each_row_alone_where_packing_is_allowed(
         record_property("note", "padded")
         pytest.skip("this family's rows are padded")
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen.varlen_attn)
-    register()
+    register(cuda)
     model = _load(family, base, PACKED)
     _assert_same(_measured(model, _projected_sum, Collator("packed")(rows())), expected)
     record_property("note", "packed")

@@ -24,11 +24,24 @@ def build(family: Family, folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     model = getattr(transformers, family.architecture)(config_of(family, tokenizer))
+    for weight in model.parameters():
+        if not weight.any():  # biases, and factors without which what they scale would not learn
+            torch.nn.init.normal_(weight, std=0.1)
     stops = tokenizer.convert_tokens_to_ids([family.eos, *family.stops])
     model.generation_config.eos_token_id = stops if family.stops else stops[0]
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder
+
+
+def load(family: Family, folder: Path) -> transformers.PreTrainedModel:
+    """The model by its own class, in fp32; every tensor has its place and every place a tensor."""
+    kind = getattr(transformers, family.architecture)
+    model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert {name: report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")} == {
+        "missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(),
+    }  # fmt: skip
+    return model.eval()
 
 
 def config_of(family: Family, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:

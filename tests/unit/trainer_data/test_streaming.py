@@ -72,6 +72,20 @@ def look(data: Loaded, base: Path) -> tuple[dict[str, Any], list[str], Any]:
     return counts, ["".join(lines)], (findings, tokens, count_duplicates(found.facts, found.near))
 
 
+def test_held_out_files_of_a_folder_are_told_and_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name, count in (("train", 3), ("valid", 5), ("test", 7)):
+        data_file(folder, count).rename(folder / f"{name}.jsonl")
+    read = loaded(folder, tmp_path / "spool")
+    assert (read.files, read.count) == ({"train.jsonl": 3}, 3)
+    told = next(item for item in read.findings if item.rule == "unread_files")
+    assert told.severity == "info"
+    assert told.message == (
+        "Of rows is read: train.jsonl; not read: test.jsonl, valid.jsonl. Name in the source what else to read."
+    )
+
+
 def test_an_error_of_the_reader_ends_the_work_of_all_processes(tmp_path: Path, one_by_one: None) -> None:
     (tmp_path / "rows.csv").write_text("prompt,completion\n" + "a,b\n" * 50 + '"' + "x" * (9 << 20))
     with pytest.raises(UserError, match="has no end"):

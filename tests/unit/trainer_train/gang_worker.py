@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from finetune_trainer.training import core
 from finetune_trainer.training.plan import Execution, Folders, Hardware, LoraPlan, TrainPlan
@@ -21,8 +23,10 @@ RUNS: dict[str, tuple[LoraPlan | None, Execution]] = {
     "LoRA": (LORA, Execution(1024)),
     "LoRA, ZeRO-3": (LORA, Execution(1024, zero_stage=3)),
     "LoRA, ZeRO-3, recomputed": (LORA, Execution(1024, "Enabled", zero_stage=3)),
+    "LoRA, ZeRO-3, resumed": (LORA, Execution(1024, zero_stage=3)),
     "QLoRA": (QLORA, Execution(1024)),
     "QLoRA, ZeRO-3": (QLORA, Execution(1024, zero_stage=3)),
+    "QLoRA, ZeRO-3, resumed": (QLORA, Execution(1024, zero_stage=3)),
     "Full, ZeRO-2": (None, Execution(1024, zero_stage=2)),
     "Full, ZeRO-3": (None, Execution(1024, zero_stage=3)),
 }
@@ -55,7 +59,13 @@ def main(base: Path, dataset: Path, root: Path) -> None:
         plan = TrainPlan(2, 1e-2, 8, 17, lora, execution)
         folders = Folders(base, dataset, root / "checkpoints", root / name)
         precision = Hardware(cuda=False, precision="bf16" if lora else "fp32")
+        if name.endswith("resumed"):
+            stop = StopRequest()
+            stop(signal.SIGTERM, None)
+            assert core.train(plan, folders, name, stop, lambda _: None, precision).stopped
+            unset_hf_deepspeed_config()  # as if this were another process
         outcome = core.train(plan, folders, name, StopRequest(), lambda _: None, precision)
+        unset_hf_deepspeed_config()
         core.load_model, core.save_output = load, save
         (root / f"{name}-{RANK}.json").write_text(json.dumps({**seen, "losses": outcome.losses}))
 
