@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from trl.models import selective_activation_checkpointing
 
 from finetune_trainer.base.config import BaseConfig
 from finetune_trainer.training.cpu_attention import row_attention
@@ -19,6 +20,7 @@ _LARGEST_HEAD = 256  # FlashAttention's limit
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 # How transformers names what a module keeps of earlier tokens while it generates.
 _CACHES = {"past_key_values", "past_key_value", "layer_past", "cache_params", "cache"}
+_other_operators = selective_activation_checkpointing._aten_attention_ops
 
 
 def unpacked_attention(base: BaseConfig) -> str | None:
@@ -65,9 +67,21 @@ def _is_plain_softmax(modules: list[nn.Module]) -> bool:
 
 
 def register(cuda: bool) -> None:
-    """Make PACKED known to transformers, as an attention that needs no mask."""
+    """Make PACKED known to transformers, as an attention that needs no mask, and to TRL."""
     AttentionInterface.register(PACKED, packed_attention if cuda else packed_attention_on_cpu)
     AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
+    selective_activation_checkpointing._aten_attention_ops = _attention_operators
+
+
+def _attention_operators() -> set[Any]:
+    """What Selective gradient checkpointing keeps: TRL knows the operators of SDPA and of flash-attn only."""
+    from torch.nn.attention import varlen  # noqa: F401 - it defines the operator
+
+    return {
+        *_other_operators(),
+        torch.ops.torch_attn._varlen_attn.default,
+        torch.ops.finetune.row_attention.default,
+    }
 
 
 def packed_attention(
