@@ -19,7 +19,7 @@ Arms:
 - trl-defaults: SFTTrainer with nothing set but what the task fixes (length, batch, rate, seed)
 - trl-fp32: the same without bf16 and without recomputing activations, the fastest on processors without bf16
 - trl-bf16: a bf16 base, activations kept
-- trl-grouped: the same, batches of rows of similar length
+- trl-grouped: the same, two rows of similar length at a time
 - trl-eager: the same as grouped, with attention as products of matrices
 - trl-packed: a bf16 base, activations kept, packing "bfd" into 1,024 tokens (padding-free)
 """
@@ -73,7 +73,13 @@ class Span:
 
 
 _KEPT: dict[str, Any] = {"gradient_checkpointing": False}
-_GROUPED = {**_KEPT, "train_sampling_strategy": "group_by_length"}
+# Two rows of similar length at a time: next to no padding, and products large enough.
+_GROUPED = {
+    **_KEPT,
+    "train_sampling_strategy": "group_by_length",
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+}
 TRL = {
     "trl-defaults": Trl(),
     "trl-fp32": Trl(settings={**_KEPT, "bf16": False}),
@@ -309,7 +315,7 @@ def _in_turns(
 
 
 def _in_a_process(arm: str, name: str, model: Path, compiled: str) -> dict[str, float]:
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "1", "--master-port", "29533"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     arguments = ["--arm", arm, "--set", name, "--model", str(model)]
     command = [sys.executable, *torchrun, "-m", "benchmarks.training", *arguments]
     environment = {

@@ -27,6 +27,12 @@ CASES = [
         ("NeedlessQuantisation",),
     ),
     (
+        "QLoRA where LoRA fits only with other micro-batches than the job says",
+        Intent(),
+        Workload(shape_by_config(LLAMA_8B), Fixed("QLoRA", 16, micro_batch_tokens=16384), Gpu(22), 1024),
+        ("QuantisedBase",),
+    ),
+    (
         "a large base",
         Intent(),
         Workload(shape_by_config(LLAMA_70B), Fixed("LoRA", 16), Gpu(80), 64),

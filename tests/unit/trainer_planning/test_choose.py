@@ -305,6 +305,13 @@ def test_what_is_suggested_fits(request_: Workload) -> None:
         assert fits(plan.layout.memory, suggestion.work.gpu.memory_gib)
 
 
+def test_a_suggestion_says_that_the_base_is_no_longer_shared() -> None:
+    """Changed as it says, a job that still had its zeroStage would not fit."""
+    fixed = Fixed("LoRA", 16, zero_stage=3, micro_batch_tokens=16384)
+    (suggestion,) = suggest(_request(fixed, gpu=Gpu(22), longest=1024))
+    assert suggestion.text.startswith("set in training zeroStage: 0, gradientCheckpointing: Enabled and")
+
+
 @settings(max_examples=60, deadline=None)
 @given(requests())
 def test_a_larger_gpu_or_a_shorter_row_never_turns_a_fit_into_a_refusal(request_: Workload) -> None:

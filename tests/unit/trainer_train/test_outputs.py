@@ -11,14 +11,7 @@ from safetensors import safe_open
 
 from finetune_trainer.training import cpu_attention
 from finetune_trainer.training.core import Outcome, train
-from finetune_trainer.training.plan import (
-    Execution,
-    Folders,
-    GradientCheckpointing,
-    Hardware,
-    LoraPlan,
-    TrainPlan,
-)
+from finetune_trainer.training.plan import Execution, Folders, Hardware, LoraPlan, TrainPlan
 from finetune_trainer.training.signals import StopRequest
 from tests.tiny_models import make_multimodal_model, make_text_model
 
@@ -138,21 +131,22 @@ def test_what_is_computed_again_does_not_change_the_losses(
     assert again.losses == pytest.approx(kept.losses, abs=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("gradient_checkpointing", "passes"),
+    [("Disabled", 2), ("Selective", 2), ("Enabled", 3)],
+    ids=["forward and backward", "attention is kept", "attention is computed again"],
+)
 def test_selective_gradient_checkpointing_does_not_compute_packed_attention_again(
-    tmp_path: Path, run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, blocks = make_text_model(tmp_path / "base", "llama"), cpu_attention._blocks
-
-    def computed(how: GradientCheckpointing) -> int:
-        calls: list[torch.Tensor] = []
-        monkeypatch.setattr(
-            cpu_attention, "_blocks", lambda *given: (calls.append(given[0]), blocks(*given))[1]
-        )
-        run(base, LoraPlan(8, 16), Execution(1024, how), hardware=FP32)
-        return len(calls)
-
-    assert 0 < computed("Disabled") == computed("Selective") < computed("Enabled")
+    gradient_checkpointing: Any, passes: int, tmp_path: Path, run: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    called: list[Any] = []
+    blocks = cpu_attention._blocks
+    monkeypatch.setattr(cpu_attention, "_blocks", lambda *borders: called.append(borders) or blocks(*borders))
+    base = make_text_model(tmp_path / "base", "llama")
+    outcome = run(base, LoraPlan(8, 16), Execution(1024, gradient_checkpointing), hardware=FP32)
+    layers = json.loads((base / "config.json").read_text())["num_hidden_layers"]
+    assert len(called) == outcome.steps * layers * passes
 
 
 @pytest.mark.slow

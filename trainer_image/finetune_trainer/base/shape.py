@@ -197,7 +197,7 @@ def modules_of(headers: Headers) -> dict[str, Shape]:
 
 
 def refuse_untrainable(base: BaseConfig, headers: Headers) -> None:
-    """UserError for a model that transformers cannot load, or whose weights have fewer than 16 bits."""
+    """UserError for a model that transformers cannot load for text, or whose weights have under 16 bits."""
     auto_class(base)
     stored = {tensor.dtype for tensor in headers.values()} - _FLOATS
     if stored or base.quantised:

@@ -57,7 +57,7 @@ def main(job_path: Path, workspace_path: Path) -> int:
 def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     """Run torchrun to its end; the result, or the StageError that the workers' outcome stands for."""
     gang = read_gang(os.environ)
-    check_prepared(workspace, job)  # before the slow start of the workers, which check it again
+    prepared = check_prepared(workspace, job)  # before the slow start of the workers, which check it again
     with tempfile.TemporaryDirectory(prefix="outcomes-") as folder:
         outcome = _supervise(gang, job_path, workspace, Path(folder))
     if outcome.reason == SUCCEEDED:
@@ -65,7 +65,7 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     if outcome.reason == INTERRUPTED:
         raise Interrupted(outcome.message)
     if outcome.reason == DiskFull.reason:
-        kept = kept_after_full_disk(workspace.checkpoints, job.spec_digest)
+        kept = kept_after_full_disk(workspace.checkpoints, prepared.training_key)
         raise DiskFull(f"{outcome.message} {kept}")
     raise _ERRORS.get(outcome.reason, TrainingFailed)(outcome.message)
 

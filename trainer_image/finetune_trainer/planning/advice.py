@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from finetune_trainer.planning.choose import MemoryPlan
-from finetune_trainer.planning.layouts import Fixed, Workload, fastest
+from finetune_trainer.planning.layouts import Workload, fastest
 from finetune_trainer.planning.memory import GIB
 
 # Between the sizes that R11 names as small (9B to 27B) and the 70B that R12 warns of.
@@ -71,10 +71,7 @@ def quantisation(work: Workload, plan: MemoryPlan) -> Advice | None:
     if plan.layout.setup.method != "QLoRA":
         return None
     fixed = work.fixed
-    free = Fixed(
-        "LoRA", fixed.rank, fixed.target_modules, gradient_checkpointing=fixed.gradient_checkpointing
-    )
-    lora = fastest(replace(work, fixed=free))
+    lora = fastest(replace(work, fixed=replace(fixed, method="LoRA")))
     if lora is None:
         return Advice(
             "QuantisedBase",

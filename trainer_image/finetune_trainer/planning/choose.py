@@ -141,7 +141,7 @@ def _slower(work: Workload) -> Iterator[_Change]:
         # Without stages there is nothing to offload by; what is offloaded already stays so.
         yield _Change(_with(work, zero_stage=None, offload=fixed.offload or "None"), _stage)
     free = Fixed(fixed.method, fixed.rank, fixed.target_modules)
-    yield _Change(replace(work, fixed=free), _everything)
+    yield _Change(replace(work, fixed=free), partial(_everything, fixed))
 
 
 def _smaller_adapters(work: Workload) -> Iterator[_Change]:
@@ -220,16 +220,16 @@ def _gpus(layout: Layout) -> str:
     return f"set {nodes}resources.gpusPerNode: {layout.setup.gpus_per_node}"
 
 
-def _everything(layout: Layout) -> str:
+def _everything(fixed: Fixed, layout: Layout) -> str:
+    """All fields of the layout; zeroStage and offload also where they take back what the job says."""
     setup = layout.setup
-    offload = {
-        "None": "",
-        "Optimizer": ", offload: Optimizer (about half the speed)",
-        "All": ", offload: All (about a quarter of the speed)",
-    }[setup.offload]
-    stage = f"zeroStage: {setup.zero_stage}{offload}, " if setup.zero_stage else ""
+    speed = {"None": "", "Optimizer": " (about half the speed)", "All": " (about a quarter of the speed)"}
+    stage = f"zeroStage: {setup.zero_stage}, " if setup.zero_stage or fixed.zero_stage else ""
+    offloads = (fixed.offload or "None", setup.offload) != ("None", "None")
+    offload = f"offload: {setup.offload}{speed[setup.offload]}, " if offloads else ""
     checkpointing = f"gradientCheckpointing: {setup.gradient_checkpointing}"
-    return f"set in training {stage}{checkpointing} and microBatchTokens: {layout.micro_batch_tokens}"
+    tokens = f"microBatchTokens: {layout.micro_batch_tokens}"
+    return f"set in training {stage}{offload}{checkpointing} and {tokens}"
 
 
 def _need(layout: Layout) -> str:
