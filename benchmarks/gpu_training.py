@@ -326,7 +326,7 @@ def _in_turns(cases: list[Case]) -> Iterator[dict[str, Any]]:
 
 
 def _in_processes(case: Case, model: Path) -> dict[str, Any]:
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(case.gpus), "--master-port", "29533"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.gpus)]
     arguments = ["--case", json.dumps(asdict(case)), "--model", str(model)]
     command = [sys.executable, *torchrun, "-m", "benchmarks.gpu_training", *arguments]
     environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}

@@ -1,4 +1,4 @@
-"""LoRA on one process, two processes and two pods gives one loss; Full trains too."""
+"""LoRA on one process, two processes and two pods gives one loss; QLoRA and Full train too."""
 
 from __future__ import annotations
 
@@ -52,3 +52,14 @@ def test_full_training_publishes_a_model(cluster: Cluster) -> None:
     published = cluster.volume_folder("adapters") / "full"
     assert json.loads((published / "manifest.json").read_text())["kind"] == "Model"
     assert (published / "model.safetensors").stat().st_size > 100_000_000
+
+
+def test_qlora_publishes_an_adapter_of_the_base_in_16_bits(cluster: Cluster) -> None:
+    result = train(cluster, "qlora", method="QLoRA")
+    assert result["summary"]["loss"] > 0
+    published = cluster.volume_folder("adapters") / "qlora"
+    manifest = json.loads((published / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["method"]) == ("Adapter", "QLoRA")
+    assert json.loads((published / "adapter_config.json").read_text())["r"] == 8
+    status = cluster.get("FineTuneJob", "qlora")["status"]
+    assert status["resolved"]["method"] == "QLoRA"

@@ -1,7 +1,7 @@
 """Run by test_engine.py in a process of its own: vLLM on the CPU answers with bases and their adapters.
 
 Reads a JSON list of tasks (test_engine.py) on standard input; prints for each a line of JSON with `family` and
-either `logprobs` (of an answer of the base, then with the adapter) and `prompts`, or `error`.
+either `logprobs` (of the tokens of `text`, by the base and then with the adapter) and `prompts`, or `error`.
 """
 
 import gc
@@ -19,19 +19,17 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-_TOKENS = 8
-_PROMPT = list(range(2, 40))
 
 
 def answers(task: dict[str, Any]) -> dict[str, Any]:
-    """The log-probabilities of an answer without and with the adapter, and the prompts it makes."""
+    """The log-probabilities of a text without and with the adapter, and the prompts that the engine makes."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
     engine = LLM(
         model=task["base"],
         enforce_eager=True,
-        max_model_len=1024,
+        max_model_len=4096,
         max_num_seqs=2,
         enable_lora=True,
         max_lora_rank=task["rank"],
@@ -39,14 +37,21 @@ def answers(task: dict[str, Any]) -> dict[str, Any]:
         limit_mm_per_prompt={"image": 0, "video": 0} if task["multimodal"] else None,
     )
     adapters = (None, LoRARequest("tuned", 1, task["adapter"]))
-    sampling = SamplingParams(temperature=0, max_tokens=_TOKENS, logprobs=1)
+    sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
     asked = [
-        engine.generate({"prompt_token_ids": _PROMPT}, sampling, lora_request=one)[0] for one in adapters
+        engine.generate({"prompt_token_ids": task["text"]}, sampling, lora_request=one, use_tqdm=False)[0]
+        for one in adapters
     ]
     return {
-        "logprobs": [output.outputs[0].cumulative_logprob for output in asked],
+        "logprobs": [_of_prompt(output) for output in asked],
         "prompts": {kind: _prompt(engine, adapters[1], **row) for kind, row in task["conversations"].items()},
     }
+
+
+def _of_prompt(output: Any) -> list[float]:
+    """The log-probability of each token of the prompt after those before it."""
+    pairs = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+    return [known[token].logprob for token, known in pairs]
 
 
 def _prompt(engine: Any, adapter: Any, messages: list[Any], tools: list[Any], options: dict[str, Any]) -> Any:

@@ -34,6 +34,16 @@ def build(family: Family, folder: Path) -> Path:
     return folder
 
 
+def load(family: Family, folder: Path) -> transformers.PreTrainedModel:
+    """The model by its own class, in fp32; every tensor has its place and every place a tensor."""
+    kind = getattr(transformers, family.architecture)
+    model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert {name: report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")} == {
+        "missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(),
+    }  # fmt: skip
+    return model.eval()
+
+
 def config_of(family: Family, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     """The configuration with the ids that this tokenizer has."""
     ids: dict[str, Any] = {name: getattr(tokenizer, name) for name in _IDS}

@@ -29,8 +29,8 @@ from finetune_trainer.workspace import Workspace
 
 StageFunction = Callable[[Job, Workspace], Result]
 
-# The kubelet keeps 12 KiB for all containers of a pod together, so every container stays well below.
-TERMINATION_LIMIT = 2048
+# What the kubelet keeps of a container; of all containers of a pod it keeps 12 KiB.
+TERMINATION_LIMIT = 4096
 _SHORTEST_MESSAGE = 200
 _log = logging.getLogger(__name__)
 
@@ -103,12 +103,20 @@ def latest_succeeded(workspace: Workspace, stage: str) -> Result | None:
 
 
 def termination_message(result: Result) -> str:
-    """The result as one JSON line of at most 2 KiB: first the message is cut, then lists, then summary."""
-    lists_out = {key: value for key, value in result.summary.items() if not isinstance(value, list)}
-    for summary in (result.summary, lists_out, {}):
+    """The result as one JSON line of at most 4 KiB: cut are the message, then whole lists, then the summary.
+
+    The longest list goes first.
+    """
+    summary = dict(result.summary)
+    lists = sorted(
+        (key for key, value in summary.items() if isinstance(value, list)),
+        key=lambda key: len(str(summary[key])),
+    )
+    line = _fit(result)
+    while summary and len(line.encode()) > TERMINATION_LIMIT:
+        longest = lists.pop() if lists else None
+        summary = {key: value for key, value in summary.items() if key != longest} if longest else {}
         line = _fit(result.model_copy(update={"summary": summary}))
-        if len(line.encode()) <= TERMINATION_LIMIT:
-            return line
     return line
 
 

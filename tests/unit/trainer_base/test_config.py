@@ -46,6 +46,11 @@ READ: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             "vocab": 262208,
         },
     ),
+    (
+        "the widest layer counts where layers differ",
+        {"model_type": "gemma3n_text", "intermediate_size": [8192, 16384]},
+        {"intermediate": 16384},
+    ),
     ("a null head_dim is left out", {**LLAMA, "head_dim": None}, {"head_dim": 64}),
     ("no sliding window is none", {**LLAMA, "sliding_window": None}, {"sliding_window": None}),
     (
@@ -60,11 +65,6 @@ READ: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("DeepSeek's name of experts", {"model_type": "deepseek_v3", "n_routed_experts": 32}, {"experts": 32}),
     ("no experts are none", {"model_type": "granitemoehybrid", "num_local_experts": 0}, {"experts": None}),
-    (
-        "the widest of Gemma 3n's layers",
-        {"model_type": "gemma3n_text", "intermediate_size": [96, 128]},
-        {"intermediate": 128},
-    ),
     ("GPT-2's names", {"model_type": "gpt2", "n_embd": 768, "n_layer": 12}, {"hidden": 768, "layers": 12}),
     (
         "Gemma 2's soft caps",

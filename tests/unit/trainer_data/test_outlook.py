@@ -143,7 +143,7 @@ def test_the_fallback_method_is_in_force_only_where_lora_cannot_fit(
     card = {**CARD, "memoryGiB": 79.1}
     resources = {"nodes": 1, "gpusPerNode": gpus}
     document = job_document(resources=resources, fallbackMethod=fallback)
-    job = Job.model_validate({**document, "accelerator": card})
+    job = Job.model_validate({**document, "accelerator": card, "calibration": {"mfu": 0.2, "runs": 4}})
     base = BaseModel(parse_base_config(LLAMA_70B), usual_headers(parse_base_config(LLAMA_70B)))
     rows = measure([1000] * 400)
     outlook = look_ahead(job, base, make_plan(job.spec, rows, 8192, base.adapted(None)), rows, 0)
@@ -152,3 +152,5 @@ def test_the_fallback_method_is_in_force_only_where_lora_cannot_fit(
     assert summary["memory"]["fits"] is (gpus == 8 or method == "QLoRA")
     reasons = [item["reason"] for item in summary["advice"]]
     assert ("QuantisedBase" in reasons) == (method == "QLoRA")
+    fits = summary["memory"]["fits"]
+    assert not fits or summary["estimate"]["calibrated"] is (method == "LoRA")

@@ -42,7 +42,6 @@ def test_a_good_job_is_prepared_and_the_choices_are_reported(
         "rankStabilized": False,
         "targetModules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
     }
-    assert len(volumes.termination.read_bytes()) <= 2048
 
 
 def test_the_prepared_files_are_what_the_later_stages_read(

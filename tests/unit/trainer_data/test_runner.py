@@ -158,6 +158,29 @@ def test_a_long_message_is_cut_before_the_summary() -> None:
     assert len(read["message"]) > 600
 
 
+def _cut(summary: dict[str, Any]) -> dict[str, Any]:
+    result = Result(
+        stage="prepare",
+        input_digest="x",
+        outcome="Succeeded",
+        reason="Completed",
+        message="Done.",
+        summary=summary,
+    )
+    return dict(json.loads(results.termination_message(result))["summary"])
+
+
+def test_the_names_of_all_layers_and_the_advice_reach_the_operator() -> None:
+    advice = [{"reason": "TightMemory", "message": "m" * 400}] * 3
+    summary = {"lora": {"targetModules": ["n" * 40] * 32}, "warnings": ["w" * 100], "advice": advice}
+    assert _cut(summary) == summary
+
+
+def test_of_too_many_lists_the_longest_is_left_out_first() -> None:
+    summary = {"checkpointBytes": 1, "warnings": ["w" * 3000], "advice": ["a" * 2000], "empty": []}
+    assert _cut(summary) == {"checkpointBytes": 1, "advice": ["a" * 2000], "empty": []}
+
+
 WRONG_JOBS = [
     (lambda d: d["spec"].update(metod="LoRA"), "spec.metod: Extra inputs are not permitted"),
     (lambda d: d["spec"]["baseModel"].update(source="hf://a/b"), "hf://a/b needs `revision`"),
@@ -167,6 +190,10 @@ WRONG_JOBS = [
         "`primary` is 'other'; it must be one of exact",
     ),
     (lambda d: d["spec"].update(training={"learningRate": "1"}), "spec.training.learningRate"),
+    (
+        lambda d: d["spec"].update(training={"zeroStage": 3, "gradientCheckpointing": "Selective"}),
+        "LoRA and QLoRA with zeroStage 3 take no",
+    ),
     (lambda d: d.update(publish={"promoted": True}), "`publish` must be given in the publish stage"),
     (lambda d: d.update(specDigest="abc"), "specDigest"),
     (

@@ -179,7 +179,7 @@ def test_a_wrong_question_ends_with_64_and_names_what_is_wrong(
     [
         ("[1, 2", "is not JSON"),
         ("[1]", "is not a JSON object"),
-        ('{"model_type": "unheard_of"}', "(unheard_of) is of no kind that transformers can load"),
+        ('{"model_type": "t5"}', "(t5) cannot be loaded for text"),
     ],
     ids=["cut", "a list", "another kind of model"],
 )

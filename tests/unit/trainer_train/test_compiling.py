@@ -25,9 +25,18 @@ LONG = 30 * 60.0
         (LONG, Execution(1024), True),
         (LONG, Execution(1024, zero_stage=2), True),
         (LONG, Execution(1024, zero_stage=3), False),
+        (LONG, Execution(1024, "Enabled"), True),
+        (LONG, Execution(1024, "Selective"), False),
         (10 * 60.0, Execution(1024), False),
     ],
-    ids=["a long run", "ZeRO-2", "ZeRO-3 collects weights inside layers", "a run of ten minutes"],
+    ids=[
+        "a long run",
+        "ZeRO-2",
+        "ZeRO-3 collects weights inside layers",
+        "recomputed layers",
+        "selective checkpointing looks inside layers",
+        "a run of ten minutes",
+    ],
 )
 def test_compiling_pays_in_long_runs(seconds: float, execution: Execution, expected: bool) -> None:
     assert compiling_pays(seconds, execution) is expected
@@ -80,9 +89,13 @@ def _learned(model: LlamaForCausalLM) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True], ids=["activations kept", "activations recomputed"])
 def test_compiled_layers_learn_the_same(
-    model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recomputed: bool
 ) -> None:
+    if recomputed:
+        model.gradient_checkpointing_enable()
+        model.train()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     expected = _learned(model)

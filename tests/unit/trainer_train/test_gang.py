@@ -80,7 +80,8 @@ def test_a_failed_worker_ends_the_pod_within_seconds_whatever_the_others_do(
     monkeypatch.setattr(process_1, "command", lambda *_: torchrun(worker, str(tmp_path), how))
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
     outcome = process_1._supervise(Gang(1, 2, 0, "127.0.0.1"), tmp_path, Workspace(tmp_path), tmp_path)
-    assert time.time() - float((tmp_path / "failed").read_text()) < 5
+    # About 3 s, most of which is the end of torchrun; by itself torchrun would wait for 30 s.
+    assert time.time() - float((tmp_path / "failed").read_text()) < 20
     assert outcome.reason == reason
 
 

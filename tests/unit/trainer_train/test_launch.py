@@ -1,12 +1,15 @@
 """What process 1 of a train pod reads, starts and concludes."""
 
 import errno
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finetune_trainer.cores import oom_kills, usable_cores
 from finetune_trainer.errors import DiskFull, OutOfMemory, StageError, UserError, cause_of
+from finetune_trainer.launch import gang as process_1
 from finetune_trainer.launch.outcome import WorkerOutcome, decide, lost, record, recorded
 from finetune_trainer.launch.torchrun import command, read_gang, worker_environment
 
@@ -76,6 +79,42 @@ def test_a_failed_worker_is_noticed_while_another_runs(
     outcomes: list[WorkerOutcome], running: int, expected: bool
 ) -> None:
     assert lost(outcomes, running, processes=2) is expected
+
+
+class Torchrun:
+    """A torchrun that ends with 0 after some looks at it."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code, once it has been looked at often enough."""
+        if not self._looks:
+            return 0
+        self._looks -= 1
+        raise subprocess.TimeoutExpired("torchrun", timeout)
+
+
+@pytest.mark.parametrize(
+    ("running", "killed"),
+    [([0, 1, 2, 2], []), ([2, 2, 2], []), ([2, 1, 1], [1]), ([1, 1], [1]), ([2, 1, 0], [])],
+    ids=[
+        "torchrun is starting them, one after the other",
+        "all run",
+        "one is lost",
+        "one is lost before all were seen",
+        "one is lost and the other ends by itself",
+    ],
+)
+def test_workers_are_killed_once_two_looks_find_one_of_them_lost(
+    running: list[int], killed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, kills = iter(running), []
+    monkeypatch.setattr(process_1, "_workers", lambda _: [object()] * next(looks))
+    monkeypatch.setattr(process_1, "_kill", lambda workers: kills.append(len(workers)))
+    child: Any = Torchrun(len(running))
+    assert process_1._wait(child, tmp_path, processes=2) == 0
+    assert kills == killed
 
 
 def test_outcomes_survive_the_way_through_files(tmp_path: Path) -> None:

@@ -121,10 +121,10 @@ def test_a_base_is_loaded_by_the_class_that_it_was_stored_by(config: dict[str, A
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"model_type": "t5"}, r"\(t5\) is of no kind that transformers can load for writing text"),
+        ({"model_type": "t5"}, r"\(t5\) cannot be loaded for text"),
         (
             {"model_type": "own", "auto_map": {}},
-            r"\(own\) needs code of its repository \(auto_map\), which is not run",
+            r"\(own\) cannot be loaded for text: .* code from its repository \(auto_map\) is not run",
         ),
         ({"model_type": "gemma3n", "vision_config": {"model_type": "gemma3n_vision"}}, "only with timm"),
     ],

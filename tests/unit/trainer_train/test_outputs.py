@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from finetune_trainer.training import cpu_attention
 from finetune_trainer.training.core import Outcome, train
 from finetune_trainer.training.plan import Execution, Folders, Hardware, LoraPlan, TrainPlan
 from finetune_trainer.training.signals import StopRequest
@@ -128,6 +129,24 @@ def test_what_is_computed_again_does_not_change_the_losses(
     kept = run(base, lora, Execution(1024, zero_stage=stage), hardware=FP32)
     again = run(base, lora, Execution(1024, gradient_checkpointing, stage), hardware=FP32)
     assert again.losses == pytest.approx(kept.losses, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gradient_checkpointing", "passes"),
+    [("Disabled", 2), ("Selective", 2), ("Enabled", 3)],
+    ids=["forward and backward", "attention is kept", "attention is computed again"],
+)
+def test_selective_gradient_checkpointing_does_not_compute_packed_attention_again(
+    gradient_checkpointing: Any, passes: int, tmp_path: Path, run: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    called: list[Any] = []
+    blocks = cpu_attention._blocks
+    monkeypatch.setattr(cpu_attention, "_blocks", lambda *borders: called.append(borders) or blocks(*borders))
+    base = make_text_model(tmp_path / "base", "llama")
+    outcome = run(base, LoraPlan(8, 16), Execution(1024, gradient_checkpointing), hardware=FP32)
+    layers = json.loads((base / "config.json").read_text())["num_hidden_layers"]
+    assert len(called) == outcome.steps * layers * passes
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -217,7 +218,8 @@ def auto_class(base: BaseConfig) -> AutoClass:
     has a text-only class too, whose tensors are named otherwise than those that are stored and served.
     """
     with hiding():
-        from transformers.models.auto import modeling_auto as known
+        # By its name: without torch the package shows a placeholder, though the tables need none.
+        known = import_module("transformers.models.auto.modeling_auto")
     if base.missing_package:
         text = f"transformers loads the base model ({base.model_type}) only with {base.missing_package}"
         raise UserError(f"{text}, which the trainer image does not have; choose another base model.")
@@ -228,9 +230,9 @@ def auto_class(base: BaseConfig) -> AutoClass:
     loading = [name for name, model in candidates.items() if model]
     named = [name for name in loading if candidates[name] == base.architecture]
     if not loading:
-        own = "needs code of its repository (auto_map), which is not run"
-        why = "is of no kind that transformers can load for writing text" if base.native else own
-        raise UserError(
-            f"The base model ({base.model_type}) {why}; choose a model that transformers supports."
+        own = "" if base.native else ", and code from its repository (auto_map) is not run"
+        text = (
+            f"The base model ({base.model_type}) cannot be loaded for text: transformers has no class for it"
         )
+        raise UserError(f"{text}{own}; choose a chat model that transformers supports.")
     return (named or loading)[0]

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.base.config import read_base_config
 from finetune_trainer.chat.reasoning import CLOSE, OPEN
 from finetune_trainer.chat.template import ChatTemplate, Tools, Written
 from finetune_trainer.data.spellings import Message
@@ -137,7 +138,7 @@ def load_tokenizer(base: Path, kwargs: Mapping[str, Any] | None = None) -> ChatT
         raise UserError("The base model has no tokenizer.json; save its tokenizer in the fast format.")
     given = _json_object(base / "generation_config.json").get("eos_token_id")
     stops = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])} - {None}
-    vocabulary = _vocabulary(_json_object(base / "config.json"))
+    vocabulary = read_base_config(base).vocab
     return ChatTokenizer(tokenizer, frozenset(stops), vocabulary, kwargs)
 
 
@@ -153,12 +154,6 @@ def render_problem(tokenizer: ChatTokenizer, messages: Sequence[Message], tools:
 def first_line(error: Exception) -> str:
     """What an error says first, or its type; without a full stop, for a sentence goes on after it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
-
-
-def _vocabulary(config: dict[str, Any]) -> int | None:
-    text = config.get("text_config")
-    size = {**config, **(text if isinstance(text, dict) else {})}.get("vocab_size")
-    return size if isinstance(size, int) else None
 
 
 def _json_object(path: Path) -> dict[str, Any]:

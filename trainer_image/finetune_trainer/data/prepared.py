@@ -1,5 +1,7 @@
 """What prepare leaves for the later stages, with the digests that show whether it is still the same."""
 
+import json
+from hashlib import sha256
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -17,6 +19,17 @@ class Prepared(Document):
     spec_digest: Digest
     files: dict[str, str] = Field(default_factory=dict)
     summary: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def training_key(self) -> str:
+        """Names what training learns from: a checkpoint of other rows or settings must not be resumed.
+
+        A spec alone does not say: what it leaves out is chosen anew by each prepare, the day of the chat
+        template and a fallback method among them. How the work is laid out on devices is not part of it.
+        """
+        chosen = {key: self.summary.get(key) for key in ("method", "training", "lora")}
+        learned = {"spec": self.spec_digest, "files": self.files, **chosen}
+        return sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
 def write_prepared(workspace: Workspace, job: Job, summary: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def main(job_path: Path, workspace_path: Path) -> int:
 def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     """Run torchrun to its end; the result, or the StageError that the workers' outcome stands for."""
     gang = read_gang(os.environ)
-    check_prepared(workspace, job)  # before the slow start of the workers, which check it again
+    prepared = check_prepared(workspace, job)  # before the slow start of the workers, which check it again
     with tempfile.TemporaryDirectory(prefix="outcomes-") as folder:
         outcome = _supervise(gang, job_path, workspace, Path(folder))
     if outcome.reason == SUCCEEDED:
@@ -65,7 +65,7 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     if outcome.reason == INTERRUPTED:
         raise Interrupted(outcome.message)
     if outcome.reason == DiskFull.reason:
-        kept = kept_after_full_disk(workspace.checkpoints, job.spec_digest)
+        kept = kept_after_full_disk(workspace.checkpoints, prepared.training_key)
         raise DiskFull(f"{outcome.message} {kept}")
     raise _ERRORS.get(outcome.reason, TrainingFailed)(outcome.message)
 
@@ -86,17 +86,19 @@ def _wait(child: "subprocess.Popen[bytes]", outcomes: Path, processes: int) -> i
     """torchrun's exit code; its workers are killed once one of them has failed.
 
     torchrun itself gives them 30 s after SIGTERM, which a worker inside a CUDA call cannot notice. They are
-    killed at the second look, so that those that can notice have recorded what they know.
+    killed at the second look that finds one lost: those that can notice have recorded by then what they know,
+    and workers that torchrun was about to start at the first one are there.
     """
-    failed = False
+    suspected = False
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=_LOOK_SECONDS)
         workers = _workers(child)
-        if failed and workers:
+        failed = lost(recorded(outcomes), len(workers), processes)
+        if failed and suspected:
             _log.error("a worker failed; the other %s of this pod are killed", len(workers))
             _kill(workers)
-        failed = lost(recorded(outcomes), len(workers), processes)
+        suspected = failed
 
 
 def _workers(child: "subprocess.Popen[bytes]") -> list[psutil.Process]:

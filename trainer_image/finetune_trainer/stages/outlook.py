@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.base.shape import BaseModel
-from finetune_trainer.contracts import AcceleratorSpec, Job, Method
+from finetune_trainer.contracts import AcceleratorSpec, CalibrationSpec, Job, Method
 from finetune_trainer.planning.advice import Advice, Intent, advise
 from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose_method
 from finetune_trainer.planning.defaults import Plan
@@ -113,8 +113,13 @@ def _efficiency(job: Job, memory: MemoryPlan | None) -> Efficiency | None:
     if memory is None or job.accelerator is None or job.accelerator.peak_tflops is None:
         return None
     setup = memory.layout.setup
-    measured = job.calibration if setup.method == job.spec.method else None  # runs of the job's own method
+    measured = _measured(job, setup.method)
     return calibrated(measured.mfu, measured.runs) if measured else prior(setup)
+
+
+def _measured(job: Job, method: Method) -> CalibrationSpec | None:
+    """What finished runs of the job's own method reached; it says nothing of its fallback."""
+    return job.calibration if method == job.spec.method else None
 
 
 def _time(
@@ -183,5 +188,5 @@ def _estimate_summary(job: Job, outlook: Outlook) -> dict[str, Any] | None:
         "costHigh": round(cost.high, 2) if cost else None,
         "currency": job.accelerator.currency if job.accelerator and cost else None,
         "mfu": round(outlook.efficiency.mfu, 3),
-        "calibrated": job.calibration is not None,
+        "calibrated": _measured(job, outlook.method) is not None,
     }

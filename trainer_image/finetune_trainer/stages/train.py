@@ -39,11 +39,12 @@ def train_process(job: Job, workspace: Workspace, stop: StopRequest) -> Result:
     folders = Folders(
         workspace.base_dir(job), workspace.dataset_train, workspace.checkpoints, workspace.output_dir(job)
     )
+    key = prepared.training_key
     if int(os.environ.get("RANK", "0")) != 0:
-        return _result(job, train(plan, folders, job.spec_digest, stop, lambda _: None), {})
+        return _result(job, train(plan, folders, key, stop, lambda _: None), {})
     with ProgressServer("train") as server:
         server.update(total_steps=prepared.summary["training"]["steps"], message="loading the model")
-        outcome = train(plan, folders, job.spec_digest, stop, _reporter(server))
+        outcome = train(plan, folders, key, stop, _reporter(server))
         return _result(job, outcome, _measured(job, prepared.summary, folders.model, outcome))
 
 

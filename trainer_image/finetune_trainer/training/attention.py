@@ -5,11 +5,14 @@ transformers it serves every model whose attention is plain causal softmax, with
 """
 
 import inspect
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from finetune_trainer.base.config import BaseConfig
 from finetune_trainer.training.cpu_attention import row_attention
@@ -120,3 +123,32 @@ def packed_attention_on_cpu(
     scaled = query[0] * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     out = row_attention(scaled, key[0], value[0], cu_seq_lens_q, sliding_window or 0)
     return out.transpose(0, 1).unsqueeze(0), None
+
+
+def keep_only_attention(model: PreTrainedModel) -> None:
+    """Selective gradient checkpointing: the backward pass computes all again but attention's outputs.
+
+    TRL's setting of this name knows torch's attention for padded rows only. Eager attention (Gemma 2) is no
+    operator of its own and is computed again.
+    """
+    kept = set(_attention_operators())
+
+    def policy(_: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if operator in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    contexts = partial(create_selective_checkpoint_contexts, policy)
+    model.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts}
+    )
+
+
+def _attention_operators() -> Iterator[Any]:
+    """The operators that compute attention here: torch's for padded rows, and those for packed ones."""
+    from torch.nn.attention import varlen
+
+    yield torch.ops.aten._scaled_dot_product_flash_attention.default
+    yield torch.ops.aten._scaled_dot_product_efficient_attention.default
+    yield torch.ops.aten._scaled_dot_product_cudnn_attention.default
+    yield torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    yield varlen._varlen_attn._opoverload
+    yield torch.ops.finetune.row_attention.default

@@ -24,9 +24,11 @@ _log = logging.getLogger(__name__)
 def compiling_pays(seconds_left: float, execution: Execution) -> bool:
     """Whether to compile the layers of a run that would go on so long.
 
-    Not with ZeRO stage 3, whose hooks collect each module's weights in the middle of a layer.
+    Not with ZeRO stage 3, whose hooks collect each module's weights in the middle of a layer, nor with
+    selective gradient checkpointing, which looks at the single operations of a layer.
     """
-    return seconds_left > _PAYS_FROM_SECONDS and execution.zero_stage < 3
+    whole_layers = execution.zero_stage < 3 and execution.gradient_checkpointing != "Selective"
+    return seconds_left > _PAYS_FROM_SECONDS and whole_layers
 
 
 class CompileCallback(TrainerCallback):

@@ -13,7 +13,13 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from finetune_trainer.base.config import read_base_config
-from finetune_trainer.training.attention import PACKED, can_pack, register, unpacked_attention
+from finetune_trainer.training.attention import (
+    PACKED,
+    can_pack,
+    keep_only_attention,
+    register,
+    unpacked_attention,
+)
 from finetune_trainer.training.batching import (
     Collator,
     Layout,
@@ -157,6 +163,8 @@ def _build_trainer(
         processing_class=AutoTokenizer.from_pretrained(str(folders.model), local_files_only=True),
     )
     trainer.remove_callback(PrinterCallback)
+    if plan.execution.gradient_checkpointing == "Selective":
+        keep_only_attention(trainer.model)
     return trainer
 
 
@@ -186,8 +194,7 @@ def _arguments(plan: TrainPlan, folders: Folders, hardware: Hardware, accumulati
         seed=plan.seed,
         bf16=keeps_masters(plan.lora is None, hardware.precision, plan.execution),
         use_cpu=not hardware.cuda,
-        gradient_checkpointing=plan.execution.gradient_checkpointing != "Disabled",
-        gradient_checkpointing_kwargs={"selective": plan.execution.gradient_checkpointing == "Selective"},
+        gradient_checkpointing=plan.execution.gradient_checkpointing == "Enabled",  # Selective: our own
         deepspeed=deepspeed_config(plan.lora is None, hardware.precision, plan.execution),
         save_strategy="no",  # CheckpointCallback decides
         logging_steps=1,

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from finetune_trainer.contracts import GradientCheckpointing, Offload
+
 Precision = Literal["fp32", "bf16"]
-Offload = Literal["None", "Optimizer", "All"]
-# Which activations are computed again in the backward pass: none; all but attention's; all
-GradientCheckpointing = Literal["Disabled", "Selective", "Enabled"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,9 @@ class LoraPlan:
 class Execution:
     """How the work is laid out on the devices; it changes speed and memory, not what is learned.
 
-    `micro_batch_tokens` are the token slots of a micro-batch of one process, `zero_stage` and `offload` are
-    DeepSpeed's (planning/layouts.py decides).
+    `micro_batch_tokens` are the token slots of a micro-batch of one process. `gradient_checkpointing` says
+    which activations are computed again in the backward pass: none, all but attention's, all. `zero_stage`
+    and `offload` are DeepSpeed's (planning/layouts.py decides).
     """
 
     micro_batch_tokens: int
