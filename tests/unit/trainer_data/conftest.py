@@ -1,7 +1,7 @@
 """A tiny real base model, a real chat template, volumes in a temporary folder and job files."""
 
 import json
-import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Volumes:
         target.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
             if not (target / path.name).exists():
-                os.link(path, target / path.name)
+                shutil.copy(path, target / path.name)
         return f"pvc://{name}/model"
 
 
