@@ -152,6 +152,7 @@ SPELLINGS: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ("sharegpt with role and content", {"conversations": [ASK, ANSWER]}, [ASK, ANSWER]),
     ("sharegpt in a table of both spellings", {"conversations": [{"from": None, "value": None, "role": "user", "content": "a"}]},
      [{"role": "user", "content": "a"}]),
+    ("messages as JSON text", {"messages": json.dumps([ASK, ANSWER])}, [ASK, ANSWER]),
     ("sharegpt with a list of calls", {"conversations": [{"from": "function_call", "value": json.dumps([CALL, CALL])}]},
      [{**CALLED, "tool_calls": CALLED["tool_calls"] * 2}]),
     ("sharegpt with calls in a row", {"conversations": [{"from": "function_call", "value": json.dumps(CALL)}] * 2 + [{"from": "observation", "value": "1"}]},

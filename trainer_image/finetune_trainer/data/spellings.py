@@ -1,9 +1,9 @@
 """Other spellings of messages, tools and calls, brought into the one that rules and training know.
 
 A row is respelled once, before any rule looks at it. Read are the forms of OpenAI's older interface
-(`function_call`, role `function`, `functions`), content as a list of parts, `thinking` and `reasoning`,
-`loss`, and the nulls with which Arrow pads what differs from row to row. What has no meaning here stays as
-it is: the rules name it.
+(`function_call`, role `function`, `functions`), content as a list of parts, messages as JSON text,
+`thinking` and `reasoning`, `loss`, and the nulls with which Arrow pads what differs from row to row. What
+has no meaning here stays as it is: the rules name it.
 """
 
 import json
@@ -14,6 +14,7 @@ from finetune_trainer.reading.strict_json import parse_json
 
 Message = dict[str, Any]
 _LISTS = ("messages", "conversations", "prompt", "completion")
+_AS_TEXT = ("messages", "conversations")  # lists that some write as JSON text
 _TEXT_PARTS = ("text", "input_text", "output_text")
 # In a schema null is a value of these two alone; under any other key it is padding.
 _NULLABLE = {"default", "const"}
@@ -36,6 +37,7 @@ def parsed(value: Any) -> Any:
 
 def respelled(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of any format in the one spelling: its messages, and `tools` as a list or None."""
+    row = {**row, **{key: parsed(row[key]) for key in _AS_TEXT if key in row}}
     listed = (key for key in _LISTS if isinstance(row.get(key), list))
     changed = {key: [_respelled_turn(turn) for turn in row[key]] for key in listed}
     rest = dict(row)

@@ -23,7 +23,6 @@ from finetune_trainer.data.findings import Finding, found, name_rows
 SAME_INPUT = 0.9
 _LONG_AGREE = 0.5
 _TOO_MANY = 0.02
-_NAMED = 20  # rows that a mixed-format message counts from
 _SHOWN = 40  # characters of an answer
 _MIXED = 0.05
 
