@@ -228,7 +228,7 @@ UNTRAINABLE: list[tuple[str, dict[str, Any], str, str]] = [
         "code of the repository's own",
         {"model_type": "new", "auto_map": {"AutoModelForCausalLM": "modeling.New"}},
         "tokenizer.json",
-        r"\(new\) needs code of its repository \(auto_map\), which is not run",
+        r"\(new\) cannot be loaded for text: .* code from its repository \(auto_map\) is not run",
     ),
     (
         "weights in 4 bits",

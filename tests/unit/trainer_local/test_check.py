@@ -153,7 +153,7 @@ def test_a_folder_without_a_tokenizer_ends_with_64(
     [
         (
             {"model_type": "new", "auto_map": {"AutoConfig": "configuration.New"}},
-            "needs code of its repository (auto_map), which is not run",
+            "code from its repository (auto_map) is not run",
         ),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised (gptq)"),
     ],
