@@ -313,6 +313,14 @@ def test_the_token_rules(tokenizer: ChatTokenizer, row: Encoded | Unrendered, ex
     assert _names(beginless, row, limit=10) == expected
 
 
+def test_a_token_without_an_embedding_is_an_error(tokenizer: ChatTokenizer) -> None:
+    """Training would end at it, after the GPUs were held."""
+    encoded = _encoded(tokenizer, _row(("user", "a"), ("assistant", "b")))
+    most = int(encoded.ids.max())
+    assert _names(_changed(tokenizer, vocabulary=most), encoded) == ["no_embedding"]
+    assert _names(_changed(tokenizer, vocabulary=most + 1), encoded) == []
+
+
 def test_two_begin_tokens_are_a_warning(tokenizer: ChatTokenizer) -> None:
     doubled = "<|im_start|>" + str(tokenizer._tokenizer.chat_template)
     row = _row(("user", "a"), ("assistant", "b"))

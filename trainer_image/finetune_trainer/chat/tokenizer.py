@@ -34,14 +34,14 @@ class ChatTokenizer:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self.stop_ids = stop_ids
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self.added: dict[int, str] = {index: token for token, index in tokenizer.get_added_vocab().items()}
         self._known: dict[str, list[int]] = {}
         self.template = ChatTemplate(tokenizer, [self.text_of(token) for token in stop_ids], kwargs or {})
 
     def rendering_with(self, kwargs: Mapping[str, Any]) -> "ChatTokenizer":
         """The same tokenizer, with these values for its template."""
-        return ChatTokenizer(self._tokenizer, self.stop_ids, self._vocabulary, kwargs)
+        return ChatTokenizer(self._tokenizer, self.stop_ids, self.vocabulary, kwargs)
 
     @property
     def has_template(self) -> bool:
@@ -90,9 +90,9 @@ class ChatTokenizer:
 
     def tokens_beyond_vocabulary(self) -> list[str]:
         """Added tokens that the base model has no embedding for."""
-        if self._vocabulary is None:
+        if self.vocabulary is None:
             return []
-        return sorted(token for index, token in self.added.items() if index >= self._vocabulary)
+        return sorted(token for index, token in self.added.items() if index >= self.vocabulary)
 
     def render(self, messages: Sequence[Message], *, ask: bool, tools: Tools = ()) -> str:
         """The text of a conversation; with `ask` it ends where the assistant is to answer."""

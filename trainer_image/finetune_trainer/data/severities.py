@@ -15,8 +15,8 @@ NAMES = frozenset({
     "last_turn_not_assistant", "role_order", "missing_system", "missing_user", "system_prompt_varies",
     "bad_tool_json", "tool_call_mismatch",
     "template_missing", "template_error", "eos_not_trained", "eot_multi_token", "pad_is_eos",
-    "prompt_not_prefix", "double_bos", "new_tokens", "no_trainable_tokens", "too_long", "prompt_too_long",
-    "too_short", "length_stats", "too_few", "data_band", "epochs_bound", "exact_duplicate", "near_duplicate",
+    "prompt_not_prefix", "double_bos", "new_tokens", "no_embedding", "no_trainable_tokens",
+    "too_long", "prompt_too_long", "too_short", "length_stats", "too_few", "data_band", "epochs_bound", "exact_duplicate", "near_duplicate",
     "low_variety", "contradiction", "answer_conflict_format", "leak_exact", "leak_near", "leak_ngram",
     "leak_group", "leak_semantic", "eval_size", "eval_no_reference", "duplicate_ids", "eval_reference_fails",
     "distribution_shift", "synthetic_unreviewed", "negative_examples", "preference_data", "secrets_pii",
@@ -27,7 +27,7 @@ NAMES = frozenset({
 # Where these apply, a later stage would fail or score nonsense: nothing can be left out to prevent it.
 _FIXED = frozenset({
     "mixed_files", "template_missing", "template_error", "prompt_too_long", "eval_no_reference",
-    "duplicate_ids", "dataset_changed",
+    "duplicate_ids", "dataset_changed", "no_embedding",
 })  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Rules about one rendered and tokenised row (data rules 17, 18, 21, 22 and 24)."""
+"""Rules about one rendered and tokenised row (data rules 17, 18 and 21 to 24)."""
 
 from collections.abc import Callable
 
@@ -41,6 +41,7 @@ def token_rules(
 ) -> tuple[RowRule[Result], ...]:
     """The rules for rows of one tokenizer that are trained up to `limit` tokens, which `longer` raises."""
     double_bos = _encoded(lambda row: _twice(row, tokenizer.bos_id))
+    unknown = _encoded(lambda row: _without_embedding(row, tokenizer))
     nothing = _encoded(lambda row: _nothing(row, limit))
     return (
         RowRule(17, "template_error", _unrendered, "write the row as the chat template takes it"),
@@ -53,6 +54,7 @@ def token_rules(
         RowRule(22, "double_bos", double_bos, "let only one of template and data write it", "warning"),
         RowRule(22, "special_tokens", _encoded(_own), "remove it, for it steers the model where it is read"),
         RowRule(22, "foreign_special_tokens", _encoded(_foreign), "give messages without markup", "warning"),
+        RowRule(23, "no_embedding", unknown, "take tokenizer and weights of the same base model"),
         RowRule(24, "no_trainable_tokens", nothing, f"shorten the prompt or {longer}"),
     )
 
@@ -116,6 +118,14 @@ def _shared(row: Encoded) -> str | None:
 def _twice(row: Encoded, bos: int | None) -> str | None:
     begins = bos is not None and row.ids[:2].tolist() == [bos, bos]
     return "it begins with two begin-of-text tokens" if begins else None
+
+
+def _without_embedding(row: Encoded, tokenizer: ChatTokenizer) -> str | None:
+    beyond = row.ids[row.ids >= tokenizer.vocabulary] if tokenizer.vocabulary is not None else ()
+    if not len(beyond):
+        return None
+    text = tokenizer.text_of(int(beyond[0]))
+    return f"the base model has {tokenizer.vocabulary} embeddings and none for `{text[:40]}`"
 
 
 def _nothing(row: Encoded, limit: int) -> str | None:
