@@ -85,6 +85,19 @@ def test_a_chat_template_that_is_no_jinja_is_named(
     assert wrong["message"].startswith("The base model's chat template cannot be read: Unexpected end")
 
 
+def test_a_date_that_only_some_rows_get_is_told(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first row has a system message of its own; the others get the template's, with the date."""
+    dated = shutil.copytree(base, tmp_path / "base")
+    own = "{% if messages[0].role != 'system' %}{{ strftime_now('%d %B %Y') }}{% endif %}"
+    (dated / "chat_template.jinja").write_text(own + (base / "chat_template.jinja").read_text())
+    first = {**row(0), "system": "Answer briefly."}
+    data = write(tmp_path / "a.jsonl", [first, *(row(n) for n in range(1, 120))])
+    assert check(data, "--model", dated, "--output", "json") == 0
+    assert "template_date" in found(capsys)[1]
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

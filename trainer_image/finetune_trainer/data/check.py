@@ -13,12 +13,14 @@ from finetune_trainer.data.corpus.rules import corpus_findings, holdout_findings
 from finetune_trainer.data.corpus.semantic import embedding_matrix, leak_semantic
 from finetune_trainer.data.corpus.texts import held_out
 from finetune_trainer.data.findings import Finding, found, name_rows, present
+from finetune_trainer.data.formats import Row
 from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Loaded
 from finetune_trainer.data.survey import Survey
 from finetune_trainer.errors import UserError
 from finetune_trainer.grading import schema_problem
 
+_LOOKED_AT = 1000  # rows, for one without a system message
 _TEXT_ARGUMENTS = (
     "it joins a call's arguments as text, and the engine gives it objects; write `arguments | tojson` in "
     "chat_template.jinja."
@@ -37,9 +39,16 @@ def template_options(tokenizer: ChatTokenizer, train: Loaded, today: date) -> Te
     readable = tokenizer.has_template and tokenizer.template_problem is None
     if not readable or train.format == "text" or not len(train.rows):
         return TemplateOptions()
-    first = train.rows(0).messages
-    asked = next((place for place, turn in enumerate(first) if turn["role"] == "assistant"), len(first))
-    return decide(tokenizer.template, first[:asked], len(train.rows), train.reasoned, today)
+    example = _example(train).messages
+    asked = next((place for place, turn in enumerate(example) if turn["role"] == "assistant"), len(example))
+    return decide(tokenizer.template, example[:asked], len(train.rows), train.reasoned, today)
+
+
+def _example(train: Loaded) -> Row:
+    """A row to try the template with: one without a system message gets the template's own, with its date."""
+    looked_at = map(train.rows, range(min(len(train.rows), _LOOKED_AT)))
+    without = (row for row in looked_at if row.messages[0]["role"] != "system")
+    return next(without, train.rows(0))
 
 
 def check_tokenizer(tokenizer: ChatTokenizer, train: Loaded, options: TemplateOptions) -> list[Finding]:
