@@ -99,6 +99,7 @@ _MLA = {
     "kv_lora_rank": 512,  # with 64 rotated dimensions, the one size that vLLM computes
     "q_lora_rank": 48,
     "qk_rope_head_dim": 64,
+    "head_dim": 64,  # that of the rotated part, as its class has it
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
     "first_k_dense_replace": 1,

@@ -39,7 +39,8 @@ This page is written by `python -m tests.families.report`. Run of {date}, with {
 - LoRA, Full: trained, saved and loaded; only the language model changes.
 - Layout: whether rows are packed without padding; loss and gradient of padded and of packed rows
   and of the fused output head are those of each row alone.
-- Engine: vLLM on a CPU loads base and adapter, sees the prompt of training and answers differently with the adapter.
+- Engine: vLLM on a CPU sees the prompts of training and computes what transformers does with the adapter.
+  "not run": this run left the engine out.
 
 """
 
