@@ -139,7 +139,7 @@ def activation_bytes(shape: ModelShape, tokens: int, gradient_checkpointing: Gra
     Per token and layer 2 * (6h + heads*hd + 2*kv*hd) + 8*ff bytes: 16-bit inputs of norms, projections and
     FlashAttention, gate, up and their product (cost-and-memory.md 6.2; PEFT's fp32 input casts are off). With
     gradient checkpointing only each layer's input stays, and one layer is recomputed at a time (Chen et al.
-    2016). Selective (TRL) keeps attention's outputs too, with the fp32 logarithm of its sums per head.
+    2016). Selective keeps attention's outputs too, with the fp32 logarithm of its sums per head.
     """
     attention = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     layer = 2 * (6 * shape.hidden + attention) + 8 * shape.feed_forward
