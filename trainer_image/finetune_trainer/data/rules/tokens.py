@@ -121,11 +121,11 @@ def _twice(row: Encoded, bos: int | None) -> str | None:
 
 
 def _without_embedding(row: Encoded, tokenizer: ChatTokenizer) -> str | None:
-    beyond = row.ids[row.ids >= tokenizer.vocabulary] if tokenizer.vocabulary is not None else ()
-    if not len(beyond):
+    known = tokenizer.vocabulary
+    beyond = [] if known is None else row.ids[row.ids >= known].tolist()
+    if not beyond:
         return None
-    text = tokenizer.text_of(int(beyond[0]))
-    return f"the base model has {tokenizer.vocabulary} embeddings and none for `{text[:40]}`"
+    return f"the base model has {known} embeddings and none for `{tokenizer.text_of(beyond[0])[:40]}`"
 
 
 def _nothing(row: Encoded, limit: int) -> str | None:
