@@ -199,7 +199,7 @@ def _examined(lines: list[str], base: Path | None) -> list[Finding]:
         if base is None:
             return loaded.findings
         table = survey(loaded.rows, [], Target(base, ROW_TOKENS), lambda *_: None).tokens
-        return table.findings(load_tokenizer(base)) if table else []
+        return table.findings(load_tokenizer(base), table.limit) if table else []
 
 
 def record_scores(sets: int) -> Iterator[dict[str, Any]]:

@@ -29,7 +29,7 @@ def answers(task: dict[str, Any]) -> dict[str, Any]:
     engine = LLM(
         model=task["base"],
         enforce_eager=True,
-        max_model_len=1024,
+        max_model_len=4096,
         max_num_seqs=2,
         enable_lora=True,
         max_lora_rank=task["rank"],

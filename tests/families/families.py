@@ -324,7 +324,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "lfm2", "LFM2 350M to 2.6B", "lfm2", "Lfm2ForCausalLM",
         {
-            "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False, "conv_dim": 64,
+            "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False, "conv_dim": 64, "block_dim": 64, "block_ff_dim": 96,
             "hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1,
         },
         unrendered=_NO_REASONING, template="trl:lfm2_v2",

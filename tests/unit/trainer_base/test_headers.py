@@ -36,6 +36,13 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_weights_in_another_layout_beside_them_are_not_counted(tmp_path: Path) -> None:
+    """Mistral publishes the same weights twice; transformers and the engine read one of them."""
+    save_file({"a.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    save_file({"b.weight": torch.zeros(2, 2)}, tmp_path / "consolidated.safetensors")
+    assert list(read_headers(tmp_path)) == ["a.weight"]
+
+
 def test_the_headers_of_several_files_are_one_model(model: Path) -> None:
     assert (model / "model.safetensors.index.json").is_file()
     found = read_headers(model)

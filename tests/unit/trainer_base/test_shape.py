@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from finetune_trainer.base.config import BaseConfig, parse_base_config
@@ -172,7 +174,7 @@ TINY = {
             r"vocab_size is 101 in the one and 100 rows of model\.embed_tokens in the other",
         ),
         ({"num_hidden_layers": 2}, "num_hidden_layers is 2 in the one and 3 in the other"),
-        ({"num_hidden_layers": 4}, r"with 4 layers \(num_hidden_layers\) beside it"),
+        ({"num_hidden_layers": 4}, "num_hidden_layers is 4 in the one and 3 in the other"),
         ({"hidden_size": 64}, r"no embedding of width 64 \(hidden_size\)"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is false in the one and no output head"),
     ],
@@ -182,6 +184,15 @@ def test_weights_of_another_model_are_refused(fields: dict[str, Any], message: s
     headers = usual_headers(parse_base_config(TINY))
     with pytest.raises(UserError, match=message):
         shape_of(parse_base_config({**TINY, **fields}), headers)
+
+
+def test_weights_of_another_model_are_refused_where_no_memory_is_planned(tmp_path: Path) -> None:
+    """A job on CPUs asks for no shape, and a check neither."""
+    headers = usual_headers(parse_base_config(TINY))
+    save_file({name: np.zeros(t.shape, "f2") for name, t in headers.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "vocab_size": 99}))
+    with pytest.raises(UserError, match="vocab_size is 99"):
+        read_base(tmp_path)
 
 
 def test_quantised_weights_are_refused() -> None:

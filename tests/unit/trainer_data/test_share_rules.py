@@ -141,7 +141,12 @@ def test_different_system_prompts_are_counted(prompts: int, text: str) -> None:
 def _lengths(tokens: list[int], trained: list[int], cut: list[bool], limit: int) -> dict[str, Any]:
     numbers = np.arange(1, len(tokens) + 1)
     findings = length_findings(
-        numbers, np.array(tokens, int), np.array(trained, int), np.array(cut, bool), limit
+        numbers,
+        np.array(tokens, int),
+        np.array(trained, int),
+        np.array(cut, bool),
+        limit,
+        "raise training.maxLength",
     )
     return {finding.rule: finding for finding in findings}
 

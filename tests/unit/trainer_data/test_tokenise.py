@@ -21,7 +21,7 @@ from finetune_trainer.errors import UserError
 
 def _findings(tokenizer: ChatTokenizer, rows: list[Row], limit: int) -> list[Finding]:
     """What the token rules say about rows."""
-    return tabulate(tokenizer, encode_rows(tokenizer, rows), limit).findings(tokenizer)
+    return tabulate(tokenizer, encode_rows(tokenizer, rows), limit).findings(tokenizer, limit + 1)
 
 
 def _row(*turns: tuple[str, str], number: int = 1) -> Row:
@@ -281,7 +281,7 @@ def test_a_template_that_rewrites_earlier_turns_is_trained_one_row_per_answer(
     assert all(result.split for result in results)
     table = tabulate(hiding, results, 64)
     assert (table.split, len(table.kept)) == (1, 4)
-    (told,) = [item for item in table.findings(hiding) if item.rule == "split_rows"]
+    (told,) = [item for item in table.findings(hiding, 64) if item.rule == "split_rows"]
     assert told.severity == "info"
     assert "4 rows in all" in told.message
     untrained = Row(1, "1", (row.messages[0], {**row.messages[1], "weight": 0}, *row.messages[2:]))

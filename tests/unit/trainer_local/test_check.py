@@ -68,7 +68,38 @@ def test_a_row_beyond_the_models_context_is_an_error_only_with_a_model(
     )
     assert check(data) == 0
     assert check(data, "--model", base) == 1
-    assert "too_long" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "too_long" in told
+    # training.maxLength cannot be raised beyond the model's positions
+    assert "take a base model with more positions or shorten them" in told
+
+
+def test_a_chat_template_that_is_no_jinja_is_named(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(base, tmp_path / "base")
+    (broken / "chat_template.jinja").write_text("{% for message in messages %}")
+    data = write(tmp_path / "a.jsonl", [row(n) for n in range(120)])
+    assert check(data, "--model", broken, "--output", "json") == 1
+    (wrong,) = [item for item in found(capsys)[0]["findings"] if item["severity"] == "error"]
+    assert wrong["message"].startswith("The base model's chat template cannot be read: Unexpected end")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", '{"model_type": "llama", "num_hidden_layers": "two"}', "says num_hidden_layers: two"),
+        ("tokenizer.json", '{"model": {}}', "tokenizer cannot be loaded"),
+    ],
+    ids=["a size that is a word", "a tokenizer without its parts"],
+)
+def test_a_broken_base_is_named(
+    file: str, text: str, message: str, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(base, tmp_path / "base")
+    (broken / file).write_text(text)
+    assert check(write(tmp_path / "a.jsonl", [row(1)]), "--model", broken) == 64
+    assert message in capsys.readouterr().err
 
 
 def test_the_terminal_report_starts_with_the_verdict(
@@ -110,8 +141,9 @@ def test_a_cut_gzip_file_ends_with_64(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_folder_without_a_tokenizer_ends_with_64(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copy(base / "config.json", tmp_path)
     assert check(write(tmp_path / "a.jsonl", [row(1)]), "--model", tmp_path) == 64
     assert "tokenizer" in capsys.readouterr().err
 

@@ -47,6 +47,7 @@ def test_what_the_job_says_is_used_as_it_is() -> None:
 def test_the_length_follows_the_data_within_the_model() -> None:
     assert make_plan(_spec(), measure([9, 41]), 128, ()).max_length == 48
     assert make_plan(_spec(), measure([127]), 127, ()).max_length == 127
+    assert make_plan(_spec(training={"maxLength": 256}), measure([41]), 128, ()).max_length == 128
 
 
 def test_full_training_has_no_adapter() -> None:

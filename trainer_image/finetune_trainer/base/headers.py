@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from finetune_trainer.errors import UserError
+from finetune_trainer.fingerprint import is_weight_file
 
 _INDEX = "model.safetensors.index.json"
 
@@ -38,10 +39,10 @@ def read_headers(folder: Path) -> dict[str, Tensor]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that the index names, else all."""
+    """The files that the index names, else all that transformers and the engine read."""
     index = folder / _INDEX
     if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
+        return sorted(path for path in folder.glob("*.safetensors") if is_weight_file(path.name))
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         paths = [folder / Path(name).name for name in names]

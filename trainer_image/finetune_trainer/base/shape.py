@@ -12,7 +12,15 @@ from pathlib import Path
 
 from finetune_trainer.base.config import BaseConfig, auto_class, read_base_config
 from finetune_trainer.base.headers import Headers, Tensor, read_headers
-from finetune_trainer.base.targets import Decoder, Shape, adapter_targets, find_decoder, is_expert
+from finetune_trainer.base.targets import (
+    Decoder,
+    Shape,
+    adapter_targets,
+    decoder_among,
+    find_decoder,
+    is_expert,
+    layer_counts,
+)
 from finetune_trainer.errors import UserError
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -155,7 +163,6 @@ def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
     tensors = {name: tensor for name, tensor in headers.items() if not _is_not_loaded(name)}
     modules = modules_of(tensors)
     decoder = find_decoder(modules, base)
-    _check(base, decoder, modules)
     language, beside = _parts(tensors, decoder, base)
     targets = adapter_targets(modules, base).modules
     # by name, inputs, outputs
@@ -197,13 +204,17 @@ def modules_of(headers: Headers) -> dict[str, Shape]:
 
 
 def refuse_untrainable(base: BaseConfig, headers: Headers) -> None:
-    """UserError for a model that transformers cannot load for text, or whose weights have under 16 bits."""
+    """UserError for a model that cannot be loaded or trained, whatever the method.
+
+    transformers cannot load it, its weights have fewer than 16 bits, or they are not those of its config.
+    """
     auto_class(base)
     stored = {tensor.dtype for tensor in headers.values()} - _FLOATS
     if stored or base.quantised:
         kind = ", ".join(sorted(stored)) or base.quantised
         text = f"The base model's weights are quantised ({kind})"
         raise UserError(f"{text}; name the model in 16 bits, which method QLoRA quantises itself.")
+    _refuse_other_weights(base, modules_of({n: t for n, t in headers.items() if not _is_not_loaded(n)}))
 
 
 def usual_headers(base: BaseConfig) -> dict[str, Tensor]:
@@ -254,10 +265,20 @@ def _is_not_loaded(name: str) -> bool:
     return name.startswith(_NOT_LOADED) or name.endswith(_NOT_LOADED)
 
 
-def _check(base: BaseConfig, decoder: Decoder, modules: Mapping[str, Shape]) -> None:
-    """Refuse weights that the config does not describe: another model would be planned than is loaded."""
+def _refuse_other_weights(base: BaseConfig, modules: Mapping[str, Shape]) -> None:
+    """Refuse weights that the config does not describe: they would not be loaded, or not be used."""
+    if base.hidden is None or base.layers is None:
+        return
+    stored = max(layer_counts(modules).values(), default=0)
+    if 0 < stored < base.layers:
+        _refuse("num_hidden_layers", str(base.layers), str(stored))
+    if decoder := decoder_among(modules, base.hidden, base.layers):
+        _refuse_other_decoder(base, decoder, modules)
+
+
+def _refuse_other_decoder(base: BaseConfig, decoder: Decoder, modules: Mapping[str, Shape]) -> None:
     rows, layers = modules[decoder.embedding][0], base.require("layers")
-    if rows != base.require("vocab"):
+    if base.vocab is not None and rows != base.vocab:
         _refuse("vocab_size", str(base.vocab), f"{rows} rows of {decoder.embedding}")
     found = {decoder.layer_of(name) for name in modules} - {None}
     if len(found) > layers + base.further_layers:

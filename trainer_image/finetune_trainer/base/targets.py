@@ -76,20 +76,27 @@ def find_decoder(modules: Mapping[str, Shape], base: BaseConfig) -> Decoder:
     module is one.
     """
     hidden, layers = base.require("hidden"), base.require("layers")
-    stacks = _stacks(modules)
-    for name, shape in modules.items():
-        if len(shape) == 2 and shape[1] == hidden and not _NUMBERED.match(name):
-            parent = name.rpartition(".")[0]
-            beside = [s for s, count in stacks.items() if count >= layers and s.rpartition(".")[0] == parent]
-            if beside:
-                return Decoder(name, max(beside, key=lambda stack: stacks[stack]))
+    if decoder := decoder_among(modules, hidden, layers):
+        return decoder
     text = f"The base model's weights hold no embedding of width {hidden} (hidden_size) with {layers} layers"
     raise UserError(
         f"{text} (num_hidden_layers) beside it; fetch config.json and weights of the same revision."
     )
 
 
-def _stacks(modules: Mapping[str, Shape]) -> Counter[str]:
+def decoder_among(modules: Mapping[str, Shape], hidden: int, layers: int) -> Decoder | None:
+    """The same for a language model of this width and of at least so many layers; None when there is none."""
+    stacks = layer_counts(modules)
+    for name, shape in modules.items():
+        if len(shape) == 2 and shape[1] == hidden and not _NUMBERED.match(name):
+            parent = name.rpartition(".")[0]
+            beside = [s for s, count in stacks.items() if count >= layers and s.rpartition(".")[0] == parent]
+            if beside:
+                return Decoder(name, max(beside, key=lambda stack: stacks[stack]))
+    return None
+
+
+def layer_counts(modules: Mapping[str, Shape]) -> Counter[str]:
     """The number of layers by the name that stands before their numbers."""
     found = (_NUMBERED.match(name) for name in modules)
     return Counter(stack for stack, _ in {(match["stack"], match["layer"]) for match in found if match})

@@ -48,6 +48,15 @@ class ChatTokenizer:
         """Whether the base model brings a chat template."""
         return bool(self._tokenizer.chat_template)
 
+    @cached_property
+    def template_problem(self) -> str | None:
+        """Why the text of the chat template cannot be read, whatever it is given; None when it can."""
+        try:
+            self.template.variables  # noqa: B018
+        except Exception as error:  # transformers and Jinja raise several kinds
+            return first_line(error)
+        return None
+
     @property
     def bos_id(self) -> int | None:
         """The token that begins a text, if there is one."""
@@ -122,8 +131,8 @@ def load_tokenizer(base: Path, kwargs: Mapping[str, Any] | None = None) -> ChatT
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        text = f"The base model's tokenizer cannot be loaded ({first_line(error)}); add its tokenizer files."
+    except Exception as error:  # transformers and tokenizers raise many kinds for files that are not whole
+        text = f"The base model's tokenizer cannot be loaded ({first_line(error)}); fetch its files again."
         raise UserError(text) from error
     if not tokenizer.is_fast:
         raise UserError("The base model has no tokenizer.json; save its tokenizer in the fast format.")

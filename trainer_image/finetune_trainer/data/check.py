@@ -34,7 +34,8 @@ def check_graders(graders: Sequence[GraderSpec]) -> None:
 
 def template_options(tokenizer: ChatTokenizer, train: Loaded, today: date) -> TemplateOptions:
     """What every rendering of the chat template passes to it."""
-    if not tokenizer.has_template or train.format == "text" or not len(train.rows):
+    readable = tokenizer.has_template and tokenizer.template_problem is None
+    if not readable or train.format == "text" or not len(train.rows):
         return TemplateOptions()
     first = train.rows(0).messages
     asked = next((place for place, turn in enumerate(first) if turn["role"] == "assistant"), len(first))
@@ -42,7 +43,7 @@ def template_options(tokenizer: ChatTokenizer, train: Loaded, today: date) -> Te
 
 
 def check_tokenizer(tokenizer: ChatTokenizer, train: Loaded, options: TemplateOptions) -> list[Finding]:
-    """Rules 16, 19, 20 and 23; with an error among them rows cannot be tokenised."""
+    """Rules 16, 17, 19, 20 and 23; with an error among them rows cannot be tokenised."""
     found = rules.tokenizer_findings(tokenizer, chat=train.format != "text")
     return found + rules.template_findings(options, len(train.rows), train.reasoned)
 

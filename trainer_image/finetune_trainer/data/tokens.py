@@ -49,16 +49,18 @@ class TokenTable:
         """The tokens of each row as it is trained, not longer than the limit."""
         return np.minimum(self.tokens, self.limit)
 
-    def findings(self, tokenizer: ChatTokenizer) -> list[Finding]:
-        """What the token rules say about all rows."""
-        ruled = zip(rules.token_rules(tokenizer, self.limit), self.tallies, strict=True)
+    def findings(self, tokenizer: ChatTokenizer, positions: int) -> list[Finding]:
+        """What the token rules say about all rows, for a model with so many positions."""
+        longer = rules.longer_rows(self.limit, positions)
+        ruled = zip(rules.token_rules(tokenizer, self.limit, longer), self.tallies, strict=True)
         found = present(
             [
                 *(finding(rule, counted, self.rows) for rule, counted in ruled),
                 rules.split_rows(self.split, len(self.number)),
             ]
         )
-        return found + rules.length_findings(self.number, self.tokens, self.trained, self.cut, self.limit)
+        counted = self.number, self.tokens, self.trained, self.cut
+        return found + rules.length_findings(*counted, self.limit, longer)
 
 
 def tabulate(tokenizer: ChatTokenizer, results: Sequence[Encoded | Unrendered], limit: int) -> TokenTable:

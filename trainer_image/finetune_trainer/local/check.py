@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from finetune_trainer.base.config import BaseConfig
 from finetune_trainer.base.shape import read_base
 from finetune_trainer.chat.options import TemplateOptions
 from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
@@ -65,18 +66,26 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _checked(options: argparse.Namespace, scratch: Path, watch: Watch) -> tuple[_Checked, Report]:
-    plain = load_tokenizer(_folder(options.model)) if options.model else None
+    base = _base(options.model) if options.model else None
     train = _load(options.data, "train", scratch, watch)
     holdout = _load(options.holdout, "holdout", scratch, watch) if options.holdout else None
-    model = _model(options.model, plain, train) if plain else None
+    model = _model(options.model, base, train) if base else None
     checked = _check(train, holdout, model, watch)
     return checked, _report(checked, model.tokenizer if model else None)
 
 
-def _model(base: Path, plain: ChatTokenizer, train: Loaded) -> _Model:
-    options = template_options(plain, train, datetime.now().date())
-    target = Target(base, read_base(base).config.positions, kwargs=options.kwargs)
-    return _Model(plain.rendering_with(options.kwargs), target, options)
+def _base(folder: Path) -> tuple[BaseConfig, ChatTokenizer]:
+    """What a check needs of a base; UserError for one that cannot be trained."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give a base model's folder with --model.")
+    return read_base(folder).config, load_tokenizer(folder)
+
+
+def _model(folder: Path, base: tuple[BaseConfig, ChatTokenizer], train: Loaded) -> _Model:
+    config, tokenizer = base
+    options = template_options(tokenizer, train, datetime.now().date())
+    target = Target(folder, config.positions, kwargs=options.kwargs)
+    return _Model(tokenizer.rendering_with(options.kwargs), target, options)
 
 
 def _check(
@@ -94,7 +103,7 @@ def _check(
     surveyed = survey(train.rows, held, target, watch)
     findings += about_tokenizer + check_corpus(train, surveyed, EPOCHS)
     if model and surveyed.tokens:
-        findings += surveyed.tokens.findings(model.tokenizer)
+        findings += surveyed.tokens.findings(model.tokenizer, model.target.limit)
     if held:
         findings += check_holdout(train, surveyed, held)
     return _Checked(train, holdout, surveyed, findings)
@@ -103,12 +112,6 @@ def _check(
 def _load(path: Path, dataset: str, scratch: Path, watch: Watch) -> Loaded:
     located = locate_local(path, dataset)
     return load_files(str(path), located, dataset, scratch / f"{dataset}.rows", watch)
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise UserError(f"{path} is no folder; give a base model's folder with --model.")
-    return path
 
 
 def _report(checked: _Checked, tokenizer: ChatTokenizer | None) -> Report:

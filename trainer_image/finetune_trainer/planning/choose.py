@@ -227,9 +227,8 @@ def _everything(fixed: Fixed, layout: Layout) -> str:
     stage = f"zeroStage: {setup.zero_stage}, " if setup.zero_stage or fixed.zero_stage else ""
     offloads = (fixed.offload or "None", setup.offload) != ("None", "None")
     offload = f"offload: {setup.offload}{speed[setup.offload]}, " if offloads else ""
-    checkpointing = f"gradientCheckpointing: {setup.gradient_checkpointing}"
-    tokens = f"microBatchTokens: {layout.micro_batch_tokens}"
-    return f"set in training {stage}{offload}{checkpointing} and {tokens}"
+    rest = f"gradientCheckpointing: {setup.gradient_checkpointing}"
+    return f"set in training {stage}{offload}{rest} and microBatchTokens: {layout.micro_batch_tokens}"
 
 
 def _need(layout: Layout) -> str:

@@ -79,7 +79,7 @@ def make_plan(spec: Spec, rows: Lengths, positions: int, targets: tuple[str, ...
         epochs=epochs,
         learning_rate=rate,
         effective_batch_size=batch,
-        max_length=given.max_length or min(_round_up(rows.longest, _LENGTH_STEP), positions),
+        max_length=min(given.max_length or _round_up(rows.longest, _LENGTH_STEP), positions),
         seed=SEED if given.seed is None else given.seed,
         steps=steps,
         rank=(lora.rank or RANK) if spec.trains_adapter else None,

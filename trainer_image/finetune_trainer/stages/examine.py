@@ -142,7 +142,7 @@ def examine(
     table = _tokens(surveyed)
     lengths = measure(table.kept.tolist())
     plan = make_plan(job.spec, lengths, positions, _adapted(job, base))
-    found = [*table.findings(tokenizer), *check_corpus(data.train, surveyed, plan.epochs)]
+    found = [*table.findings(tokenizer, positions), *check_corpus(data.train, surveyed, plan.epochs)]
     found += _about_holdout(job, data, surveyed, holdout, base.folder, tokenizer, positions)
     findings += data.overridden(found)
     _refuse_errors(job, data, findings)

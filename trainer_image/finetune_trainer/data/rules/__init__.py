@@ -9,7 +9,7 @@ from typing import Any
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.rowrule import RowRule
 from finetune_trainer.data.rules import masks, pictures, provenance, reading, roles, secrets, shape, tools
-from finetune_trainer.data.rules.lengths import length_findings, length_stats
+from finetune_trainer.data.rules.lengths import length_findings, length_stats, longer_rows
 from finetune_trainer.data.rules.runs import FormatRuns, format_runs
 from finetune_trainer.data.rules.shares import Shares, shares
 from finetune_trainer.data.rules.template import template_findings
@@ -32,6 +32,7 @@ __all__ = [
     "format_runs",
     "length_findings",
     "length_stats",
+    "longer_rows",
     "shares",
     "sound",
     "split_rows",

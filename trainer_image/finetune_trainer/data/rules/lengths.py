@@ -11,18 +11,23 @@ _SHORT_ANSWER = 3  # tokens: two of the answer and the end token
 Integers = NDArray[np.int64] | NDArray[np.int32]
 
 
+def longer_rows(limit: int, positions: int) -> str:
+    """What lets rows be longer than `limit` tokens, where the model has so many `positions`."""
+    return "raise training.maxLength" if limit < positions else "take a base model with more positions"
+
+
 def length_findings(
-    numbers: Integers, tokens: Integers, trained: Integers, cut: NDArray[np.bool_], limit: int
+    numbers: Integers, tokens: Integers, trained: Integers, cut: NDArray[np.bool_], limit: int, longer: str
 ) -> list[Finding]:
     """Rules 25, 26 and 27 about rows before they are shortened; [] when there are none.
 
-    Of each row: its number, its tokens, how many are trained, and whether the limit cuts a trained one.
+    Of each row: its number, its tokens, how many are trained, and whether the limit cuts a trained one;
+    `longer` is what raises the limit.
     """
     if not len(tokens):
         return []
-    return present(
-        [_too_long(numbers, tokens, cut, limit), _too_short(numbers, trained), _stats(tokens, trained)]
-    )
+    long = _too_long(numbers, tokens, cut, limit, longer)
+    return present([long, _too_short(numbers, trained), _stats(tokens, trained)])
 
 
 def length_stats(tokens: Integers, trained: Integers) -> dict[str, int]:
@@ -35,7 +40,9 @@ def length_stats(tokens: Integers, trained: Integers) -> dict[str, int]:
     return {**values, "total": int(tokens.sum()), "trained": int(trained.sum())}
 
 
-def _too_long(numbers: Integers, tokens: Integers, cut: NDArray[np.bool_], limit: int) -> Finding | None:
+def _too_long(
+    numbers: Integers, tokens: Integers, cut: NDArray[np.bool_], limit: int, longer: str
+) -> Finding | None:
     wrong = tokens > limit
     count = int(wrong.sum())
     if not count:
@@ -43,7 +50,7 @@ def _too_long(numbers: Integers, tokens: Integers, cut: NDArray[np.bool_], limit
     share, answers = count / len(tokens), int((wrong & cut).sum())
     text = (
         f"{share:.1%} of the rows exceed {limit} tokens (the longest has {tokens.max()}), answers are cut "
-        f"in {answers}: {name_rows(_first(numbers, wrong), count)}; raise training.maxLength or shorten them."
+        f"in {answers}: {name_rows(_first(numbers, wrong), count)}; {longer} or shorten them."
     )
     return _finding(
         25, "too_long", numbers, wrong, text, "error" if answers or share > _LONG_SHARE else "warning"

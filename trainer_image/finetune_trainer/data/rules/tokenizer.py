@@ -1,4 +1,4 @@
-"""Rules about the tokenizer and its chat template, whatever the rows (data rules 16, 19, 20 and 23)."""
+"""Rules about the tokenizer and its chat template, whatever the rows (data rules 16, 17, 19, 20 and 23)."""
 
 from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data.findings import Finding, present
@@ -6,15 +6,18 @@ from finetune_trainer.data.findings import Finding, present
 
 def tokenizer_findings(tokenizer: ChatTokenizer, *, chat: bool = True) -> list[Finding]:
     """All findings about a tokenizer; rows of the text format (`chat` false) need no template."""
-    template = [_template_missing(tokenizer), _eot_multi_token(tokenizer)] if chat else []
+    template = [_template_unusable(tokenizer), _eot_multi_token(tokenizer)] if chat else []
     return present([*template, _pad_is_eos(tokenizer), _new_tokens(tokenizer)])
 
 
-def _template_missing(tokenizer: ChatTokenizer) -> Finding | None:
-    if tokenizer.has_template:
-        return None
-    text = "The base model has no chat template; take an instruct model or add chat_template.jinja."
-    return Finding(16, "template_missing", "error", 1, (), text)
+def _template_unusable(tokenizer: ChatTokenizer) -> Finding | None:
+    if not tokenizer.has_template:
+        text = "The base model has no chat template; take an instruct model or add chat_template.jinja."
+        return Finding(16, "template_missing", "error", 1, (), text)
+    if problem := tokenizer.template_problem:
+        text = f"The base model's chat template cannot be read: {problem}; repair chat_template.jinja."
+        return Finding(17, "template_error", "error", 1, (), text)
+    return None
 
 
 def _eot_multi_token(tokenizer: ChatTokenizer) -> Finding | None:

@@ -36,8 +36,10 @@ _DROPPED: tuple[tuple[Part, str, str], ...] = (
 )
 
 
-def token_rules(tokenizer: ChatTokenizer, limit: int) -> tuple[RowRule[Result], ...]:
-    """The rules for rows of one tokenizer that are trained up to `limit` tokens."""
+def token_rules(
+    tokenizer: ChatTokenizer, limit: int, longer: str = "raise training.maxLength"
+) -> tuple[RowRule[Result], ...]:
+    """The rules for rows of one tokenizer that are trained up to `limit` tokens, which `longer` raises."""
     double_bos = _encoded(lambda row: _twice(row, tokenizer.bos_id))
     nothing = _encoded(lambda row: _nothing(row, limit))
     return (
@@ -51,7 +53,7 @@ def token_rules(tokenizer: ChatTokenizer, limit: int) -> tuple[RowRule[Result], 
         RowRule(22, "double_bos", double_bos, "let only one of template and data write it", "warning"),
         RowRule(22, "special_tokens", _encoded(_own), "remove it, for it steers the model where it is read"),
         RowRule(22, "foreign_special_tokens", _encoded(_foreign), "give messages without markup", "warning"),
-        RowRule(24, "no_trainable_tokens", nothing, "shorten the prompt or raise training.maxLength"),
+        RowRule(24, "no_trainable_tokens", nothing, f"shorten the prompt or {longer}"),
     )
 
 
