@@ -91,8 +91,6 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
     ("ZeRO stage 4", WEIGHTS, "spec.training.zeroStage", 4, ["spec.training.zeroStage", "3"]),
     ("a ZeRO stage for an adapter", FULL, "spec.training.zeroStage", 2,
      ["spec.training", "with methods LoRA and QLoRA spec.training.zeroStage is 0", "or 3"]),
-    ("selective gradient checkpointing of a shared base", FULL, "spec.training.zeroStage", 3,
-     ["spec.training", "with methods LoRA and QLoRA and zeroStage: 3 spec.training.gradientCheckpointing is"]),
     ("offloading for an adapter", FULL, "spec.training.offload", "Optimizer",
      ["spec.training", "spec.training.offload belongs to method Full"]),
     ("a fallback of weights", WEIGHTS, "spec.fallbackMethod", "QLoRA",

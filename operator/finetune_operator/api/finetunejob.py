@@ -107,8 +107,8 @@ class Training(ApiModel):
     gradient_checkpointing: GradientCheckpointing | None = Field(
         None,
         description="Enabled computes activations a second time instead of keeping them: a third slower, and "
-        "far less memory. Selective keeps those of attention and computes the rest again; not for LoRA and "
-        "QLoRA with zeroStage 3. What is left out the memory plan chooses.",
+        "far less memory. Selective keeps those of attention and computes the rest again. What is left out "
+        "the memory plan chooses.",
     )
     zero_stage: int | None = Field(
         None,
@@ -267,15 +267,6 @@ class FineTuneJobSpec(ApiModel):
             "(has(self.method) && self.method == 'Full')",
             "with methods LoRA and QLoRA spec.training.zeroStage is 0 (every GPU holds the base model) or 3 "
             "(the GPUs share it); set one of them, or set spec.method: Full",
-            ".training",
-        ),
-        Cel(
-            "!has(self.training) || !has(self.training.zeroStage) || self.training.zeroStage != 3 || "
-            "!has(self.training.gradientCheckpointing) || "
-            "self.training.gradientCheckpointing != 'Selective' || "
-            "(has(self.method) && self.method == 'Full')",
-            "with methods LoRA and QLoRA and zeroStage: 3 spec.training.gradientCheckpointing is Enabled or "
-            "Disabled; set one of them, or set spec.method: Full",
             ".training",
         ),
         Cel(

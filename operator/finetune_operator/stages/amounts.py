@@ -61,6 +61,12 @@ def node_selector(job: FineTuneJob, settings: Settings) -> dict[str, str]:
     return {**chosen, **job.spec.node_selector}
 
 
+def in_gib(quantity: str | None) -> float | None:
+    """Bytes as GiB; None where the spec says nothing or writes them in a form that is not read here."""
+    found = _QUANTITY.fullmatch(quantity or "")
+    return float(Decimal(found[1]) * _FACTORS[found[2]] / 2**30) if found else None
+
+
 def _engine_gpus(job: FineTuneJob) -> int:
     return min(1, job.spec.resources.gpus_per_node)
 

@@ -7,11 +7,11 @@ from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.api.settings import Settings
 from finetune_operator.stages import summaries
-from finetune_operator.stages.amounts import stage_resources
+from finetune_operator.stages.amounts import in_gib, stage_resources
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.outcome import Outcome
 from finetune_operator.stages.pod import Parts
-from finetune_operator.stages.reading import mapping
+from finetune_operator.stages.reading import mapping, number
 from finetune_operator.stages.stage import Stage, Summary
 from finetune_operator.stages.volumes import add_base, add_credentials, add_data, add_destination, common
 
@@ -46,11 +46,20 @@ def read(draft: Draft, outcome: Outcome) -> None:
 
 def _advise(draft: Draft, summary: Summary) -> None:
     """Advice is shown and changes nothing (R1 to R3)."""
-    found = summaries.advice(summary)
+    found = [*summaries.advice(summary), *_short_of_memory(draft.job, summary)]
     if found:
         message = " ".join(said for _, said in found)
         draft.set("Advised", True, found[0][0], message)
         draft.event("Warning", "Advised", message)
+
+
+def _short_of_memory(job: FineTuneJob, summary: Summary) -> list[tuple[str, str]]:
+    """What a pod needs of its node is an estimate, so too little is said and not refused."""
+    given, needed = in_gib(job.spec.resources.memory), number(mapping(summary, "memory"), "hostGiB")
+    if given is None or needed is None or needed <= given:
+        return []
+    text = f"Each training pod needs about {needed:.1f} GiB of its node and gets {job.spec.resources.memory}"
+    return [("LittleMemory", f"{text}, so it may be killed: raise spec.resources.memory in a new run.")]
 
 
 def _adopt(draft: Draft, summary: Summary) -> None:

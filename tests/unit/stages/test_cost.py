@@ -385,6 +385,19 @@ def test_without_advice_there_is_no_such_condition() -> None:
     assert "Advised" not in {c["type"] for c in world.status["conditions"]}
 
 
+@pytest.mark.parametrize(
+    ("memory", "advised"),
+    [("16Gi", True), ("17G", True), ("64Gi", False), ("1e11", False), (None, False)],
+    ids=["too little", "in powers of ten", "enough", "a form that is not read", "no limit"],
+)
+def test_a_pod_with_less_memory_than_planned_is_warned_of(memory: str | None, advised: bool) -> None:
+    world = KubernetesSimulation(resources={"gpusPerNode": 4, "memory": memory}).settle()
+    world.end(result_of("prepare", memory={"fits": True, "hostGiB": 16.2}))
+    assert ("Advised" in {c["type"] for c in world.status["conditions"]}) is advised
+    if advised:
+        assert "needs about 16.2 GiB of its node and gets" in world.message("Advised")
+
+
 def test_the_method_in_force_and_its_adapter_are_shown() -> None:
     lora = {"rank": 16, "alpha": 32, "rankStabilized": False, "targetModules": ["q_proj", "v_proj"]}
     world = KubernetesSimulation(fallbackMethod="QLoRA").settle()

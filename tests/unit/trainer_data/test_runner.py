@@ -190,10 +190,6 @@ WRONG_JOBS = [
         "`primary` is 'other'; it must be one of exact",
     ),
     (lambda d: d["spec"].update(training={"learningRate": "1"}), "spec.training.learningRate"),
-    (
-        lambda d: d["spec"].update(training={"zeroStage": 3, "gradientCheckpointing": "Selective"}),
-        "LoRA and QLoRA with zeroStage 3 take no",
-    ),
     (lambda d: d.update(publish={"promoted": True}), "`publish` must be given in the publish stage"),
     (lambda d: d.update(specDigest="abc"), "specDigest"),
     (

@@ -23,6 +23,7 @@ RUNS: dict[str, tuple[LoraPlan | None, Execution]] = {
     "LoRA": (LORA, Execution(1024)),
     "LoRA, ZeRO-3": (LORA, Execution(1024, zero_stage=3)),
     "LoRA, ZeRO-3, recomputed": (LORA, Execution(1024, "Enabled", zero_stage=3)),
+    "LoRA, ZeRO-3, selective": (LORA, Execution(1024, "Selective", zero_stage=3)),
     "LoRA, ZeRO-3, resumed": (LORA, Execution(1024, zero_stage=3)),
     "QLoRA": (QLORA, Execution(1024)),
     "QLoRA, ZeRO-3": (QLORA, Execution(1024, zero_stage=3)),

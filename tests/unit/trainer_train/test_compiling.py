@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from finetune_trainer.training.plan import Execution
 from finetune_trainer.training.trainer import _projected_sum
 
 LONG = 30 * 60.0
+ARGUMENTS = SimpleNamespace(device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -56,8 +58,20 @@ def test_the_first_steps_decide_once(
     callback = CompileCallback(Execution(1024), Path("cache"), lambda: next(ends))
     for number in range(1, min(total, 10)):
         state = TrainerState(global_step=number, max_steps=total)
-        callback.on_step_end(None, state, TrainerControl(), model=nn.Linear(1, 1))
+        callback.on_step_end(ARGUMENTS, state, TrainerControl(), model=nn.Linear(1, 1))
     assert len(compiled) == expected
+
+
+def test_a_process_that_would_not_compile_does_when_another_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(compiling, "compile_layers", lambda model, _: compiled.append(model))
+    monkeypatch.setattr(compiling, "maximum", lambda _value, _device: 1)
+    ends = iter(range(4))
+    callback = CompileCallback(Execution(1024), Path("cache"), lambda: next(ends))
+    for number in range(1, 5):
+        state = TrainerState(global_step=number, max_steps=1190)
+        callback.on_step_end(ARGUMENTS, state, TrainerControl(), model=nn.Linear(1, 1))
+    assert len(compiled) == 1
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from finetune_trainer.training import cpu_attention
 from finetune_trainer.training.core import Outcome, train
 from finetune_trainer.training.plan import Execution, Folders, Hardware, LoraPlan, TrainPlan
-from finetune_trainer.training.signals import StopRequest
+from finetune_trainer.training.signals import SaveClock, StopRequest
 from tests.tiny_models import make_multimodal_model, make_text_model
 
 FULL = Execution(1024, zero_stage=2)
@@ -175,3 +175,16 @@ def test_a_mixture_of_experts_keeps_no_router_logits(
     )  # fmt: skip
     run(make_text_model(tmp_path / "base", "qwen3_moe"), LoraPlan(4, 8), Execution(1024))
     assert seen == [False]
+
+
+def test_the_older_checkpoint_makes_room_for_the_output(
+    tmp_path: Path, run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SaveClock, "due", lambda _: True)
+    there: list[list[str]] = []
+
+    def look(_: Path) -> None:
+        there.append([path.name for path in (tmp_path / "checkpoints").iterdir()])
+
+    run(make_text_model(tmp_path / "base", "llama"), LoraPlan(4, 8), Execution(1024), epochs=2, finish=look)
+    assert there == [["checkpoint-3"]]

@@ -27,7 +27,7 @@ def test_only_shards_for_another_number_are_rewritten(saved: Sharding, now: Shar
 
 
 def test_another_zero_stage_is_refused_with_both_numbers_and_a_way_out() -> None:
-    text = r"by 4 processes under ZeRO stage 2; 8 processes under stage 3 cannot .* is kept.*zeroStage to 2"
+    text = r"by 4 processes under ZeRO stage 2; 8 processes under stage 3 cannot .* is kept.*zeroStage: 2 on this volume"
     with pytest.raises(UserError, match=text):
         needs_resharding(Sharding(4, 2), Sharding(8, 3))
 

@@ -59,6 +59,7 @@ def test_sharding_keeps_the_precision_of_rotary_frequencies(runs: Runs) -> None:
     [
         ("LoRA, ZeRO-3", "LoRA", 1e-3),
         ("LoRA, ZeRO-3, recomputed", "LoRA", 1e-3),
+        ("LoRA, ZeRO-3, selective", "LoRA", 1e-3),
         ("LoRA, ZeRO-3, resumed", "LoRA", 1e-3),
         ("QLoRA, ZeRO-3", "QLoRA", 1e-3),
         ("QLoRA, ZeRO-3, resumed", "QLoRA", 1e-3),

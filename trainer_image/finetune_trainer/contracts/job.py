@@ -185,10 +185,6 @@ class Spec(Document):
             raise ValueError("`fallbackMethod` goes with method LoRA; remove it, or set method: LoRA")
         if self.trains_adapter and training.zero_stage in (1, 2):
             raise ValueError("with methods LoRA and QLoRA training.zeroStage is 0 or 3; set one of them")
-        if self.trains_adapter and (training.zero_stage, training.gradient_checkpointing) == (3, "Selective"):
-            raise ValueError(
-                "LoRA and QLoRA with zeroStage 3 take no gradientCheckpointing: Selective; use Enabled"
-            )
         if self.trains_adapter and training.offload:
             raise ValueError("training.offload belongs to method Full; remove it")
         return self

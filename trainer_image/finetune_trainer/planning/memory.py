@@ -166,8 +166,6 @@ def why_impossible(setup: Setup) -> str | None:
         return f"Method {method} and rank {setup.rank} do not go together; an adapter has a rank, Full none."
     if stage not in STAGES[method]:
         return f"Method {method} has no ZeRO stage {stage}; use 0, or 3 to share the base among the GPUs."
-    if method != "Full" and stage == 3 and setup.gradient_checkpointing == "Selective":
-        return f"Method {method} with ZeRO stage 3 has no Selective gradient checkpointing; use Enabled."
     if offload != "None" and method != "Full":
         return f"Method {method} has too little optimizer state to offload; use offload None."
     if offload == "Optimizer" and stage < 1:

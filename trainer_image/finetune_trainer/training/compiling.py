@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_trainer.training.plan import Execution
+from finetune_trainer.training.signals import maximum
 
 _PAYS_FROM_SECONDS = 20 * 60.0
 _MEASURED_STEPS = 3  # after the first, which pays for start-up
@@ -41,15 +42,16 @@ class CompileCallback(TrainerCallback):
         self._marks: list[float] = []
 
     def on_step_end(
-        self, _args: Any, state: TrainerState, _control: TrainerControl, *, model: nn.Module, **_: Any
+        self, args: Any, state: TrainerState, _control: TrainerControl, *, model: nn.Module, **_: Any
     ) -> None:
-        """Measure, and decide after the last measured step."""
+        """Measure, and decide after the last measured step, for all processes alike."""
         if len(self._marks) > _MEASURED_STEPS:
             return
         self._marks.append(self._clock())
         if len(self._marks) > _MEASURED_STEPS:
             per_step = (self._marks[-1] - self._marks[0]) / _MEASURED_STEPS
-            if compiling_pays(per_step * (state.max_steps - state.global_step), self._execution):
+            pays = compiling_pays(per_step * (state.max_steps - state.global_step), self._execution)
+            if maximum(pays, args.device):  # the clocks differ, and all wait for the slowest
                 compile_layers(model, self._cache)
 
 

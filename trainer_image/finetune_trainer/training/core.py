@@ -131,6 +131,8 @@ def train(
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.monotonic() - start
     if not checkpointing.stopped:
+        if trainer.args.process_index == 0:
+            make_room(folders.checkpoints, key)  # the output takes the place of the older checkpoint
         save_output(trainer, folders.model, folders.output, finish)
     return _outcome(trainer, speed, checkpointing.stopped, seconds, step_of(resume) if resume else 0)
 

@@ -23,8 +23,8 @@ def needs_resharding(saved: Sharding, now: Sharding) -> bool:
     if saved.zero_stage != now.zero_stage:
         raise UserError(
             f"The checkpoint was saved by {saved.processes} processes under ZeRO stage {saved.zero_stage}; "
-            f"{now.processes} processes under stage {now.zero_stage} cannot resume it, and it is kept. Set "
-            f"spec.training.zeroStage to {saved.zero_stage}, or use {saved.processes} processes again."
+            f"{now.processes} processes under stage {now.zero_stage} cannot resume it, and it is kept: a run "
+            f"with spec.training.zeroStage: {saved.zero_stage} on this volume (spec.workspace.claimName) can."
         )
     return now.zero_stage > 0 and saved.processes != now.processes
 
