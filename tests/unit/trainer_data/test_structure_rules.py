@@ -472,12 +472,12 @@ SENTENCES: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     (
         "a part with a picture", _with(role="user", content=[{"type": "image_url"}, {"type": "text", "text": "a"}]), "picture_needed",
-        "Row 1: message 1 (user) has a part of type `image_url`, and only text is trained; remove the row, or write what it shows as text.",
+        "Row 1: message 1 (user) has a part of type `image_url`, and only text is trained; write it as text, calls under `tool_calls` and reasoning under `reasoning_content`, or remove the row.",
     ),
     (
         "a picture for a placeholder", {"image": "1.jpg", "conversations": [{"from": "human", "value": "<image>\na"}, {"from": "gpt", "value": "b"}]},
         "picture_needed",
-        "Row 1: `<image>` in message 1 (user) stands for what `image` holds, and only text is trained; remove the row, or write what it shows as text.",
+        "Row 1: `<image>` in message 1 (user) stands for what `image` holds, and only text is trained; write it as text, calls under `tool_calls` and reasoning under `reasoning_content`, or remove the row.",
     ),
     (
         "a schema that is none", _tool(name="f", parameters={"type": "object", "properties": {"a": "int"}}), "bad_tool_json",

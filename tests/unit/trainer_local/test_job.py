@@ -166,7 +166,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("a price of no GPU", {"resources": {}}, "--price-per-hour 2", "--price-per-hour needs --gpu NAME"),
     ("a table for no GPU", {"resources": {}}, "--gpu-types TABLE", "--gpu-types needs --gpu NAME"),
     ("a flag that the job says", {}, "--rank 3", "--rank is said by the job"),
-    ("a misspelt field", {"datset": {}}, "", "datset: Extra inputs are not permitted"),
+    ("a misspelt field", {"datset": {}}, "", "datset: there is no such field; correct its name"),
     ("a field of the other method", {"method": "Full", "lora": {"rank": 8}}, "", "`lora` belongs to methods LoRA and QLoRA"),
     ("a wrong value", {"training": {"epochs": 99}}, "", "training.epochs: Input should be less than or equal to 25"),
     ("no evaluation", {"evaluation": None}, "", "set spec.evaluation.dataset and graders"),

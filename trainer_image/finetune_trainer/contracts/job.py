@@ -281,10 +281,18 @@ def _require_pin(source: str, revision: str | None) -> None:
         raise ValueError(f"{source} takes no `revision`; only hf:// sources have revisions")
 
 
+# pydantic's own words name Python's types, or not what to do.
+_WORDS = {
+    "extra_forbidden": "there is no such field; correct its name or remove it",
+    "tuple_type": "must be a list",
+}
+
+
 def sentences(error: ValidationError) -> str:
     """What is wrong with a document, every field of it."""
     found = [
-        f"{'.'.join(map(str, item['loc'])) or 'document'}: {item['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(str, item['loc'])) or error.title.lower()}: "
+        f"{_WORDS.get(item['type']) or item['msg'].removeprefix('Value error, ')}"
         for item in error.errors(include_url=False, include_input=False)
     ]
     return "; ".join(found) + "."

@@ -54,7 +54,9 @@ def _contents(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"message {position} ({str(turn.get('role'))[:40]})", turn.get("content")
 
 
-_ADVICE = "remove the row, or write what it shows as text"
+_ADVICE = (
+    "write it as text, calls under `tool_calls` and reasoning under `reasoning_content`, or remove the row"
+)
 RULES: tuple[RowRule[dict[str, Any]], ...] = (
     RowRule(9, "picture_needed", _needs, _ADVICE),
     RowRule(7, "picture_left_out", _left_out, "remove the rows whose answers need it", "warning"),
