@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
+from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.training.checkpoints import newest_complete, step_of
-from tests.unit.trainer_train.conftest import DIGEST
 from tests.unit.trainer_train.gangs import free_port, losses, run_part, start, train
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,9 @@ def attempt(run: Any, after: int, interrupt: Callable[[Process], None]) -> dict[
 
 
 def saved_step(run: Any) -> int:
-    newest = newest_complete(run.workspace.checkpoints, DIGEST)
+    prepared = read_prepared(run.workspace)
+    assert prepared is not None
+    newest = newest_complete(run.workspace.checkpoints, prepared.training_key)
     return step_of(newest) if newest else 0
 
 
