@@ -41,7 +41,7 @@ ReportStep = Callable[[StepReport], None]
 class Speed:
     """Tokens per second and time left, from the steps of this attempt.
 
-    The first step is left out, since it holds what happens once (DeepSpeed's start, compiled kernels), and so
+    The first step is left out, since it holds what happens once (DeepSpeed's start, Triton's kernels), and so
     is the time spent on saving.
     """
 
