@@ -97,7 +97,8 @@ def test_counts_are_those_of_the_modules(model_type: str, more: dict[str, Any]) 
         (module.in_features, module.out_features)
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and ".layers." in name and module.out_features > 1
-    ]
+        and not name.endswith("kv_b_proj")  # of latent attention: no adapter on it would be served
+    ]  # fmt: skip
     assert shape.beside == 0
     assert shape.parameters == sum(weights.numel() for weights in model.parameters())
     assert shape.linear_parameters == sum(inputs * outputs for inputs, outputs in linears)

@@ -96,6 +96,12 @@ def test_what_is_no_target(name: str, shape: Shape) -> None:
     )
 
 
+def test_what_an_engine_multiplies_into_other_weights_of_latent_attention_is_no_target() -> None:
+    base, modules = _llama(kv_lora_rank=16)
+    absorbed: dict[str, Shape] = {"model.layers.0.self_attn.kv_b_proj": (128, 16)}
+    assert adapter_targets(modules | absorbed, base) == adapter_targets(modules, base)
+
+
 def test_a_gate_of_a_feed_forward_part_is_no_router() -> None:
     base, modules = _llama()
     assert "gate" in adapter_targets({**modules, "model.layers.0.mlp.gate": (96, 64)}, base).names

@@ -56,10 +56,11 @@ class Linear:
 class ModelShape:
     """A decoder; all counts are numbers of parameters or of elements, not bytes.
 
-    `linears` are those that LoRA may adapt and QLoRA quantises. Neither are the output head (`head`, 0 when
-    the embedding serves as one), the experts (single three-dimensional tensors in transformers 5) and the
-    `rest` of the language model: norms, biases, routers. `beside` are the other parts of a multimodal model:
-    loaded, and never trained. `feed_forward` is the width that one token passes in a layer.
+    `linears` are those that LoRA may adapt and QLoRA quantises. Neither are the output head (`head`, 0
+    when the embedding serves as one), the experts (single three-dimensional tensors in transformers 5)
+    and the `rest` of the language model: norms, biases, routers, latent attention's up-projection.
+    `beside` are the other parts of a multimodal model: loaded, and never trained. `feed_forward` is the
+    width that one token passes in a layer.
     """
 
     model_type: str

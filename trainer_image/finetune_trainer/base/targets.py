@@ -44,7 +44,8 @@ def adapter_targets(
     """The linear layers of the language model's decoder layers, all of them or those `chosen` by last name.
 
     Left alone are embeddings, output head, other parts of a multimodal model, layers that predict further
-    tokens (numbered beyond the model's), routed experts and their routers, and gates with one output.
+    tokens (numbered beyond the model's), routed experts and their routers, gates with one output, and what an
+    engine does not apply as a layer.
     UserError names a choice that the model does not have.
     """
     decoder = find_decoder(modules, base)
@@ -61,7 +62,8 @@ def is_target(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bo
     """Whether an adapter may sit on a module."""
     layer = decoder.layer_of(name)
     inside = layer is not None and layer < base.require("layers")
-    return inside and len(shape) == 2 and not (is_expert(name) or _is_gate(name, shape, base))
+    left_alone = is_expert(name) or _is_gate(name, shape, base) or _is_absorbed(name, base)
+    return inside and len(shape) == 2 and not left_alone
 
 
 def is_expert(name: str) -> bool:
@@ -106,6 +108,15 @@ def _is_gate(name: str, shape: Shape, base: BaseConfig) -> bool:
     """What weighs experts against each other: a router, or the single output before a shared expert."""
     routes = shape[0] == base.experts and ("router" in name or _leaf(name) == "gate")
     return shape[0] == 1 or routes
+
+
+def _is_absorbed(name: str, base: BaseConfig) -> bool:
+    """Latent attention's up-projection: vLLM multiplies it into other weights when it loads a base.
+
+    An adapter on it would be trained and not served (vllm/model_executor/layers/attention/mla_attention.py,
+    `split_kv_b_proj`).
+    """
+    return _leaf(name) == "kv_b_proj" and "kv_lora_rank" in base.irregular
 
 
 def _leaf(name: str) -> str:
