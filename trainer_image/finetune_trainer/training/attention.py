@@ -95,7 +95,7 @@ def packed_attention(
     from torch.nn.attention.varlen import varlen_attn
 
     out = varlen_attn(
-        *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
+        *(tensor[0].transpose(0, 1) for tensor in _of_one_type(query, key, value)),
         cu_seq_lens_q,
         cu_seq_lens_k,
         max_length_q,
@@ -120,9 +120,17 @@ def packed_attention_on_cpu(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """The same where FlashAttention does not run."""
+    query, key, value = _of_one_type(query, key, value)
     scaled = query[0] * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     out = row_attention(scaled, key[0], value[0], cu_seq_lens_q, sliding_window or 0)
     return out.transpose(0, 1).unsqueeze(0), None
+
+
+def _of_one_type(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Autocast's type for all, as in torch's own attention: in an fp32 model rotations make fp32 of two."""
+    return query.to(value.dtype), key.to(value.dtype), value
 
 
 def keep_only_attention(model: PreTrainedModel) -> None:
