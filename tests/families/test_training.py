@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from finetune_trainer.base.config import read_base_config
 from finetune_trainer.base.shape import adapter_parameters, read_shape
-from finetune_trainer.training.model import _names_taken_as_they_are
+from finetune_trainer.training.model import names_taken_as_they_are
 from tests.families.families import Family
 from tests.families.stages import RANK, Record, Refused, Trained, works
 from tests.families.tiny import load
@@ -43,7 +43,7 @@ def test_the_saved_adapter_loads_onto_the_base_and_changes_it(
     model = load(family, lora.base)
     tokens = torch.arange(2, 40).unsqueeze(0)
     before = model(input_ids=tokens).logits
-    with _names_taken_as_they_are():
+    with names_taken_as_they_are():
         tuned = PeftModel.from_pretrained(model, lora.output)
     stored = load_file(lora.output / "adapter_model.safetensors")
     loaded = sum(parameter.numel() for name, parameter in tuned.named_parameters() if "lora_" in name)

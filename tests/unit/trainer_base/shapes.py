@@ -58,3 +58,16 @@ def shape_by_config(config: dict[str, Any]) -> ModelShape:
     """The shape of the model whose weights a config.json describes."""
     base = parse_base_config(config)
     return shape_of(base, usual_headers(base))
+
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}

@@ -11,18 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.base.headers import read_headers
 from finetune_trainer.errors import UserError
-
-TINY = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": True,
-}
+from tests.unit.trainer_base.shapes import TINY
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_multimodal_model_is_its_language_model_and_what_is_loaded_beside() ->
 
 
 def test_what_is_stored_and_not_loaded_does_not_count() -> None:
-    base = parse_base_config({**TINY, "num_nextn_predict_layers": 1})
+    base = parse_base_config({**shapes.TINY, "num_nextn_predict_layers": 1})
     headers = dict(usual_headers(base))
     more = {
         "lm_head.weight": (100, 32),  # the copy of a tied head
@@ -155,18 +155,6 @@ def test_a_mixture_of_experts_computes_with_few_of_its_weights() -> None:
         assert shape.product_parameters + shape.embedding == pytest.approx(active, rel=0.02)
 
 
-TINY = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "tie_word_embeddings": True,
-}
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -182,26 +170,26 @@ TINY = {
     ids=["vocabulary", "fewer layers", "more layers", "width", "output head"],
 )
 def test_weights_of_another_model_are_refused(fields: dict[str, Any], message: str) -> None:
-    headers = usual_headers(parse_base_config(TINY))
+    headers = usual_headers(parse_base_config(shapes.TINY))
     with pytest.raises(UserError, match=message):
-        shape_of(parse_base_config({**TINY, **fields}), headers)
+        shape_of(parse_base_config({**shapes.TINY, **fields}), headers)
 
 
 def test_weights_of_another_model_are_refused_where_no_memory_is_planned(tmp_path: Path) -> None:
     """A job on CPUs asks for no shape, and a check neither."""
-    headers = usual_headers(parse_base_config(TINY))
+    headers = usual_headers(parse_base_config(shapes.TINY))
     save_file({name: np.zeros(t.shape, "f2") for name, t in headers.items()}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({**TINY, "vocab_size": 99}))
+    (tmp_path / "config.json").write_text(json.dumps({**shapes.TINY, "vocab_size": 99}))
     with pytest.raises(UserError, match="vocab_size is 99"):
         read_base(tmp_path)
 
 
 def test_quantised_weights_are_refused() -> None:
-    base = parse_base_config(TINY)
+    base = parse_base_config(shapes.TINY)
     headers = {**usual_headers(base), "model.layers.0.mlp.up_proj.qweight": Tensor("I32", (2, 2))}
     with pytest.raises(UserError, match=r"quantised \(I32\); name the model in 16 bits"):
         shape_of(base, headers)
-    quantised = parse_base_config({**TINY, "quantization_config": {"quant_method": "fp8"}})
+    quantised = parse_base_config({**shapes.TINY, "quantization_config": {"quant_method": "fp8"}})
     with pytest.raises(UserError, match=r"quantised \(fp8\)"):
         shape_of(quantised, usual_headers(base))
 
@@ -224,7 +212,7 @@ def test_sizes_that_a_config_alone_does_not_tell(config: dict[str, Any], message
 
 
 UNTRAINABLE: list[tuple[str, dict[str, Any], str, str]] = [
-    ("pickled weights alone", TINY, "pytorch_model.bin", "weights are pickle files .*; save them as"),
+    ("pickled weights alone", shapes.TINY, "pytorch_model.bin", "weights are pickle files .*; save them as"),
     (
         "code of the repository's own",
         {"model_type": "new", "auto_map": {"AutoModelForCausalLM": "modeling.New"}},
@@ -233,7 +221,7 @@ UNTRAINABLE: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     (
         "weights in 4 bits",
-        {**TINY, "quantization_config": {"quant_method": "mxfp4"}},
+        {**shapes.TINY, "quantization_config": {"quant_method": "mxfp4"}},
         "tokenizer.json",
         r"quantised \(mxfp4\)",
     ),

@@ -127,7 +127,7 @@ def add_adapter(model: PreTrainedModel, base: BaseConfig, lora: LoraPlan, seed: 
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with _names_taken_as_they_are():
+    with names_taken_as_they_are():
         adapted = get_peft_model(model, config)
     if set(adapted.base_model.targeted_module_names) != set(targets.modules):
         raise RuntimeError("PEFT adapted other modules than those chosen")
@@ -146,7 +146,7 @@ def adaptable_modules(model: nn.Module) -> dict[str, Shape]:
 
 
 @contextmanager
-def _names_taken_as_they_are() -> Iterator[None]:
+def names_taken_as_they_are() -> Iterator[None]:
     """PEFT takes the names of shared experts for routed ones, and adapts those and their router instead.
 
     It does so for adapters from transformers 4, where routed experts were modules of those names.
