@@ -248,6 +248,30 @@ def test_what_training_changes_is_counted_by_names_alone() -> None:
     assert model.adapted(["v_proj"]) == ("v_proj",)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("GPT2LMHeadModel", r"spec.method: vLLM .* serves no adapter on a GPT2LMHeadModel; use method Full"),
+        ("LlamaForCausalLM", None),
+        ("OfNextYearForCausalLM", None),
+    ],
+    ids=[
+        "one that vLLM serves without adapters is refused",
+        "one that takes adapters is not",
+        "one that vLLM does not know is not",
+    ],
+)
+def test_an_adapter_needs_a_base_whose_adapters_are_served(architecture: str, message: str | None) -> None:
+    base = parse_base_config({**shapes.LLAMA_8B, "architectures": [architecture]})
+    served = BaseModel(base, usual_headers(base))
+    if message is None:
+        assert served.adapted(None)
+        return
+    with pytest.raises(UserError, match=message):
+        served.adapted(None)
+    assert served.shape().linears  # Full is planned
+
+
 def test_a_config_is_planned_without_its_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(shapes.LLAMA_1B))
     assert (

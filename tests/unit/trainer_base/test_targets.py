@@ -102,6 +102,14 @@ def test_what_an_engine_multiplies_into_other_weights_of_latent_attention_is_no_
     assert adapter_targets(modules | absorbed, base) == adapter_targets(modules, base)
 
 
+def test_what_the_engine_takes_apart_on_loading_is_no_target() -> None:
+    joined: dict[str, Shape] = {"model.layers.0.mlp.gate_up_proj": (192, 64)}
+    for architecture, adapted in (("Glm4ForCausalLM", False), ("Phi3ForCausalLM", True), ("Unknown", True)):
+        base, modules = _llama(architectures=[architecture])
+        names = adapter_targets(modules | joined, base).names
+        assert ("gate_up_proj" in names) is adapted, architecture
+
+
 def test_a_gate_of_a_feed_forward_part_is_no_router() -> None:
     base, modules = _llama()
     assert "gate" in adapter_targets({**modules, "model.layers.0.mlp.gate": (96, 64)}, base).names

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_trainer.base.config import BaseConfig, auto_class, read_base_config
+from finetune_trainer.base.engine import refuse_unserved
 from finetune_trainer.base.headers import Headers, Tensor, read_headers
 from finetune_trainer.base.targets import (
     Decoder,
@@ -132,7 +133,11 @@ class BaseModel:
         return rank * sum(sum(modules[n]) for n in adapter_targets(modules, self.config, chosen).modules)
 
     def adapted(self, chosen: Collection[str] | None) -> tuple[str, ...]:
-        """The names of the layers that an adapter sits on; UserError for a choice that the base has not."""
+        """The names of the layers that an adapter sits on; UserError for a choice that the base has not.
+
+        Also for a base whose adapters the engine does not serve.
+        """
+        refuse_unserved(self.config.architecture)
         headers = self.headers or usual_headers(self.config)
         return adapter_targets(modules_of(headers), self.config, chosen).names
 

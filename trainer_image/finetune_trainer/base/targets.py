@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from finetune_trainer.base.config import BaseConfig
+from finetune_trainer.base.engine import is_joined
 from finetune_trainer.errors import UserError
 
 Shape = tuple[int, ...]
@@ -44,8 +45,8 @@ def adapter_targets(
     """The linear layers of the language model's decoder layers, all of them or those `chosen` by last name.
 
     Left alone are embeddings, output head, other parts of a multimodal model, layers that predict further
-    tokens (numbered beyond the model's), routed experts and their routers, gates with one output, and what an
-    engine does not apply as a layer.
+    tokens (numbered beyond the model's), routed experts and their routers, gates with one output, and what
+    the engine does not apply as a layer or takes apart.
     UserError names a choice that the model does not have.
     """
     decoder = find_decoder(modules, base)
@@ -62,7 +63,8 @@ def is_target(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bo
     """Whether an adapter may sit on a module."""
     layer = decoder.layer_of(name)
     inside = layer is not None and layer < base.require("layers")
-    left_alone = is_expert(name) or _is_gate(name, shape, base) or _is_absorbed(name, base)
+    unserved = _is_absorbed(name, base) or is_joined(_leaf(name), base.architecture)
+    left_alone = is_expert(name) or _is_gate(name, shape, base) or unserved
     return inside and len(shape) == 2 and not left_alone
 
 

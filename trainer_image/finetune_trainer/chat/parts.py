@@ -13,10 +13,10 @@ from jinja2 import nodes
 
 
 def takes_parts(tree: nodes.Template) -> bool:
-    """Whether the engine hands content to this template as parts; False where vLLM cannot follow it either."""
+    """Whether the engine hands content to this template as parts; False where vLLM cannot follow it."""
     try:
         messages = {_plain_name(loop.target) for loop in _loops_over(tree, _conversations(tree))}
-    except _CannotFollow:
+    except _NotFollowedError:
         return False
     in_macros = {
         id(loop): _content_parameters(tree, macro, messages)
@@ -38,7 +38,7 @@ def in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, "content": parts}
 
 
-class _CannotFollow(Exception):
+class _NotFollowedError(Exception):
     """The messages are bound to something else than a plain name."""
 
 
@@ -82,8 +82,9 @@ def _is_content(node: nodes.Node | None, messages: set[str]) -> bool:
 
 
 def _unwrapped(node: nodes.Node | None) -> nodes.Node | None:
-    sliced = isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
-    if isinstance(node, nodes.Filter | nodes.Test) or sliced:
+    if isinstance(node, nodes.Filter | nodes.Test):
+        return _unwrapped(node.node)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
         return _unwrapped(node.node)
     return node
 
@@ -94,5 +95,5 @@ def _name(node: nodes.Node | None) -> str | None:
 
 def _plain_name(target: nodes.Node) -> str:
     if not isinstance(target, nodes.Name):
-        raise _CannotFollow
+        raise _NotFollowedError
     return target.name
