@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,22 @@ def test_a_cut_gzip_file_ends_with_64(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_folder_without_a_tokenizer_ends_with_64(
     tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(base / "config.json", tmp_path)
-    assert check(write(tmp_path / "a.jsonl", [row(1)]), "--model", tmp_path) == 64
+    bare = shutil.copytree(base, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert check(write(tmp_path / "a.jsonl", [row(1)]), "--model", bare) == 64
     assert "tokenizer" in capsys.readouterr().err
+
+
+def test_a_base_without_weights_is_refused_by_check_and_prepare_with_one_sentence(
+    tmp_path: Path, base: Path, write_job: Callable[..., Path], rows: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    bare = shutil.copytree(base, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert check(rows[1], "--model", bare) == 64
+    said = capsys.readouterr().err
+    assert "folder holds no *.safetensors file" in said
+    job, work = str(write_job()), str(tmp_path / "work")
+    assert main(["prepare", "--job", job, *rows, "--model", str(bare), "--work", work]) == 64
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

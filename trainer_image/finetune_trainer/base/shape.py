@@ -137,25 +137,33 @@ class BaseModel:
         return adapter_targets(modules_of(headers), self.config, chosen).names
 
 
-def read_base(path: Path) -> BaseModel:
-    """The base model of a folder, or of a config.json alone; UserError for one that cannot be trained at all.
+def read_base(folder: Path) -> BaseModel:
+    """The base model of a folder; UserError for one that cannot be trained at all, or that has no weights.
 
     The checks are those of every command, whether or not its memory is planned.
     """
+    base = _read_model(folder)
+    if not base.headers:
+        text = "The base model's folder holds no *.safetensors file at its top level"
+        raise UserError(f"{text}; give one in the transformers format, with its weights.")
+    return base
+
+
+def read_shape(path: Path) -> ModelShape:
+    """The shape of a model, given as its folder; or by its config.json alone, for decoders of the usual parts.
+
+    UserError for weights that cannot be trained or that the config does not describe.
+    """
+    return _read_model(path).shape()
+
+
+def _read_model(path: Path) -> BaseModel:
     base = BaseModel(read_base_config(path), read_headers(path) if path.is_dir() else {})
     if path.is_dir() and not base.headers and (pickles := sorted(path.glob("*.bin"))):
         text = f"The base model's weights are pickle files ({pickles[0].name}), which can run code when read"
         raise UserError(f"{text}; save them as *.safetensors (save_pretrained of transformers 5 does).")
     refuse_untrainable(base.config, base.headers)
     return base
-
-
-def read_shape(path: Path) -> ModelShape:
-    """The shape of a model, given as its folder; or as a config.json alone, for decoders of the usual parts.
-
-    UserError for weights that cannot be trained or that the config does not describe.
-    """
-    return read_base(path).shape()
 
 
 def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:

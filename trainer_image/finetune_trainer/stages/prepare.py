@@ -84,8 +84,8 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
     refuse_unsound(job, data)
     progress.update(message="fetching and fingerprinting the base model")
     folder = _base(job, workspace)
-    digest = _checked_fingerprint(job, folder)
     base = Base(folder, read_base(folder))
+    digest = _checked_fingerprint(job, folder)
     examined = examine_and_write(job, workspace, data, base, watching(progress))
     write_reports(workspace, examined.report)
     summary = {"adopted": False, **_base_facts(job, digest), **examined.summary(job)}
