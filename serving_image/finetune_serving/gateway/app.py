@@ -50,6 +50,9 @@ class Gateway:
             return errors.bad_request("Set `model` to a name from GET /v1/models.", param="model")
         if lethal := _lethal(body):
             return errors.bad_request(lethal)
+        if not isinstance(body.get("chat_template_kwargs"), dict | None):
+            text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
+            return errors.bad_request(text, param="chat_template_kwargs")
         # From here to `track` nothing awaits: a version that is being unloaded is never chosen uncounted.
         version = resolve(self.book.table, model, random.random())  # noqa: S311 - a share of traffic, no secret
         if version is None:
@@ -108,10 +111,9 @@ def _parse(content: bytes) -> dict[str, Any] | str:
 
 def with_template_kwargs(body: dict[str, Any], trained: Mapping[str, JsonValue]) -> dict[str, Any]:
     """A chat request that renders prompts as in training, save for what the client asks for itself."""
-    asked = body.get("chat_template_kwargs") or {}
-    if not trained or not isinstance(asked, dict):
-        return body  # the engine says what is wrong with another value
-    return {**body, "chat_template_kwargs": {**trained, **asked}}
+    if not trained:
+        return body
+    return {**body, "chat_template_kwargs": {**trained, **(body.get("chat_template_kwargs") or {})}}
 
 
 def _lethal(body: dict[str, Any]) -> str:
