@@ -150,7 +150,7 @@ def read_base(folder: Path) -> BaseModel:
 
 
 def read_shape(path: Path) -> ModelShape:
-    """The shape of a model, given as its folder; or by its config.json alone, for decoders of the usual parts.
+    """The shape of a model, given as its folder or, for decoders of the usual parts, as config.json alone.
 
     UserError for weights that cannot be trained or that the config does not describe.
     """

@@ -18,7 +18,15 @@ from finetune_trainer.errors import SourceUnavailableError, StageError, UserErro
 from finetune_trainer.reading.limits import CHUNK_BYTES
 from finetune_trainer.sources.credentials import credential, credential_file
 from finetune_trainer.sources.folders import choose, some
-from finetune_trainer.sources.located import DataFile, Located, folder_for, of_folder, refuse_size, save, top_entry
+from finetune_trainer.sources.located import (
+    DataFile,
+    Located,
+    folder_for,
+    of_folder,
+    refuse_size,
+    save,
+    top_entry,
+)
 
 _CONNECT_SECONDS = 10
 _REQUEST_SECONDS = 60
