@@ -83,6 +83,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("glm4_moe", {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}),
     ("deepseek_v3", {**LATENT, "first_k_dense_replace": 1, "num_key_value_heads": 4}),
     ("lfm2", {}),
+    ("opt", {"ffn_dim": 160, "tie_word_embeddings": True}),
+    ("opt", {"ffn_dim": 160, "word_embed_proj_dim": 32, "tie_word_embeddings": True}),
 ]
 
 
@@ -120,6 +122,17 @@ def test_a_multimodal_model_is_its_language_model_and_what_is_loaded_beside() ->
     assert adapter_parameters(shape, 16) == adapter_parameters(
         shape_of(_base(config.text_config), _headers(text)), 16
     )
+
+
+def test_layers_that_are_stored_the_other_way_round_take_no_adapter() -> None:
+    config = AutoConfig.for_model("gpt2", **SMALL)
+    with torch.device("meta"):
+        base = BaseModel(_base(config), _headers(AutoModelForCausalLM.from_config(config)))
+    assert base.shape().embedding == 512 * 64
+    with pytest.raises(
+        UserError, match=r"transformer.h.0.attn.c_attn as \(inputs, outputs\), .* use method Full"
+    ):
+        base.adapted(None)
 
 
 def test_what_is_stored_and_not_loaded_does_not_count() -> None:

@@ -35,6 +35,13 @@ FAMILIES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("qwen3_moe", EXPERTS, ATTENTION),
     ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 32}, (*ATTENTION, *FEED_FORWARD)),
     ("gpt_oss", EXPERTS, ATTENTION),
+    ("opt", {"ffn_dim": 96}, ("fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj")),
+    (
+        "opt",
+        {"ffn_dim": 96, "word_embed_proj_dim": 32},
+        ("fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj"),
+    ),
+    ("gpt_bigcode", {}, ("c_attn", "c_fc", "c_proj")),
 ]
 
 

@@ -134,6 +134,7 @@ class BaseModel:
     def adapted(self, chosen: Collection[str] | None) -> tuple[str, ...]:
         """The names of the layers that an adapter sits on; UserError for a choice that the base has not."""
         headers = self.headers or usual_headers(self.config)
+        _refuse_transposed(self.config, headers)
         return adapter_targets(modules_of(headers), self.config, chosen).names
 
 
@@ -270,18 +271,29 @@ def _usual_layer(base: BaseConfig) -> Iterator[tuple[str, Shape]]:
     yield "mlp.down_proj.weight", (hidden, inner)
 
 
+def _refuse_transposed(base: BaseConfig, headers: Headers) -> None:
+    """Refuse an adapter on weights that are (inputs, outputs), told by their biases: GPT-2's Conv1D."""
+    for name, shape in modules_of(headers).items():
+        bias = headers.get(f"{name}.bias")
+        if bias and len(shape) == 2 and shape[0] != shape[1] == bias.parameters:
+            text = f"The base model ({base.model_type}) stores the weight of {name} as (inputs, outputs)"
+            raise UserError(
+                f"{text}, where no adapter can be trained; use method Full or another base model."
+            )
+
+
 def _is_not_loaded(name: str) -> bool:
     return name.startswith(_NOT_LOADED) or name.endswith(_NOT_LOADED)
 
 
 def _refuse_other_weights(base: BaseConfig, modules: Mapping[str, Shape]) -> None:
     """Refuse weights that the config does not describe: they would not be loaded, or not be used."""
-    if base.hidden is None or base.layers is None:
+    if base.embedding_width is None or base.layers is None:
         return
     stored = max(layer_counts(modules).values(), default=0)
     if 0 < stored < base.layers:
         _refuse("num_hidden_layers", str(base.layers), str(stored))
-    if decoder := decoder_among(modules, base.hidden, base.layers):
+    if decoder := decoder_among(modules, base):
         _refuse_other_decoder(base, decoder, modules)
 
 

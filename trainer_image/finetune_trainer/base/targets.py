@@ -77,25 +77,35 @@ def find_decoder(modules: Mapping[str, Shape], base: BaseConfig) -> Decoder:
     Vision and audio towers have numbered layers too, but no such embedding beside them. UserError when no
     module is one.
     """
-    hidden, layers = base.require("hidden"), base.require("layers")
-    if decoder := decoder_among(modules, hidden, layers):
+    if decoder := decoder_among(modules, base):
         return decoder
-    text = f"The base model's weights hold no embedding of width {hidden} (hidden_size) with {layers} layers"
+    width, layers = base.require("embedding_width"), base.require("layers")
+    field = "hidden_size" if width == base.hidden else "word_embed_proj_dim"
+    text = f"The base model's weights hold no embedding of width {width} ({field}) with {layers} layers"
     raise UserError(
         f"{text} (num_hidden_layers) beside it; fetch config.json and weights of the same revision."
     )
 
 
-def decoder_among(modules: Mapping[str, Shape], hidden: int, layers: int) -> Decoder | None:
-    """The same for a language model of this width and of at least so many layers; None when there is none."""
-    stacks = layer_counts(modules)
-    for name, shape in modules.items():
-        if len(shape) == 2 and shape[1] == hidden and not _NUMBERED.match(name):
-            parent = name.rpartition(".")[0]
-            beside = [s for s, count in stacks.items() if count >= layers and s.rpartition(".")[0] == parent]
-            if beside:
-                return Decoder(name, max(beside, key=lambda stack: stacks[stack]))
-    return None
+def decoder_among(modules: Mapping[str, Shape], base: BaseConfig) -> Decoder | None:
+    """The same, whose layers may be more than the config says; None when there is none.
+
+    Positions may have an embedding of the same width (OPT, GPT-Neo); the tokens' has a row for each of them.
+    """
+    width, layers = base.require("embedding_width"), base.require("layers")
+    stacks = {stack: count for stack, count in layer_counts(modules).items() if count >= layers}
+    wide = (name for name, shape in modules.items() if len(shape) == 2 and shape[1] == width)
+    outside = (name for name in wide if not _NUMBERED.match(name))
+    found = [Decoder(name, stack) for name in outside if (stack := _largest_beside(name, stacks))]
+    rows = {decoder: modules[decoder.embedding][0] for decoder in found}
+    return max(found, key=lambda decoder: (rows[decoder] == base.vocab, rows[decoder]), default=None)
+
+
+def _largest_beside(name: str, stacks: Mapping[str, int]) -> str:
+    """Of the stacks of layers in the same module as an embedding that of the most layers; "" without any."""
+    parent = name.rpartition(".")[0]
+    beside = (stack for stack in stacks if stack.rpartition(".")[0] == parent)
+    return max(beside, key=lambda stack: stacks[stack], default="")
 
 
 def layer_counts(modules: Mapping[str, Shape]) -> Counter[str]:
