@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from safetensors.numpy import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
 
 from finetune_trainer.base.config import BaseConfig, parse_base_config
 from finetune_trainer.base.headers import Headers, Tensor
@@ -107,6 +110,34 @@ def test_counts_are_those_of_the_modules(model_type: str, more: dict[str, Any]) 
     assert adapter_parameters(shape, 4) == 4 * sum(inputs + outputs for inputs, outputs in linears)
     assert shape.largest_linear == max(inputs * outputs for inputs, outputs in linears)
     assert (shape.experts is not None) == (base.experts is not None)
+
+
+@pytest.mark.parametrize(("model_type", "more"), VARIANTS, ids=[f"{name} {more}" for name, more in VARIANTS])
+def test_what_qlora_quantises_is_what_bitsandbytes_replaces(model_type: str, more: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(model_type, **{**SMALL, **more})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = shape_of(_base(config), _headers(model))
+    outside = more.get("word_embed_proj_dim", 0) * 2 * SMALL["hidden_size"]  # not told from embeddings
+    assert shape.quantised == _replaced(model) - outside
+
+
+def test_the_parts_beside_a_language_model_are_quantised_too() -> None:
+    config = AutoConfig.for_model("gemma3")
+    config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = 2
+    config.vision_config.vision_use_head = False  # as in the published ones
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    shape = shape_of(_base(config), _headers(model))
+    assert shape.linear_parameters < shape.quantised == _replaced(model)
+
+
+def _replaced(model: torch.nn.Module) -> int:
+    """The weights that bitsandbytes quantises of a model that transformers loads."""
+    kept = get_keys_to_not_convert(model)
+    replace_with_bnb_linear(model, kept, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    layers = (module for module in model.modules() if isinstance(module, Linear4bit))
+    return sum(layer.in_features * layer.out_features for layer in layers)
 
 
 def test_a_multimodal_model_is_its_language_model_and_what_is_loaded_beside() -> None:

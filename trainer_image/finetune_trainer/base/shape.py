@@ -19,6 +19,7 @@ from finetune_trainer.base.targets import (
     decoder_among,
     find_decoder,
     is_expert,
+    is_quantised,
     layer_counts,
 )
 from finetune_trainer.errors import UserError
@@ -56,11 +57,10 @@ class Linear:
 class ModelShape:
     """A decoder; all counts are numbers of parameters or of elements, not bytes.
 
-    `linears` are those that LoRA may adapt and QLoRA quantises. Neither are the output head (`head`, 0
-    when the embedding serves as one), the experts (single three-dimensional tensors in transformers 5)
-    and the `rest` of the language model: norms, biases, routers, latent attention's up-projection.
-    `beside` are the other parts of a multimodal model: loaded, and never trained. `feed_forward` is the
-    width that one token passes in a layer.
+    `linears` are those that LoRA may adapt. None are the output head (`head`, 0 when the embedding serves as
+    one), the experts (single three-dimensional tensors in transformers 5) and the `rest` of the language
+    model: norms, biases, routers, latent attention's up-projection. `beside` are the other parts of a
+    multimodal model: loaded, and never trained. `quantised` is what QLoRA quantises, of those parts too. `feed_forward` is the width that one token passes in a layer.
     """
 
     model_type: str
@@ -74,13 +74,14 @@ class ModelShape:
     embedding: int
     head: int
     rest: int
+    quantised: int
     largest_layer: int
     experts: Experts | None = None
     beside: int = 0
 
     @property
     def linear_parameters(self) -> int:
-        """The weights that QLoRA quantises (P_lin)."""
+        """The weights of the layers that LoRA may adapt (P_lin)."""
         return sum(linear.parameters for linear in self.linears)
 
     @property
@@ -192,6 +193,9 @@ def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
         embedding=embedding,
         head=0 if base.tied else head,  # some checkpoints store a copy of the embedding
         rest=sum(tensor.parameters for tensor in language.values()) - known,
+        quantised=sum(
+            math.prod(size) for name, size in modules.items() if is_quantised(name, size, decoder, base)
+        ),
         largest_layer=_largest_layer(language, decoder),
         experts=_experts(base, experts),
         beside=sum(tensor.parameters for tensor in beside.values()),

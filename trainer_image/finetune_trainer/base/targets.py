@@ -66,6 +66,18 @@ def is_target(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bo
     return inside and len(shape) == 2 and not left_alone
 
 
+def is_quantised(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bool:
+    """Whether method QLoRA quantises a module: linear layers of any part of the model, within its layers.
+
+    bitsandbytes takes every `nn.Linear` but the output head; routed experts and routers are none. Those
+    outside of numbered layers, as between a vision tower and the language model, are not told from
+    embeddings by their headers: they are taken to stay as they are.
+    """
+    layer = decoder.layer_of(name)
+    loaded = _NUMBERED.match(name) is not None and (layer is None or layer < base.require("layers"))
+    return loaded and len(shape) == 2 and not is_expert(name) and not _is_router(name, shape, base)
+
+
 def is_expert(name: str) -> bool:
     """Whether a module or tensor is one of the experts that a router chooses from."""
     return "experts" in name.split(".")
@@ -116,8 +128,11 @@ def layer_counts(modules: Mapping[str, Shape]) -> Counter[str]:
 
 def _is_gate(name: str, shape: Shape, base: BaseConfig) -> bool:
     """What weighs experts against each other: a router, or the single output before a shared expert."""
-    routes = shape[0] == base.experts and ("router" in name or _leaf(name) == "gate")
-    return shape[0] == 1 or routes
+    return shape[0] == 1 or _is_router(name, shape, base)
+
+
+def _is_router(name: str, shape: Shape, base: BaseConfig) -> bool:
+    return shape[0] == base.experts and ("router" in name or _leaf(name) == "gate")
 
 
 def _is_absorbed(name: str, base: BaseConfig) -> bool:
