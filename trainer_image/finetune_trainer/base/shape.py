@@ -60,7 +60,8 @@ class ModelShape:
     `linears` are those that LoRA may adapt. None are the output head (`head`, 0 when the embedding serves as
     one), the experts (single three-dimensional tensors in transformers 5) and the `rest` of the language
     model: norms, biases, routers, latent attention's up-projection. `beside` are the other parts of a
-    multimodal model: loaded, and never trained. `quantised` is what QLoRA quantises, of those parts too. `feed_forward` is the width that one token passes in a layer.
+    multimodal model: loaded, and never trained. `quantised` is what QLoRA quantises, of those parts too.
+    `feed_forward` is the width that one token passes in a layer.
     """
 
     model_type: str
