@@ -5,6 +5,7 @@ linear layers and the token embedding of the loaded model. transformers renames 
 matrices of experts into one tensor; the rule reads neither.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -111,6 +112,13 @@ def decoder_among(modules: Mapping[str, Shape], base: BaseConfig) -> Decoder | N
     found = [Decoder(name, stack) for name in outside if (stack := _largest_beside(name, stacks))]
     rows = {decoder: modules[decoder.embedding][0] for decoder in found}
     return max(found, key=lambda decoder: (rows[decoder] == base.vocab, rows[decoder]), default=None)
+
+
+def stored_head(modules: Mapping[str, Shape], decoder: Decoder) -> int:
+    """The parameters of the output head: what has the embedding's size and is in no layer; 0 without."""
+    embedding = modules[decoder.embedding]
+    outside = (n for n in modules if n != decoder.embedding and decoder.layer_of(n) is None)
+    return math.prod(embedding) if any(modules[name] == embedding for name in outside) else 0
 
 
 def _largest_beside(name: str, stacks: Mapping[str, int]) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from finetune_trainer.base.config import read_base_config
 from finetune_trainer.base.headers import Tensor
-from finetune_trainer.base.shape import BaseModel, read_base, refuse_untrainable
+from finetune_trainer.base.shape import BaseModel, read_base
+from finetune_trainer.base.trainable import refuse_untrainable
 from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, GpuSpec, Job
 from finetune_trainer.data.load import Loaded, Watch, load, load_files
 from finetune_trainer.errors import UserError
