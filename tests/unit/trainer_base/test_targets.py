@@ -79,6 +79,14 @@ def _llama(**more: Any) -> tuple[BaseConfig, dict[str, Shape]]:
     return parse_base_config({"model_type": "llama", **TINY, **more}), modules
 
 
+def test_a_model_without_such_layers_is_refused() -> None:
+    base, modules = _llama()
+    bare = {name: shape for name, shape in modules.items() if "layers" not in name}
+    bare |= {f"model.layers.{layer}.norm": (64,) for layer in range(2)}
+    with pytest.raises(UserError, match="no linear layer that an adapter can sit on; choose another"):
+        adapter_targets(bare, base, ["q_proj"])
+
+
 def test_layers_that_predict_further_tokens_have_none() -> None:
     base, modules = _llama()
     further = {"model.layers.2.mlp.down_proj": (64, 96), "model.layers.2.eh_proj": (64, 128)}

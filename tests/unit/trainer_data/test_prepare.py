@@ -267,7 +267,7 @@ BAD = {
     ),
     "the hold-out is in the training data": (
         lambda v: _data(v, [{"prompt": "Held  OUT 7", "completion": "x"}]),
-        ["1 hold-out inputs are in the training data, first row 8 (training row 1)"],
+        ["The training data holds 1 hold-out input, first row 8 (training row 1)"],
     ),
 }  # fmt: skip
 

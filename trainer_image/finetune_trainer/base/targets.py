@@ -47,10 +47,15 @@ def adapter_targets(
     Left alone are embeddings, output head, other parts of a multimodal model, layers that predict further
     tokens (numbered beyond the model's), routed experts and their routers, gates with one output, and what an
     engine does not apply as a layer.
-    UserError names a choice that the model does not have.
+    UserError names a choice that the model does not have, or says that it has nothing to choose from.
     """
     decoder = find_decoder(modules, base)
     found = [name for name, shape in modules.items() if is_target(name, shape, decoder, base)]
+    if not found:
+        text = (
+            f"The layers of the base model ({base.text_type}) hold no linear layer that an adapter can sit on"
+        )
+        raise UserError(f"{text}; choose another base model.")
     present = sorted({_leaf(name) for name in found})
     wanted = sorted(set(present if chosen is None else chosen))
     if unknown := [name for name in wanted if name not in present]:

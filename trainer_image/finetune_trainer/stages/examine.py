@@ -35,6 +35,7 @@ from finetune_trainer.report.duplicates import count_duplicates
 from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
 from finetune_trainer.stages.outlook import Outlook, look_ahead, report_parts, summarise
+from finetune_trainer.words import plural
 
 _MESSAGES = 3  # of findings in a refusal; the report has all
 _WARNINGS = 5
@@ -195,7 +196,7 @@ def _refuse_errors(job: Job, data: Data, findings: Sequence[Finding]) -> None:
     if not wrong:
         return
     shown = " ".join(f"[{item.dataset}] {item.message}" for item in wrong[:_MESSAGES])
-    more = f" And {len(wrong) - _MESSAGES} more findings." if len(wrong) > _MESSAGES else ""
+    more = f" And {plural(len(wrong) - _MESSAGES, 'more finding')}." if len(wrong) > _MESSAGES else ""
     raise RefusedError(f"{shown}{more}", _report(job, data, findings))
 
 

@@ -31,6 +31,7 @@ from finetune_trainer.stages.examine import (
     refuse_unsound,
 )
 from finetune_trainer.stages.publication import artifact, published_manifest
+from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace, destination_dir
 
 _log = logging.getLogger(__name__)
@@ -161,9 +162,9 @@ def _base_facts(job: Job, base: str) -> dict[str, Any]:
 
 def _sentence(job: Job, summary: dict[str, Any]) -> str:
     steps, held_out = summary["training"]["steps"], summary["holdoutRows"]
-    ready = f"{summary['rows']} rows with {summary['tokens']} tokens are ready for {steps} steps"
+    rows = f"{plural(summary['rows'], 'row')} with {plural(summary['tokens'], 'token')}"
     fallback = "" if summary["method"] == job.spec.method else " LoRA does not fit, so QLoRA is used."
-    return f"{ready}; the hold-out has {held_out} rows.{fallback}"
+    return f"Ready for {plural(steps, 'step')}: {rows}; the hold-out has {plural(held_out, 'row')}.{fallback}"
 
 
 def _check_same_data(job: Job, workspace: Workspace, manifest: AdapterManifest, data: Data) -> None:
