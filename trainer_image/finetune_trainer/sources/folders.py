@@ -41,7 +41,7 @@ def choose(source: str, entries: ListEntries, dataset: str) -> Chosen:
 
     What is hidden by custom (names that start with `.` or `_`) is never data, and pages such as README.md
     are neither. Files of an unknown type are
-    chosen as long as no split is told by names: rule 4 (data.file_rules.mixed_files) judges them.
+    chosen as long as no split is told by names: rule 4 (data.rules.mixed_files) judges them.
     """
     return _Choice(source, entries, dataset).inside("")
 
