@@ -45,14 +45,14 @@ class Gateway:
         body = _parse(await request.read())
         if isinstance(body, str):
             return errors.bad_request(body)
+        if request.path == _CHAT and not isinstance(body.get("chat_template_kwargs"), dict | None):
+            text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
+            return errors.bad_request(text, param="chat_template_kwargs")
         model = body.get("model")
         if not isinstance(model, str) or not model:
             return errors.bad_request("Set `model` to a name from GET /v1/models.", param="model")
         if lethal := _lethal(body):
             return errors.bad_request(lethal)
-        if not isinstance(body.get("chat_template_kwargs"), dict | None):
-            text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
-            return errors.bad_request(text, param="chat_template_kwargs")
         # From here to `track` nothing awaits: a version that is being unloaded is never chosen uncounted.
         version = resolve(self.book.table, model, random.random())  # noqa: S311 - a share of traffic, no secret
         if version is None:
