@@ -45,14 +45,9 @@ class Gateway:
         body = _parse(await request.read())
         if isinstance(body, str):
             return errors.bad_request(body)
-        if request.path == _CHAT and not isinstance(body.get("chat_template_kwargs"), dict | None):
-            text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
-            return errors.bad_request(text, param="chat_template_kwargs")
-        model = body.get("model")
-        if not isinstance(model, str) or not model:
-            return errors.bad_request("Set `model` to a name from GET /v1/models.", param="model")
-        if lethal := _lethal(body):
-            return errors.bad_request(lethal)
+        if (wrong := _wrong(request.path, body)) is not None:
+            return wrong
+        model = str(body["model"])
         # From here to `track` nothing awaits: a version that is being unloaded is never chosen uncounted.
         version = resolve(self.book.table, model, random.random())  # noqa: S311 - a share of traffic, no secret
         if version is None:
@@ -107,6 +102,18 @@ def _parse(content: bytes) -> dict[str, Any] | str:
     except (ValueError, RecursionError) as error:
         return f"The request body is not valid JSON ({error}); send a JSON object."
     return body if isinstance(body, dict) else "The request body must be a JSON object."
+
+
+def _wrong(path: str, body: dict[str, Any]) -> web.Response | None:
+    """The refusal of a request that no version may see."""
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        return errors.bad_request("Set `model` to a name from GET /v1/models.", param="model")
+    if path == _CHAT and not isinstance(body.get("chat_template_kwargs"), dict | None):
+        text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
+        return errors.bad_request(text, param="chat_template_kwargs")
+    lethal = _lethal(body)
+    return errors.bad_request(lethal) if lethal else None
 
 
 def with_template_kwargs(body: dict[str, Any], trained: Mapping[str, JsonValue]) -> dict[str, Any]:
