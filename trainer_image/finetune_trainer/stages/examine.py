@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.base.headers import read_fingerprint
 from finetune_trainer.base.shape import BaseModel
 from finetune_trainer.chat.options import TemplateOptions
 from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
@@ -117,6 +118,17 @@ def check_request(job: Job) -> None:
         share_of_batch(batch, job.spec.resources.processes)
     if job.spec.evaluation:
         check_graders(job.spec.evaluation.graders)
+
+
+def checked_fingerprint(job: Job, base: Path) -> str:
+    """The fingerprint of the base in a folder; UserError when the job asks for another one."""
+    digest, spec = read_fingerprint(base), job.spec.base_model
+    if spec.fingerprint not in (None, digest):
+        text = (
+            f"{spec.source} has the fingerprint {digest}, baseModel.fingerprint asks for {spec.fingerprint}"
+        )
+        raise UserError(f"{text}; correct one of them.")
+    return digest
 
 
 def refuse_unsound(job: Job, data: Data) -> None:
