@@ -35,6 +35,13 @@ FAMILIES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("qwen3_moe", EXPERTS, ATTENTION),
     ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 32}, (*ATTENTION, *FEED_FORWARD)),
     ("gpt_oss", EXPERTS, ATTENTION),
+    ("opt", {"ffn_dim": 96}, ("fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj")),
+    (
+        "opt",
+        {"ffn_dim": 96, "word_embed_proj_dim": 32},
+        ("fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj"),
+    ),
+    ("gpt_bigcode", {}, ("c_attn", "c_fc", "c_proj")),
 ]
 
 
@@ -70,6 +77,14 @@ def _llama(**more: Any) -> tuple[BaseConfig, dict[str, Shape]]:
         modules |= {f"model.layers.{layer}.self_attn.{name}": (64, 64) for name in ("q_proj", "o_proj")}
         modules[f"model.layers.{layer}.mlp.down_proj"] = (64, 96)
     return parse_base_config({"model_type": "llama", **TINY, **more}), modules
+
+
+def test_a_model_without_such_layers_is_refused() -> None:
+    base, modules = _llama()
+    bare = {name: shape for name, shape in modules.items() if "layers" not in name}
+    bare |= {f"model.layers.{layer}.norm": (64,) for layer in range(2)}
+    with pytest.raises(UserError, match="no linear layer that an adapter can sit on; choose another"):
+        adapter_targets(bare, base, ["q_proj"])
 
 
 def test_layers_that_predict_further_tokens_have_none() -> None:

@@ -22,6 +22,7 @@ from finetune_trainer.training.callbacks import ReportStep, StepReport
 from finetune_trainer.training.core import Outcome, train
 from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
 from finetune_trainer.training.signals import StopRequest
+from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
 # Measured on two cores: fewer, larger products lose less at the threads' barriers (217 tokens/s with one row
@@ -146,7 +147,7 @@ def _result(job: Job, outcome: Outcome, measured: dict[str, float]) -> Result:
         raise Interrupted(f"Training was asked to stop; step {outcome.steps} is saved and can be resumed.")
     speed, loss = outcome.tokens_per_second, outcome.final_loss
     at = f" at {speed:.0f} tokens/s" if speed else ""
-    text = f"Trained {outcome.steps} steps{at}; the loss ended at {loss or 0:.3f}."
+    text = f"Trained {plural(outcome.steps, 'step')}{at}; the loss ended at {loss or 0:.3f}."
     summary = {
         "steps": outcome.steps,
         "loss": loss,
