@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune_trainer.base.shape import ModelShape, read_shape
 from finetune_trainer.container import multiplies_in_bf16, usable_cores, usable_memory
-from finetune_trainer.contracts import Job, LoraSpec
+from finetune_trainer.contracts import Job, LoraSpec, Method
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.memory import FIT_SHARE, GIB, Setup, predict
 from finetune_trainer.training.plan import cpu_execution, cpu_precision
@@ -76,7 +76,7 @@ def pod_bytes(shape: ModelShape, setup: Setup, processes: int, pod: Pod) -> floa
     has no fused kernel, so the logits of a micro-batch count, as if every token were trained; and QLoRA of a
     small base takes no less than LoRA (measured), which is an upper bound for all.
     """
-    method = "Full" if setup.method == "Full" else "LoRA"
+    method: Method = "Full" if setup.method == "Full" else "LoRA"
     peak = predict(shape, replace(setup, method=method, gpus_per_node=processes))
     fp32 = cpu_precision(setup.method == "Full", pod.fast_bf16) == "fp32"
     weights, activations = (2, _FP32_ACTIVATIONS) if fp32 else (1, 1)
