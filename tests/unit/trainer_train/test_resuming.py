@@ -1,6 +1,7 @@
 """All processes share the work on a checkpoint, and any number of them resumes with the same losses."""
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -104,5 +105,5 @@ def test_the_planned_wait_is_that_of_the_group_and_of_those_made_from_it(shared:
 @pytest.mark.slow
 def test_a_process_that_ended_is_noticed_long_before_the_planned_wait_is_over(shared: Any) -> None:
     (_, second), _ = shared
-    assert "Connection closed by peer" in second["noticed"]
-    assert second["noticed_after"] < 10
+    assert re.search("Connection (closed|reset) by peer", second["noticed"])
+    assert second["noticed_after"] < 60  # of 6,700

@@ -69,18 +69,17 @@ def find_start(folder: Path, key: str, rank: int, sharding: Sharding) -> Start:
     if rank == 0:
         remove_incomplete(folder, key)
     skipped: list[str] = []
-    while found := _newest(folder, key, rank):
-        checkpoint, marker = found
-        if not (changed := _changed(checkpoint, marker, rank, sharding.processes)):
-            universal = needs_resharding(marker.sharding, sharding)
-            if universal:
-                rewriting = longest_wait(_REWRITING * marker.bytes)
-                run_in_first(partial(_rewrite, checkpoint, key), rewriting)
-            return Start(checkpoint, tuple(skipped), universal)
+    while (found := _newest(folder, key, rank)) and (changed := _changed(*found, rank, sharding.processes)):
         if rank == 0:
-            remove_damaged(checkpoint, changed)
-        skipped.append(checkpoint.name)
-    return Start(None, tuple(skipped))
+            remove_damaged(found[0], changed)
+        skipped.append(found[0].name)
+    if found is None:
+        return Start(None, tuple(skipped))
+    checkpoint, marker = found
+    universal = needs_resharding(marker.sharding, sharding)
+    if universal:
+        run_in_first(partial(_rewrite, checkpoint, key), longest_wait(_REWRITING * marker.bytes))
+    return Start(checkpoint, tuple(skipped), universal)
 
 
 def _newest(folder: Path, key: str, rank: int) -> tuple[Path, Marker] | None:

@@ -74,7 +74,7 @@ def keep_types_when_sharding() -> None:
 def longest_wait(moved: int) -> timedelta:
     """How long a process may wait for one that reads or writes so many bytes.
 
-    Only a hang is left to this time: process 1 (launch/gang.py) finds a process that ended within seconds.
+    Only a hang is left to this time: process 1 (launch/gang.py) finds within seconds which process ended.
     """
     return _HANG + timedelta(seconds=moved / _BYTES_PER_SECOND)
 
