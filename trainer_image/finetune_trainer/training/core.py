@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.json
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from finetune_trainer.base.config import read_base_config
+from finetune_trainer.trained_rows import map_rows, row_lengths
 from finetune_trainer.training.attention import (
     PACKED,
     can_pack,
@@ -56,7 +56,6 @@ from finetune_trainer.training.sharding import (
 from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
 from finetune_trainer.training.trainer import TokenMeanTrainer, without_input_casts
 
-_LONGEST_LINE = 64 * 1024 * 1024
 _WARMUP = 0.03
 _LAST_LOSSES = 10
 
@@ -114,7 +113,7 @@ def train(
     keep_from_compiling()
     hardware = hardware or local_hardware(full=plan.lora is None)
     dataset = load_rows(folders.dataset)
-    lengths = [len(row) for row in dataset["input_ids"]]
+    lengths = row_lengths(dataset.data)
     trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
     speed = Speed(tokens_of_steps(lengths, plan.effective_batch_size, plan.seed, plan.epochs))
     sharding = Sharding(trainer.args.world_size, plan.execution.zero_stage)
@@ -138,9 +137,8 @@ def train(
 
 
 def load_rows(path: Path) -> Dataset:
-    """The pre-tokenised rows, with columns input_ids and labels."""
-    options = pyarrow.json.ReadOptions(block_size=_LONGEST_LINE)
-    return Dataset(pyarrow.json.read_json(path, read_options=options).select(["input_ids", "labels"]))
+    """The tokenised rows, which stay in the file; without a fingerprint datasets would copy and hash them."""
+    return Dataset(map_rows(path), fingerprint=path.name)
 
 
 def _build_trainer(
