@@ -51,8 +51,9 @@ format: $(STAMP) ## Rewrite the code in the one style
 	$(RUN) -m ruff format .
 
 ##@ Make it
-generate: $(STAMP) ## Write CRDs, the chart's copy and docs/api.md from the typed models
+generate: $(STAMP) ## Write CRDs, the chart's copy and docs/api.md from the typed models; what vLLM says of adapters
 	$(RUN) -m finetune_operator.generate
+	$(RUN) -m dev.served_adapters
 
 UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header

@@ -31,7 +31,7 @@ from finetune_trainer.data.load import load_files
 from finetune_trainer.data.survey import Target, survey
 from finetune_trainer.sources.located import locate_local
 from tests import defects
-from tests.broken_records import BREAKS, STOPLESS, TOKEN_BREAKS, Break, line
+from tests.broken_records import BREAKS, FAULTY, TOKEN_BREAKS, Break, line
 from tests.defects import SOURCES, DataSet
 from tests.unit.trainer_data.conftest import make_base
 
@@ -207,7 +207,7 @@ def record_scores(sets: int) -> Iterator[dict[str, Any]]:
     for (rule, name), breaks in BREAKS.items():
         yield _row(rule, name, "reviews", 1.0, record_accuracy(rule, breaks, sets))
     with TemporaryDirectory() as folder:
-        base = make_base(Path(folder), STOPLESS)
+        base = make_base(Path(folder), FAULTY)
         for (rule, name), breaks in TOKEN_BREAKS.items():
             yield _row(rule, name, "reviews", 1.0, record_accuracy(rule, breaks, sets, base))
 

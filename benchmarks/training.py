@@ -1,10 +1,13 @@
 """Training speed of the train stage beside TRL's SFTTrainer, on this machine's CPU.
 
-    python -m benchmarks.training [--sets reviews chat] [--arms ours trl-defaults] [--repeats 1] [--no-write]
+    python -m benchmarks.training [--sets reviews chat] [--arms ours trl-defaults] [--rows 32] [--repeats 1]
+        [--no-write]
 
 Every arm tunes SmolLM2-135M-Instruct with the same LoRA (r16, all linear layers) on the same tokens of a set
-for one epoch, in a process of its own, in turns. Real tokens (no padding) per second of `train()`, without
-start-up; the loss on held-out rows afterwards shows that all arms learned the same. Sets:
+for one epoch, started anew, in turns, on all cores: ours by as many processes as a pod of this machine's size
+chooses, SFTTrainer by one with a thread per core, as it runs unless told otherwise. Real tokens (no padding)
+per second of `train()`, without start-up; the loss on held-out rows afterwards shows that all arms learned
+the same. Sets:
 
 - reviews: rows of examples/drug-reviews
 - chat: conversations about such reviews, all answers trained; their lengths are log-normal (sigma 0.8, at
@@ -37,17 +40,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from benchmarks.record import spread, write
+from finetune_trainer.base.shape import read_shape
+from finetune_trainer.container import usable_cores
+from finetune_trainer.launch.processes import choose, read_pod
+from finetune_trainer.launch.torchrun import worker_environment
+from finetune_trainer.planning.memory import Setup
 
 Row = dict[str, list[int]]
 
 DATA = Path("examples/drug-reviews/data")
-SETS = {"reviews": 32, "chat": 32}  # rows to train on
+SETS = ("reviews", "chat")
+ROWS = 32  # to train on
 HELD_OUT = 16
 LENGTH, BATCH, RATE, SEED, RANK, ALPHA = 1024, 8, 1e-3, 17, 16, 32
 WARM_UP_STEPS = 2
@@ -61,6 +70,15 @@ class Trl:
     bf16_base: bool = False
     attention: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The base, how many rows of a set are trained, and how many processes share them in our arms."""
+
+    model: Path
+    rows: int
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -109,23 +127,32 @@ def main() -> None:
     """Run the arms of all sets in turns and record speeds, ratios and held-out losses."""
     options = _parser().parse_args()
     if options.arm:
-        print(json.dumps(run_arm(options.arm, options.set, Path(options.model))))
+        run_arm(options.arm, options.set, options.rows, options.model, options.folder)
         return
     from dev import assets
     from dev.cluster.home import home
 
     model = assets.base_model(home())
-    sets = {}
+    training, sets = Training(model, options.rows, pod_processes(model)), {}
+    print(f"ours trains in {training.processes} processes", flush=True)
     for name in options.sets:
         arms = options.arms or RECORDED[name]
-        sets[name] = summary(_in_turns(name, arms, model, options.repeats), SETS[name])
+        sets[name] = summary(_in_turns(name, arms, training, options.repeats))
         print(json.dumps(sets[name], indent=2), flush=True)
     if not options.no_write:
         packages = ("torch", "transformers", "trl", "peft")
-        print("written:", write("training", {"repeats": options.repeats, "sets": sets}, packages))
+        told = {"repeats": options.repeats, "rows": training.rows, "processes": training.processes}
+        measured = {**told, "sets": sets}
+        print("written:", write("training", measured, packages))
 
 
-def summary(runs: dict[str, list[dict[str, float]]], rows: int) -> dict[str, Any]:
+def pod_processes(model: Path) -> int:
+    """How many processes a pod with this machine's cores and memory trains in."""
+    setup = Setup("LoRA", LENGTH, RANK, gradient_checkpointing="Disabled")
+    return choose(read_pod(), BATCH, read_shape(model), setup)
+
+
+def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Speeds per arm, and ours over each arm of TRL in the same turn."""
     arms = {
         arm: {key: spread([result[key] for result in results]) for key in results[0]}
@@ -140,22 +167,26 @@ def summary(runs: dict[str, list[dict[str, float]]], rows: int) -> dict[str, Any
         for other in runs
         if mine in OURS and other in TRL
     }
-    return {"rows": rows, "arms": arms, "ratios": ratios}
+    return {"arms": arms, "ratios": ratios}
 
 
-def run_arm(arm: str, name: str, model: Path) -> dict[str, float]:
-    """Train once; speed in real tokens per second and the loss on held-out rows (mean per trained token)."""
-    rows = encoded(model, name, "train.jsonl", SETS[name])
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        span = (_ours if arm in OURS else _trl)(arm, model, rows, folder)
-        loss = held_out_loss(model, folder / "adapter", encoded(model, name, "holdout.jsonl", HELD_OUT))
-    return {
+def run_arm(arm: str, name: str, count: int, model: Path, folder: Path) -> None:
+    """Train once in `folder`, which the arm's processes share; the first one writes result.json.
+
+    Speed in real tokens per second, and the loss on held-out rows (mean per trained token).
+    """
+    rows = encoded(model, name, "train.jsonl", count)
+    span = (_ours if arm in OURS else _trl)(arm, model, rows, folder)
+    if os.environ["RANK"] != "0":
+        return
+    loss = held_out_loss(model, folder / "adapter", encoded(model, name, "holdout.jsonl", HELD_OUT))
+    result = {
         "tokensPerSecond": round(span.tokens / span.seconds, 1),
-        # Of both cores together; on a busy machine truer than the speed.
+        # Of all cores together; on a busy machine truer than the speed.
         "tokensPerProcessorSecond": round(span.tokens / span.processor_seconds, 1),
         "heldOutLoss": round(loss, 4),
     }
+    (folder / "result.json").write_text(json.dumps(result))
 
 
 def encoded(model: Path, name: str, file: str, count: int) -> list[Row]:
@@ -235,7 +266,7 @@ def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
     from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
-    dataset = folder / "train.arrow"
+    dataset = folder / f"train-{os.environ['RANK']}.arrow"
     with writing_rows(dataset) as write:
         write(as_batch(rows))
     folders = Folders(model, dataset, folder / "checkpoints", folder / "adapter")
@@ -253,7 +284,16 @@ def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
         core.train(plan, folders, "benchmark", StopRequest(), mark)
     first = WARM_UP_STEPS if arm == "ours-compiled" else 0
     tokens = tokens_of_steps([len(row["input_ids"]) for row in rows], BATCH, SEED, 1)
-    return _span(sum(tokens[first:]), marks[first], marks[len(tokens)])
+    return _of_all_processes(_span(sum(tokens[first:]), marks[first], marks[len(tokens)]))
+
+
+def _of_all_processes(span: Span) -> Span:
+    """With the time of all processors; the processes begin and end their steps together."""
+    import torch
+
+    seconds = torch.tensor(span.processor_seconds)
+    torch.distributed.all_reduce(seconds)
+    return replace(span, processor_seconds=float(seconds))
 
 
 def _trl(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
@@ -297,29 +337,29 @@ def _span(tokens: int, start: tuple[float, float], end: tuple[float, float]) -> 
 
 
 def _in_turns(
-    name: str, arms: tuple[str, ...], model: Path, repeats: int
+    name: str, arms: tuple[str, ...], training: Training, repeats: int
 ) -> dict[str, list[dict[str, float]]]:
     runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as compiled:
         for _ in range(repeats):
             for arm in arms:
-                runs[arm].append(_in_a_process(arm, name, model, compiled))
+                runs[arm].append(_started(arm, name, training, compiled))
                 print(name, arm, runs[arm][-1], flush=True)
     return runs
 
 
-def _in_a_process(arm: str, name: str, model: Path, compiled: str) -> dict[str, float]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
-    arguments = ["--arm", arm, "--set", name, "--model", str(model)]
-    command = [sys.executable, *torchrun, "-m", "benchmarks.training", *arguments]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TORCHINDUCTOR_CACHE_DIR": compiled,
-    }
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+def _started(arm: str, name: str, training: Training, compiled: str) -> dict[str, float]:
+    processes = training.processes if arm in OURS else 1
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = worker_environment(
+        {**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled}, processes, usable_cores()
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--arm", arm, "--set", name, "--rows", str(training.rows)]
+        arguments += ["--model", str(training.model), "--folder", folder]
+        command = [sys.executable, *torchrun, "-m", "benchmarks.training", *arguments]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment)
+        found: dict[str, float] = json.loads((Path(folder) / "result.json").read_text())
     return found
 
 
@@ -327,11 +367,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, help="instead of those that are recorded")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows to train on")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--no-write", action="store_true", help="leave the recorded results as they are")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--set", choices=SETS, help=argparse.SUPPRESS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser
 
 

@@ -61,6 +61,11 @@ def _call(record: Record, arguments: str) -> Record:
     return _answered(record, {"role": "assistant", "tool_calls": [call]})
 
 
+def _tool(name: str) -> Record:
+    parameters = {"type": "object", "properties": {"word": {"type": "string"}}}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
 BREAKS: dict[tuple[str, str], Break] = {
     ("unreadable_json", "a line cut off"): lambda r, rnd: json.dumps(r)[: rnd.randrange(20, 90)],
     ("unreadable_json", "NaN"): lambda r, _: json.dumps({**r, "id": float("nan")}),
@@ -69,6 +74,11 @@ BREAKS: dict[tuple[str, str], Break] = {
     ("message_missing_key", "a turn without content"): lambda r, _: _answered(r, {"role": "assistant"}),
     ("message_unrecognized_key", "a misspelt field"): lambda r, _: _answered(
         r, {**r["messages"][-1], "wieght": 1}
+    ),
+    ("message_unrecognized_key", "a field of the row that nothing reads"): lambda r, _: {**r, "mood": "glad"},
+    ("picture_left_out", "a picture beside the messages"): lambda r, _: {**r, "images": ["a.png"]},
+    ("picture_needed", "a picture within a message"): lambda r, _: _with_turns(
+        r, [{"role": "user", "content": [{"type": "image_url", "image_url": "a.png"}]}, r["messages"][-1]]
     ),
     ("message_mask", "a weight of 2"): lambda r, _: _answered(r, {**r["messages"][-1], "weight": 2}),
     ("unrecognized_role", "a bot"): lambda r, _: _answered(r, {**r["messages"][-1], "role": "bot"}),
@@ -81,6 +91,14 @@ BREAKS: dict[tuple[str, str], Break] = {
         r, [*r["messages"][:-1], r["messages"][-2], r["messages"][-1]]
     ),
     ("bad_tool_json", "arguments cut off"): lambda r, _: _call(r, '{"name": "x'),
+    ("tool_call_mismatch", "a call of another tool"): lambda r, _: {
+        **_call(r, "{}"),
+        "tools": [_tool("look_down")],
+    },
+    ("tool_call_mismatch", "an argument of another tool"): lambda r, _: {
+        **_call(r, '{"place": 1}'),
+        "tools": [_tool("look_up")],
+    },
     ("synthetic_unreviewed", "synthetic"): lambda r, _: {**r, "source": "synthetic"},
     ("negative_examples", "rated badly"): lambda r, _: {**r, "rating": -1},
     ("preference_data", "a preferred answer"): lambda r, _: {**r, "chosen": "a", "rejected": "b"},
@@ -88,27 +106,49 @@ BREAKS: dict[tuple[str, str], Break] = {
     ("contact_data", "an e-mail address"): lambda r, rnd: _inserted(r, "jane.doe@example.org", rnd),
     ("contact_data", "a telephone number"): lambda r, rnd: _inserted(r, "+49 30 1234 5678", rnd),
 }
-UNSTOPPED = "(unfinished)"
+# What FAULTY acts on: it writes no end token, leaves out what follows, raises an exception.
+UNSTOPPED, UNWRITTEN, RAISES = "(unfinished)", "(unwritten)", "(raises)"
 
 
-def _never_stops(record: Record, _: Random) -> Record:
-    """An answer after which STOPLESS writes no end token, so that stopping is not learned."""
+def _said_last(record: Record, words: str) -> Record:
     answer = record["messages"][-1]
-    return _answered(record, {**answer, "content": f"{answer['content']} {UNSTOPPED}"})
+    return _answered(record, {**answer, "content": f"{answer['content']} {words}"})
 
 
-def _cut_answer(record: Record, random: Random) -> Record:
+def _with_system(record: Record) -> Record:
+    return _with_turns(record, [{"role": "system", "content": "Be brief."}, *record["messages"]])
+
+
+def _with_reasoning(record: Record) -> Record:
+    return _answered(record, {**record["messages"][-1], "reasoning_content": "The review says so."})
+
+
+def _beyond_the_limit(record: Record, random: Random) -> Record:
     """A question so long that the answer is beyond what a row may have."""
     return _inserted(record, "and so on " * 400, random)
 
 
-# Seen only as tokens, of a base model whose chat template is STOPLESS.
+# Seen only as tokens, of a base model whose chat template is FAULTY.
 TOKEN_BREAKS: dict[tuple[str, str], Break] = {
-    ("eos_not_trained", "an answer without a stop"): _never_stops,
-    ("too_long", "an answer cut off"): _cut_answer,
+    ("eos_not_trained", "an answer without a stop"): lambda r, _: _said_last(r, UNSTOPPED),
+    ("too_long", "an answer cut off"): _beyond_the_limit,
+    ("no_trainable_tokens", "an answer cut off"): _beyond_the_limit,
+    ("too_short", "an answer of one letter"): lambda r, _: _answered(
+        r, {"role": "assistant", "content": "x"}
+    ),
+    ("template_error", "a message that the template refuses"): lambda r, rnd: _inserted(r, RAISES, rnd),
+    ("template_drops_content", "words that it leaves out"): lambda r, rnd: _inserted(r, UNWRITTEN, rnd),
+    ("template_drops_system", "a system message that it leaves out"): lambda r, _: _with_system(r),
+    ("template_drops_tools", "functions that it leaves out"): lambda r, _: {**r, "tools": [_tool("look_up")]},
+    ("template_drops_calls", "a call that it leaves out"): lambda r, _: _call(r, '{"word": "tide"}'),
+    ("template_drops_reasoning", "reasoning that it leaves out"): lambda r, _: _with_reasoning(r),
+    ("special_tokens", "an end token as text"): lambda r, rnd: _inserted(r, "<|im_end|>", rnd),
+    ("foreign_special_tokens", "another template's marks"): lambda r, rnd: _inserted(r, "[INST]", rnd),
 }
-STOPLESS = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+FAULTY = (
+    f"{{% for m in messages if m.role != 'system' %}}{{% if '{RAISES}' in m.content %}}"
+    f"{{{{ raise_exception('no') }}}}{{% endif %}}<|im_start|>{{{{ m.role }}}}\n"
+    f"{{{{ m.content.split('{UNWRITTEN}')[0] }}}}"
     f"{{% if '{UNSTOPPED}' not in m.content %}}<|im_end|>\n{{% endif %}}{{% endfor %}}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-_CPU_KERNELS = "finetune_serving.cpu_lora.SlotwiseKernels"
+_CPU_KERNELS = "finetune_serving.cpu_kernels.CorrectedKernels"
 _SHUTDOWN_SECONDS = 20
 _REMOVE_SECONDS = 5.0
 _CALL_SECONDS = 60.0  # a call into a dead engine never returns by itself

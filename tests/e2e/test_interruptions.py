@@ -12,7 +12,8 @@ from dev.demo.objects import Cluster, workspace_folder
 from tests.e2e.builders import Object, condition, ended, run
 
 pytestmark = pytest.mark.e2e
-LONG = {"epochs": 2, "learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 512, "seed": 17}
+# Long enough that a suspension meets a running step, also with one process per core.
+LONG = {"epochs": 4, "learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 512, "seed": 17}
 
 
 def training_since(step: int) -> object:

@@ -11,7 +11,7 @@ from tests.e2e.builders import Object, condition, ended, run
 
 pytestmark = pytest.mark.e2e
 LAYOUTS = {
-    "one-process": {"nodes": 1},
+    "one-process": {"nodes": 1, "processesPerNode": 1},
     "two-processes": {"nodes": 1, "processesPerNode": 2},
     "two-pods": {"nodes": 2},
 }

@@ -28,12 +28,13 @@ def answers(task: dict[str, Any]) -> dict[str, Any]:
 
     engine = LLM(
         model=task["base"],
+        dtype="float32",  # as transformers computes what is compared
         enforce_eager=True,
         max_model_len=4096,
         max_num_seqs=2,
         enable_lora=True,
         max_lora_rank=task["rank"],
-        worker_extension_cls="finetune_serving.cpu_lora.SlotwiseKernels",
+        worker_extension_cls="finetune_serving.cpu_kernels.CorrectedKernels",
         limit_mm_per_prompt={"image": 0, "video": 0} if task["multimodal"] else None,
     )
     adapters = (None, LoRARequest("tuned", 1, task["adapter"]))

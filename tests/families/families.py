@@ -110,6 +110,7 @@ _MLA = {
     "n_group": 1,
     "topk_group": 1,
 }
+_HIDDEN_BY_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}  # vLLM reads no head_dim of theirs
 _SLIDING = {"sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]}
 _LLAMA_TOKENS: dict[str, Any] = {
     "special": (
@@ -173,7 +174,7 @@ FAMILIES: tuple[Family, ...] = (
         {"rope_parameters": _LLAMA31_ROPE, "tie_word_embeddings": True},
         unrendered=_NO_REASONING, template="trl:llama3_2", **_LLAMA_TOKENS,
     ),
-    Family("qwen-2.5", "Qwen 2.5", "qwen2", "Qwen2ForCausalLM", unrendered=_NO_REASONING, template="trl:qwen2_5", **_QWEN_TOKENS),
+    Family("qwen-2.5", "Qwen 2.5", "qwen2", "Qwen2ForCausalLM", _HIDDEN_BY_HEADS, unrendered=_NO_REASONING, template="trl:qwen2_5", **_QWEN_TOKENS),
     Family(
         "qwen3", "Qwen3 0.6B to 32B (hybrid)", "qwen3", "Qwen3ForCausalLM", {"tie_word_embeddings": True},
         template="trl:qwen3", **_QWEN3_TOKENS,
@@ -253,7 +254,7 @@ FAMILIES: tuple[Family, ...] = (
             **_SLIDING, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY, "laurel_rank": 8,
             "activation_sparsity_pattern": [0.95, 0.0],
         },
-        unused=("correction_coefs",), no_engine="does not support LoRA",
+        unused=("correction_coefs",), refused={"LoRA": "serves no adapter on a Gemma3nForCausalLM"},
     ),
     Family(
         "gemma-4", "Gemma 4 E2B, E4B, 31B", "gemma4", "Gemma4ForConditionalGeneration",
@@ -286,7 +287,7 @@ FAMILIES: tuple[Family, ...] = (
         no_engine=_NO_TRITON,
     ),
     Family(
-        "r1-distill-qwen", "DeepSeek R1 Distill Qwen", "qwen2", "Qwen2ForCausalLM",
+        "r1-distill-qwen", "DeepSeek R1 Distill Qwen", "qwen2", "Qwen2ForCausalLM", _HIDDEN_BY_HEADS,
         unrendered=_NO_TOOLS, template="trl:deepseek_r1_distill", **_DEEPSEEK_TOKENS,
     ),
     Family(

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import transformers
 
+from finetune_trainer.chat.parts import in_parts
+from finetune_trainer.chat.tokenizer import load_tokenizer
 from tests.families.conversations import CONVERSATIONS, words_of
 from tests.families.families import Family
 from tests.families.stages import Record, Refused, Runs, works
@@ -27,7 +29,10 @@ def test_what_is_trained_follows_what_the_engine_sees(
         return
     answers = [answer for line in ready.rows for answer in _answers(line)]
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    turns = _served(tokenizer, CONVERSATIONS[kind], ready.kwargs)
+    row = CONVERSATIONS[kind]
+    if load_tokenizer(base).template.takes_parts:
+        row = {**row, "messages": [in_parts(message) for message in row["messages"]]}
+    turns = _served(tokenizer, row, ready.kwargs)
     for (prompt, trained), (seen, message) in zip(answers, turns, strict=True):
         assert seen in (prompt, None)
         _check_answer(base, tokenizer, trained, message)

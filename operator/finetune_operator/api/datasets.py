@@ -18,7 +18,7 @@ _RULE_NAMES = Cel(
 
 
 class DatasetSource(ApiModel):
-    """A file of rows: JSON Lines, JSON, CSV or Parquet, possibly compressed."""
+    """A file or folder of rows: JSON Lines, JSON, CSV, Parquet or Arrow, possibly compressed."""
 
     rules = (
         Cel(
@@ -50,9 +50,12 @@ class DatasetSource(ApiModel):
             "configmap://NAME/KEY",
         ),
     ] = Field(
-        description="The file of rows (JSON Lines, JSON, CSV or Parquet, plain or compressed): "
+        description="The file of rows (JSON Lines, JSON, CSV, Parquet or Arrow, plain or compressed): "
         "hf://datasets/ORG/NAME/FILE on the Hugging Face Hub, s3://BUCKET/KEY, gs://BUCKET/KEY, "
-        "https://HOST/PATH, pvc://CLAIM/FILE on a volume, or configmap://NAME/KEY for small data.",
+        "https://HOST/PATH, pvc://CLAIM/FILE on a volume, or configmap://NAME/KEY for small data. All but "
+        "https:// and configmap:// may name a folder of such files instead, as save_to_disk writes it or the "
+        "Hub lays it out: of splits that names tell, `dataset` is the training one, `evaluation.dataset` the "
+        "held-out one.",
         min_length=1,
         max_length=512,
     )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 from finetune_operator.api.contracts import JobSpec, PublishSpec, job_spec
 from finetune_operator.api.finetunejob import FineTuneJobSpec
 
-_LATER = {"fallbackMethod", "rankStabilized", "targetModules"}
+# The fields whose null counts in the spec digest, since it did in the first version. Of every other field a
+# null counts as if the field did not exist, so a field that comes later changes no digest until it is set.
+_NULLS_OF_THE_FIRST_VERSION = {
+    "revision", "fingerprint", "lora", "rank", "alpha", "training", "epochs", "learningRate",
+    "effectiveBatchSize", "maxLength", "seed", "evaluation", "fields", "schema", "primary",
+}  # fmt: skip
 _RESULT_FIELDS = {"base_model", "method", "fallback_method", "lora", "dataset", "training", "evaluation"}
 # How rows are checked and how memory is used decides whether and how fast a run ends, not with what.
 _EASE_FIELDS = {
@@ -24,24 +30,31 @@ def digest_of(value: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def spec_digest(spec: FineTuneJobSpec) -> str:
+def spec_digest(spec: FineTuneJobSpec | JobSpec) -> str:
     """What the result depends on: model, data, method and how it is judged, not where or with what leave."""
-    result = job_spec(spec).model_dump(
+    result = _job_spec(spec).model_dump(
         mode="json", by_alias=True, include=_RESULT_FIELDS, exclude=_EASE_FIELDS
     )
     chosen = (result["training"] or {}).values()
     training = None if all(v is None for v in chosen) else result["training"]
-    return digest_of({**_of_the_first_version(result), "training": training})
-
-
-def _of_the_first_version(result: dict[str, Any]) -> dict[str, Any]:
-    """Fields that came later count where they are set: what was published before is still found."""
-    lora = result["lora"] and {k: v for k, v in result["lora"].items() if k not in _LATER or v is not None}
-    return {k: v for k, v in result.items() if k not in _LATER or v is not None} | {"lora": lora}
+    return digest_of(_without_nulls({**result, "training": training}, but=_NULLS_OF_THE_FIRST_VERSION))
 
 
 def input_digest(stage: str, spec: FineTuneJobSpec | JobSpec, publish: PublishSpec | None = None) -> str:
     """What one stage's outcome depends on; attempt and names are left out."""
-    given = spec if isinstance(spec, JobSpec) else job_spec(spec)
     decided = None if publish is None else publish.to_json_value()
-    return digest_of({"stage": stage, "spec": given.to_json_value(), "publish": decided})
+    given = {"stage": stage, "spec": _job_spec(spec).to_json_value(), "publish": decided}
+    return digest_of(_without_nulls(given))
+
+
+def _job_spec(spec: FineTuneJobSpec | JobSpec) -> JobSpec:
+    return spec if isinstance(spec, JobSpec) else job_spec(spec)
+
+
+def _without_nulls(value: Any, but: Collection[str] = ()) -> Any:
+    """A JSON value without the keys that are null, at every depth; those named in `but` stay."""
+    if isinstance(value, list):
+        return [_without_nulls(item, but) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_nulls(v, but) for k, v in value.items() if v is not None or k in but}

@@ -89,7 +89,7 @@ class Training(ApiModel):
     effective_batch_size: int | None = Field(
         None,
         description="Rows of one optimizer step over all processes, whatever their number. Must be divisible "
-        "by the number of processes.",
+        "by the number of processes that resources ask for.",
         ge=1,
         le=1024,
     )
@@ -149,7 +149,12 @@ class Resources(ApiModel):
     nodes: int = Field(1, description="Pods that train together, each on its own node.", ge=1, le=64)
     gpus_per_node: int = Field(1, description="GPUs of each pod; 0 trains on the CPU.", ge=0, le=16)
     processes_per_node: int | None = Field(
-        None, description="Processes of each pod when training on the CPU. Default: 1.", ge=1, le=16
+        None,
+        description="Processes of each pod when training on the CPU. Default: one per core, as far as the "
+        "pod's memory holds a base for each and a step has a row for each; with several nodes 1, since pods "
+        "must agree.",
+        ge=1,
+        le=16,
     )
     gpu_type: ObjectName | None = Field(None, description=GPU_TYPE)
     spot: bool | None = Field(
@@ -160,11 +165,6 @@ class Resources(ApiModel):
     cpu: Quantity | None = Field(None, description="CPU of each pod, for example 8.")
     memory: Quantity | None = Field(None, description="Memory of each pod, for example 64Gi.")
     shared_memory: Quantity | None = Field(None, description=SHARED_MEMORY)
-
-    @property
-    def processes(self) -> int:
-        """The world size: one process per GPU, or `processesPerNode` (default 1) on the CPU."""
-        return self.nodes * (self.gpus_per_node or self.processes_per_node or 1)
 
 
 class Workspace(ApiModel):
@@ -259,7 +259,7 @@ class FineTuneJobSpec(ApiModel):
         Cel(
             f"self.?training.?effectiveBatchSize.orValue(0) % ({_PROCESSES}) == 0",
             "spec.training.effectiveBatchSize must be divisible by the number of processes: resources.nodes "
-            "times resources.gpusPerNode (times processesPerNode on the CPU)",
+            "times resources.gpusPerNode (on the CPU times processesPerNode where it is set)",
             ".training",
         ),
         Cel(

@@ -67,7 +67,7 @@ def _conditions(observed: Observed, settings: Settings, ready: int, now: datetim
     replicas = server.spec.replicas
     good = ready >= replicas
     reason, message = (
-        ("Serving", f"{ready} of {replicas} replicas answer.")
+        ("Serving", f"{ready} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}.")
         if good
         else trouble_of(observed, settings, now)
     )

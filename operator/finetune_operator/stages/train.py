@@ -31,9 +31,10 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
     add_base(mounts, job)
     add_shared_memory(mounts, job)
     gang = attempt.job if asked.nodes > 1 else None
+    processes = asked.gpus_per_node or asked.processes_per_node  # None: the pod knows its cores and memory
     env = {
         "FT_NODES": str(asked.nodes),
-        "FT_PROCESSES": str(asked.gpus_per_node or asked.processes_per_node or 1),
+        **({"FT_PROCESSES": str(processes)} if processes else {}),
         "FT_MASTER_ADDR": "127.0.0.1" if gang is None else f"{attempt.job}-0.{gang}",
     }
     return Parts(

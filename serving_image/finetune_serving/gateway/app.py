@@ -45,11 +45,9 @@ class Gateway:
         body = _parse(await request.read())
         if isinstance(body, str):
             return errors.bad_request(body)
-        model = body.get("model")
-        if not isinstance(model, str) or not model:
-            return errors.bad_request("Set `model` to a name from GET /v1/models.", param="model")
-        if lethal := _lethal(body):
-            return errors.bad_request(lethal)
+        if (wrong := _wrong(request.path, body)) is not None:
+            return wrong
+        model = str(body["model"])
         # From here to `track` nothing awaits: a version that is being unloaded is never chosen uncounted.
         version = resolve(self.book.table, model, random.random())  # noqa: S311 - a share of traffic, no secret
         if version is None:
@@ -106,12 +104,23 @@ def _parse(content: bytes) -> dict[str, Any] | str:
     return body if isinstance(body, dict) else "The request body must be a JSON object."
 
 
+def _wrong(path: str, body: dict[str, Any]) -> web.Response | None:
+    """The refusal of a request that no version may see."""
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        return errors.bad_request("Set `model` to a name from GET /v1/models.", param="model")
+    if path == _CHAT and not isinstance(body.get("chat_template_kwargs"), dict | None):
+        text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
+        return errors.bad_request(text, param="chat_template_kwargs")
+    lethal = _lethal(body)
+    return errors.bad_request(lethal) if lethal else None
+
+
 def with_template_kwargs(body: dict[str, Any], trained: Mapping[str, JsonValue]) -> dict[str, Any]:
     """A chat request that renders prompts as in training, save for what the client asks for itself."""
-    asked = body.get("chat_template_kwargs") or {}
-    if not trained or not isinstance(asked, dict):
-        return body  # the engine says what is wrong with another value
-    return {**body, "chat_template_kwargs": {**trained, **asked}}
+    if not trained:
+        return body
+    return {**body, "chat_template_kwargs": {**trained, **(body.get("chat_template_kwargs") or {})}}
 
 
 def _lethal(body: dict[str, Any]) -> str:

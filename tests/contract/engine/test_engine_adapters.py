@@ -72,7 +72,7 @@ async def test_removing_an_unknown_adapter_is_harmless(engine: aiohttp.ClientSes
 async def test_a_base_request_beside_an_adapter_is_answered_by_the_base(
     engine: aiohttp.ClientSession, make_adapter: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Fails on the CPU without finetune_serving.cpu_lora: the last slot's adapter would answer."""
+    """Fails on the CPU without finetune_serving.cpu_kernels: the last slot's adapter would answer."""
     for i, name in enumerate(("c--1", "d--1")):
         make_adapter(tmp_path / name, seed=10 + i)
         await post(engine, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(tmp_path / name)})

@@ -6,13 +6,17 @@ from typing import Any
 
 import httpx
 import pytest
+import trl
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from finetune_trainer.chat.options import decide
+from finetune_trainer.chat.parts import takes_parts
 from finetune_trainer.chat.tokenizer import load_tokenizer
 from finetune_trainer.errors import TemplateDrift
 from finetune_trainer.scoring.client import Engine, Prompt
 from finetune_trainer.scoring.drift import check_rendering
 from finetune_trainer.scoring.rows import Question
+from tests.unit.trainer_chat.test_parts import TEMPLATES
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -50,6 +54,17 @@ async def test_a_prompt_that_is_rendered_otherwise_is_named_with_both_texts(
     async with Engine(engine_socket) as engine:
         with pytest.raises(TemplateDrift, match="row r1 otherwise than prepare"):
             await check_rendering(engine, "tiny", [question])
+
+
+def test_content_has_the_form_that_the_engine_chooses_for_every_template() -> None:
+    from vllm.renderers.hf import _detect_content_format
+
+    official = [path.read_text() for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")]
+    texts = [*official, *(text for text, _ in TEMPLATES.values())]
+    trees = [_compile_jinja_template(text).environment.parse(text) for text in texts]
+    chosen = [_detect_content_format(text, default="string") == "openai" for text in texts]
+    assert [takes_parts(tree) for tree in trees] == chosen
+    assert {True, False} == set(chosen)
 
 
 def test_the_templates_switch_is_found(base_model: Path) -> None:

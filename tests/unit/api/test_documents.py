@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.contracts import PublishSpec, job_spec
+from finetune_operator.api.contracts import JobLora, JobSpec, PublishSpec, job_spec
 from finetune_operator.api.digests import digest_of, input_digest, spec_digest
 from finetune_operator.api.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_operator.api.settings import SettingsError, parse_settings
@@ -96,6 +97,31 @@ def test_results_that_were_published_before_these_fields_existed_are_still_adopt
     assert spec_digest(FineTuneJob.model_validate(body).spec) == (
         "sha256:1c42228d8a6187b1c088a5f248bc5f67265602bc9dcdb16dde46091ddfc12da9"
     )
+
+
+class _GrownLora(JobLora):
+    later: int | None = None
+
+
+class _GrownSpec(JobSpec):
+    """The part of a spec in job.json as a later operator could write it: with two more optional fields."""
+
+    lora: _GrownLora | None = None
+    later: str | None = None
+
+
+def _grown(**changes: Any) -> _GrownSpec:
+    return _GrownSpec.model_validate({**job_spec(_spec()).to_json_value(), **changes})
+
+
+@pytest.mark.parametrize(
+    "digest", [spec_digest, lambda spec: input_digest("train", spec)], ids=["spec", "input"]
+)
+def test_an_optional_field_that_comes_with_an_upgrade_changes_no_digest_until_it_is_set(
+    digest: Callable[[FineTuneJobSpec | JobSpec], str],
+) -> None:
+    assert digest(_grown()) == digest(_spec())
+    assert digest(_grown(lora={"rank": 16, "later": 3})) != digest(_grown(lora={"rank": 16}))
 
 
 def test_accepting_a_verdict_keeps_both_digests() -> None:

@@ -121,7 +121,11 @@ async def test_errors_have_openai_shape(
             {"enable_thinking": True, "date_string": "1 May 2026"},
             id="a client that asks for one of them",
         ),
-        pytest.param({"chat_template_kwargs": "no"}, "no", id="a value that the engine refuses"),
+        pytest.param(
+            {"chat_template_kwargs": None},
+            {"enable_thinking": False, "date_string": "1 May 2026"},
+            id="a client that says null",
+        ),
     ],
 )
 async def test_prompts_are_rendered_as_in_training_unless_the_client_asks(
@@ -131,6 +135,17 @@ async def test_prompts_are_rendered_as_in_training_unless_the_client_asks(
     setup.book.template_kwargs = {"reviews--1": trained}
     await client.post(CHAT, json=BODY | asked)
     assert stand_in.bodies[-1]["chat_template_kwargs"] == seen
+
+
+@pytest.mark.parametrize("value", ["no", "", [], ["x"], 0, 1, False, True], ids=repr)
+@pytest.mark.parametrize("trained", [{}, {"enable_thinking": False}], ids=["no defaults", "defaults"])
+async def test_template_options_that_are_no_object_are_refused(
+    client: TestClient[Any, Any], setup: Setup, stand_in: Any, value: Any, trained: dict[str, Any]
+) -> None:
+    setup.book.template_kwargs = {"reviews--1": trained}
+    response = await client.post(CHAT, json=BODY | {"chat_template_kwargs": value})
+    assert (response.status, stand_in.bodies) == (400, [])
+    assert (await response.json())["error"]["param"] == "chat_template_kwargs"
 
 
 async def test_what_no_template_renders_gets_nothing_for_it(

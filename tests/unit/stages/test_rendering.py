@@ -239,8 +239,25 @@ def test_one_node_needs_no_service() -> None:
     pod = world.jobs[world.running()]["spec"]["template"]["spec"]
     assert "subdomain" not in pod
     env = env_of(pod["containers"][0])
-    assert (env["FT_NODES"], env["FT_PROCESSES"], env["FT_MASTER_ADDR"]) == ("1", "1", "127.0.0.1")
+    assert (env["FT_NODES"], env["FT_MASTER_ADDR"]) == ("1", "127.0.0.1")
     assert "Service" not in {kind for kind, _ in world.others}
+
+
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({"gpusPerNode": 0}, None),
+        ({"gpusPerNode": 0, "nodes": 2}, None),
+        ({"gpusPerNode": 0, "processesPerNode": 1}, "1"),
+        ({"gpusPerNode": 0, "processesPerNode": 3}, "3"),
+        ({"gpusPerNode": 2}, "2"),
+    ],
+    ids=["left open", "left open for two nodes", "one process", "three processes", "two GPUs"],
+)
+def test_a_train_pod_is_told_how_many_processes_only_where_the_job_says(
+    resources: dict[str, int], told: str | None
+) -> None:
+    assert env_of(main_of("train", resources=resources)).get("FT_PROCESSES") == told
 
 
 def test_gpus_go_to_training_and_to_the_engine_and_place_every_stage() -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from safetensors.numpy import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
 
 from finetune_trainer.base.config import BaseConfig, parse_base_config
 from finetune_trainer.base.headers import Headers, Tensor
@@ -83,6 +86,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("glm4_moe", {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}),
     ("deepseek_v3", {**LATENT, "first_k_dense_replace": 1, "num_key_value_heads": 4}),
     ("lfm2", {}),
+    ("opt", {"ffn_dim": 160, "tie_word_embeddings": True}),
+    ("opt", {"ffn_dim": 160, "word_embed_proj_dim": 32, "tie_word_embeddings": True}),
 ]
 
 
@@ -107,6 +112,34 @@ def test_counts_are_those_of_the_modules(model_type: str, more: dict[str, Any]) 
     assert (shape.experts is not None) == (base.experts is not None)
 
 
+@pytest.mark.parametrize(("model_type", "more"), VARIANTS, ids=[f"{name} {more}" for name, more in VARIANTS])
+def test_what_qlora_quantises_is_what_bitsandbytes_replaces(model_type: str, more: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(model_type, **{**SMALL, **more})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = shape_of(_base(config), _headers(model))
+    outside = more.get("word_embed_proj_dim", 0) * 2 * SMALL["hidden_size"]  # not told from embeddings
+    assert shape.quantised == _replaced(model) - outside
+
+
+def test_the_parts_beside_a_language_model_are_quantised_too() -> None:
+    config = AutoConfig.for_model("gemma3")
+    config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = 2
+    config.vision_config.vision_use_head = False  # as in the published ones
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    shape = shape_of(_base(config), _headers(model))
+    assert shape.linear_parameters < shape.quantised == _replaced(model)
+
+
+def _replaced(model: torch.nn.Module) -> int:
+    """The weights that bitsandbytes quantises of a model that transformers loads."""
+    kept = get_keys_to_not_convert(model)
+    replace_with_bnb_linear(model, kept, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    layers = (module for module in model.modules() if isinstance(module, Linear4bit))
+    return sum(layer.in_features * layer.out_features for layer in layers)
+
+
 def test_a_multimodal_model_is_its_language_model_and_what_is_loaded_beside() -> None:
     config = AutoConfig.for_model("gemma3")
     config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = 2
@@ -120,6 +153,17 @@ def test_a_multimodal_model_is_its_language_model_and_what_is_loaded_beside() ->
     assert adapter_parameters(shape, 16) == adapter_parameters(
         shape_of(_base(config.text_config), _headers(text)), 16
     )
+
+
+def test_layers_that_are_stored_the_other_way_round_take_no_adapter() -> None:
+    config = AutoConfig.for_model("gpt2", **SMALL)
+    with torch.device("meta"):
+        base = BaseModel(_base(config), _headers(AutoModelForCausalLM.from_config(config)))
+    assert base.shape().embedding == 512 * 64
+    with pytest.raises(
+        UserError, match=r"transformer.h.0.attn.c_attn as \(inputs, outputs\), .* use method Full"
+    ):
+        base.adapted(None)
 
 
 def test_what_is_stored_and_not_loaded_does_not_count() -> None:
@@ -246,6 +290,30 @@ def test_what_training_changes_is_counted_by_names_alone() -> None:
     assert model.trained(16, None) == adapter_parameters(model.shape(), 16) == 41_943_040
     assert model.trained(None, None) == model.shape().parameters
     assert model.adapted(["v_proj"]) == ("v_proj",)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("GPT2LMHeadModel", r"spec.method: vLLM .* serves no adapter on a GPT2LMHeadModel; use method Full"),
+        ("LlamaForCausalLM", None),
+        ("OfNextYearForCausalLM", None),
+    ],
+    ids=[
+        "one that vLLM serves without adapters is refused",
+        "one that takes adapters is not",
+        "one that vLLM does not know is not",
+    ],
+)
+def test_an_adapter_needs_a_base_whose_adapters_are_served(architecture: str, message: str | None) -> None:
+    base = parse_base_config({**shapes.LLAMA_8B, "architectures": [architecture]})
+    served = BaseModel(base, usual_headers(base))
+    if message is None:
+        assert served.adapted(None)
+        return
+    with pytest.raises(UserError, match=message):
+        served.adapted(None)
+    assert served.shape().linears  # Full is planned
 
 
 def test_a_config_is_planned_without_its_folder(tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ FAMILIES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("qwen3_moe", EXPERTS, ATTENTION),
     ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 32}, (*ATTENTION, *FEED_FORWARD)),
     ("gpt_oss", EXPERTS, ATTENTION),
+    ("opt", {"ffn_dim": 96}, ("fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj")),
+    (
+        "opt",
+        {"ffn_dim": 96, "word_embed_proj_dim": 32},
+        ("fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj"),
+    ),
+    ("gpt_bigcode", {}, ("c_attn", "c_fc", "c_proj")),
 ]
 
 
@@ -72,6 +79,14 @@ def _llama(**more: Any) -> tuple[BaseConfig, dict[str, Shape]]:
     return parse_base_config({"model_type": "llama", **TINY, **more}), modules
 
 
+def test_a_model_without_such_layers_is_refused() -> None:
+    base, modules = _llama()
+    bare = {name: shape for name, shape in modules.items() if "layers" not in name}
+    bare |= {f"model.layers.{layer}.norm": (64,) for layer in range(2)}
+    with pytest.raises(UserError, match="no linear layer that an adapter can sit on; choose another"):
+        adapter_targets(bare, base, ["q_proj"])
+
+
 def test_layers_that_predict_further_tokens_have_none() -> None:
     base, modules = _llama()
     further = {"model.layers.2.mlp.down_proj": (64, 96), "model.layers.2.eh_proj": (64, 128)}
@@ -100,6 +115,14 @@ def test_what_an_engine_multiplies_into_other_weights_of_latent_attention_is_no_
     base, modules = _llama(kv_lora_rank=16)
     absorbed: dict[str, Shape] = {"model.layers.0.self_attn.kv_b_proj": (128, 16)}
     assert adapter_targets(modules | absorbed, base) == adapter_targets(modules, base)
+
+
+def test_what_the_engine_takes_apart_on_loading_is_no_target() -> None:
+    joined: dict[str, Shape] = {"model.layers.0.mlp.gate_up_proj": (192, 64)}
+    for architecture, adapted in (("Glm4ForCausalLM", False), ("Phi3ForCausalLM", True), ("Unknown", True)):
+        base, modules = _llama(architectures=[architecture])
+        names = adapter_targets(modules | joined, base).names
+        assert ("gate_up_proj" in names) is adapted, architecture
 
 
 def test_a_gate_of_a_feed_forward_part_is_no_router() -> None:

@@ -95,7 +95,11 @@ def tokenizer_of() -> Callable[[str], ChatTokenizer]:
     return family_tokenizer
 
 
-def engine_form(message: dict[str, Any]) -> dict[str, Any]:
+# What vLLM 0.32 detects; tests/contract/engine/test_engine_rendering.py compares it for every template.
+TAKES_PARTS = ("qwen3_5_think", "qwen3_6", "qwen3_8", "lfm2_2_5_v2", "glm4moe", "gemma3", "gemma4_v5")
+
+
+def engine_form(message: dict[str, Any], family: str) -> dict[str, Any]:
     """A message as vLLM 0.32 hands it to a template, written out by hand."""
     kept = {
         key: message[key]
@@ -104,4 +108,6 @@ def engine_form(message: dict[str, Any]) -> dict[str, Any]:
     }
     if reasoning := message.get("reasoning_content"):
         kept |= {"reasoning": reasoning, "reasoning_content": reasoning}
+    if family in TAKES_PARTS and message["role"] != "tool":
+        kept["content"] = [{"type": "text", "text": message["content"]}]
     return kept

@@ -114,7 +114,7 @@ def test_every_answer_is_trained_after_the_tokens_that_the_engine_shows_the_mode
     assert len(found) == len(places)
     ends = {tokenizer._tokenizer.convert_tokens_to_ids(end) for end in FAMILIES[family].ends}
     for place, (row, (start, end)) in zip(places, found, strict=True):
-        history = [engine_form(message) for message in messages[:place]]
+        history = [engine_form(message, family) for message in messages[:place]]
         if family == "deepseekv3":  # which the engine cannot render: a finding says so
             history = [as_text(message) for message in history]
         shown = tokenizer._tokenizer.apply_chat_template(

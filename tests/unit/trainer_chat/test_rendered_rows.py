@@ -132,7 +132,7 @@ def test_a_template_that_asks_elsewhere_than_it_answers_is_refused_with_both_pla
             TemplateOptions({"enable_thinking": False}, "off"), "info", "enable_thinking=false", id="off"
         ),
         pytest.param(TemplateOptions({"enable_thinking": True}, "on"), "info", "thinking is on", id="on"),
-        pytest.param(TemplateOptions({}, "on"), "info", "reasoning, which is trained.", id="on by itself"),
+        pytest.param(TemplateOptions({}, "on"), "info", "All rows have reasoning.", id="on by itself"),
         pytest.param(TemplateOptions({}, "empty"), "warning", "nothing switches it off", id="empty"),
         pytest.param(TemplateOptions({"thinking": True}, "mixed"), "warning", "4 of 10 rows", id="mixed"),
         pytest.param(

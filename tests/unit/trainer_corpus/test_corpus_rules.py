@@ -108,7 +108,7 @@ def test_near_duplicate(second: str, found: bool) -> None:
     assert (finding is not None) == found
     if finding:
         assert finding.rows == (1, 2)
-        assert "2 rows are near-duplicates in 1 groups" in finding.message
+        assert "2 rows are near-duplicates in 1 group:" in finding.message
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,33 @@ def test_a_null_argument_is_absent_unless_its_parameter_can_be_null(tools: Any, 
     assert row.messages[0]["tool_calls"][0]["function"]["arguments"] == expected
 
 
+_POINT = {"type": "object", "properties": {"x": {"type": "integer"}, "y": {"type": ["integer", "null"]}}}
+_PADDED = {"x": None, "y": None, "of another call": None}
+# null within an argument: (the argument's schema, what is given, what is trained)
+DEEPER: list[tuple[str, Any, Any, Any]] = [
+    ("in an object whose properties are named", _POINT, _PADDED, {"y": None}),
+    ("in objects of a list", {"type": "array", "items": _POINT}, [_PADDED, {"x": 1}], [{"y": None}, {"x": 1}]),
+    ("in an object within an object", {"type": "object", "properties": {"p": _POINT}}, {"p": _PADDED}, {"p": {"y": None}}),
+    ("in an object that may be left out", {"anyOf": [_POINT, {"type": "null"}]}, _PADDED, {"y": None}),
+    ("in a list that may be left out", {"anyOf": [{"type": "array", "items": _POINT}, {"type": "null"}]}, [_PADDED], [{"y": None}]),
+    ("in one of several objects", {"anyOf": [_POINT, {"type": "object", "properties": {}}]}, _PADDED, _PADDED),
+    ("in an object of anything", {"type": "object"}, _PADDED, _PADDED),
+    ("an item of a list", {"type": "array", "items": {"type": "integer"}}, [1, None], [1, None]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("schema", "argument", "expected"), [row[1:] for row in DEEPER], ids=[row[0] for row in DEEPER]
+)
+def test_null_within_an_argument_is_absent_where_the_schema_names_no_such_value(
+    schema: Any, argument: Any, expected: Any
+) -> None:
+    call = {"function": {"name": "f", "arguments": {"a": argument}}}
+    messages = [{"role": "assistant", "tool_calls": [call]}]
+    row = canonical(1, {"messages": messages, "tools": _tools(a=schema)})
+    assert row.messages[0]["tool_calls"][0]["function"]["arguments"] == {"a": expected}
+
+
 def test_json_text_of_any_depth_is_answered() -> None:
     text = "[" * 900 + "null" + "]" * 900
     assert respelled({"prompt": "a", "completion": "b", "tools": text})["tools"] == text

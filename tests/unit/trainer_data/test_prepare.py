@@ -236,6 +236,14 @@ def _data(volumes: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"dataset": {"source": volumes.configmap("bad", "train.jsonl", rows)}}
 
 
+def _base_without_weights(volumes: Any) -> dict[str, Any]:
+    shutil.copytree(
+        volumes.claims / "models" / "model", volumes.claims / "models" / "bare",
+        ignore=shutil.ignore_patterns("*.safetensors"),
+    )  # fmt: skip
+    return {"baseModel": {"source": "pvc://models/bare"}}
+
+
 BAD = {
     "training rows lack an answer": (
         lambda v: _data(v, [{"prompt": "a", "completion": "b"}, {"prompt": "c"}]),
@@ -264,7 +272,11 @@ BAD = {
     ),
     "the base is no model": (
         lambda v: (v.claims / "models" / "empty").mkdir() or {"baseModel": {"source": "pvc://models/empty"}},
-        ["holds no *.safetensors file"],
+        ["models/empty holds no config.json that can be read"],
+    ),
+    "the base has no weights": (
+        lambda v: _base_without_weights(v),
+        ["The base model's folder holds no *.safetensors file"],
     ),
     "the batch does not fit the processes": (
         lambda v: {"training": {"effectiveBatchSize": 3}, "resources": {"nodes": 2}},
@@ -288,7 +300,7 @@ BAD = {
     ),
     "the hold-out is in the training data": (
         lambda v: _data(v, [{"prompt": "Held  OUT 7", "completion": "x"}]),
-        ["1 hold-out inputs are in the training data, first row 8 (training row 1)"],
+        ["The training data holds 1 hold-out input, first row 8 (training row 1)"],
     ),
 }  # fmt: skip
 

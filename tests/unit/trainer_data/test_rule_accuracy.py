@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data_rules import PLANTED, record_accuracy
-from tests.broken_records import BREAKS, STOPLESS, TOKEN_BREAKS, Break
+from tests.broken_records import BREAKS, FAULTY, TOKEN_BREAKS, Break
 from tests.unit.trainer_data.conftest import make_base
 
 
@@ -20,8 +20,8 @@ def test_a_broken_record_is_named(rule: str, breaks: Break) -> None:
 @pytest.mark.parametrize(
     ("rule", "breaks"),
     [(rule, breaks) for (rule, _), breaks in TOKEN_BREAKS.items()],
-    ids=[name for _, name in TOKEN_BREAKS],
+    ids=map(": ".join, TOKEN_BREAKS),
 )
 def test_what_only_tokens_show_is_named(rule: str, breaks: Break, tmp_path: Path) -> None:
-    score = record_accuracy(rule, breaks, 1, make_base(tmp_path, STOPLESS))
+    score = record_accuracy(rule, breaks, 1, make_base(tmp_path, FAULTY))
     assert (score.planted, score.found, score.false) == (PLANTED, PLANTED, 0)

@@ -81,7 +81,7 @@ def test_alternating_formats_are_shown_in_part() -> None:
     rows = [(number, RAW["text" if number % 2 else "pairs"]) for number in range(1, 1001)]
     finding = format_runs(rows).finding()
     assert finding is not None
-    assert finding.message.endswith("rows 4-4 are pairs ...; use one.")
+    assert finding.message.endswith("row 4 is pairs ...; use one.")
     assert finding.count == 500
 
 

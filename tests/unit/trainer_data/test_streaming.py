@@ -91,6 +91,16 @@ def test_held_out_files_of_a_folder_are_told_and_not_read(tmp_path: Path) -> Non
     )
 
 
+def test_a_split_in_a_folder_of_its_own_is_told_with_its_folder(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("test", 5)):
+        (tmp_path / "rows" / split).mkdir(parents=True)
+        data_file(tmp_path / "rows" / split, count)
+    read = loaded(tmp_path / "rows", tmp_path / "spool")
+    assert read.files == {"train/rows.jsonl": 3}
+    told = next(item for item in read.findings if item.rule == "unread_files")
+    assert "is read: train/rows.jsonl; not read: test/." in told.message
+
+
 def test_an_error_of_the_reader_ends_the_work_of_all_processes(tmp_path: Path, one_by_one: None) -> None:
     (tmp_path / "rows.csv").write_text("prompt,completion\n" + "a,b\n" * 50 + '"' + "x" * (9 << 20))
     with pytest.raises(UserError, match="has no end"):

@@ -362,7 +362,7 @@ def test_findings_about_the_tokenizer_name_what_is_wrong(tokenizer: ChatTokenize
     strange = _changed(tokenizer, vocabulary=2, chat_template=SHARED.replace("<|im_end|>", "<end>"))
     ends, new = rules.tokenizer_findings(strange)
     assert "'<end>', which is 5 tokens" in ends.message
-    assert "1 tokens have no embedding in the base model (`<|im_end|>`)" in new.message
+    assert "no embedding for 1 token (`<|im_end|>`)" in new.message
     assert (ends.severity, new.severity) == ("error", "warning")
 
 

@@ -32,7 +32,7 @@ def test_a_folder_gives_its_files_by_name_and_tells_what_is_not_read(volumes: An
     for name in ("b.jsonl", "a.jsonl.gz", "README.md", ".swp", "_SUCCESS"):
         (folder / name).write_text("x")
     located = locate(DatasetSpec(source="pvc://c/rows/"), volumes.workspace, "train")
-    assert [file.name for file in located.files] == ["README.md", "a.jsonl.gz", "b.jsonl"]
+    assert [file.name for file in located.files] == ["a.jsonl.gz", "b.jsonl"]
     assert located.unread == ("old/",)
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,41 @@ def test_a_cut_gzip_file_ends_with_64(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_folder_without_a_tokenizer_ends_with_64(
     tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(base / "config.json", tmp_path)
-    assert check(write(tmp_path / "a.jsonl", [row(1)]), "--model", tmp_path) == 64
+    bare = shutil.copytree(base, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert check(write(tmp_path / "a.jsonl", [row(1)]), "--model", bare) == 64
     assert "tokenizer" in capsys.readouterr().err
+
+
+def _no_weights(base: Path) -> None:
+    (base / "model.safetensors").unlink()
+
+
+def _a_cut_file_beside_the_weights(base: Path) -> None:
+    """The index does not name it; the fingerprint covers every weight file."""
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": "model.safetensors"}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    (base / "model-00001-of-00002.safetensors").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_no_weights, "folder holds no *.safetensors file"),
+        (_a_cut_file_beside_the_weights, "model-00001-of-00002.safetensors is not a complete"),
+    ],
+)
+def test_damaged_weights_are_refused_by_check_and_prepare_with_one_sentence(
+    damage: Callable[[Path], None], says: str, tmp_path: Path, base: Path, write_job: Callable[..., Path],
+    rows: tuple[str, ...], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    damaged = shutil.copytree(base, tmp_path / "damaged")
+    damage(damaged)
+    assert check(rows[1], "--model", damaged) == 64
+    said = capsys.readouterr().err
+    assert says in said
+    job, work = str(write_job()), str(tmp_path / "work")
+    assert main(["prepare", "--job", job, *rows, "--model", str(damaged), "--work", work]) == 64
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,8 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
      "spec.budget is in EUR, the price of h200 in USD"),
     ("an unpinned base", {"baseModel": {"source": "hf://a/b"}}, "", "needs `revision`"),
     ("no training rows", {"dataset": None}, "", "dataset: Field required"),
+    ("another base", {"baseModel": {"source": "pvc://models/tiny", "fingerprint": "sha256:" + "0" * 64}}, "ROWS --model BASE",
+     "pvc://models/tiny has the fingerprint sha256:"),
     ("a base that is a file", {}, "ROWS --model TABLE", "is no folder; give the base model's folder"),
 ]  # fmt: skip
 
@@ -183,9 +185,10 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("changes", "flags", "text"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG]
 )
 def test_a_wrong_question_ends_with_64_and_says_what_to_do(
-    changes: dict[str, Any], flags: str, text: str, write_job: Write, rows: tuple[str, ...], table: Path, capsys: Capture
+    changes: dict[str, Any], flags: str, text: str, write_job: Write, rows: tuple[str, ...], table: Path, base: Path, capsys: Capture
 ) -> None:  # fmt: skip
-    words = [str(table) if word == "TABLE" else word for word in flags.split() if word != "ROWS"]
+    paths = {"TABLE": str(table), "BASE": str(base)}
+    words = [paths.get(word, word) for word in flags.split() if word != "ROWS"]
     given = [*words, *(rows if "ROWS" in flags else ())]
     assert run("plan", "--job", write_job(**changes), *given) == 64
     assert text in capsys.readouterr().err

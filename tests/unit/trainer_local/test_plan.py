@@ -111,6 +111,7 @@ def test_time_and_cost_come_with_the_tokens(config: Path, capsys: Capture) -> No
     assert estimate["costLow"] < estimate["cost"] < estimate["costHigh"] < 20
     assert plan("--model", str(config), *training.split()) == 0
     text = capsys.readouterr().out
+    assert "LoRA on 1 GPU: ZeRO stage 0" in text
     assert f"{estimate['hours']:.2f} h ({estimate['hoursLow']:.2f} to" in text
     assert "for all GPUs" not in text
     plan("--model", str(config), *training.split(), "--price-per-hour", "2.5")
@@ -130,6 +131,7 @@ def test_a_model_that_does_not_fit_ends_with_1_and_a_way_out(config: Path, capsy
     assert "weights            14.96 GiB #######\n" in text
     assert f"peak               93.75 GiB {'#' * 40}+\n" in text
     assert "limit              72.00 GiB (90% of 80 GiB)\n" in text
+    assert "Full on 2 GPUs: ZeRO stage 2" in text
     assert "It does not fit." in text
     assert "or set resources.gpuType: h200 (" in text
 

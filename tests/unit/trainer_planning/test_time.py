@@ -24,7 +24,14 @@ from finetune_trainer.planning.time import (
     startup_seconds,
     tokens_per_second,
 )
-from tests.unit.trainer_base.shapes import LLAMA2_7B, LLAMA_1B, LLAMA_8B, QWEN25_7B, shape_by_config
+from tests.unit.trainer_base.shapes import (
+    LLAMA2_7B,
+    LLAMA2_13B,
+    LLAMA_1B,
+    LLAMA_8B,
+    QWEN25_7B,
+    shape_by_config,
+)
 
 EIGHT = shape_by_config(LLAMA_8B)
 LARGE = 10**9  # tokens per micro-batch at which its size no longer matters
@@ -77,8 +84,12 @@ def test_the_reference_s_share_of_zero_3_on_several_nodes_is_within_the_band() -
 
 MEASURED = json.loads((Path(__file__).parents[3] / "benchmarks/results/gpu_training.json").read_text())
 # The padded layout is the benchmark's comparison: the trainer packs on GPUs.
-PACKED = [case for case in MEASURED["cases"] if case["layout"] is None]
-BENCHMARKED = {"llama-3.2-1b": shape_by_config(LLAMA_1B), "llama-3.1-8b": EIGHT}
+PACKED = [case for case in MEASURED["cases"] if case["layout"] is None and case["trainer"] == "ours"]
+BENCHMARKED = {
+    "llama-3.2-1b": shape_by_config(LLAMA_1B),
+    "llama-3.1-8b": EIGHT,
+    "llama-2-13b": shape_by_config(LLAMA2_13B),
+}
 H200 = 989.5
 
 
@@ -89,8 +100,8 @@ def test_a_measured_speed_lies_within_the_band(case: dict[str, Any]) -> None:
         case["micro_batch_tokens"],
         None if case["method"] == "Full" else 16,
         zero_stage=case["zero_stage"],
-        offload=case["offload"].capitalize(),
-        gradient_checkpointing="Enabled" if case["checkpointing"] else "Disabled",
+        offload=case["offload"],
+        gradient_checkpointing=case["gradient_checkpointing"],
     )
     row = round(case["meanRowTokens"])
     lengths = measure([row] * (100_000_000 // row))

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from finetune_trainer.data.file_rules import mixed_files
+from finetune_trainer.data.rules import mixed_files
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading.kinds import FileKind, find_kind
 from finetune_trainer.reading.limits import RECORD_BYTES

@@ -29,7 +29,7 @@ CSV: list[tuple[str, str, list[Any]]] = [
     ("JSON in another cell stays text", 'prompt\n"[1]"\n', [{"prompt": "[1]"}]),
 ]  # fmt: skip
 CSV_PROBLEMS: list[tuple[str, bytes, str]] = [
-    ("too few cells", b"x", "it has 1 cells where the header names 2 columns"),
+    ("too few cells", b"x", "it has 1 cell where the header names 2 columns"),
     ("too many cells", b"x,y,z", "it has 3 cells where the header names 2 columns"),
     ("wrong JSON in a cell of tools", b"x,[", "the JSON in column `tools` is wrong: Expecting value"),
     ("NaN in a cell of tools", b"x,[NaN]", "NaN is not a JSON number"),

@@ -17,13 +17,17 @@ def start(
     run: Any,
     port: int,
     nodes: int = 1,
-    processes: int = 1,
+    processes: int | None = 1,
     rank: int = 0,
     program: Sequence[str] = ("-m", "finetune_trainer"),
 ) -> "subprocess.Popen[str]":
-    """Process 1 of a train pod; `program` may stand in for the trainer's command line."""
-    environment = os.environ | {
-        "FT_NODES": str(nodes), "FT_PROCESSES": str(processes), "JOB_COMPLETION_INDEX": str(rank),
+    """Process 1 of a train pod; `processes` None leaves the number to it.
+
+    `program` may stand in for the trainer's command line.
+    """
+    given = {} if processes is None else {"FT_PROCESSES": str(processes)}
+    environment = os.environ | given | {
+        "FT_NODES": str(nodes), "JOB_COMPLETION_INDEX": str(rank),
         "FT_MASTER_ADDR": "127.0.0.1", "FT_MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
         "FT_TERMINATION_LOG": str(run.job_path.with_name(f"termination-{rank}")),
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -38,7 +42,7 @@ def losses(lines: Iterator[str]) -> dict[int, float]:
     return {int(match[1]): float(match[3]) for match in found if match}
 
 
-def train(run: Any, port: int, processes: int = 1) -> dict[int, float]:
+def train(run: Any, port: int, processes: int | None = 1) -> dict[int, float]:
     child = start(run, port, processes=processes)
     assert child.stderr
     seen = losses(iter(child.stderr))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.cores import oom_kills, usable_cores
+from finetune_trainer.container import oom_kills, usable_cores
 from finetune_trainer.errors import DiskFull, OutOfMemory, StageError, UserError, cause_of
 from finetune_trainer.launch import gang as process_1
 from finetune_trainer.launch.outcome import WorkerOutcome, decide, lost, record, recorded
@@ -158,9 +158,19 @@ def test_what_a_library_raises_is_traced_to_its_cause(
     assert cause_of(error) is expected
 
 
+def never() -> int:
+    """For a number that is given."""
+    raise AssertionError("the job has said how many processes train")
+
+
+def test_a_pod_that_is_not_told_a_number_of_processes_chooses_it() -> None:
+    assert read_gang({}, lambda: 5).processes == 5
+    assert read_gang({"FT_PROCESSES": "2"}, never).processes == 2
+
+
 def test_a_gang_of_two_pods_starts_torchrun_with_static_rendezvous() -> None:
     gang = read_gang(
-        {"FT_NODES": "2", "FT_PROCESSES": "4", "JOB_COMPLETION_INDEX": "1", "FT_MASTER_ADDR": "x-0.x"}
+        {"FT_NODES": "2", "FT_PROCESSES": "4", "JOB_COMPLETION_INDEX": "1", "FT_MASTER_ADDR": "x-0.x"}, never
     )
     line = " ".join(command(gang, Path("/j"), Path("/w"), Path("/o")))
     for part in (
@@ -186,7 +196,7 @@ def test_a_gang_of_two_pods_starts_torchrun_with_static_rendezvous() -> None:
 )
 def test_an_environment_that_describes_no_gang_is_an_error(environment: dict[str, str]) -> None:
     with pytest.raises(UserError, match="FT_NODES"):
-        read_gang(environment)
+        read_gang(environment, lambda: 1)
 
 
 def test_cores_are_shared_out_unless_the_administrator_decides() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from finetune_trainer.contracts import Job
 from finetune_trainer.errors import UserError
-from finetune_trainer.stages.train import CPU_MICRO_BATCH_TOKENS, plan_execution
-from finetune_trainer.training.plan import Execution
+from finetune_trainer.stages.train import plan_execution
+from finetune_trainer.training.plan import CPU_MICRO_BATCH_TOKENS, Execution
 from tests.unit.trainer_base.shapes import LLAMA_1B, LLAMA_8B
 
 GIB = 2**30

@@ -42,6 +42,15 @@ def test_full_training_which_is_fp32_on_every_cpu_has_the_same_losses_to_four_di
     assert together == pytest.approx(alone, abs=1e-4)
 
 
+@pytest.mark.parametrize(("method", "rounding"), [("LoRA", 2e-3), ("Full", 1e-4)])
+def test_three_processes_share_eight_rows_with_the_losses_of_one(
+    train_run: Callable[..., Any], method: str, rounding: float
+) -> None:
+    alone = train(train_run("alone", method), free_port())
+    together = train(train_run("together", method), free_port(), processes=3)
+    assert together == pytest.approx(alone, abs=rounding)
+
+
 @pytest.mark.parametrize(
     ("method", "processes"), [("LoRA", 2), ("Full", 1)], ids=["LoRA by two", "Full by one"]
 )

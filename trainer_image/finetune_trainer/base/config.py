@@ -32,6 +32,7 @@ class BaseConfig:
     """A base model by its config.json; sizes are of its language model, None where nothing states them.
 
     `multimodal` models keep their language model in a part of its own and have others beside it.
+    `embedding_width` is that of the tokens, which some models (OPT-350m) project to `hidden`.
     `model_type` is the whole model's, `text_type` the language model's. `layer_types` are transformers'
     (full_attention, sliding_attention, linear_attention, ...), () where the class has one kind. `quantised`
     names the method that the weights are stored by. `native` says whether transformers has the model's code;
@@ -52,6 +53,7 @@ class BaseConfig:
     positions: int
     vocab: int | None
     hidden: int | None
+    embedding_width: int | None
     layers: int | None
     heads: int | None
     kv_heads: int | None
@@ -79,6 +81,7 @@ class BaseConfig:
 _FIELDS = {
     "vocab": "vocab_size",
     "hidden": "hidden_size",
+    "embedding_width": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
     "kv_heads": "num_key_value_heads",
@@ -114,6 +117,7 @@ def parse_base_config(config: Mapping[str, Any]) -> BaseConfig:
         positions=read.count("max_position_embeddings") or _UNKNOWN_POSITIONS,
         vocab=read.count("vocab_size"),
         hidden=hidden,
+        embedding_width=read.count("word_embed_proj_dim") or hidden,
         layers=read.count("num_hidden_layers"),
         heads=heads,
         # Llama 2 and its like state neither: one key per query head, heads that share the hidden size.

@@ -9,8 +9,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.fingerprint import is_weight_file
+from finetune_trainer.fingerprint import fingerprint, is_weight_file
 
+_LEFT_OUT = ("rotary_emb.inv_freq", "mtp.")
 _INDEX = "model.safetensors.index.json"
 
 
@@ -66,3 +67,26 @@ def _read_header(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         text = f"The base model's {path.name} is no whole safetensors file ({error})"
         raise UserError(f"{text}; fetch the model again.") from error
+
+
+def read_fingerprint(folder: Path) -> str:
+    """The fingerprint of a base model's folder; UserError when one of its weight files is not whole."""
+    try:
+        return fingerprint(folder)
+    except (ValueError, NotADirectoryError) as error:
+        raise UserError(f"The base model cannot be used: {error}; fetch it again.") from error
+
+
+def loaded_tensors(headers: Headers) -> dict[str, Tensor]:
+    """The tensors that transformers loads, without buffers of old versions and heads for further tokens."""
+    return {name: tensor for name, tensor in headers.items() if not _is_left_out(name)}
+
+
+def modules_of(headers: Headers) -> dict[str, tuple[int, ...]]:
+    """Modules by name with the shape of their weight, as `adapter_targets` takes them."""
+    suffix = ".weight"
+    return {name[: -len(suffix)]: t.shape for name, t in headers.items() if name.endswith(suffix)}
+
+
+def _is_left_out(name: str) -> bool:
+    return name.startswith(_LEFT_OUT) or name.endswith(_LEFT_OUT)

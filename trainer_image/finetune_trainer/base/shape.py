@@ -10,22 +10,20 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_trainer.base.config import BaseConfig, auto_class, read_base_config
-from finetune_trainer.base.headers import Headers, Tensor, read_headers
+from finetune_trainer.base.config import BaseConfig, read_base_config
+from finetune_trainer.base.engine import refuse_unserved
+from finetune_trainer.base.headers import Headers, Tensor, loaded_tensors, modules_of, read_headers
 from finetune_trainer.base.targets import (
     Decoder,
     Shape,
     adapter_targets,
-    decoder_among,
     find_decoder,
     is_expert,
-    layer_counts,
+    is_quantised,
+    stored_head,
 )
+from finetune_trainer.base.trainable import refuse_transposed, refuse_untrainable
 from finetune_trainer.errors import UserError
-
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-# What checkpoints hold beside the weights that are loaded: buffers of old versions, heads for further tokens.
-_NOT_LOADED = ("rotary_emb.inv_freq", "mtp.")
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,11 @@ class Linear:
 class ModelShape:
     """A decoder; all counts are numbers of parameters or of elements, not bytes.
 
-    `linears` are those that LoRA may adapt and QLoRA quantises. Neither are the output head (`head`, 0
-    when the embedding serves as one), the experts (single three-dimensional tensors in transformers 5)
-    and the `rest` of the language model: norms, biases, routers, latent attention's up-projection.
-    `beside` are the other parts of a multimodal model: loaded, and never trained. `feed_forward` is the
-    width that one token passes in a layer.
+    `linears` are those that LoRA may adapt. None are the output head (`head`, 0 when the embedding serves as
+    one), the experts (single three-dimensional tensors in transformers 5) and the `rest` of the language
+    model: norms, biases, routers, latent attention's up-projection. `beside` are the other parts of a
+    multimodal model: loaded, and never trained. `quantised` is what QLoRA quantises, of those parts too.
+    `feed_forward` is the width that one token passes in a layer.
     """
 
     model_type: str
@@ -74,13 +72,14 @@ class ModelShape:
     embedding: int
     head: int
     rest: int
+    quantised: int
     largest_layer: int
     experts: Experts | None = None
     beside: int = 0
 
     @property
     def linear_parameters(self) -> int:
-        """The weights that QLoRA quantises (P_lin)."""
+        """The weights of the layers that LoRA may adapt (P_lin)."""
         return sum(linear.parameters for linear in self.linears)
 
     @property
@@ -132,16 +131,37 @@ class BaseModel:
         return rank * sum(sum(modules[n]) for n in adapter_targets(modules, self.config, chosen).modules)
 
     def adapted(self, chosen: Collection[str] | None) -> tuple[str, ...]:
-        """The names of the layers that an adapter sits on; UserError for a choice that the base has not."""
+        """The names of the layers that an adapter sits on; UserError for a choice that the base has not.
+
+        Also for a base whose adapters the engine does not serve.
+        """
+        refuse_unserved(self.config.architecture)
         headers = self.headers or usual_headers(self.config)
+        refuse_transposed(self.config, headers)
         return adapter_targets(modules_of(headers), self.config, chosen).names
 
 
-def read_base(path: Path) -> BaseModel:
-    """The base model of a folder, or of a config.json alone; UserError for one that cannot be trained at all.
+def read_base(folder: Path) -> BaseModel:
+    """The base model of a folder; UserError for one that cannot be trained at all, or that has no weights.
 
     The checks are those of every command, whether or not its memory is planned.
     """
+    base = _read_model(folder)
+    if not base.headers:
+        text = "The base model's folder holds no *.safetensors file at its top level"
+        raise UserError(f"{text}; give one in the transformers format, with its weights.")
+    return base
+
+
+def read_shape(path: Path) -> ModelShape:
+    """The shape of a model, given as its folder or, for decoders of the usual parts, as config.json alone.
+
+    UserError for weights that cannot be trained or that the config does not describe.
+    """
+    return _read_model(path).shape()
+
+
+def _read_model(path: Path) -> BaseModel:
     base = BaseModel(read_base_config(path), read_headers(path) if path.is_dir() else {})
     if path.is_dir() and not base.headers and (pickles := sorted(path.glob("*.bin"))):
         text = f"The base model's weights are pickle files ({pickles[0].name}), which can run code when read"
@@ -150,18 +170,10 @@ def read_base(path: Path) -> BaseModel:
     return base
 
 
-def read_shape(path: Path) -> ModelShape:
-    """The shape of a model, given as its folder; or as a config.json alone, for decoders of the usual parts.
-
-    UserError for weights that cannot be trained or that the config does not describe.
-    """
-    return read_base(path).shape()
-
-
 def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
     """The shape of the model whose weights have these headers; UserError as for `read_shape`."""
     refuse_untrainable(base, headers)
-    tensors = {name: tensor for name, tensor in headers.items() if not _is_not_loaded(name)}
+    tensors = loaded_tensors(headers)
     modules = modules_of(tensors)
     decoder = find_decoder(modules, base)
     language, beside = _parts(tensors, decoder, base)
@@ -169,7 +181,7 @@ def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
     # by name, inputs, outputs
     linears = Counter((name.rpartition(".")[2], modules[name][1], modules[name][0]) for name in targets)
     experts = sum(tensor.parameters for name, tensor in language.items() if is_expert(name))
-    embedding, head = math.prod(modules[decoder.embedding]), _stored_head(modules, decoder)
+    embedding, head = math.prod(modules[decoder.embedding]), stored_head(modules, decoder)
     known = embedding + head + experts + sum(math.prod(modules[name]) for name in targets)
     return ModelShape(
         model_type=base.text_type,
@@ -183,6 +195,9 @@ def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
         embedding=embedding,
         head=0 if base.tied else head,  # some checkpoints store a copy of the embedding
         rest=sum(tensor.parameters for tensor in language.values()) - known,
+        quantised=sum(
+            math.prod(size) for name, size in modules.items() if is_quantised(name, size, decoder, base)
+        ),
         largest_layer=_largest_layer(language, decoder),
         experts=_experts(base, experts),
         beside=sum(tensor.parameters for tensor in beside.values()),
@@ -196,26 +211,6 @@ def adapter_parameters(shape: ModelShape, rank: int, names: Collection[str] | No
     """
     adapted = (linear for linear in shape.linears if names is None or linear.name in names)
     return rank * sum(linear.count * (linear.inputs + linear.outputs) for linear in adapted)
-
-
-def modules_of(headers: Headers) -> dict[str, Shape]:
-    """Modules by name with the shape of their weight, as `adapter_targets` takes them."""
-    suffix = ".weight"
-    return {name[: -len(suffix)]: t.shape for name, t in headers.items() if name.endswith(suffix)}
-
-
-def refuse_untrainable(base: BaseConfig, headers: Headers) -> None:
-    """UserError for a model that cannot be loaded or trained, whatever the method.
-
-    transformers cannot load it, its weights have fewer than 16 bits, or they are not those of its config.
-    """
-    auto_class(base)
-    stored = {tensor.dtype for tensor in headers.values()} - _FLOATS
-    if stored or base.quantised:
-        kind = ", ".join(sorted(stored)) or base.quantised
-        text = f"The base model's weights are quantised ({kind})"
-        raise UserError(f"{text}; name the model in 16 bits, which method QLoRA quantises itself.")
-    _refuse_other_weights(base, modules_of({n: t for n, t in headers.items() if not _is_not_loaded(n)}))
 
 
 def usual_headers(base: BaseConfig) -> dict[str, Tensor]:
@@ -262,37 +257,6 @@ def _usual_layer(base: BaseConfig) -> Iterator[tuple[str, Shape]]:
     yield "mlp.down_proj.weight", (hidden, inner)
 
 
-def _is_not_loaded(name: str) -> bool:
-    return name.startswith(_NOT_LOADED) or name.endswith(_NOT_LOADED)
-
-
-def _refuse_other_weights(base: BaseConfig, modules: Mapping[str, Shape]) -> None:
-    """Refuse weights that the config does not describe: they would not be loaded, or not be used."""
-    if base.hidden is None or base.layers is None:
-        return
-    stored = max(layer_counts(modules).values(), default=0)
-    if 0 < stored < base.layers:
-        _refuse("num_hidden_layers", str(base.layers), str(stored))
-    if decoder := decoder_among(modules, base.hidden, base.layers):
-        _refuse_other_decoder(base, decoder, modules)
-
-
-def _refuse_other_decoder(base: BaseConfig, decoder: Decoder, modules: Mapping[str, Shape]) -> None:
-    rows, layers = modules[decoder.embedding][0], base.require("layers")
-    if base.vocab is not None and rows != base.vocab:
-        _refuse("vocab_size", str(base.vocab), f"{rows} rows of {decoder.embedding}")
-    found = {decoder.layer_of(name) for name in modules} - {None}
-    if len(found) > layers + base.further_layers:
-        _refuse("num_hidden_layers", str(layers), str(len(found)))
-    if not base.tied and not _stored_head(modules, decoder):
-        _refuse("tie_word_embeddings", "false", "no output head")
-
-
-def _refuse(field: str, config: str, weights: str) -> None:
-    text = f"The base model's config.json and its weights differ: {field} is {config} in the one"
-    raise UserError(f"{text} and {weights} in the other; fetch both from the same revision.")
-
-
 def _parts(
     tensors: Headers, decoder: Decoder, base: BaseConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -308,13 +272,6 @@ def _parts(
         ours = not base.multimodal or name.startswith(within) or tensor.shape == head_shape
         (language if ours else beside)[name] = tensor
     return language, beside
-
-
-def _stored_head(modules: Mapping[str, Shape], decoder: Decoder) -> int:
-    """The parameters of the output head: what has the embedding's size and is in no layer; 0 without."""
-    embedding = modules[decoder.embedding]
-    outside = (n for n in modules if n != decoder.embedding and decoder.layer_of(n) is None)
-    return math.prod(embedding) if any(modules[name] == embedding for name in outside) else 0
 
 
 def _feed_forward(

@@ -5,12 +5,14 @@ linear layers and the token embedding of the loaded model. transformers renames 
 matrices of experts into one tensor; the rule reads neither.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from finetune_trainer.base.config import BaseConfig
+from finetune_trainer.base.engine import is_joined
 from finetune_trainer.errors import UserError
 
 Shape = tuple[int, ...]
@@ -44,12 +46,17 @@ def adapter_targets(
     """The linear layers of the language model's decoder layers, all of them or those `chosen` by last name.
 
     Left alone are embeddings, output head, other parts of a multimodal model, layers that predict further
-    tokens (numbered beyond the model's), routed experts and their routers, gates with one output, and what an
-    engine does not apply as a layer.
-    UserError names a choice that the model does not have.
+    tokens (numbered beyond the model's), routed experts and their routers, gates with one output, and what
+    the engine does not apply as a layer or takes apart.
+    UserError names a choice that the model does not have, or says that it has nothing to choose from.
     """
     decoder = find_decoder(modules, base)
     found = [name for name, shape in modules.items() if is_target(name, shape, decoder, base)]
+    if not found:
+        text = (
+            f"The layers of the base model ({base.text_type}) hold no linear layer that an adapter can sit on"
+        )
+        raise UserError(f"{text}; choose another base model.")
     present = sorted({_leaf(name) for name in found})
     wanted = sorted(set(present if chosen is None else chosen))
     if unknown := [name for name in wanted if name not in present]:
@@ -62,8 +69,21 @@ def is_target(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bo
     """Whether an adapter may sit on a module."""
     layer = decoder.layer_of(name)
     inside = layer is not None and layer < base.require("layers")
-    left_alone = is_expert(name) or _is_gate(name, shape, base) or _is_absorbed(name, base)
+    unserved = _is_absorbed(name, base) or is_joined(_leaf(name), base.architecture)
+    left_alone = is_expert(name) or _is_gate(name, shape, base) or unserved
     return inside and len(shape) == 2 and not left_alone
+
+
+def is_quantised(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bool:
+    """Whether method QLoRA quantises a module: linear layers of any part of the model, within its layers.
+
+    bitsandbytes takes every `nn.Linear` but the output head; routed experts and routers are none. Those
+    outside of numbered layers, as between a vision tower and the language model, are not told from
+    embeddings by their headers: they are taken to stay as they are.
+    """
+    layer = decoder.layer_of(name)
+    loaded = _NUMBERED.match(name) is not None and (layer is None or layer < base.require("layers"))
+    return loaded and len(shape) == 2 and not is_expert(name) and not _is_router(name, shape, base)
 
 
 def is_expert(name: str) -> bool:
@@ -77,25 +97,42 @@ def find_decoder(modules: Mapping[str, Shape], base: BaseConfig) -> Decoder:
     Vision and audio towers have numbered layers too, but no such embedding beside them. UserError when no
     module is one.
     """
-    hidden, layers = base.require("hidden"), base.require("layers")
-    if decoder := decoder_among(modules, hidden, layers):
+    if decoder := decoder_among(modules, base):
         return decoder
-    text = f"The base model's weights hold no embedding of width {hidden} (hidden_size) with {layers} layers"
+    width, layers = base.require("embedding_width"), base.require("layers")
+    field = "hidden_size" if width == base.hidden else "word_embed_proj_dim"
+    text = f"The base model's weights hold no embedding of width {width} ({field}) with {layers} layers"
     raise UserError(
         f"{text} (num_hidden_layers) beside it; fetch config.json and weights of the same revision."
     )
 
 
-def decoder_among(modules: Mapping[str, Shape], hidden: int, layers: int) -> Decoder | None:
-    """The same for a language model of this width and of at least so many layers; None when there is none."""
-    stacks = layer_counts(modules)
-    for name, shape in modules.items():
-        if len(shape) == 2 and shape[1] == hidden and not _NUMBERED.match(name):
-            parent = name.rpartition(".")[0]
-            beside = [s for s, count in stacks.items() if count >= layers and s.rpartition(".")[0] == parent]
-            if beside:
-                return Decoder(name, max(beside, key=lambda stack: stacks[stack]))
-    return None
+def decoder_among(modules: Mapping[str, Shape], base: BaseConfig) -> Decoder | None:
+    """The same, whose layers may be more than the config says; None when there is none.
+
+    Positions may have an embedding of the same width (OPT, GPT-Neo); the tokens' has a row for each of them.
+    """
+    width, layers = base.require("embedding_width"), base.require("layers")
+    stacks = {stack: count for stack, count in layer_counts(modules).items() if count >= layers}
+    wide = (name for name, shape in modules.items() if len(shape) == 2 and shape[1] == width)
+    outside = (name for name in wide if not _NUMBERED.match(name))
+    found = [Decoder(name, stack) for name in outside if (stack := _largest_beside(name, stacks))]
+    rows = {decoder: modules[decoder.embedding][0] for decoder in found}
+    return max(found, key=lambda decoder: (rows[decoder] == base.vocab, rows[decoder]), default=None)
+
+
+def stored_head(modules: Mapping[str, Shape], decoder: Decoder) -> int:
+    """The parameters of the output head: what has the embedding's size and is in no layer; 0 without."""
+    embedding = modules[decoder.embedding]
+    outside = (n for n in modules if n != decoder.embedding and decoder.layer_of(n) is None)
+    return math.prod(embedding) if any(modules[name] == embedding for name in outside) else 0
+
+
+def _largest_beside(name: str, stacks: Mapping[str, int]) -> str:
+    """Of the stacks of layers in the same module as an embedding that of the most layers; "" without any."""
+    parent = name.rpartition(".")[0]
+    beside = (stack for stack in stacks if stack.rpartition(".")[0] == parent)
+    return max(beside, key=lambda stack: stacks[stack], default="")
 
 
 def layer_counts(modules: Mapping[str, Shape]) -> Counter[str]:
@@ -106,8 +143,11 @@ def layer_counts(modules: Mapping[str, Shape]) -> Counter[str]:
 
 def _is_gate(name: str, shape: Shape, base: BaseConfig) -> bool:
     """What weighs experts against each other: a router, or the single output before a shared expert."""
-    routes = shape[0] == base.experts and ("router" in name or _leaf(name) == "gate")
-    return shape[0] == 1 or routes
+    return shape[0] == 1 or _is_router(name, shape, base)
+
+
+def _is_router(name: str, shape: Shape, base: BaseConfig) -> bool:
+    return shape[0] == base.experts and ("router" in name or _leaf(name) == "gate")
 
 
 def _is_absorbed(name: str, base: BaseConfig) -> bool:

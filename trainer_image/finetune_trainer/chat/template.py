@@ -7,6 +7,7 @@ from os.path import commonprefix
 from typing import Any
 
 from finetune_trainer.chat.messages import answered, reasoning_of, served, served_tools
+from finetune_trainer.chat.parts import in_parts, takes_parts
 from finetune_trainer.chat.reasoning import AFTER, CLOSE, OPEN, opens, split_reasoning
 from finetune_trainer.data.spellings import Message
 
@@ -60,6 +61,15 @@ class ChatTemplate:
 
         template = self._tokenizer.get_chat_template()
         return frozenset(_get_template_variables(template)) - {"messages", "tools", "add_generation_prompt"}
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether the engine hands it the content of messages as lists of parts."""
+        # Parsed in transformers' environment, whose extensions a template may use.
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        template = self._tokenizer.get_chat_template()
+        return takes_parts(_compile_jinja_template(template).environment.parse(template))
 
     @cached_property
     def refuses_objects(self) -> bool:
@@ -118,7 +128,7 @@ class ChatTemplate:
 
     def _apply(self, messages: list[dict[str, Any]], tools: Tools, ask: bool, **values: Any) -> str:
         text = self._tokenizer.apply_chat_template(
-            messages,
+            [in_parts(message) for message in messages] if self.takes_parts else messages,
             tools=served_tools(tools) or None,
             tokenize=False,
             add_generation_prompt=ask,

@@ -148,7 +148,10 @@ class ResourcesSpec(Document):
 
     @property
     def processes(self) -> int:
-        """The world size: one process per GPU, or `processesPerNode` (default 1) on CPU."""
+        """The processes that the job asks for: one per GPU, or `processesPerNode` of each node on the CPU.
+
+        Where that is left out it counts as 1: launch/processes.py then chooses, for any number of rows.
+        """
         return self.nodes * (self.gpus_per_node or self.processes_per_node or 1)
 
 

@@ -11,6 +11,7 @@ from finetune_trainer.data.findings import Finding, found, name_rows
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.spellings import Message
 from finetune_trainer.grading import grade, reference_problem
+from finetune_trainer.words import plural
 
 _TOO_FEW = 50
 _FEW = 100
@@ -63,7 +64,7 @@ def eval_size(holdout: Sequence[HoldoutRow]) -> Finding | None:
     count = len(holdout)
     if count >= _FEW:
         return None
-    text = f"The hold-out has {count} rows; give at least {_TOO_FEW}, better 100 to 200."
+    text = f"The hold-out has {plural(count, 'row')}; give at least {_TOO_FEW}, better 100 to 200."
     return Finding(41, "eval_size", "error" if count < _TOO_FEW else "warning", count, (), text)
 
 
@@ -100,7 +101,7 @@ def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[Grader
     numbers = list(dict.fromkeys(number for number, _, _ in wrong))
     number, grader, reason = wrong[0]
     text = (
-        f"{len(numbers)} expected answers fail their own graders: {name_rows(numbers)} (row {number}, "
+        f"The graders fail {plural(len(numbers), 'expected answer')}: {name_rows(numbers)} (row {number}, "
         f"{grader}: {reason}); correct the answer or the grader."
     )
     return found(43, "eval_reference_fails", numbers, text)

@@ -7,8 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from finetune_trainer.contracts import DatasetSpec
-from finetune_trainer.data.file_rules import mixed_files, unread_files
 from finetune_trainer.data.findings import Finding, present
+from finetune_trainer.data.rules import mixed_files, unread_files
 from finetune_trainer.data.spool import Spool, SpoolWriter, pack
 from finetune_trainer.data.structure import Structure, examine
 from finetune_trainer.data.workers import each

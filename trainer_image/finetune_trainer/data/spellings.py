@@ -104,13 +104,36 @@ def parameters_of(tool: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def without_null_arguments(arguments: dict[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """Arguments without those that are null, unless that is a value which their parameter can have."""
+    """Arguments without those that are null, unless that is a value which their parameter can have.
+
+    So too in the objects within them, as far as their schemas name properties: in an object that may hold
+    anything, null is not to be told from a value that was meant.
+    """
     named = parameters or {}
     return {
-        key: value
+        key: _without_null_properties(value, named.get(key))
         for key, value in arguments.items()
         if value is not None or (key in named and _takes_null(named[key]))
     }
+
+
+def _without_null_properties(value: Any, schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return value
+    others = [choice for choice in _choices(schema) if not _takes_null(choice)]
+    if len(others) == 1:
+        return _without_null_properties(value, others[0])
+    if isinstance(value, list):
+        return [_without_null_properties(item, schema.get("items")) for item in value]
+    named = schema.get("properties")
+    return (
+        without_null_arguments(value, named) if isinstance(value, dict) and isinstance(named, dict) else value
+    )
+
+
+def _choices(schema: dict[str, Any]) -> list[Any]:
+    choices = schema.get("anyOf", schema.get("oneOf"))
+    return choices if isinstance(choices, list) else []
 
 
 def _take_call(turn: Message, function: Any) -> None:
@@ -145,7 +168,6 @@ def _takes_null(schema: Any) -> bool:
         return schema is True
     if "type" in schema:
         return "null" in schema["type"] if isinstance(schema["type"], list) else schema["type"] == "null"
-    choices = schema.get("anyOf", schema.get("oneOf"))
-    if isinstance(choices, list):
+    if choices := _choices(schema):
         return any(map(_takes_null, choices))
     return None in schema["enum"] if isinstance(schema.get("enum"), list) else True

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from finetune_trainer.cores import usable_cores
+from finetune_trainer.container import usable_cores
 from finetune_trainer.errors import UserError
 from finetune_trainer.lean import hide_torch, use_one_thread
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from finetune_trainer.container import oom_kills, usable_cores
 from finetune_trainer.contracts import Job, Result
-from finetune_trainer.cores import oom_kills, usable_cores
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import (
     DatasetChanged,
@@ -24,6 +24,7 @@ from finetune_trainer.errors import (
     UserError,
 )
 from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, WorkerOutcome, decide, lost, recorded
+from finetune_trainer.launch.processes import default_processes
 from finetune_trainer.launch.torchrun import Gang, command, read_gang, worker_environment
 from finetune_trainer.results import run_stage, succeeded
 from finetune_trainer.training.checkpoints import kept_after_full_disk
@@ -56,8 +57,9 @@ def main(job_path: Path, workspace_path: Path) -> int:
 
 def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     """Run torchrun to its end; the result, or the StageError that the workers' outcome stands for."""
-    gang = read_gang(os.environ)
     prepared = check_prepared(workspace, job)  # before the slow start of the workers, which check it again
+    choose = partial(default_processes, job, prepared.summary, workspace.base_dir(job))
+    gang = read_gang(os.environ, choose)
     with tempfile.TemporaryDirectory(prefix="outcomes-") as folder:
         outcome = _supervise(gang, job_path, workspace, Path(folder))
     if outcome.reason == SUCCEEDED:
@@ -74,7 +76,10 @@ def _supervise(gang: Gang, job_path: Path, workspace: Workspace, outcomes: Path)
     kills = oom_kills()
     environment = worker_environment(os.environ, gang.processes, usable_cores())
     child = subprocess.Popen(command(gang, job_path, workspace.root, outcomes), env=environment)
-    _log.info("started torchrun for pod %s of %s", gang.node_rank + 1, gang.nodes)
+    _log.info(
+        "started torchrun for pod %s of %s with %s processes",
+        *(gang.node_rank + 1, gang.nodes, gang.processes),
+    )
     forward = _Forward(child)
     # A signal that arrived before this line raised Interrupted; torchrun then ends with the container.
     signal.signal(signal.SIGTERM, forward)

@@ -1,7 +1,7 @@
 """The command line of torchrun, from what the operator puts into the environment."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,14 @@ class Gang:
         return self.node_rank == 0
 
 
-def read_gang(environment: Mapping[str, str]) -> Gang:
-    """FT_NODES, FT_PROCESSES, JOB_COMPLETION_INDEX and FT_MASTER_ADDR; UserError when one is wrong."""
-    nodes, processes = _number(environment, "FT_NODES", 1), _number(environment, "FT_PROCESSES", 1)
+def read_gang(environment: Mapping[str, str], default_processes: Callable[[], int]) -> Gang:
+    """FT_NODES, FT_PROCESSES, JOB_COMPLETION_INDEX and FT_MASTER_ADDR; UserError when one is wrong.
+
+    The operator leaves out FT_PROCESSES where the job does not say how many.
+    """
+    nodes = _number(environment, "FT_NODES", 1)
+    given = "FT_PROCESSES" in environment
+    processes = _number(environment, "FT_PROCESSES", 1) if given else default_processes()
     rank = _number(environment, "JOB_COMPLETION_INDEX", 0)
     address = environment.get("FT_MASTER_ADDR", "127.0.0.1" if nodes == 1 else "")
     if not address or nodes < 1 or processes < 1 or not 0 <= rank < nodes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from finetune_trainer.base.config import BaseConfig
+from finetune_trainer.base.headers import read_fingerprint
 from finetune_trainer.base.shape import read_base
 from finetune_trainer.chat.options import TemplateOptions
 from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
@@ -78,7 +79,9 @@ def _base(folder: Path) -> tuple[BaseConfig, ChatTokenizer]:
     """What a check needs of a base; UserError for one that cannot be trained."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give a base model's folder with --model.")
-    return read_base(folder).config, load_tokenizer(folder)
+    config = read_base(folder).config
+    read_fingerprint(folder)  # for the files that it refuses: prepare would too
+    return config, load_tokenizer(folder)
 
 
 def _model(folder: Path, base: tuple[BaseConfig, ChatTokenizer], train: Loaded) -> _Model:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from finetune_trainer.base.config import read_base_config
 from finetune_trainer.base.headers import Tensor
-from finetune_trainer.base.shape import BaseModel, read_base, refuse_untrainable
+from finetune_trainer.base.shape import BaseModel, read_base
+from finetune_trainer.base.trainable import refuse_untrainable
 from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, GpuSpec, Job
 from finetune_trainer.data.load import Loaded, Watch, load, load_files
 from finetune_trainer.errors import UserError
@@ -14,7 +15,7 @@ from finetune_trainer.local.gpus import accelerator, known_gpus, other_gpus
 from finetune_trainer.local.manifest import job_of, read_manifest
 from finetune_trainer.sources.hub import describe_base, fetch_base, fetch_tokenizer
 from finetune_trainer.sources.located import locate_local
-from finetune_trainer.stages.examine import Base, Data, check_request, compares_meaning
+from finetune_trainer.stages.examine import Base, Data, check_request, checked_fingerprint, compares_meaning
 
 _OF_VOLUMES = ("pvc://", "configmap://")
 
@@ -75,7 +76,9 @@ def find_local_base(job: Job, options: argparse.Namespace, scratch: Path, watch:
     if folder is not None:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; give the base model's folder with --model.")
-        return Base(folder, read_base(folder))
+        base = Base(folder, read_base(folder))
+        checked_fingerprint(job, folder)
+        return base
     if spec.revision is None:
         raise UserError(f"baseModel {_beyond(spec.source)}; give its folder with --model.")
     watch(f"fetching {spec.source}", 0, None)

@@ -17,6 +17,7 @@ from finetune_trainer.planning.layouts import Fixed, Gpu, Workload, gpus_of
 from finetune_trainer.planning.lengths import Lengths
 from finetune_trainer.planning.memory import FIT_SHARE, Setup
 from finetune_trainer.planning.time import Band, TimedRun, estimate, prior, startup_seconds, training_cost
+from finetune_trainer.words import plural
 
 _BAR = 40
 
@@ -101,7 +102,7 @@ def text_of(document: dict[str, Any], plan: MemoryPlan | NoFit) -> str:
         lines += [f"{'each host':<15}{document['hostGiB']:>9.2f} GiB"]
     lines += [
         "",
-        f"{document['method']} on {document['gpus']} GPU(s): ZeRO stage {chosen['zeroStage']}, "
+        f"{document['method']} on {plural(document['gpus'], 'GPU')}: ZeRO stage {chosen['zeroStage']}, "
         f"offload {chosen['offload']}, gradient checkpointing {chosen['gradientCheckpointing']}, "
         f"micro-batches of {chosen['microBatchTokens']:,} tokens",
         *([_time(expected)] if expected else []),

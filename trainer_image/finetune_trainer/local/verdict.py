@@ -6,8 +6,8 @@ from collections.abc import Callable
 from finetune_trainer.contracts import Job
 from finetune_trainer.report.document import Report
 from finetune_trainer.report.readiness import over_budget
-from finetune_trainer.report.words import money
 from finetune_trainer.stages.examine import Data, RefusedError, refuse_unsound
+from finetune_trainer.words import money
 
 FINE, REFUSED = 0, 1
 

@@ -57,11 +57,13 @@ def knowledge_gap(intent: Intent) -> Advice | None:
 
 def changing_knowledge(intent: Intent) -> Advice | None:
     """R3: knowledge that changes monthly or more often is out of date before the next run."""
-    if intent.knowledge_changes_per_month < 1:
+    changes = intent.knowledge_changes_per_month
+    if changes < 1:
         return None
+    often = "once" if changes == 1 else f"{changes:.0f} times"
     return Advice(
         "ChangingKnowledge",
-        f"The knowledge changes {intent.knowledge_changes_per_month:g} times a month: each change would need "
+        f"The knowledge changes {often} a month: each change would need "
         "a new run. Retrieve it at request time (RAG) instead.",
     )
 

@@ -265,8 +265,8 @@ def _qlora(shape: ModelShape, setup: Setup) -> _State:
     bf16 matrix at a time. With ZeRO-3 the GPUs share base and adapter, but transformers loads quantised
     weights outside of zero.Init: each GPU holds all of them before they are divided.
     """
-    linear, n, trained = shape.linear_parameters, setup.gpus, _trained(shape, setup)
-    base = NF4_BYTES * linear + 2 * (shape.parameters - linear)
+    quantised, n, trained = shape.quantised, setup.gpus, _trained(shape, setup)
+    base = NF4_BYTES * quantised + 2 * (shape.parameters - quantised)
     working = 2 * shape.largest_linear
     if setup.zero_stage == 0:
         loading = base + 2 * max(shape.embedding, shape.largest_linear)

@@ -10,6 +10,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.reading.limits import RECORD_BYTES
 from finetune_trainer.reading.lines import TOO_LONG, Line
 from finetune_trainer.reading.strict_json import parse_json
+from finetune_trainer.words import plural
 
 # What CSV cannot nest is written as JSON text in a cell.
 _JSON_CELLS = ("messages", "conversations", "tools", "functions")
@@ -112,7 +113,7 @@ def _refuse_header(header: list[str], name: str) -> None:
 
 def _line(number: int, header: list[str], cells: list[str]) -> Line:
     if len(cells) != len(header):
-        text = f"it has {len(cells)} cells where the header names {len(header)} columns"
+        text = f"it has {plural(len(cells), 'cell')} where the header names {plural(len(header), 'column')}"
         return Line(number, problem=text)
     value: dict[str, Any] = {key: cell for key, cell in zip(header, cells, strict=True) if cell}
     for key in _JSON_CELLS:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from finetune_trainer.report.document import DataSummary, Estimate, MemoryPlan, Report
-from finetune_trainer.report.words import duration, gib, money, number, plural, share
+from finetune_trainer.words import duration, gib, money, number, plural, share
 
 
 @dataclass(frozen=True)

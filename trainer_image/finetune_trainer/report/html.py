@@ -7,8 +7,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from finetune_trainer import words
 from finetune_trainer.data.findings import Finding
-from finetune_trainer.report import plots, words
+from finetune_trainer.report import plots
 from finetune_trainer.report.document import Duplicates, Estimate, Example, Lengths, MemoryPlan, Report
 from finetune_trainer.report.figures import key_figures
 from finetune_trainer.report.mask import Gap, abbreviated, runs, visible

@@ -8,7 +8,7 @@ from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.tokenise import Encoded, encode_rows
 from finetune_trainer.report.document import Example, Token
-from finetune_trainer.report.words import printable
+from finetune_trainer.words import printable
 
 # A page shows this many tokens at both ends of a long run. A run of the prompt is cut sooner than an answer.
 _SHOWN_UNTRAINED = 60

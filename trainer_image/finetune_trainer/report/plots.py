@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 from finetune_trainer.report import svg
 from finetune_trainer.report.document import Histogram
 from finetune_trainer.report.scale import MARGIN, Axis, Mark, labels, pointers, spoken, ticks
-from finetune_trainer.report.words import number, plural
+from finetune_trainer.words import number, plural
 
 _COUNTS = 34  # the width of the counts at the left of a histogram
 _BARS = 110  # the height of a histogram's bars

@@ -5,7 +5,7 @@ from typing import Literal
 
 from finetune_trainer.data.findings import errors, warnings
 from finetune_trainer.report.document import Report
-from finetune_trainer.report.words import plural
+from finetune_trainer.words import plural
 
 Level = Literal["good", "warning", "error"]
 

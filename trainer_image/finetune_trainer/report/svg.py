@@ -6,7 +6,7 @@ A drawing is `WIDTH` units wide and scales with the page. Every text is escaped 
 from collections.abc import Iterable
 from html import escape
 
-from finetune_trainer.report.words import printable
+from finetune_trainer.words import printable
 
 WIDTH = 440
 _NAMESPACE = "http://www.w3.org/2000/svg"

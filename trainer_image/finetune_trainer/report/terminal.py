@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.report.document import DataSummary, Estimate, Histogram, Lengths, MemoryPlan, Report
 from finetune_trainer.report.readiness import readiness
-from finetune_trainer.report.words import duration, gib, money, number, plural, printable, setting, share
+from finetune_trainer.words import duration, gib, money, number, plural, printable, setting, share
 
 _WIDEST, _NARROWEST = 120, 40  # longer lines are hard to read, shorter ones hold no sentence
 _FINDINGS = 10  # at most, the worst first; report.json has all

@@ -1,7 +1,8 @@
 """Ask one model all questions of the hold-out at once, and grade what it answers."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from itertools import count
 
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.errors import UserError
@@ -27,27 +28,28 @@ async def answer_all(
     `done` is called with the number of rows that are finished.
     """
     await check_rendering(engine, model, questions)
-    places = asyncio.Semaphore(CONCURRENCY)
-    finished = 0
+    places, finished = asyncio.Semaphore(CONCURRENCY), count(1)
 
     async def one(question: Question) -> GradedRow:
-        nonlocal finished
         async with places:
             answer = await _answer(engine, model, question, evaluation.output_tokens)
-        finished += 1
-        done(finished)
+        done(next(finished))
         return graded(question, answer, evaluation.graders)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(question)) for question in questions]
-    except BaseExceptionGroup as failures:
-        # The stage runner knows reasons, not groups; one engine that is gone fails every row alike.
-        raise failures.exceptions[0] from failures
-    rows = [task.result() for task in tasks]
+    rows = await _all(map(one, questions))
     if rows and all(row.problem for row in rows):
         raise UserError(f"The engine refused every hold-out prompt; it said: {rows[0].problem}")
     return rows
+
+
+async def _all(asked: Iterable[Coroutine[None, None, GradedRow]]) -> list[GradedRow]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in asked]
+    except BaseExceptionGroup as failures:
+        # The stage runner knows reasons, not groups; one engine that is gone fails every row alike.
+        raise failures.exceptions[0] from failures
+    return [task.result() for task in tasks]
 
 
 async def _answer(engine: Engine, model: str, question: Question, max_tokens: int) -> Answer | str:

@@ -18,7 +18,15 @@ from finetune_trainer.errors import SourceUnavailableError, StageError, UserErro
 from finetune_trainer.reading.limits import CHUNK_BYTES
 from finetune_trainer.sources.credentials import credential, credential_file
 from finetune_trainer.sources.folders import choose, some
-from finetune_trainer.sources.located import DataFile, Located, folder_for, refuse_size, save, top_entry
+from finetune_trainer.sources.located import (
+    DataFile,
+    Located,
+    folder_for,
+    of_folder,
+    refuse_size,
+    save,
+    top_entry,
+)
 
 _CONNECT_SECONDS = 10
 _REQUEST_SECONDS = 60
@@ -58,7 +66,7 @@ def _copy_folder(store: Any, path: str, source: str, folder: Path, dataset: str)
     chosen = choose(source, lambda inner: _entries(store, f"{path}/{inner}".rstrip("/")), dataset)
     found = store.get_file_info([f"{path}/{name}" for name in chosen.files])
     refuse_size(sum(entry.size for entry in found), source)
-    return Located(tuple(_copy(store, entry.path, source, folder) for entry in found), chosen.unread)
+    return of_folder(chosen, (_copy(store, entry.path, source, folder) for entry in found))
 
 
 def _copy(store: Any, path: str, source: str, folder: Path) -> DataFile:

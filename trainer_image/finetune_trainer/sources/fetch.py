@@ -6,7 +6,7 @@ from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.sources.buckets import fetch_objects
 from finetune_trainer.sources.folders import choose
 from finetune_trainer.sources.hub import fetch_dataset
-from finetune_trainer.sources.located import Located, list_folder, local_file
+from finetune_trainer.sources.located import Located, list_folder, local_file, of_folder
 from finetune_trainer.sources.volumes import resolve_volume_path
 from finetune_trainer.sources.web import fetch_url
 
@@ -35,4 +35,4 @@ def _on_volume(source: str, dataset: str) -> Located:
         source, lambda name: list_folder(resolve_volume_path(f"{inner}/{name}"), f"{inner}/{name}"), dataset
     )
     files = (local_file(resolve_volume_path(f"{inner}/{name}"), f"{inner}/{name}") for name in chosen.files)
-    return Located(tuple(files), chosen.unread)
+    return of_folder(chosen, files)

@@ -23,6 +23,7 @@ _SPLITS = {
 }
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.")
 _METADATA = ("dataset_dict.json", "dataset_infos.json")
+_ABOUT = re.compile(r"(readme|licen[cs]e|notice|citation|changelog)(\.\w+)?", re.IGNORECASE)
 _DEEPEST = 4
 _LISTED = 10
 
@@ -38,8 +39,9 @@ class Chosen:
 def choose(source: str, entries: ListEntries, dataset: str) -> Chosen:
     """The files of a folder that are `train` or `holdout`; UserError says what to write where that is open.
 
-    What is hidden by custom (names that start with `.` or `_`) is never data. Files of an unknown type are
-    chosen as long as no split is told by names: rule 4 (data.file_rules.mixed_files) judges them.
+    What is hidden by custom (names that start with `.` or `_`) is never data, and pages such as README.md
+    are neither. Files of an unknown type are
+    chosen as long as no split is told by names: rule 4 (data.rules.mixed_files) judges them.
     """
     return _Choice(source, entries, dataset).inside("")
 
@@ -59,7 +61,7 @@ class _Choice:
         """The choice among the entries of one folder, or in the one folder within it that has the rows."""
         names = sorted(name for name in self.entries(folder) if name[0] not in "._")
         folders = [name for name in names if name.endswith("/")]
-        files = _without_metadata([name for name in names if not name.endswith("/")])
+        files = _rows_only([name for name in names if not name.endswith("/")])
         here = any(map(find_kind, files)) or (files and not folders)
         if (not here and not folders) or folder.count("/") == _DEEPEST:
             text = f"{self._path(folder)} is a folder without data files"
@@ -111,13 +113,17 @@ class _Choice:
         )
 
 
-def _without_metadata(files: list[str]) -> list[str]:
-    """The files without those that the datasets library writes beside rows, as save_to_disk does."""
-    files = [name for name in files if name not in _METADATA]
+def _rows_only(files: list[str]) -> list[str]:
+    """The files without pages about the data, and without what the datasets library writes beside rows."""
+    files = [name for name in files if name not in _METADATA and not _is_about(name)]
     if {"state.json", "dataset_info.json"} <= set(files):
         rows = [name for name in files if name.endswith(".arrow")]
         return [name for name in rows if not name.startswith(("cache-", "indices"))]
     return files
+
+
+def _is_about(name: str) -> bool:
+    return _ABOUT.fullmatch(name) is not None and find_kind(name) is None
 
 
 def some(names: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.files import write_atomically
 from finetune_trainer.sources.credentials import Purpose, credential
 from finetune_trainer.sources.folders import choose, some
-from finetune_trainer.sources.located import DataFile, Located, top_entry
+from finetune_trainer.sources.located import DataFile, Located, of_folder, top_entry
 
 # In the target: which base is complete, and which is being fetched (a restart goes on with that one).
 _FETCHED = ".fetched"
@@ -92,7 +92,7 @@ def _fetch_data_folder(
         raise UserError(text)
     chosen = choose(source, lambda inner: _entries(names, f"{path}/{inner}"), dataset)
     files = (_fetch_data_file(repo, f"{path}/{name}", revision, target) for name in chosen.files)
-    return Located(tuple(files), chosen.unread)
+    return of_folder(chosen, files)
 
 
 def _entries(names: list[str], folder: str) -> set[str]:

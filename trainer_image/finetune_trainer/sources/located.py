@@ -3,13 +3,13 @@
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.reading.limits import DATA_SET_BYTES
-from finetune_trainer.sources.folders import choose
+from finetune_trainer.sources.folders import Chosen, choose
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,13 @@ def locate_local(path: Path, dataset: str) -> Located:
     if not path.is_dir():
         return Located((local_file(path, source),))
     chosen = choose(source, lambda inner: list_folder(path / inner, f"{source}/{inner}"), dataset)
-    return Located(tuple(local_file(path / name, str(path / name)) for name in chosen.files), chosen.unread)
+    return of_folder(chosen, (local_file(path / name, str(path / name)) for name in chosen.files))
+
+
+def of_folder(chosen: Chosen, files: Iterable[DataFile]) -> Located:
+    """The files that were chosen in a folder, at hand in the same order, by their paths within the source."""
+    named = (replace(file, name=name) for name, file in zip(chosen.files, files, strict=True))
+    return Located(tuple(named), chosen.unread)
 
 
 def local_file(path: Path, source: str) -> DataFile:

@@ -20,6 +20,7 @@ from finetune_trainer.scoring.baseline_store import (
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import means, rounded, score
 from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
+from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
 
@@ -78,7 +79,7 @@ def _result(job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], cached:
         "cached": cached,
     }
     text = (
-        f"The base scores {interval.score:.1%} by {metric} on {len(rows)} rows "
+        f"The base scores {interval.score:.1%} by {metric} on {plural(len(rows), 'row')} "
         f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
     )
     return succeeded(job, text, summary)

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.base.headers import read_fingerprint
 from finetune_trainer.base.shape import BaseModel
 from finetune_trainer.chat.options import TemplateOptions
 from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
@@ -36,6 +37,7 @@ from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
 from finetune_trainer.stages.outlook import Outlook, look_ahead, report_parts, summarise
 from finetune_trainer.trained_rows import WriteRows
+from finetune_trainer.words import plural
 
 _MESSAGES = 3  # of findings in a refusal; the report has all
 _WARNINGS = 5
@@ -119,6 +121,17 @@ def check_request(job: Job) -> None:
         check_graders(job.spec.evaluation.graders)
 
 
+def checked_fingerprint(job: Job, base: Path) -> str:
+    """The fingerprint of the base in a folder; UserError when the job asks for another one."""
+    digest, spec = read_fingerprint(base), job.spec.base_model
+    if spec.fingerprint not in (None, digest):
+        text = (
+            f"{spec.source} has the fingerprint {digest}, baseModel.fingerprint asks for {spec.fingerprint}"
+        )
+        raise UserError(f"{text}; correct one of them.")
+    return digest
+
+
 def refuse_unsound(job: Job, data: Data) -> None:
     """RefusedError for rows that are errors by themselves; they are looked at before a base is fetched."""
     _refuse_errors(job, data, data.findings())
@@ -194,7 +207,7 @@ def _refuse_errors(job: Job, data: Data, findings: Sequence[Finding]) -> None:
     if not wrong:
         return
     shown = " ".join(f"[{item.dataset}] {item.message}" for item in wrong[:_MESSAGES])
-    more = f" And {len(wrong) - _MESSAGES} more findings." if len(wrong) > _MESSAGES else ""
+    more = f" And {plural(len(wrong) - _MESSAGES, 'more finding')}." if len(wrong) > _MESSAGES else ""
     raise RefusedError(f"{shown}{more}", _report(job, data, findings))
 
 

@@ -15,7 +15,6 @@ from finetune_trainer.data.load import Watch, load
 from finetune_trainer.data.prepared import read_prepared, write_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import write_atomically, write_lines
-from finetune_trainer.fingerprint import fingerprint
 from finetune_trainer.progress import ProgressServer, watching
 from finetune_trainer.report.document import Report
 from finetune_trainer.report.html import report_html
@@ -27,11 +26,13 @@ from finetune_trainer.stages.examine import (
     Examined,
     RefusedError,
     check_request,
+    checked_fingerprint,
     examine,
     refuse_unsound,
 )
 from finetune_trainer.stages.publication import artifact, published_manifest
 from finetune_trainer.trained_rows import writing_rows
+from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace, destination_dir
 
 _log = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
     refuse_unsound(job, data)
     progress.update(message="fetching and fingerprinting the base model")
     folder = _base(job, workspace)
-    digest = _checked_fingerprint(job, folder)
     base = Base(folder, read_base(folder))
+    digest = checked_fingerprint(job, folder)
     examined = examine_and_write(job, workspace, data, base, watching(progress))
     write_reports(workspace, examined.report)
     summary = {"adopted": False, **_base_facts(job, digest), **examined.summary(job)}
@@ -138,22 +139,6 @@ def _base(job: Job, workspace: Workspace) -> Path:
     return workspace.base_dir(job)
 
 
-def _checked_fingerprint(job: Job, base: Path) -> str:
-    spec = job.spec.base_model
-    try:
-        digest = fingerprint(base)
-    except (ValueError, NotADirectoryError) as error:
-        raise UserError(
-            f"{spec.source} is no usable base model: {error}; give a transformers folder."
-        ) from error
-    if spec.fingerprint not in (None, digest):
-        text = (
-            f"{spec.source} has the fingerprint {digest}, baseModel.fingerprint asks for {spec.fingerprint}"
-        )
-        raise UserError(f"{text}; correct one of them.")
-    return digest
-
-
 def _base_facts(job: Job, base: str) -> dict[str, Any]:
     spec = job.spec.base_model
     name = spec.source.removeprefix("hf://") if spec.revision else spec.source.rstrip("/").rsplit("/", 1)[-1]
@@ -162,9 +147,9 @@ def _base_facts(job: Job, base: str) -> dict[str, Any]:
 
 def _sentence(job: Job, summary: dict[str, Any]) -> str:
     steps, held_out = summary["training"]["steps"], summary["holdoutRows"]
-    ready = f"{summary['rows']} rows with {summary['tokens']} tokens are ready for {steps} steps"
+    rows = f"{plural(summary['rows'], 'row')} with {plural(summary['tokens'], 'token')}"
     fallback = "" if summary["method"] == job.spec.method else " LoRA does not fit, so QLoRA is used."
-    return f"{ready}; the hold-out has {held_out} rows.{fallback}"
+    return f"Ready for {plural(steps, 'step')}: {rows}; the hold-out has {plural(held_out, 'row')}.{fallback}"
 
 
 def _check_same_data(job: Job, workspace: Workspace, manifest: AdapterManifest, data: Data) -> None:
@@ -175,7 +160,7 @@ def _check_same_data(job: Job, workspace: Workspace, manifest: AdapterManifest, 
         raise UserError(f"{where}, made from other data; choose another output.destination or delete it.")
     # A pinned hf revision cannot change, so only a volume is looked at again.
     pinned = job.spec.base_model.revision is not None
-    if not pinned and _checked_fingerprint(job, workspace.base_dir(job)) != manifest.base_model.fingerprint:
+    if not pinned and checked_fingerprint(job, workspace.base_dir(job)) != manifest.base_model.fingerprint:
         raise UserError(f"{where}, made from another base; choose another output.destination or delete it.")
 
 

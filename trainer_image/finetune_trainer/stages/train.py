@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from finetune_trainer.base.shape import read_shape
-from finetune_trainer.contracts import Job, Result, TrainingSpec
+from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import Interrupted, UserError
 from finetune_trainer.planning.choose import NoFit, choose
@@ -20,14 +20,11 @@ from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.training.callbacks import ReportStep, StepReport
 from finetune_trainer.training.core import Outcome, train
-from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
+from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan, cpu_execution
 from finetune_trainer.training.signals import StopRequest
+from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
-# Measured on two cores: fewer, larger products lose less at the threads' barriers (217 tokens/s with one row
-# of 220 tokens, 229 with two, 234 with four); beyond, padding and activations (1.3 MB per token) only grow.
-CPU_MICRO_BATCH_TOKENS = 1024
-_CPU_STAGES = {"LoRA": 0, "QLoRA": 0, "Full": 2}
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +71,7 @@ def _lora(chosen: dict[str, Any], method: str) -> LoraPlan:
 def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
     """The layout for this device's memory; UserError when nothing fits, with what to change."""
     if not torch.cuda.is_available():
-        return _cpu_execution(job, summary["method"])
+        return cpu_execution(summary["method"], job.spec.training)
     device = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")))
     gpu = Gpu(round(device.total_memory / GIB, 2), device.name)
     plan = choose(_workload(job, summary, model, gpu), gpus_of(job.other_gpus))
@@ -84,16 +81,6 @@ def plan_execution(job: Job, summary: dict[str, Any], model: Path) -> Execution:
     setup = plan.layout.setup
     return Execution(
         plan.layout.micro_batch_tokens, setup.gradient_checkpointing, setup.zero_stage, setup.offload
-    )
-
-
-def _cpu_execution(job: Job, method: str) -> Execution:
-    """What the job says, else what is fast on few cores; ZeRO is not chosen for memory there."""
-    given = job.spec.training or TrainingSpec()
-    return Execution(
-        given.micro_batch_tokens or CPU_MICRO_BATCH_TOKENS,
-        given.gradient_checkpointing or "Disabled",
-        zero_stage=given.zero_stage if given.zero_stage is not None else _CPU_STAGES[method],
     )
 
 
@@ -146,7 +133,7 @@ def _result(job: Job, outcome: Outcome, measured: dict[str, float]) -> Result:
         raise Interrupted(f"Training was asked to stop; step {outcome.steps} is saved and can be resumed.")
     speed, loss = outcome.tokens_per_second, outcome.final_loss
     at = f" at {speed:.0f} tokens/s" if speed else ""
-    text = f"Trained {outcome.steps} steps{at}; the loss ended at {loss or 0:.3f}."
+    text = f"Trained {plural(outcome.steps, 'step')}{at}; the loss ended at {loss or 0:.3f}."
     summary = {
         "steps": outcome.steps,
         "loss": loss,

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from finetune_trainer.base.config import read_base_config
+from finetune_trainer.container import multiplies_in_bf16
 from finetune_trainer.trained_rows import map_rows, row_lengths
 from finetune_trainer.training.attention import (
     PACKED,
@@ -44,7 +45,7 @@ from finetune_trainer.training.checkpoints import (
 )
 from finetune_trainer.training.compiling import CompileCallback
 from finetune_trainer.training.model import load_model, skeleton
-from finetune_trainer.training.plan import Folders, Hardware, TrainPlan
+from finetune_trainer.training.plan import Folders, Hardware, TrainPlan, cpu_precision
 from finetune_trainer.training.resharding import needs_resharding, write_universal
 from finetune_trainer.training.saving import save_output
 from finetune_trainer.training.sharding import (
@@ -86,15 +87,10 @@ class Outcome:
 
 
 def local_hardware(full: bool) -> Hardware:
-    """bf16 on CUDA, and with an adapter on CPUs that have instructions for it (1.5 times as fast there).
-
-    Full training on CPUs is fp32, as the pods of a gang may have different processors.
-    """
+    """bf16 on CUDA, else what suits the processor."""
     if torch.cuda.is_available():
         return Hardware(cuda=True, precision="bf16")
-    able = torch.cpu.get_capabilities()
-    fast = not full and any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return Hardware(cuda=False, precision="bf16" if fast else "fp32")
+    return Hardware(cuda=False, precision=cpu_precision(full, multiplies_in_bf16()))
 
 
 def train(

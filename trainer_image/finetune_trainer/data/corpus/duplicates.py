@@ -9,6 +9,7 @@ from finetune_trainer.data.corpus.facts import Context, Facts
 from finetune_trainer.data.corpus.minhash import Pairs, components, estimates, similar
 from finetune_trainer.data.corpus.texts import Texts, row_text
 from finetune_trainer.data.findings import Finding, found, name_rows
+from finetune_trainer.words import plural
 
 NEAR = 0.85
 SLACK = 0.13  # an estimate this much below a threshold is still verified: three standard errors
@@ -74,8 +75,8 @@ def near_duplicate(train: Facts, near: Alike) -> Finding | None:
     numbers = train.number[near.members].tolist()
     first, second = train.number[near.pairs[0]]
     text = (
-        f"{len(numbers)} rows are near-duplicates in {near.groups} groups: {name_rows(numbers)} (rows "
-        f"{first} and {second} are {near.similarity[0]:.2f} alike); keep one of each group."
+        f"{len(numbers)} rows are near-duplicates in {plural(near.groups, 'group')}: {name_rows(numbers)} "
+        f"(rows {first} and {second} are {near.similarity[0]:.2f} alike); keep one of each group."
     )
     return found(32, "near_duplicate", numbers, text, "warning")
 

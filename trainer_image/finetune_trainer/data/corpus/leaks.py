@@ -12,6 +12,7 @@ from finetune_trainer.data.corpus.texts import Texts, held_out, input_text, take
 from finetune_trainer.data.corpus.words import SHORT, Indices, Mask, member, ngrams, read_words
 from finetune_trainer.data.findings import Finding, found, name_rows
 from finetune_trainer.data.holdout import HoldoutRow
+from finetune_trainer.words import plural
 
 SUSPECT = 0.6
 SAME = 0.8
@@ -30,8 +31,8 @@ def leak_exact(train: Facts, holdout: Facts) -> Finding | None:
     numbers = holdout.number[wrong].tolist()
     trained = train.prompts_owner[first[np.searchsorted(prompts, holdout.prompt[wrong[0]])]]
     text = (
-        f"{len(wrong)} hold-out inputs are in the training data, first row {numbers[0]} (training row "
-        f"{train.number[trained]}); remove them from one side, or the score means nothing."
+        f"The training data holds {plural(len(wrong), 'hold-out input')}, first row {numbers[0]} (training "
+        f"row {train.number[trained]}); remove them from one side, or the score means nothing."
     )
     return found(36, "leak_exact", numbers, text)
 
@@ -126,7 +127,8 @@ def _near(train: Facts, holdout: Facts, pairs: Pairs, values: np.ndarray, severi
     i, j = pairs[most].tolist()
     numbers = holdout.number[rows].tolist()
     text = (
-        f"{len(numbers)} hold-out inputs are like training inputs: {name_rows(numbers)} (hold-out row "
-        f"{holdout.number[i]} is {values[most]:.2f} like training row {train.number[j]}); remove one side."
+        f"The training data holds inputs like {plural(len(numbers), 'hold-out input')}: {name_rows(numbers)} "
+        f"(hold-out row {holdout.number[i]} is {values[most]:.2f} like training row {train.number[j]}); "
+        "remove one side."
     )
     return found(37, "leak_near", numbers, text, "error" if severity == "error" else "warning")

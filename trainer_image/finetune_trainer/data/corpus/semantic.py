@@ -7,7 +7,7 @@ so the rule is off unless a job sets its severity.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,22 +77,28 @@ def leak_semantic(
         return _unit(embed(encode(_own(inputs, context.templates)), matrix, weights) - common)
 
     held = directions([input_text(held_out(row)) for row in holdout])
-    closest, best = np.zeros(len(holdout), dtype=np.int64), np.full(len(holdout), -1.0)
-    for number, part in enumerate(_inputs(texts, len(train))):
-        cosines = held @ directions(part).T
-        place, value = cosines.argmax(axis=1), cosines.max(axis=1)
-        closest = np.where(value > best, number * _BATCH + place, closest)
-        best = np.maximum(best, value)
-    wrong = np.flatnonzero(best >= ALIKE)
+    place, cosine = _closest(held, map(directions, _inputs(texts, len(train))))
+    wrong = np.flatnonzero(cosine >= ALIKE)
     numbers = [holdout[i].number for i in wrong.tolist()]
     if not numbers:
         return None
     text = (
         f"Hold-out {name_rows(numbers)} may paraphrase training inputs (row {numbers[0]} training "
-        f"row {train.number[closest[wrong[0]]]}, cosine {best[wrong[0]]:.2f}); read them and "
+        f"row {train.number[place[wrong[0]]]}, cosine {cosine[wrong[0]]:.2f}); read them and "
         "remove one side."
     )
     return found(40, "leak_semantic", numbers, text, "warning")
+
+
+def _closest(held: Vectors, batches: Iterable[Vectors]) -> tuple[Indices, NDArray[np.float64]]:
+    """For each held-out direction the training row whose direction is closest: its place and the cosine."""
+    closest, best = np.zeros(len(held), dtype=np.int64), np.full(len(held), -1.0)
+    for number, batch in enumerate(batches):
+        cosines = held @ batch.T
+        place, value = cosines.argmax(axis=1), cosines.max(axis=1)
+        closest = np.where(value > best, number * _BATCH + place, closest)
+        best = np.maximum(best, value)
+    return closest, best
 
 
 def _token_counts(train: Facts, texts: Texts, context: Context, tokens: int, encode: Encode) -> Indices:

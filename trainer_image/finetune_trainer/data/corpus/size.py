@@ -6,6 +6,7 @@ import numpy as np
 
 from finetune_trainer.data.corpus.facts import Facts
 from finetune_trainer.data.findings import Finding
+from finetune_trainer.words import plural
 
 MINIMUM = 100
 ENOUGH = 300
@@ -27,8 +28,8 @@ def too_few(train: Facts) -> Finding | None:
     if count >= ENOUGH:
         return None
     text = (
-        f"Without copies there are {_rows(count)}; the least is {MINIMUM}, a few hundred are needed to see "
-        "an effect: add rows."
+        f"The data has {plural(count, 'distinct row')}; the least is {MINIMUM}, a few hundred are needed to "
+        "see an effect: add rows."
     )
     return Finding(28, "too_few", "error" if count < MINIMUM else "warning", count, (), text)
 
@@ -37,11 +38,7 @@ def data_band(train: Facts) -> Finding:
     """Rule 29: what to expect of so many rows."""
     count = len(train)
     words = next((words for limit, words in _BANDS if count < limit), _MANY)
-    return Finding(29, "data_band", "info", count, (), f"With {_rows(count)} {words}.")
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
+    return Finding(29, "data_band", "info", count, (), f"With {plural(count, 'row')} {words}.")
 
 
 def advised_epochs(rows: int) -> int:
@@ -57,7 +54,7 @@ def epochs_bound(train: Facts, epochs: float) -> Finding | None:
         return None
     count = len(train)
     text = (
-        f"{epochs:g} epochs on {count} rows risk forgetting what the base can do; set training.epochs to "
-        f"{min(advised_epochs(count), _FORGETTING)} or add rows."
+        f"{epochs:g} epochs on {plural(count, 'row')} risk forgetting what the base can do; set "
+        f"training.epochs to {min(advised_epochs(count), _FORGETTING)} or add rows."
     )
     return Finding(30, "epochs_bound", "warning", count, (), text)

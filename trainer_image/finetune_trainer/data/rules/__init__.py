@@ -10,6 +10,7 @@ from finetune_trainer.data.formats import Row
 from finetune_trainer.data.rowrule import RowRule
 from finetune_trainer.data.rules import masks, pictures, provenance, reading, roles, secrets, shape, tools
 from finetune_trainer.data.rules.lengths import length_findings, length_stats, longer_rows
+from finetune_trainer.data.rules.reading import mixed_files, unread_files
 from finetune_trainer.data.rules.runs import FormatRuns, format_runs
 from finetune_trainer.data.rules.shares import Shares, shares
 from finetune_trainer.data.rules.template import template_findings
@@ -33,12 +34,14 @@ __all__ = [
     "length_findings",
     "length_stats",
     "longer_rows",
+    "mixed_files",
     "shares",
     "sound",
     "split_rows",
     "template_findings",
     "token_rules",
     "tokenizer_findings",
+    "unread_files",
 ]
 
 _REFUSING = {

@@ -48,9 +48,15 @@ class FormatRuns:
             return None
         others = [tally for kind, tally in self.kinds.items() if kind != self.runs[0].kind]
         rows = tuple(sorted(row for tally in others for row in tally.rows)[:SHOWN_ROWS])
-        where = ", ".join(f"rows {run.first}-{run.last} are {run.kind}" for run in self.runs)
+        where = ", ".join(_named(run) for run in self.runs)
         text = f"Formats are mixed: {where}{' ...' if self.more else ''}; use one."
         return Finding(3, "mixed_formats", "error", sum(tally.count for tally in others), rows, text)
+
+
+def _named(run: Run) -> str:
+    if run.first == run.last:
+        return f"row {run.first} is {run.kind}"
+    return f"rows {run.first}-{run.last} are {run.kind}"
 
 
 def format_runs(rows: Iterable[tuple[int, dict[str, Any]]]) -> FormatRuns:

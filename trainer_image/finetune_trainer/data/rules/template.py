@@ -16,7 +16,7 @@ def _reasoning(options: TemplateOptions, rows: int, reasoned: int) -> Finding | 
     switch = "".join(f" ({name}={str(value).lower()})" for name, value in switched)
     on = f"; thinking is on{switch} {_EVERYWHERE}" if switch else ""
     told: dict[str, tuple[Severity, str]] = {
-        "on": ("info", f"All rows have reasoning, which is trained{on}."),
+        "on": ("info", f"All rows have reasoning{on}."),
         "off": ("info", f"No row has reasoning: thinking is off{switch} {_EVERYWHERE}."),
         "empty": (
             "warning",

@@ -2,6 +2,7 @@
 
 from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data.findings import Finding, present
+from finetune_trainer.words import plural
 
 
 def tokenizer_findings(tokenizer: ChatTokenizer, *, chat: bool = True) -> list[Finding]:
@@ -49,7 +50,7 @@ def _new_tokens(tokenizer: ChatTokenizer) -> Finding | None:
         return None
     names = ", ".join(f"`{name[:40]}`" for name in new[:3]) + (" ..." if len(new) > 3 else "")
     text = (
-        f"{len(new)} tokens have no embedding in the base model ({names}); adding embeddings makes an "
-        "adapter that vLLM does not serve, so use tokens that the base knows."
+        f"The base model has no embedding for {plural(len(new), 'token')} ({names}); adding embeddings makes "
+        "an adapter that vLLM does not serve, so use tokens that the base knows."
     )
     return Finding(23, "new_tokens", "warning", len(new), (), text)

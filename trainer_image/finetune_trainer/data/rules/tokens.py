@@ -7,6 +7,7 @@ from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.data.rowrule import RowRule
 from finetune_trainer.data.tokenise import Encoded, Unrendered
+from finetune_trainer.words import plural
 
 Result = Encoded | Unrendered
 _STOP = "set eos_token or generation_config.json to the token that the template writes after an answer"
@@ -64,8 +65,9 @@ def split_rows(conversations: int, rows: int) -> Finding | None:
     if not conversations:
         return None
     text = (
-        f"The chat template writes earlier answers differently, so {conversations} conversations are trained "
-        f"as one row per answer, each as the engine will see it: {rows} rows in all."
+        f"The chat template writes earlier answers differently, so of "
+        f"{plural(conversations, 'conversation')} every answer is trained as a row of its own, as "
+        f"the engine will see it: {rows} rows in all."
     )
     return Finding(17, "split_rows", "info", conversations, (), text)
 

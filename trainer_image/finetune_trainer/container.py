@@ -1,10 +1,13 @@
-"""How many CPU cores the container may use."""
+"""What the container may use: CPU cores and memory, by its control group, and what its cores can do."""
 
 import math
 import os
 from pathlib import Path
 
+import psutil
+
 CGROUP = Path("/sys/fs/cgroup")
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
@@ -12,6 +15,19 @@ def usable_cores(cgroup: Path = CGROUP) -> int:
     allowed = len(os.sched_getaffinity(0))
     limit = _limit_v2(cgroup / "cpu.max") or _limit_v1(cgroup / "cpu")
     return max(1, min(allowed, math.ceil(limit))) if limit else allowed
+
+
+def usable_memory(cgroup: Path = CGROUP) -> int:
+    """The container's memory limit in bytes (cgroup v2 or v1), cut to what its node has available."""
+    available = int(psutil.virtual_memory().available)
+    limits = (_read(cgroup / name).strip() for name in ("memory.max", "memory/memory.limit_in_bytes"))
+    return min([available, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def multiplies_in_bf16(cpu_info: Path = _CPU_INFO) -> bool:
+    """Whether the processor has instructions for products in bf16 (x86: AVX-512 or AMX)."""
+    lines = (line for line in _read(cpu_info).splitlines() if line.startswith("flags"))
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(next(lines, "").split())
 
 
 def oom_kills(cgroup: Path = CGROUP) -> int:

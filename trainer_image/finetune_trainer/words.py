@@ -1,4 +1,4 @@
-"""How numbers and texts of the report are written for people, on the page and in the terminal.
+"""How numbers and texts are written for people: in messages, on the report's page and in the terminal.
 
 No line breaks between a number and its unit: they are joined by a no-break space.
 """

@@ -1,13 +1,16 @@
-"""vLLM's LoRA kernels for the CPU, corrected for requests of the base model and without a copy per token.
+"""vLLM's kernels for the CPU (0.32), corrected where they compute something else than those for GPUs.
 
-vLLM marks a row of a batch that has no adapter with slot -1. Its GPU kernels skip such rows; its PyTorch
-kernels for the CPU (0.32, `vllm/lora/ops/torch_ops/lora_ops.py`) use -1 as an index, so beside a request
+Adapters: vLLM marks a row of a batch that has no adapter with slot -1. Its GPU kernels skip such rows; its
+PyTorch kernels for the CPU (`vllm/lora/ops/torch_ops/lora_ops.py`) use -1 as an index, so beside a request
 for an adapter a request for the base is answered by whatever adapter sits in the last slot. They also copy
 an adapter's matrices once for every token, which makes a prompt on the base of an engine that could serve
 adapters many times slower. Here each slot that a batch uses is one matrix product, and slot -1 is none.
 
-vLLM imports this module in each worker process because the engine names `SlotwiseKernels` as its worker
-extension; the import replaces the functions in the two modules that call them.
+Rotary positions: the CPU's kernel reads queries of shape (tokens, heads, width) wrongly, and LFM2 gives them
+so; as (tokens, heads * width) they are right.
+
+vLLM imports this module in each worker process because the engine names `CorrectedKernels` as its worker
+extension; the import replaces the functions where they are called.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, TypeAlias
 import torch
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper import punica_cpu
+from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 
 Tensor: TypeAlias = Any
 
@@ -86,12 +90,23 @@ def _expand(inputs: Tensor, weights: Tensor, output: Tensor, indices: Tensor, ad
         output.index_add_(0, rows, product(inputs, weights, slot, rows, output))
 
 
-class SlotwiseKernels:
-    """The worker extension vLLM asks for; it adds nothing to the worker itself."""
+_rotate_flat = RotaryEmbedding.forward_cpu
 
-    lora_kernels = "slotwise"
+
+def rotate(
+    self: RotaryEmbedding, positions: Tensor, query: Tensor, key: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Rotated query and key, in the shapes that they came in: (tokens, heads, width) or without heads."""
+    flat_key = None if key is None else key.reshape(len(positions), -1)
+    rotated, rotated_key = _rotate_flat(self, positions, query.reshape(len(positions), -1), flat_key)
+    return rotated.view(query.shape), None if key is None else rotated_key.view(key.shape)
+
+
+class CorrectedKernels:
+    """The worker extension vLLM asks for; it adds nothing to the worker itself."""
 
 
 for _module in (lora_ops, punica_cpu):
     for _kernel in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
         setattr(_module, _kernel.__name__, _kernel)
+RotaryEmbedding.forward_cpu = rotate

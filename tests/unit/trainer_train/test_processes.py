@@ -1,0 +1,193 @@
+"""How many processes a pod without GPUs trains in when the job leaves it open."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.container import multiplies_in_bf16, usable_memory
+from finetune_trainer.contracts import Job
+from finetune_trainer.launch import processes
+from finetune_trainer.launch.processes import Pod, choose, default_processes, pod_bytes
+from finetune_trainer.planning.memory import GIB, Setup
+from tests.unit.trainer_base.shapes import GEMMA3_4B, LLAMA_1B, LLAMA_8B, SMOLLM2_135M, shape_by_config
+from tests.unit.trainer_train.gangs import free_port, train
+
+SMALL, MIDDLE, LARGE = map(shape_by_config, (SMOLLM2_135M, LLAMA_1B, LLAMA_8B))
+LORA = Setup("LoRA", 1024, 16, gradient_checkpointing="Disabled")
+FULL = Setup("Full", 1024, zero_stage=2, gradient_checkpointing="Disabled")
+WHOLE = replace(FULL, zero_stage=0)
+
+
+def pod(cores: int, gib: float, fast_bf16: bool = False) -> Pod:
+    return Pod(cores, round(gib * GIB), fast_bf16)
+
+
+CASES = [
+    ("one process per core", pod(2, 64), 8, SMALL, LORA, 2),
+    ("a single core has one", pod(1, 64), 8, SMALL, LORA, 1),
+    ("a step of three rows is enough for three", pod(8, 640), 3, SMALL, LORA, 3),
+    ("rows need not be divisible by the processes", pod(3, 64), 8, SMALL, LORA, 3),
+    ("never more than the field allows", pod(64, 2000), 128, SMALL, LORA, 16),
+    ("a small pod holds one base", pod(2, 4), 8, SMALL, LORA, 1),
+    ("bf16 takes half of what fp32 takes", pod(2, 6, fast_bf16=True), 8, SMALL, LORA, 2),
+    ("a base of 8B in 128 GiB is there twice in fp32", pod(8, 128), 8, LARGE, LORA, 2),
+    ("and four times in bf16", pod(8, 128, fast_bf16=True), 8, LARGE, LORA, 4),
+    ("even a pod that is too small for one has one", pod(8, 1), 8, LARGE, LORA, 1),
+    ("Full shares its optimizer state", pod(8, 128), 8, MIDDLE, FULL, 7),
+    ("Full without ZeRO holds all of it in each", pod(8, 128), 8, MIDDLE, WHOLE, 3),
+    ("Full is fp32 whatever the processor can do", pod(8, 128, fast_bf16=True), 8, MIDDLE, WHOLE, 3),
+    ("a base of unknown shape has one", pod(8, 640), 8, None, LORA, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pod", "rows", "shape", "setup", "expected"),
+    [case[1:] for case in CASES],
+    ids=[case[0] for case in CASES],
+)
+def test_as_many_as_cores_rows_and_memory_allow(
+    pod: Pod, rows: int, shape: Any, setup: Setup, expected: int
+) -> None:
+    assert choose(pod, rows, shape, setup) == expected
+
+
+@given(
+    st.integers(1, 128),
+    st.floats(1, 4096),
+    st.booleans(),
+    st.integers(1, 1024),
+    st.sampled_from([LORA, FULL]),
+)
+def test_the_choice_is_within_every_limit(
+    cores: int, gib: float, fast_bf16: bool, rows: int, setup: Setup
+) -> None:
+    given_pod = pod(cores, gib, fast_bf16)
+    chosen = choose(given_pod, rows, MIDDLE, setup)
+    assert 1 <= chosen <= min(cores, rows, 16)
+    assert chosen == 1 or pod_bytes(MIDDLE, setup, chosen, given_pod) < given_pod.memory
+
+
+# Memory of all workers of SmolLM2-135M in GB: private and shared pages at their highest, with micro-batches of
+# 1,020 tokens (rows of 170) of which nine tenths or all are trained. AMD EPYC, 2026-11-27.
+MEASURED = [
+    ("LoRA in bf16 by two", LORA, 2, True, 4.72),
+    ("LoRA in fp32 by two", LORA, 2, False, 6.72),
+    ("QLoRA in bf16 by two", replace(LORA, method="QLoRA"), 2, True, 5.22),
+    ("QLoRA in fp32 by two", replace(LORA, method="QLoRA"), 2, False, 7.17),
+    ("Full by one", FULL, 1, False, 6.34),
+    ("Full by two", FULL, 2, False, 9.55),
+    ("Full without ZeRO by two", WHOLE, 2, False, 7.35),
+]
+
+
+@pytest.mark.parametrize(
+    ("setup", "number", "fast_bf16", "measured"),
+    [case[1:] for case in MEASURED],
+    ids=[case[0] for case in MEASURED],
+)
+def test_a_pod_needs_no_more_than_is_expected(
+    setup: Setup, number: int, fast_bf16: bool, measured: float
+) -> None:
+    expected = pod_bytes(SMALL, setup, number, pod(number, 64, fast_bf16)) / 1e9
+    assert measured < expected < 1.75 * measured
+
+
+def job(**resources: int) -> Job:
+    spec = {
+        "baseModel": {"source": "pvc://base/model"},
+        "dataset": {"source": "configmap://d/train.jsonl"},
+        "output": {"destination": "pvc://adapters/x"},
+        "resources": {"gpusPerNode": 0, **resources},
+    }
+    return Job.model_validate({
+        "schemaVersion": 1, "namespace": "demo", "name": "x", "uid": "u", "stage": "train", "attempt": 1,
+        "specDigest": "sha256:" + "0" * 64, "inputDigest": "sha256:" + "1" * 64, "spec": spec,
+    })  # fmt: skip
+
+
+SUMMARY = {
+    "training": {"effectiveBatchSize": 8}, "longestRow": 64, "method": "LoRA", "lora": {"rank": 16},
+}  # fmt: skip
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "usable_cores", lambda: 4)
+    monkeypatch.setattr(processes, "usable_memory", lambda: 64 * GIB)
+
+
+@pytest.mark.usefixtures("four_cores")
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [({}, 4), ({"nodes": 2}, 1), ({"gpusPerNode": 1}, 1)],
+    ids=["one pod uses its cores", "pods of a gang must agree", "a GPU has one process"],
+)
+def test_only_a_single_pod_without_gpus_chooses(
+    tiny_model: Path, resources: dict[str, int], expected: int
+) -> None:
+    assert default_processes(job(**resources), SUMMARY, tiny_model) == expected
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_a_base_that_cannot_be_measured_trains_in_one_process(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(GEMMA3_4B))  # other inputs than text, and no weights
+    assert default_processes(job(), SUMMARY, tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "limited"),
+    [
+        ("memory.max", "1048576\n", True),
+        ("memory/memory.limit_in_bytes", "1048576\n", True),
+        ("memory.max", "max\n", False),
+        ("memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", False),
+    ],
+    ids=["cgroup v2", "cgroup v1", "cgroup v2 without a limit", "cgroup v1 without a limit"],
+)
+def test_the_containers_memory_limit_counts(tmp_path: Path, name: str, text: str, limited: bool) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert (usable_memory(tmp_path) == 2**20) is limited
+    assert usable_memory(tmp_path) >= 2**20
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16 amx_tile", True), ("fpu avx2", False)],
+    ids=["AVX-512 with bf16", "AMX", "neither"],
+)
+def test_the_processor_says_whether_it_multiplies_in_bf16(tmp_path: Path, flags: str, fast: bool) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
+    assert multiplies_in_bf16(info) is fast
+    assert not multiplies_in_bf16(tmp_path / "absent")
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """This process and its children may run on two cores only."""
+    before = os.sched_getaffinity(0)
+    if len(before) < 2:
+        pytest.skip("needs two cores")
+    os.sched_setaffinity(0, sorted(before)[:2])
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_cores")
+def test_on_two_cores_two_processes_train_by_default_with_the_losses_of_one(
+    train_run: Callable[..., Any],
+) -> None:
+    run = train_run("default")
+    together = train(run, free_port(), processes=None)
+    stored = json.loads(next(run.workspace.results_dir.glob("train-*.json")).read_text())
+    assert stored["summary"]["worldSize"] == 2
+    assert together == pytest.approx(train(train_run("alone"), free_port()), abs=2e-3)

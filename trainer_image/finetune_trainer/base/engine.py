@@ -1,0 +1,44 @@
+"""What the engine cannot serve of an adapter: read out of the classes of its models, not listed by hand.
+
+engine.json is written by `python -m dev.served_adapters` from the vLLM that the serving images install, and a
+contract test compares the two. An architecture that vLLM does not know is not in it and refused for nothing.
+"""
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import TypedDict
+
+from finetune_trainer.errors import UserError
+
+
+class Served(TypedDict):
+    """`vllm` is its version; `withoutAdapters` are architectures whose class supports no LoRA at all.
+
+    `joined` are, by architecture, layers that vLLM takes apart when it loads them: it knows adapters of their
+    parts only, so one on the whole layer is refused when it is loaded.
+    """
+
+    vllm: str
+    withoutAdapters: list[str]
+    joined: dict[str, list[str]]
+
+
+@cache
+def served_adapters() -> Served:
+    """What engine.json says."""
+    found: Served = json.loads(files(__package__).joinpath("engine.json").read_text(encoding="utf-8"))
+    return found
+
+
+def refuse_unserved(architecture: str | None) -> None:
+    """UserError for a base that the engine serves without adapters only."""
+    served = served_adapters()
+    if architecture in served["withoutAdapters"]:
+        text = f"spec.method: vLLM {served['vllm']} serves no adapter on a {architecture}"
+        raise UserError(f"{text}; use method Full, or take another base.")
+
+
+def is_joined(layer: str, architecture: str | None) -> bool:
+    """Whether a layer, given by the last part of its name, is one whose adapter the engine would refuse."""
+    return layer in served_adapters()["joined"].get(architecture or "", ())
