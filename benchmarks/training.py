@@ -252,7 +252,7 @@ def compiled_from_the_start() -> AbstractContextManager[Any]:
         def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
             compile_layers(model, self._cache)
 
-        def on_step_end(self, *_: Any, **__: Any) -> None:
+        def on_log(self, *_: Any, **__: Any) -> None:
             pass
 
     return patch.object(core, "CompileCallback", Early)

@@ -20,8 +20,6 @@ _STEP_SECONDS = 120
 """For the optimizer step in progress, which ends before training saves, and for the end of the processes."""
 _BYTES_PER_SECOND = 200e6
 """How fast a checkpoint is written until it was measured: slow for a network volume."""
-_MOST_SECONDS = 3600
-"""A pod that hangs must not hold its GPUs for longer than this once it was told to end."""
 
 
 def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
@@ -49,11 +47,15 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
 
 
 def grace_seconds(plan: MemoryPlan | None) -> int:
-    """How long the pods may take to end: by twice what the last save took, else by the planned size."""
+    """How long the pods may take to end: by twice what the last save took, else by the planned size.
+
+    No fixed limit lies on top, or a run whose checkpoint takes longer could never save when it is stopped. A
+    pod that hangs holds its GPUs for this time, which is in proportion to what stopping well takes.
+    """
     planned = ((plan and plan.checkpoint_bytes) or 0) / _BYTES_PER_SECOND
     measured = plan and plan.checkpoint_seconds
     saving = 2 * float(measured) if measured else planned
-    return min(math.ceil(_STEP_SECONDS + saving), _MOST_SECONDS)
+    return math.ceil(_STEP_SECONDS + saving)
 
 
 def read(draft: Draft, outcome: Outcome) -> None:

@@ -217,9 +217,15 @@ def test_training_on_several_nodes_is_a_gang_behind_a_headless_service() -> None
         (24_000_000, None, 121),
         (112_000_000_000, None, 680),
         (112_000_000_000, 40.0, 200),
-        (10**13, None, 3600),
+        (980_000_000_000, None, 5020),
     ],
-    ids=["unknown size", "an adapter", "8B Full", "8B Full that was measured", "never more than an hour"],
+    ids=[
+        "unknown size",
+        "an adapter",
+        "8B Full",
+        "8B Full that was measured",
+        "70B Full needs more than an hour",
+    ],
 )
 def test_a_train_pod_gets_the_time_that_its_checkpoint_takes(
     planned: int | None, measured: float | None, seconds: int

@@ -16,8 +16,9 @@ from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import DatasetChanged
 from finetune_trainer.files import read_json_lines
 from finetune_trainer.fingerprint import fingerprint
-from finetune_trainer.stages.prepare import lacking_space
+from finetune_trainer.stages.prepare import lacking_space, sharded_by
 from finetune_trainer.trained_rows import map_rows
+from finetune_trainer.training.checkpoints import Sharding, mark_complete
 from finetune_trainer.workspace import Workspace
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
@@ -104,29 +105,80 @@ def test_what_the_chat_template_gets_is_decided_once_for_all_stages(
 
 
 @pytest.mark.parametrize(
-    ("free", "held", "expected"),
+    ("free", "held", "saved_by", "expected"),
     [
-        (250, 0, []),
-        (100, 150, []),
+        (250, 0, None, []),
+        (100, 150, None, []),
         (
             100,
             0,
+            None,
             [
                 "Two checkpoints take 224.0 GiB, the workspace has 100.0 GiB for them; raise spec.workspace.size."
             ],
         ),
+        (230, 112, 4, []),
+        (
+            138,
+            112,
+            4,
+            [
+                "The checkpoint was saved by 4 processes; rewriting it takes 336.0 GiB, the workspace has 250.0 "
+                "GiB for checkpoints; use as many processes as before, or a larger volume."
+            ],
+        ),
     ],
-    ids=["room for two", "one is there already", "too little room"],
+    ids=[
+        "room for two",
+        "one is there already",
+        "too little room",
+        "room to rewrite one",
+        "too little room to rewrite one",
+    ],
 )
-def test_a_workspace_that_cannot_hold_two_checkpoints_is_warned_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, held: int, expected: list[str]
+def test_a_workspace_that_cannot_hold_the_checkpoints_is_warned_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    held: int,
+    saved_by: int | None,
+    expected: list[str],
 ) -> None:
     workspace = Workspace(tmp_path)
     workspace.checkpoints.mkdir()
     with (workspace.checkpoints / "state").open("wb") as file:
         file.truncate(held * 2**30)  # sparse: it takes no room here
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**30))
-    assert lacking_space(workspace, 112 * 2**30) == expected
+    assert lacking_space(workspace, 112 * 2**30, saved_by) == expected
+
+
+@pytest.mark.parametrize(
+    ("saved", "key", "expected"),
+    [
+        (None, "mine", None),
+        (Sharding(4, 0), "mine", None),
+        (Sharding(2, 2), "mine", None),
+        (Sharding(4, 2), "other", None),
+        (Sharding(4, 2), "mine", 4),
+        (Sharding(1, 3), "mine", 1),
+    ],
+    ids=[
+        "no checkpoint",
+        "replicas fit any number",
+        "the same number",
+        "a checkpoint of other data, which is deleted",
+        "ZeRO-2 of four processes",
+        "ZeRO-3 of one process",
+    ],
+)
+def test_only_shards_of_another_number_of_processes_take_room_to_rewrite(
+    tmp_path: Path, saved: Sharding | None, key: str, expected: int | None
+) -> None:
+    workspace = Workspace(tmp_path)
+    if saved:
+        (checkpoint := workspace.checkpoints / "checkpoint-3").mkdir(parents=True)
+        mark_complete(checkpoint, key, saved, {})
+    assert sharded_by(workspace, "mine", 2) == expected
 
 
 def test_tools_of_a_held_out_row_reach_the_engine(job_document: Make, run_cli: Run, volumes: Any) -> None:

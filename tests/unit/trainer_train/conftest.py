@@ -236,4 +236,5 @@ def _summary(rows: int, method: str) -> dict[str, Any]:
         "method": method,
         "lora": None if method == "Full" else LORA,
         "chatTemplateKwargs": {},
+        "checkpointBytes": 1_000_000,
     }

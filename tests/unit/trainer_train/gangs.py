@@ -59,11 +59,20 @@ def free_port() -> int:
 def run_part(folder: Path, processes: int, method: str, stage: int, last: int, part: str) -> dict[str, Any]:
     """Train until step `last` with the core alone (part_of_run.py); what rank 0 tells of it."""
     worker = Path(__file__).with_name("part_of_run.py")
+    run_script(torchrun(worker, str(folder), method, str(stage), str(last), part, processes=processes))
+    document: dict[str, Any] = json.loads((folder / f"{part}.json").read_text())
+    return document
+
+
+def torchrun(script: Path, *arguments: str, processes: int = 2) -> list[str]:
+    """The command line that runs a script in so many processes."""
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    line += ["--master-port", str(free_port()), str(worker)]
-    line += [str(folder), method, str(stage), str(last), part]
+    return [*line, "--max-restarts", "0", "--master-port", str(free_port()), str(script), *arguments]
+
+
+def run_script(line: list[str]) -> str:
+    """Run a command line of torchrun; what its processes logged."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    document: dict[str, Any] = json.loads((folder / f"{part}.json").read_text())
-    return document
+    return done.stderr

@@ -1,6 +1,7 @@
 """Layers are compiled only where a run is long enough, and training does not depend on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from finetune_trainer.data.tokenise import IGNORE_INDEX
 from finetune_trainer.training import compiling
 from finetune_trainer.training.attention import PACKED, register
 from finetune_trainer.training.batching import Collator
+from finetune_trainer.training.callbacks import Speed
 from finetune_trainer.training.compiling import CompileCallback, compile_layers, compiling_pays
 from finetune_trainer.training.plan import Execution
 from finetune_trainer.training.trainer import _projected_sum
@@ -44,34 +46,92 @@ def test_compiling_pays_in_long_runs(seconds: float, execution: Execution, expec
     assert compiling_pays(seconds, execution) is expected
 
 
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Steps:
+    """Runs the callback through steps, as the Trainer does, and counts how often it compiled."""
+
+    total: int
+    clock: Clock = field(default_factory=Clock)
+    compiled: int = 0
+
+    def __post_init__(self) -> None:
+        self.speed = Speed([100] * self.total, self.clock)
+        self._callback = CompileCallback(Execution(1024), Path("cache"), self.speed)
+
+    def run(self, *seconds: float, saving: float = 0.0) -> None:
+        """Steps of so many seconds, each followed by a save."""
+        for number, duration in enumerate(seconds, 1):
+            self.clock.now += duration
+            self.speed.mark(number)
+            state = TrainerState(global_step=number, max_steps=self.total)
+            self._callback.on_log(ARGUMENTS, state, TrainerControl(), model=nn.Linear(1, 1))
+            if saving:
+                self.clock.now += saving
+                self.speed.resume(number)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Steps]:
+    """Steps of a run of so many."""
+
+    def make(total: int) -> Steps:
+        made = Steps(total)
+
+        def count(_model: nn.Module, _cache: Path) -> None:
+            made.compiled += 1
+
+        monkeypatch.setattr(compiling, "compile_layers", count)
+        return made
+
+    return make
+
+
 @pytest.mark.parametrize(
-    ("first", "step", "total", "expected"),
-    [(100.0, 10.0, 1000, 1), (100.0, 0.1, 1000, 0), (100.0, 400.0, 5, 0)],
-    ids=["many slow steps", "only the first step is slow", "slow steps, but few are left"],
+    ("seconds", "saving", "total", "expected"),
+    [
+        ([100.0] + [10.0] * 9, 0.0, 1000, 1),
+        ([100.0] + [0.1] * 9, 0.0, 1000, 0),
+        ([100.0] + [0.1] * 9, 60.0, 1000, 0),
+        ([100.0] + [400.0] * 4, 0.0, 6, 0),
+    ],
+    ids=[
+        "many slow steps",
+        "only the first step is slow",
+        "fast steps with slow saves between them",
+        "slow steps, but few are left",
+    ],
 )
 def test_the_first_steps_decide_once(
-    monkeypatch: pytest.MonkeyPatch, first: float, step: float, total: int, expected: int
+    steps: Callable[[int], Steps], seconds: list[float], saving: float, total: int, expected: int
 ) -> None:
-    compiled: list[nn.Module] = []
-    monkeypatch.setattr(compiling, "compile_layers", lambda model, _: compiled.append(model))
-    ends = iter(first + step * number for number in range(total))
-    callback = CompileCallback(Execution(1024), Path("cache"), lambda: next(ends))
-    for number in range(1, min(total, 10)):
-        state = TrainerState(global_step=number, max_steps=total)
-        callback.on_step_end(ARGUMENTS, state, TrainerControl(), model=nn.Linear(1, 1))
-    assert len(compiled) == expected
+    run = steps(total)
+    run.run(*seconds, saving=saving)
+    assert run.compiled == expected
 
 
-def test_a_process_that_would_not_compile_does_when_another_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[nn.Module] = []
-    monkeypatch.setattr(compiling, "compile_layers", lambda model, _: compiled.append(model))
+def test_the_step_that_compiles_is_not_in_the_speed(steps: Callable[[int], Steps]) -> None:
+    run = steps(1000)
+    run.run(100.0, 10.0, 10.0, 10.0, 70.0, 10.0)
+    assert run.compiled == 1
+    assert run.speed.average == 10.0  # tokens per second
+
+
+def test_a_process_that_would_not_compile_does_when_another_does(
+    steps: Callable[[int], Steps], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiling, "maximum", lambda _value, _device: 1)
-    ends = iter(range(4))
-    callback = CompileCallback(Execution(1024), Path("cache"), lambda: next(ends))
-    for number in range(1, 5):
-        state = TrainerState(global_step=number, max_steps=1190)
-        callback.on_step_end(ARGUMENTS, state, TrainerControl(), model=nn.Linear(1, 1))
-    assert len(compiled) == 1
+    run = steps(1190)
+    run.run(1.0, 1.0, 1.0, 1.0)
+    assert run.compiled == 1
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Process 1 of a train pod with real processes: torchrun, and workers that fail in different ways."""
 
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 from finetune_trainer.launch import gang as process_1
 from finetune_trainer.launch.torchrun import Gang
 from finetune_trainer.workspace import Workspace
-from tests.unit.trainer_train.gangs import free_port
+from tests.unit.trainer_train.gangs import run_script, torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +51,6 @@ torch.cuda.max_memory_allocated = lambda: 100 * (rank + 1)
 """
 
 
-def torchrun(script: Path, *arguments: str) -> list[str]:
-    """The command line that runs a script in two processes."""
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "0"]
-    return [*line, "--master-port", str(free_port()), str(script), *arguments]
-
-
 @pytest.fixture
 def sigterm() -> Iterator[None]:
     """process 1 takes over SIGTERM."""
@@ -85,11 +78,8 @@ def test_a_failed_worker_ends_the_pod_within_seconds_whatever_the_others_do(
     assert outcome.reason == reason
 
 
-def test_the_recorded_peak_is_the_highest_of_all_ranks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recorded_peak_is_the_highest_of_all_ranks(tmp_path: Path) -> None:
     script = tmp_path / "peak.py"
     script.write_text(PEAK)
-    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-    subprocess.run(torchrun(script, str(tmp_path)), check=True)
+    run_script(torchrun(script, str(tmp_path)))
     assert [(tmp_path / f"peak-{rank}").read_text() for rank in (0, 1)] == ["200", "200"]

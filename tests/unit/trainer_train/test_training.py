@@ -232,6 +232,20 @@ def test_speed_leaves_out_what_a_save_takes(clock: Clock, arguments: SimpleNames
     assert speed.average == 300 / 4.0
 
 
+def test_speed_leaves_out_the_step_that_compiles_also_when_a_save_comes_first(clock: Clock) -> None:
+    speed = Speed([100, 100, 200, 200, 200], clock)
+    for number, now in ((1, 30.0), (2, 31.0)):
+        clock.now = now
+        speed.mark(number)
+    speed.leave_out_next()
+    speed.resume(2)  # as after a save
+    for number, now in ((3, 90.0), (4, 93.0)):
+        clock.now = now
+        speed.mark(number)
+    assert speed.average == 300 / 4.0
+    assert (speed.measured_steps, speed.seconds_left) == (2, 200 / 75.0)
+
+
 def test_a_resumed_attempt_measures_its_own_steps(clock: Clock) -> None:
     speed = Speed([100, 100, 200, 200], clock)
     speed.mark(3)

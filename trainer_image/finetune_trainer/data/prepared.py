@@ -32,12 +32,16 @@ class Prepared(Document):
         return sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
-def write_prepared(workspace: Workspace, job: Job, summary: dict[str, Any]) -> None:
-    """Record the prepared files; written last, so that it is only there when they are complete."""
+def record_of(workspace: Workspace, job: Job, summary: dict[str, Any]) -> Prepared:
+    """The record of the files that were just prepared."""
     files = [workspace.dataset_train, *([workspace.holdout] if workspace.holdout.is_file() else [])]
     digests = {path.name: file_sha256(path) for path in files}
-    record = Prepared(spec_digest=job.spec_digest, files=digests, summary=summary)
-    write_atomically(workspace.prepared, record.to_json())
+    return Prepared(spec_digest=job.spec_digest, files=digests, summary=summary)
+
+
+def write_prepared(workspace: Workspace, job: Job, summary: dict[str, Any]) -> None:
+    """Record the prepared files; written last, so that it is only there when they are complete."""
+    write_atomically(workspace.prepared, record_of(workspace, job, summary).to_json())
 
 
 def read_prepared(workspace: Workspace) -> Prepared | None:

@@ -12,7 +12,7 @@ from finetune_trainer.base.shape import read_base
 from finetune_trainer.contracts import AdapterManifest, Job, Result
 from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Watch, load
-from finetune_trainer.data.prepared import read_prepared, write_prepared
+from finetune_trainer.data.prepared import read_prepared, record_of, write_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import write_atomically, write_lines
 from finetune_trainer.progress import ProgressServer, watching
@@ -32,6 +32,7 @@ from finetune_trainer.stages.examine import (
 )
 from finetune_trainer.stages.publication import artifact, published_manifest
 from finetune_trainer.trained_rows import writing_rows
+from finetune_trainer.training.checkpoints import newest_complete, read_marker
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace, destination_dir
 
@@ -91,19 +92,35 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
     examined = examine_and_write(job, workspace, data, base, watching(progress))
     write_reports(workspace, examined.report)
     summary = {"adopted": False, **_base_facts(job, digest), **examined.summary(job)}
-    summary["warnings"] += lacking_space(workspace, summary["checkpointBytes"])
+    key = record_of(workspace, job, summary).training_key
+    saved_by = sharded_by(workspace, key, job.spec.resources.processes)
+    summary["warnings"] += lacking_space(workspace, summary["checkpointBytes"], saved_by)
     write_prepared(workspace, job, summary)
     return succeeded(job, _sentence(job, summary), summary)
 
 
-def lacking_space(workspace: Workspace, checkpoint: int) -> list[str]:
-    """A warning when the volume cannot hold the two checkpoints (of so many bytes) that training keeps."""
+def sharded_by(workspace: Workspace, key: str, processes: int) -> int | None:
+    """How many processes saved the shards that training must rewrite for `processes`; None if it need not."""
+    newest = newest_complete(workspace.checkpoints, key)
+    marker = read_marker(newest) if newest else None
+    saved = marker.sharding if marker and marker.sharding.zero_stage else None
+    return saved.processes if saved and saved.processes != processes else None
+
+
+def lacking_space(workspace: Workspace, checkpoint: int, saved_by: int | None = None) -> list[str]:
+    """A warning when the volume cannot hold the checkpoints (of so many bytes) that training needs.
+
+    Two are kept. A third is needed to rewrite the shards of `saved_by` processes (training/resuming.py).
+    """
     held = sum(path.stat().st_size for path in workspace.checkpoints.rglob("*") if path.is_file())
-    free, needed = shutil.disk_usage(workspace.root).free + held, 2 * checkpoint
-    if needed <= free:
+    free, count = shutil.disk_usage(workspace.root).free + held, 3 if saved_by else 2
+    if count * checkpoint <= free:
         return []
-    text = f"Two checkpoints take {needed / 2**30:.1f} GiB, the workspace has {free / 2**30:.1f} GiB for them"
-    return [f"{text}; raise spec.workspace.size."]
+    sizes = f"{count * checkpoint / 2**30:.1f} GiB, the workspace has {free / 2**30:.1f} GiB"
+    if saved_by is None:
+        return [f"Two checkpoints take {sizes} for them; raise spec.workspace.size."]
+    text = f"The checkpoint was saved by {saved_by} processes; rewriting it takes {sizes} for checkpoints"
+    return [f"{text}; use as many processes as before, or a larger volume."]
 
 
 def discard_rows(workspace: Workspace) -> None:

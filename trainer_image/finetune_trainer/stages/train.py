@@ -55,6 +55,7 @@ def read_plan(summary: dict[str, Any], execution: Execution) -> TrainPlan:
         seed=chosen["seed"],
         lora=_lora(lora, summary["method"]) if lora else None,
         execution=execution,
+        checkpoint_bytes=summary["checkpointBytes"],
     )
 
 

@@ -6,15 +6,24 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from finetune_trainer.errors import Diverged
 from finetune_trainer.training import signals
-from finetune_trainer.training.checkpoints import Sharding, make_room, mark_complete
-from finetune_trainer.training.resharding import remove_universal, separate_step_counts
+from finetune_trainer.training.checkpoints import (
+    File,
+    Sharding,
+    file_sizes,
+    make_room,
+    mark_complete,
+    share,
+    write_to_disk,
+)
+from finetune_trainer.training.resuming import remove_universal, separate_step_counts
 
+T = TypeVar("T")
 _WINDOW = 20  # optimizer steps that the shown speed is averaged over
 
 
@@ -42,26 +51,37 @@ class Speed:
     """Tokens per second and time left, from the steps of this attempt.
 
     The first step is left out, since it holds what happens once (DeepSpeed's start, Triton's kernels), and so
-    is the time spent on saving.
+    are the step in which layers are compiled and the time spent on saving.
     """
 
     def __init__(self, step_tokens: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
         self._step_tokens, self._clock = step_tokens, clock
         self._window: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         self._tokens, self._seconds = 0, 0.0
-        self._step, self._since = 0, math.nan
+        self._step, self._since = 0, clock()
+        self._left_out = True
 
     def mark(self, step: int) -> None:
         """Record that `step` optimizer steps are done now."""
         tokens, seconds = self.tokens_between(self._step, step), self._clock() - self._since
-        if math.isfinite(seconds):
+        if not self._left_out:
             self._window.append((tokens, seconds))
             self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
+        self._left_out = False
         self.resume(step)
+
+    def leave_out_next(self) -> None:
+        """Do not measure the step that is marked next."""
+        self._left_out = True
 
     def resume(self, step: int) -> None:
         """Measure from now on, without what happened since the last mark."""
         self._step, self._since = step, self._clock()
+
+    @property
+    def measured_steps(self) -> int:
+        """The steps that the window holds."""
+        return len(self._window)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -135,7 +155,10 @@ class DivergenceCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Saves when the clock says so and when a process was asked to stop; marks what is complete."""
+    """Saves when the clock says so and when a process was asked to stop; marks what is complete.
+
+    Each process brings a share of the files to the disk and reads them for the marker.
+    """
 
     def __init__(
         self,
@@ -155,7 +178,7 @@ class CheckpointCallback(TrainerCallback):
         """Correct what DeepSpeed restored, and drop the universal form, which every process has read now."""
         if self._sharding.zero_stage == 3:
             separate_step_counts(optimizer)
-        _barrier()
+        signals.wait_for_all()
         if args.process_index == 0:
             remove_universal(_checkpoint(args, state))
 
@@ -175,20 +198,33 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         """Write the marker once every process has saved its part."""
-        _barrier()
+        signals.wait_for_all()
+        checkpoint = _checkpoint(args, state)
+        files = _written(checkpoint, args.process_index, self._sharding.processes)
         if args.process_index == 0:
-            mark_complete(_checkpoint(args, state), self._key, self._sharding)
-        _barrier()  # a process that ended before the marker was written would take the others down
+            mark_complete(checkpoint, self._key, self._sharding, files)
+        signals.wait_for_all()  # who ended before the marker was written would take the others down
         self._clock.end()
         self._speed.resume(state.global_step)
+
+    def on_train_end(self, args: Any, _state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        """Delete the older checkpoint after the last step: the output takes its place."""
+        if args.process_index == 0 and not self.stopped:
+            make_room(Path(args.output_dir), self._key)
 
 
 def _checkpoint(args: Any, state: TrainerState) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def _barrier() -> None:
-    from torch import distributed
+def _written(checkpoint: Path, rank: int, processes: int) -> dict[str, File]:
+    """All files of a checkpoint, of which each process writes and reads a share; collective.
 
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
+    On a network volume one node may not see yet what another has just written, so all are asked.
+    """
+    sizes = _joined(signals.gathered(file_sizes(checkpoint)))
+    return _joined(signals.gathered(write_to_disk(checkpoint, share(sizes, rank, processes))))
+
+
+def _joined(parts: list[dict[str, T]]) -> dict[str, T]:
+    return {name: value for part in parts for name, value in part.items()}

@@ -1,7 +1,8 @@
 """Checkpoints that are complete and intact, or ignored.
 
 Two are kept, so that one that the storage damaged costs no more than the steps since the one before. The
-older is removed before a new one is written: a volume never holds more than two.
+older is removed before a new one is written: a volume never holds more than two. The processes of a run
+share the reading of a checkpoint's files, which one alone would need hours for (70B Full: 980 GB).
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -25,7 +27,7 @@ _GIB = 2**30
 _log = logging.getLogger(__name__)
 
 
-class _File(TypedDict):
+class File(TypedDict):
     """One file of a checkpoint; XXH3 finds a flipped bit at over 20 GB/s, so reading is all it costs."""
 
     bytes: int
@@ -47,12 +49,17 @@ class Marker:
     key: str
     step: int
     sharding: Sharding
-    files: dict[str, _File]
+    files: dict[str, File]
 
     @property
     def bytes(self) -> int:
         """The size of the checkpoint."""
-        return sum(file["bytes"] for file in self.files.values())
+        return sum(self.sizes.values())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file."""
+        return {name: file["bytes"] for name, file in self.files.items()}
 
 
 def newest_complete(folder: Path, key: str) -> Path | None:
@@ -63,9 +70,31 @@ def newest_complete(folder: Path, key: str) -> Path | None:
     return max(_complete(folder, key), key=step_of, default=None)
 
 
-def mark_complete(checkpoint: Path, key: str, sharding: Sharding) -> None:
-    """Declare the checkpoint complete, in a way that survives a crash of the machine."""
-    files = {str(path.relative_to(checkpoint)): _synced(path) for path in _files(checkpoint)}
+def file_sizes(checkpoint: Path) -> dict[str, int]:
+    """The bytes of each file, by its path inside the checkpoint."""
+    files = (path for path in checkpoint.rglob("*") if path.is_file())
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
+
+
+def share(sizes: Mapping[str, int], rank: int, processes: int) -> list[str]:
+    """The files that process `rank` reads: the largest first, each goes to the one with the least so far."""
+    taken = dict.fromkeys(range(processes), 0)
+    mine = []
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        reader = min(taken, key=lambda process: taken[process])
+        taken[reader] += sizes[name]
+        if reader == rank:
+            mine.append(name)
+    return mine
+
+
+def write_to_disk(checkpoint: Path, names: Iterable[str]) -> dict[str, File]:
+    """Make these files survive a crash of the machine; what the marker says of them."""
+    return {name: _synced(checkpoint / name) for name in names}
+
+
+def mark_complete(checkpoint: Path, key: str, sharding: Sharding, files: dict[str, File]) -> None:
+    """Declare the checkpoint complete once all of its `files` are on the disk."""
     for directory in (path for path in checkpoint.rglob("*") if path.is_dir()):
         _sync(directory)
     marker = Marker(key, step_of(checkpoint), sharding, files)
@@ -91,32 +120,35 @@ def make_room(folder: Path, key: str) -> None:
             _remove(path)
 
 
-def remove_unusable(folder: Path, key: str) -> list[str]:
-    """Delete what no resume may take; returns the names of damaged checkpoints.
+def remove_incomplete(folder: Path, key: str) -> None:
+    """Delete what no resume may take: what is half written, and what another input left complete."""
+    complete = set(_complete(folder, key))
+    for path in folder.glob("checkpoint-*"):
+        if path not in complete:
+            _remove(path)
 
-    That is what a killed attempt left half written or another input left complete, and from the newest on
-    every checkpoint whose files are not as they were written, until one is intact.
-    """
-    _remove_incomplete(folder, key)
-    damaged = []
-    while (newest := newest_complete(folder, key)) and (files := _damaged_files(newest)):
-        _log.error("%s is skipped: %s changed since it was written", newest.name, ", ".join(files))
-        damaged.append(newest.name)
-        _remove(newest)
-    return damaged
+
+def changed_files(checkpoint: Path, marker: Marker, names: Iterable[str]) -> list[str]:
+    """Those of the files that are not as they were written."""
+    return [name for name in names if _read(checkpoint / name) != marker.files[name]]
+
+
+def remove_damaged(checkpoint: Path, changed: list[str]) -> None:
+    """Delete a checkpoint with changed files, and say so."""
+    _log.error("%s is skipped: %s changed since it was written", checkpoint.name, ", ".join(changed))
+    _remove(checkpoint)
 
 
 def kept_after_full_disk(folder: Path, key: str) -> str:
     """Free the space of a half-written checkpoint, and say what is kept and what one takes."""
-    _remove_incomplete(folder, key)
+    remove_incomplete(folder, key)
     newest = newest_complete(folder, key)
     marker = read_marker(newest) if newest else None
     if marker is None:
         return "No checkpoint had been saved before."
-    return (
-        f"The checkpoint of step {marker.step} is kept; each takes {marker.bytes / _GIB:.2f} GiB, and the "
-        "volume must hold two."
-    )
+    text = f"The checkpoint of step {marker.step} is kept; each takes {marker.bytes / _GIB:.2f} GiB"
+    rewritten = f" (three to go on with other than {marker.sharding.processes} processes)"
+    return f"{text}, and the volume must hold two{rewritten if marker.sharding.zero_stage else ''}."
 
 
 def step_of(checkpoint: Path) -> int:
@@ -130,37 +162,20 @@ def _complete(folder: Path, key: str) -> list[Path]:
     return [path for path, marker in markers.items() if marker and marker.key == key]
 
 
-def _remove_incomplete(folder: Path, key: str) -> None:
-    complete = set(_complete(folder, key))
-    for path in folder.glob("checkpoint-*"):
-        if path not in complete:
-            _remove(path)
-
-
 def _remove(checkpoint: Path) -> None:
     """What cannot be deleted stays and does no harm: without the marker it counts as half written."""
     (checkpoint / MARKER).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _damaged_files(checkpoint: Path) -> list[str]:
-    marker = read_marker(checkpoint)
-    files = marker.files if marker else {}
-    return [name for name, file in files.items() if _read(checkpoint / name) != file]
-
-
-def _files(checkpoint: Path) -> list[Path]:
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
-
-
-def _synced(path: Path) -> _File:
+def _synced(path: Path) -> File:
     _sync(path)
-    return _File(bytes=path.stat().st_size, xxh3=_digest(path))
+    return File(bytes=path.stat().st_size, xxh3=_digest(path))
 
 
-def _read(path: Path) -> _File | None:
+def _read(path: Path) -> File | None:
     try:
-        return _File(bytes=path.stat().st_size, xxh3=_digest(path))
+        return File(bytes=path.stat().st_size, xxh3=_digest(path))
     except OSError:
         return None
 

@@ -5,8 +5,7 @@ It fuses what lies between the products of matrices: norms, rotations, activatio
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from finetune_trainer.training.callbacks import Speed
 from finetune_trainer.training.plan import Execution
 from finetune_trainer.training.signals import maximum
 
 _PAYS_FROM_SECONDS = 20 * 60.0
-_MEASURED_STEPS = 3  # after the first, which pays for start-up
+_MEASURED_STEPS = 3
 _log = logging.getLogger(__name__)
 
 
@@ -33,26 +33,26 @@ def compiling_pays(seconds_left: float, execution: Execution) -> bool:
 
 
 class CompileCallback(TrainerCallback):
-    """Compiles the decoder's layers once the first steps show that the run is long."""
+    """Compiles the decoder's layers once the first steps show that the run is long.
 
-    def __init__(
-        self, execution: Execution, cache: Path, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._execution, self._cache, self._clock = execution, cache, clock
-        self._marks: list[float] = []
+    To be added after the callback that marks the steps for `speed`.
+    """
 
-    def on_step_end(
-        self, args: Any, state: TrainerState, _control: TrainerControl, *, model: nn.Module, **_: Any
+    def __init__(self, execution: Execution, cache: Path, speed: Speed) -> None:
+        self._execution, self._cache, self._speed = execution, cache, speed
+        self._decided = False
+
+    def on_log(
+        self, args: Any, _state: TrainerState, _control: TrainerControl, *, model: nn.Module, **_: Any
     ) -> None:
-        """Measure, and decide after the last measured step, for all processes alike."""
-        if len(self._marks) > _MEASURED_STEPS:
+        """Decide when enough steps are measured, for all processes alike."""
+        if self._decided or self._speed.measured_steps < _MEASURED_STEPS:
             return
-        self._marks.append(self._clock())
-        if len(self._marks) > _MEASURED_STEPS:
-            per_step = (self._marks[-1] - self._marks[0]) / _MEASURED_STEPS
-            pays = compiling_pays(per_step * (state.max_steps - state.global_step), self._execution)
-            if maximum(pays, args.device):  # the clocks differ, and all wait for the slowest
-                compile_layers(model, self._cache)
+        self._decided = True
+        pays = compiling_pays(self._speed.seconds_left or 0.0, self._execution)
+        if maximum(pays, args.device):  # the clocks differ, and all wait for the slowest
+            compile_layers(model, self._cache)
+            self._speed.leave_out_next()
 
 
 def compile_layers(model: nn.Module, cache: Path) -> None:

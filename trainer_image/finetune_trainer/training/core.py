@@ -35,23 +35,17 @@ from finetune_trainer.training.callbacks import (
     ReportStep,
     Speed,
 )
-from finetune_trainer.training.checkpoints import (
-    Sharding,
-    make_room,
-    newest_complete,
-    read_marker,
-    remove_unusable,
-    step_of,
-)
+from finetune_trainer.training.checkpoints import Sharding
 from finetune_trainer.training.compiling import CompileCallback
 from finetune_trainer.training.model import load_model, skeleton
 from finetune_trainer.training.plan import Folders, Hardware, TrainPlan, cpu_precision
-from finetune_trainer.training.resharding import needs_resharding, write_universal
+from finetune_trainer.training.resuming import Start, find_start
 from finetune_trainer.training.saving import save_output
 from finetune_trainer.training.sharding import (
     deepspeed_config,
     keep_from_compiling,
     keeps_masters,
+    longest_wait,
     start_group,
 )
 from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
@@ -107,29 +101,21 @@ def train(
     `finish` may complete the output folder (first process only) before it appears under its name.
     """
     keep_from_compiling()
-    hardware = hardware or local_hardware(full=plan.lora is None)
-    dataset = load_rows(folders.dataset)
-    lengths = row_lengths(dataset.data)
-    trainer = _build_trainer(plan, folders, hardware, dataset, lengths)
-    speed = Speed(tokens_of_steps(lengths, plan.effective_batch_size, plan.seed, plan.epochs))
+    trainer = _build_trainer(plan, folders, hardware or local_hardware(full=plan.lora is None))
+    speed = Speed(tokens_of_steps(trainer.lengths, plan.effective_batch_size, plan.seed, plan.epochs))
     sharding = Sharding(trainer.args.world_size, plan.execution.zero_stage)
-    resume, message = _prepare_checkpoints(trainer, folders.checkpoints, key, sharding)
+    start = find_start(folders.checkpoints, key, trainer.args.process_index, sharding)
     clock = SaveClock(plan.checkpoint_seconds, time.monotonic)
     checkpointing = CheckpointCallback(key, sharding, stop, clock, speed)
-    progress = ProgressCallback(speed, clock, report, message)
-    compiling = CompileCallback(plan.execution, folders.checkpoints.with_name("compiled"))
-    # Divergence first: a step that went wrong must not be saved as the newest checkpoint.
+    progress = ProgressCallback(speed, clock, report, start.message)
+    compiling = CompileCallback(plan.execution, folders.checkpoints.with_name("compiled"), speed)
+    # A step that diverged must not be saved, and progress marks the steps by which compiling decides.
     for callback in (DivergenceCallback(), progress, checkpointing, compiling):
         trainer.add_callback(callback)
-    start = time.monotonic()
-    with without_input_casts(trainer):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    seconds = time.monotonic() - start
+    seconds = _run(trainer, start)
     if not checkpointing.stopped:
-        if trainer.args.process_index == 0:
-            make_room(folders.checkpoints, key)  # the output takes the place of the older checkpoint
         save_output(trainer, folders.model, folders.output, finish)
-    return _outcome(trainer, speed, checkpointing.stopped, seconds, step_of(resume) if resume else 0)
+    return _outcome(trainer, speed, checkpointing.stopped, seconds, start.step)
 
 
 def load_rows(path: Path) -> Dataset:
@@ -137,16 +123,15 @@ def load_rows(path: Path) -> Dataset:
     return Dataset(map_rows(path), fingerprint=path.name)
 
 
-def _build_trainer(
-    plan: TrainPlan, folders: Folders, hardware: Hardware, dataset: Dataset, lengths: list[int]
-) -> TokenMeanTrainer:
-    base = read_base_config(folders.model)
+def _build_trainer(plan: TrainPlan, folders: Folders, hardware: Hardware) -> TokenMeanTrainer:
+    base, dataset = read_base_config(folders.model), load_rows(folders.dataset)
+    lengths = row_lengths(dataset.data)
     register(hardware.cuda)
     packed = can_pack(skeleton(folders.model, base).get_decoder(), base)
     layout: Layout = "packed" if packed else "padded"
     # Before the model, which is sharded from the start only if DeepSpeed's configuration is there.
     arguments = _arguments(plan, folders, hardware, _accumulation(plan, lengths, layout))
-    start_group(arguments)
+    start_group(arguments, longest_wait(plan.checkpoint_bytes))
     attention = PACKED if packed else unpacked_attention(base)
     trainer = TokenMeanTrainer(
         lengths=lengths,
@@ -205,27 +190,14 @@ def _arguments(plan: TrainPlan, folders: Folders, hardware: Hardware, accumulati
     )
 
 
-def _prepare_checkpoints(
-    trainer: TokenMeanTrainer, folder: Path, key: str, sharding: Sharding
-) -> tuple[Path | None, str]:
-    """The checkpoint to resume from, and what to tell about it (rank 0 knows which ones were damaged).
-
-    It is the same for all processes, since one cleans up before any looks.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    first = trainer.args.process_index == 0
-    damaged = remove_unusable(folder, key) if first else []
-    trainer.accelerator.wait_for_everyone()
-    resume = newest_complete(folder, key)
-    marker = read_marker(resume) if resume else None
-    if resume and marker and needs_resharding(marker.sharding, sharding):
-        if first:
-            make_room(folder, key)
-            write_universal(resume)
-        trainer.accelerator.wait_for_everyone()
+def _run(trainer: TokenMeanTrainer, start: Start) -> float:
+    """Train from there to the end or until a stop; the seconds that it took."""
+    if start.universal:
         trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
-    skipped = f" from step {step_of(resume) if resume else 0}; damaged and skipped: {', '.join(damaged)}"
-    return resume, "training" + (skipped if damaged else "")
+    begun = time.monotonic()
+    with without_input_casts(trainer):
+        trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
+    return time.monotonic() - begun
 
 
 def _outcome(

@@ -47,7 +47,11 @@ class Execution:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Everything that decides the result, apart from model and data; `lora` None trains all weights."""
+    """Everything that decides the result, apart from model and data; `lora` None trains all weights.
+
+    `checkpoint_seconds` is the shortest time between two checkpoints, `checkpoint_bytes` the size that is
+    expected of one.
+    """
 
     epochs: int
     learning_rate: float
@@ -56,6 +60,7 @@ class TrainPlan:
     lora: LoraPlan | None
     execution: Execution
     checkpoint_seconds: float = 300.0
+    checkpoint_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """The DeepSpeed configuration, and the settings that DeepSpeed lacks."""
 
+from datetime import timedelta
 from typing import Any
 
+from torch.distributed import distributed_c10d
 from transformers import TrainingArguments
 
 from finetune_trainer.training.plan import Execution, Precision
 
 _BUCKET = 50_000_000  # elements that are reduced at once
+_HANG = timedelta(minutes=30)
+_BYTES_PER_SECOND = 200e6  # of a slow network volume, as the operator's grace period assumes
 
 
 def deepspeed_config(full: bool, precision: Precision, execution: Execution) -> dict[str, Any]:
@@ -67,11 +71,26 @@ def keep_types_when_sharding() -> None:
     partition_parameters.DEFAULT_TENSOR_OVERRIDES[:] = [partition_parameters.DeepSpeedTensorOverride.device]
 
 
-def start_group(arguments: TrainingArguments) -> None:
-    """Connect the processes through DeepSpeed: zero.Init does not see them otherwise."""
+def longest_wait(moved: int) -> timedelta:
+    """How long a process may wait for one that reads or writes so many bytes.
+
+    Only a hang is left to this time: process 1 (launch/gang.py) finds within seconds which process ended.
+    """
+    return _HANG + timedelta(seconds=moved / _BYTES_PER_SECOND)
+
+
+def start_group(arguments: TrainingArguments, timeout: timedelta) -> None:
+    """Connect the processes through DeepSpeed: zero.Init does not see them otherwise.
+
+    `timeout` is that of every collective. It is set afterwards since the group is there once the training
+    arguments are made, and on CPUs accelerate does not hand their `ddp_timeout` on. torch's defaults are for
+    the groups that DeepSpeed makes of the same processes, which would have 10 minutes with NCCL.
+    """
     import deepspeed
 
     deepspeed.init_distributed(dist_backend="gloo" if arguments.use_cpu else "nccl")
+    distributed_c10d._set_pg_timeout(timeout)
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
 
 
 def _zero(execution: Execution) -> dict[str, Any]:

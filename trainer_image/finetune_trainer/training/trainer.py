@@ -27,7 +27,7 @@ class TokenMeanTrainer(SFTTrainer):
     """
 
     def __init__(self, *, lengths: list[int], batch_size: int, layout: Layout, **kwargs: Any) -> None:
-        self._lengths, self._batch_size, self._layout = lengths, batch_size, layout
+        self.lengths, self._batch_size, self._layout = lengths, batch_size, layout
         super().__init__(**kwargs)
         # The Trainer counts trained tokens only for models that take the number; here the loss takes it.
         self.model_accepts_loss_kwargs = True
@@ -43,7 +43,7 @@ class TokenMeanTrainer(SFTTrainer):
             self.args.gradient_accumulation_steps,
             self._layout,
         )
-        sampler = MicroBatchSampler(self._lengths, self._batch_size, self.args.seed, part)
+        sampler = MicroBatchSampler(self.lengths, self._batch_size, self.args.seed, part)
         return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
 
     def compute_loss(
