@@ -49,8 +49,9 @@ def setting(value: object) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
+    """`1 row`, `2 rows`, `2 processes`."""
+    several = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number(count)} {noun if count == 1 else several}"
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -31,6 +31,7 @@ from finetune_trainer.training.checkpoints import (
 )
 from finetune_trainer.training.sharding import longest_wait
 from finetune_trainer.training.signals import gathered, run_in_first
+from finetune_trainer.words import plural
 
 _SUFFIX = "_universal"
 _REWRITING = 4  # times a checkpoint's bytes: each parameter's parts are read, written, read and put together
@@ -103,8 +104,9 @@ def needs_resharding(saved: Sharding, now: Sharding) -> bool:
     """Whether the shards must be rewritten first; UserError where DeepSpeed cannot do that."""
     if saved.zero_stage != now.zero_stage:
         raise UserError(
-            f"The checkpoint was saved by {saved.processes} processes under ZeRO stage {saved.zero_stage}; "
-            f"{now.processes} processes under stage {now.zero_stage} cannot resume it, and it is kept: a run "
+            f"The checkpoint was saved by {plural(saved.processes, 'process')} under ZeRO stage "
+            f"{saved.zero_stage}; {plural(now.processes, 'process')} under stage {now.zero_stage} cannot "
+            "resume it, and it is kept: a run "
             f"with spec.training.zeroStage: {saved.zero_stage} on this volume (spec.workspace.claimName) can."
         )
     return now.zero_stage > 0 and saved.processes != now.processes
