@@ -253,6 +253,19 @@ def test_rows_that_are_not_as_they_were_prepared_are_not_trained(
         check_prepared(Workspace(volumes.workspace), Job.model_validate(document))
 
 
+def test_rows_that_an_older_version_prepared_are_not_trained(
+    job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    document = job_document()
+    run_cli(document)
+    job, workspace = Job.model_validate(document), Workspace(volumes.workspace)
+    record = json.loads(workspace.prepared.read_text())
+    record["files"] = {"train.jsonl": record["files"].pop("train.arrow")}
+    workspace.prepared.write_text(json.dumps(record))
+    with pytest.raises(DatasetChanged, match="an older version prepared; run the job again"):
+        check_prepared(workspace, job)
+
+
 def test_the_same_rows_prepared_again_have_the_same_digests(
     job_document: Make, run_cli: Run, volumes: Any
 ) -> None:
