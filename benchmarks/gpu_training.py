@@ -161,6 +161,7 @@ def measure(case: Case, model: Path) -> dict[str, Any]:
 def _train_ours(
     case: Case, model: Path, rows: list[dict[str, list[int]]], folder: Path, mark: Callable[[int], None]
 ) -> list[float]:
+    from finetune_trainer.trained_rows import as_batch, writing_rows
     from finetune_trainer.training import core
     from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
@@ -168,8 +169,9 @@ def _train_ours(
     execution = Execution(case.micro_batch_tokens, case.gradient_checkpointing, case.zero_stage, case.offload)
     lora = LoraPlan(RANK, ALPHA, quantized_base=case.method == "QLoRA")
     plan = TrainPlan(1, 1e-4, case.rows_per_step, SEED, None if case.method == "Full" else lora, execution)
-    data = folder / "train.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = folder / "train.arrow"
+    with writing_rows(data) as write:
+        write(as_batch(rows))
     folders = Folders(model, data, folder / "checkpoints", folder / "output")
     with ExitStack() as changed:
         for change in _changes(case):

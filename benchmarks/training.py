@@ -200,7 +200,7 @@ def encoded(model: Path, name: str, file: str, count: int) -> list[Row]:
     rows = [canonical(number, line) for number, line in enumerate(chosen, 1)]
     found = encode_rows(load_tokenizer(model), rows)
     cut = [row.cut(LENGTH) for row in found if isinstance(row, Encoded)]
-    return [{"input_ids": row.input_ids, "labels": row.labels} for row in cut]
+    return [{"input_ids": row.ids.tolist(), "labels": row.labels.tolist()} for row in cut]
 
 
 def conversations(lines: list[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
@@ -259,14 +259,16 @@ def compiled_from_the_start() -> AbstractContextManager[Any]:
 
 
 def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
+    from finetune_trainer.trained_rows import as_batch, writing_rows
     from finetune_trainer.training import core
     from finetune_trainer.training.batching import tokens_of_steps
     from finetune_trainer.training.callbacks import StepReport
     from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
-    dataset = folder / f"train-{os.environ['RANK']}.jsonl"
-    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = folder / f"train-{os.environ['RANK']}.arrow"
+    with writing_rows(dataset) as write:
+        write(as_batch(rows))
     folders = Folders(model, dataset, folder / "checkpoints", folder / "adapter")
     plan = TrainPlan(1, RATE, BATCH, SEED, LoraPlan(RANK, ALPHA), Execution(1024))
     marks: dict[int, tuple[float, float]] = {}

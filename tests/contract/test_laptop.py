@@ -33,3 +33,5 @@ def test_the_package_checks_rows_in_an_environment_of_its_own(tmp_path: Path) ->
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["rows"] == 120
+    # What `prepare` needs beyond `check` is imported when it is called.
+    subprocess.run([python, "-c", "import finetune_trainer.stages.prepare"], check=True)

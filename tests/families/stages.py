@@ -15,6 +15,7 @@ from finetune_trainer.contracts import Job
 from finetune_trainer.errors import UserError
 from finetune_trainer.stages import prepare
 from finetune_trainer.stages.train import train_process
+from finetune_trainer.trained_rows import map_rows
 from finetune_trainer.training.signals import StopRequest
 from finetune_trainer.workspace import Workspace
 from tests.families.conversations import CONVERSATIONS
@@ -60,7 +61,7 @@ class Prepared:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows as training reads them."""
-        return [json.loads(line) for line in self.workspace.dataset_train.read_text().splitlines()]
+        return list(map_rows(self.workspace.dataset_train).to_pylist())
 
 
 def works(outcome: object, foreseen: str | None, record: Record) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -19,16 +19,16 @@ def write_atomically(path: Path, text: str) -> None:
 def write_lines(path: Path, parts: Iterable[str]) -> None:
     """Like write_atomically, for parts that together may be large; they are written as they come."""
     with replaced(path) as file:
-        file.writelines(parts)
+        file.writelines(part.encode() for part in parts)
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[TextIO]:
+def replaced(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when all is written, and never if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -31,8 +31,8 @@ class Workspace:
 
     @property
     def dataset_train(self) -> Path:
-        """JSON lines of {"input_ids": [...], "labels": [...]}, one per row or answer."""
-        return self.dataset_dir / "train.jsonl"
+        """The tokenised rows, one per row or answer (trained_rows.py)."""
+        return self.dataset_dir / "train.arrow"
 
     @property
     def holdout(self) -> Path:

@@ -17,6 +17,7 @@ from finetune_trainer.errors import DatasetChanged
 from finetune_trainer.files import read_json_lines
 from finetune_trainer.fingerprint import fingerprint
 from finetune_trainer.stages.prepare import lacking_space, sharded_by
+from finetune_trainer.trained_rows import map_rows
 from finetune_trainer.training.checkpoints import Sharding, mark_complete
 from finetune_trainer.workspace import Workspace
 
@@ -50,7 +51,7 @@ def test_the_prepared_files_are_what_the_later_stages_read(
 ) -> None:
     _, result = run_cli(job_document())
     workspace = Workspace(volumes.workspace)
-    rows = read_json_lines(workspace.dataset_train)
+    rows = map_rows(workspace.dataset_train).to_pylist()
     assert len(rows) == 12
     assert result["summary"]["longestRow"] == max(len(row["labels"]) for row in rows)
     trained = [label for label in rows[0]["labels"] if label != -100]
@@ -98,7 +99,7 @@ def test_what_the_chat_template_gets_is_decided_once_for_all_stages(
     assert code == 0, result["message"]
     assert result["summary"]["chatTemplateKwargs"] == {"enable_thinking": False}
     assert (result["summary"]["splitRows"], result["summary"]["rows"]) == (12, 24)
-    assert len(read_json_lines(Workspace(volumes.workspace).dataset_train)) == 24
+    assert len(map_rows(Workspace(volumes.workspace).dataset_train)) == 24
     found = json.loads(Workspace(volumes.workspace).report_json.read_text())["findings"]
     assert {"template_reasoning", "split_rows"} <= {item["rule"] for item in found}
 
@@ -224,12 +225,57 @@ def test_later_stages_notice_changed_data(job_document: Make, run_cli: Run, volu
     run_cli(document)
     job, workspace = Job.model_validate(document), Workspace(volumes.workspace)
     assert check_prepared(workspace, job).summary["rows"] == 12
-    workspace.dataset_train.write_text("{}\n")
-    with pytest.raises(DatasetChanged, match=r"dataset/train\.jsonl is not what was checked"):
-        check_prepared(workspace, job)
     other = Job.model_validate({**document, "specDigest": "sha256:" + "c" * 64})
     with pytest.raises(DatasetChanged, match="no data prepared for this spec"):
         check_prepared(workspace, other)
+
+
+DAMAGES = {
+    "the rows are cut short": lambda rows: rows[:-1],
+    "a bit of the rows is flipped": lambda rows: rows[:300] + bytes([rows[300] ^ 1]) + rows[301:],
+    "the rows are other ones": lambda rows: b"{}\n",
+    "the rows are gone": lambda rows: None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_rows_that_are_not_as_they_were_prepared_are_not_trained(
+    damage: Callable[[bytes], bytes | None], job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    document = job_document()
+    run_cli(document)
+    rows = Workspace(volumes.workspace).dataset_train
+    found = damage(rows.read_bytes())
+    rows.unlink()
+    if found is not None:
+        rows.write_bytes(found)
+    with pytest.raises(DatasetChanged, match=r"dataset/train\.arrow is not what was checked"):
+        check_prepared(Workspace(volumes.workspace), Job.model_validate(document))
+
+
+def test_rows_that_an_older_version_prepared_are_not_trained(
+    job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    document = job_document()
+    run_cli(document)
+    job, workspace = Job.model_validate(document), Workspace(volumes.workspace)
+    record = json.loads(workspace.prepared.read_text())
+    record["files"] = {"train.jsonl": record["files"].pop("train.arrow")}
+    workspace.prepared.write_text(json.dumps(record))
+    with pytest.raises(DatasetChanged, match="an older version prepared; run the job again"):
+        check_prepared(workspace, job)
+
+
+def test_the_same_rows_prepared_again_have_the_same_digests(
+    job_document: Make, run_cli: Run, volumes: Any
+) -> None:
+    documents = [job_document(), {**job_document(), "inputDigest": "sha256:" + "d" * 64}]
+    written = []
+    for document in documents:
+        assert run_cli(document)[0] == 0
+        written.append(check_prepared(Workspace(volumes.workspace), Job.model_validate(document)).files)
+    assert written[0] == written[1]
+    assert set(written[0]) == {"train.arrow", "holdout.jsonl"}
 
 
 def test_another_spec_takes_over_a_workspace_without_its_checkpoints(

@@ -8,7 +8,7 @@ from finetune_trainer.data.prepared import Prepared
 
 SUMMARY: dict[str, Any] = {"method": "LoRA", "training": {"epochs": 3}, "lora": {"rank": 16}}
 PREPARED: dict[str, Any] = {
-    "spec_digest": f"sha256:{'0' * 64}", "files": {"train.jsonl": "a", "holdout.jsonl": "b"}, "summary": SUMMARY,
+    "spec_digest": f"sha256:{'0' * 64}", "files": {"train.arrow": "a", "holdout.jsonl": "b"}, "summary": SUMMARY,
 }  # fmt: skip
 
 
@@ -16,7 +16,7 @@ PREPARED: dict[str, Any] = {
     "changed",
     [
         {"spec_digest": f"sha256:{'1' * 64}"},
-        {"files": {"train.jsonl": "c", "holdout.jsonl": "b"}},
+        {"files": {"train.arrow": "c", "holdout.jsonl": "b"}},
         {"summary": SUMMARY | {"method": "QLoRA"}},
         {"summary": SUMMARY | {"training": {"epochs": 2}}},
         {"summary": SUMMARY | {"lora": {"rank": 8}}},

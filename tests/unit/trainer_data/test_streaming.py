@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,15 +62,19 @@ def test_processes_and_chunks_change_no_finding(
     assert whole[0]["rows"] == 60 - 5
 
 
-def look(data: Loaded, base: Path) -> tuple[dict[str, Any], list[str], Any]:
-    """Everything that is said about a data set, with the lines that are trained."""
-    lines: list[str] = []
-    found: Survey = survey(data.rows, [], Target(base, 64, lines.append), lambda *_: None)
+def look(data: Loaded, base: Path) -> tuple[dict[str, Any], list[dict[str, Any]], Any]:
+    """Everything that is said about a data set, with the rows that are trained."""
+    batches: list[pa.RecordBatch] = []
+    found: Survey = survey(data.rows, [], Target(base, 64, batches.append), lambda *_: None)
     assert found.tokens is not None
     counts = {"rows": len(data.rows), "count": data.count, "digest": data.digest, "files": data.files}
     findings = [item.to_json() for item in data.findings]
     tokens = [found.tokens.tokens.tolist(), found.tokens.trained.tolist(), found.tokens.tallies]
-    return counts, ["".join(lines)], (findings, tokens, count_duplicates(found.facts, found.near))
+    return (
+        counts,
+        pa.Table.from_batches(batches).to_pylist(),
+        (findings, tokens, count_duplicates(found.facts, found.near)),
+    )
 
 
 def test_held_out_files_of_a_folder_are_told_and_not_read(tmp_path: Path) -> None:

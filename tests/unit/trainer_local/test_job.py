@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.__main__ import main
+from finetune_trainer.trained_rows import map_rows
 from finetune_trainer.workspace import Workspace
 from tests.hub_stand_in import COMMIT, HubStandIn
 
@@ -117,7 +118,7 @@ def test_prepare_leaves_the_rows_as_they_are_trained_and_the_report(
     assert run("prepare", "--job", write_job(), "--work", work.root, "--model", base, *rows) == 0
     assert "default/tiny" in (shown := capsys.readouterr().out)
     assert str(work.report_html) in shown
-    assert len(work.dataset_train.read_text().splitlines()) == 12
+    assert len(map_rows(work.dataset_train)) == 12
     assert len(work.holdout.read_text().splitlines()) == 100
     report = json.loads(work.report_json.read_text())
     assert (report["memory"]["gpu"], report["memory"]["fits"]) == ("h200", True)

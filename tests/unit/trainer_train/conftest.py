@@ -15,6 +15,7 @@ from aiohttp import web
 
 from finetune_trainer.contracts import Job
 from finetune_trainer.data.prepared import write_prepared
+from finetune_trainer.trained_rows import as_batch, writing_rows
 from finetune_trainer.workspace import Workspace
 
 DIGEST = "sha256:" + "0" * 64
@@ -56,7 +57,8 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         (root / "job.json").write_text(json.dumps(document))
         job, workspace = Job.model_validate(document), Workspace(root / "workspace")
         workspace.dataset_dir.mkdir(parents=True)
-        workspace.dataset_train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with writing_rows(workspace.dataset_train) as write:
+            write(as_batch(rows))
         workspace.holdout.write_text("".join(json.dumps(row) + "\n" for row in holdout))
         write_prepared(workspace, job, _summary(len(rows), method) | summary)
         return Run(root / "job.json", job, workspace)
@@ -111,7 +113,8 @@ def train_run(make_run: Any, tiny_model: Path, learnable_rows: Any) -> Callable[
 def run_folder(tmp_path: Path, tiny_model: Path, learnable_rows: Any) -> Path:
     """A folder with model and rows, for gangs.run_part."""
     shutil.copytree(tiny_model, tmp_path / "model")
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learnable_rows))
+    with writing_rows(tmp_path / "train.arrow") as write:
+        write(as_batch(learnable_rows))
     return tmp_path
 
 

@@ -15,7 +15,7 @@ from finetune_trainer.training.signals import StopRequest
 
 
 def main(root: Path, method: str, zero_stage: int, last: int, part: str) -> None:
-    """Train ROOT/model on ROOT/train.jsonl, with checkpoints and output in ROOT."""
+    """Train ROOT/model on ROOT/train.arrow, with checkpoints and output in ROOT."""
     stop, losses, messages = StopRequest(), {}, []
 
     def report(done: StepReport) -> None:
@@ -27,7 +27,7 @@ def main(root: Path, method: str, zero_stage: int, last: int, part: str) -> None
 
     lora = LoraPlan(8, 16) if method == "LoRA" else None
     plan = TrainPlan(2, 1e-3, 8, 17, lora, Execution(1024, zero_stage=zero_stage))
-    folders = Folders(root / "model", root / "train.jsonl", root / "checkpoints", root / "output")
+    folders = Folders(root / "model", root / "train.arrow", root / "checkpoints", root / "output")
     outcome = train(plan, folders, "key", stop, report, Hardware(cuda=False, precision="fp32"))
     if os.environ["RANK"] == "0":
         document = {"losses": losses, "resumed": outcome.resumed_from, "message": messages[-1]}

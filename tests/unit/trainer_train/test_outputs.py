@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from finetune_trainer.trained_rows import as_batch, writing_rows
 from finetune_trainer.training import cpu_attention
 from finetune_trainer.training.core import Outcome, train
 from finetune_trainer.training.plan import Execution, Folders, Hardware, LoraPlan, TrainPlan
@@ -29,8 +30,9 @@ def run(
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": 0}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    dataset = tmp_path / "train.jsonl"
-    dataset.write_text("".join(json.dumps(row) + "\n" for row in learnable_rows[:16]))
+    dataset = tmp_path / "train.arrow"
+    with writing_rows(dataset) as write:
+        write(as_batch(learnable_rows[:16]))
 
     def start(base: Path, lora: LoraPlan | None, execution: Execution = FULL, **options: Any) -> Outcome:
         plan = TrainPlan(options.pop("epochs", 1), 1e-2, 8, 17, lora, execution)

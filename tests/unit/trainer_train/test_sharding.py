@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from finetune_trainer.trained_rows import as_batch, writing_rows
 from tests.tiny_models import make_text_model
 
 pytestmark = pytest.mark.slow
@@ -23,9 +24,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, learnable_rows: Any) -> Path:
     """The folder that two processes leave behind after all runs of gang_worker."""
     folder = tmp_path_factory.mktemp("gang")
     base = make_text_model(folder / "base", "llama")
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in learnable_rows[:16]))
+    with writing_rows(folder / "rows.arrow") as write:
+        write(as_batch(learnable_rows[:16]))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(WORKER), str(base), str(folder / "rows.jsonl"), str(folder)]
+    command += [str(WORKER), str(base), str(folder / "rows.arrow"), str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=600)
     return folder

@@ -57,6 +57,8 @@ def check_prepared(workspace: Workspace, job: Job) -> Prepared:
     record = read_prepared(workspace)
     if record is None or record.spec_digest != job.spec_digest:
         raise DatasetChanged("The workspace holds no data prepared for this spec; run the job again.")
+    if workspace.dataset_train.name not in record.files:
+        raise DatasetChanged("The workspace holds data that an older version prepared; run the job again.")
     for name, digest in record.files.items():
         path = workspace.dataset_dir / name
         if not path.is_file() or file_sha256(path) != digest:

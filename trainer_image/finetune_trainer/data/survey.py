@@ -1,9 +1,11 @@
 """The second pass over a data set: its rows are compared with each other, and tokenised."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
 
 from finetune_trainer.chat.options import Value
 from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
@@ -14,8 +16,9 @@ from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Watch
 from finetune_trainer.data.spool import Spool
 from finetune_trainer.data.tokenise import Encoded, Unrendered, encode_rows
-from finetune_trainer.data.tokens import TokenTable, tabulate, training_line
+from finetune_trainer.data.tokens import TokenTable, tabulate
 from finetune_trainer.data.workers import each
+from finetune_trainer.trained_rows import WriteRows, as_batch
 
 _CHUNK_ROWS = 500
 _CHUNK_BYTES = 4 << 20
@@ -23,14 +26,14 @@ _CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Target:
-    """What rows are tokenised for: a base model's folder, the most tokens of a row, where to write them.
+    """What rows are tokenised for: a base model's folder, the most tokens of a row, what writes them.
 
     `kwargs` are passed to the chat template.
     """
 
     base: Path
     limit: int
-    lines: Callable[[str], object] | None = None
+    write: WriteRows | None = None
     kwargs: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -59,25 +62,25 @@ class _State:
 class _Part:
     facts: Facts
     tokens: TokenTable | None
-    lines: str
+    trained: pa.RecordBatch | None
 
 
 def survey(rows: Spool, holdout: list[HoldoutRow], target: Target | None, watch: Watch) -> Survey:
     """Look at every row of a data set that has at least one; `target` None leaves tokens out.
 
-    Rows are passed to `target.lines` in their order, as the train stage reads them.
+    Rows are passed to `target.write` in their order, as the train stage reads them.
     """
     context = learn(_sample(rows), holdout)
     make = partial(
-        _make, rows, context, target and replace(target, lines=None), write=bool(target and target.lines)
+        _make, rows, context, target and replace(target, write=None), write=bool(target and target.write)
     )
     facts, tokens = [], None
     for part in each(_look, make, _chunks(rows), rows.size):
         facts.append(part.facts)
         if part.tokens is not None:
             tokens = part.tokens if tokens is None else tokens + part.tokens
-        if target and target.lines:
-            target.lines(part.lines)
+        if target and target.write:
+            target.write(part.trained)
         watch("comparing rows" if target is None else "tokenising rows", sum(map(len, facts)), len(rows))
     together = concat(facts)
     watch("looking for duplicates", 0, None)
@@ -108,11 +111,12 @@ def _look(state: _State, places: tuple[int, int]) -> _Part:
     rows = state.rows.rows(*places)
     facts = measure(rows, state.context)
     if state.tokenizer is None:
-        return _Part(facts, None, "")
+        return _Part(facts, None, None)
     results = encode_rows(state.tokenizer, rows)
     table = tabulate(state.tokenizer, results, state.limit)
-    return _Part(facts, table, _lines(results, state) if state.write else "")
+    return _Part(facts, table, _trained(results, state.limit) if state.write else None)
 
 
-def _lines(results: list[Encoded | Unrendered], state: _State) -> str:
-    return "".join(training_line(row, state.limit) for row in results if isinstance(row, Encoded))
+def _trained(results: list[Encoded | Unrendered], limit: int) -> pa.RecordBatch:
+    kept = (row.cut(limit) for row in results if isinstance(row, Encoded))
+    return as_batch({"input_ids": row.ids, "labels": row.labels} for row in kept)

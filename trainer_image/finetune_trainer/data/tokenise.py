@@ -52,16 +52,9 @@ class Encoded:
     notes: Notes = Notes()
 
     @property
-    def input_ids(self) -> list[int]:
-        """The token ids."""
-        ids: list[int] = self.ids.tolist()
-        return ids
-
-    @property
-    def labels(self) -> list[int]:
+    def labels(self) -> NDArray[np.int32]:
         """The token ids where they are trained, IGNORE_INDEX elsewhere."""
-        labels: list[int] = np.where(self.mask, self.ids, IGNORE_INDEX).tolist()
-        return labels
+        return np.where(self.mask, self.ids, np.int32(IGNORE_INDEX))
 
     @property
     def trained(self) -> int:

@@ -1,6 +1,5 @@
 """What the rules and the plan need to know of tokenised rows (data rules 16 to 27); columns add up."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,9 +76,3 @@ def tabulate(tokenizer: ChatTokenizer, results: Sequence[Encoded | Unrendered], 
         np.array([row.answer_cut(limit) for row in encoded], np.bool_),
         len({row.number for row in encoded if row.split}),
     )
-
-
-def training_line(row: Encoded, limit: int) -> str:
-    """A row as the train stage reads it, not longer than the limit."""
-    kept = row.cut(limit)
-    return json.dumps({"input_ids": kept.input_ids, "labels": kept.labels}) + "\n"

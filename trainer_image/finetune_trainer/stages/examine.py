@@ -1,6 +1,6 @@
 """What is done with rows that were read, in a pod and on a laptop: compare, tokenise, plan and judge."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from finetune_trainer.report.duplicates import count_duplicates
 from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
 from finetune_trainer.stages.outlook import Outlook, look_ahead, report_parts, summarise
+from finetune_trainer.trained_rows import WriteRows
 from finetune_trainer.words import plural
 
 _MESSAGES = 3  # of findings in a refusal; the report has all
@@ -140,17 +141,15 @@ def refuse_unsound(job: Job, data: Data) -> None:
             raise UserError(f"{field}: no row is sound; correct the rows that the report lists.")
 
 
-def examine(
-    job: Job, data: Data, base: Base, watch: Watch, lines: Callable[[str], object] | None = None
-) -> Examined:
-    """Compare and tokenise all rows; `lines` gets them as they are trained. RefusedError if they cannot."""
+def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | None = None) -> Examined:
+    """Compare and tokenise all rows; `write` gets them as they are trained. RefusedError if they cannot."""
     plain, positions = load_tokenizer(base.folder), base.model.config.positions
     options = template_options(plain, data.train, datetime.now().date())
     tokenizer = plain.rendering_with(options.kwargs)
     findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train, options))
     _refuse_errors(job, data, findings)
     holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
-    target = Target(base.folder, length_limit(job.spec, positions), lines, options.kwargs)
+    target = Target(base.folder, length_limit(job.spec, positions), write, options.kwargs)
     surveyed = survey(data.train.rows, holdout, target, watch)
     table = _tokens(surveyed)
     lengths = measure(table.kept.tolist())

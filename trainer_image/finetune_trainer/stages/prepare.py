@@ -14,7 +14,7 @@ from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Watch, load
 from finetune_trainer.data.prepared import read_prepared, record_of, write_prepared
 from finetune_trainer.errors import UserError
-from finetune_trainer.files import replaced, write_atomically, write_lines
+from finetune_trainer.files import write_atomically, write_lines
 from finetune_trainer.progress import ProgressServer, watching
 from finetune_trainer.report.document import Report
 from finetune_trainer.report.html import report_html
@@ -31,6 +31,7 @@ from finetune_trainer.stages.examine import (
     refuse_unsound,
 )
 from finetune_trainer.stages.publication import artifact, published_manifest
+from finetune_trainer.trained_rows import writing_rows
 from finetune_trainer.training.checkpoints import newest_complete, read_marker
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace, destination_dir
@@ -130,8 +131,8 @@ def discard_rows(workspace: Workspace) -> None:
 
 def examine_and_write(job: Job, workspace: Workspace, data: Data, base: Base, watch: Watch) -> Examined:
     """The rows as later stages read them; RefusedError without any."""
-    with replaced(workspace.dataset_train) as file:
-        examined = examine(job, data, base, watch, file.write)
+    with writing_rows(workspace.dataset_train) as write:
+        examined = examine(job, data, base, watch, write)
     if job.spec.evaluation:
         _write_holdout(workspace, examined.holdout)
     return examined

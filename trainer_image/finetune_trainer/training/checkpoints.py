@@ -17,7 +17,7 @@ from typing import TypedDict
 
 import xxhash
 
-from finetune_trainer.files import replaced
+from finetune_trainer.files import write_atomically
 
 # Written last, after every process has saved its part; without it a checkpoint is half written.
 MARKER = "COMPLETE"
@@ -98,8 +98,7 @@ def mark_complete(checkpoint: Path, key: str, sharding: Sharding, files: dict[st
     for directory in (path for path in checkpoint.rglob("*") if path.is_dir()):
         _sync(directory)
     marker = Marker(key, step_of(checkpoint), sharding, files)
-    with replaced(checkpoint / MARKER) as file:
-        json.dump(asdict(marker), file)
+    write_atomically(checkpoint / MARKER, json.dumps(asdict(marker)))
     _sync(checkpoint)
     _sync(checkpoint.parent)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.json
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback
@@ -14,6 +13,7 @@ from trl import SFTConfig
 
 from finetune_trainer.base.config import read_base_config
 from finetune_trainer.container import multiplies_in_bf16
+from finetune_trainer.trained_rows import map_rows, row_lengths
 from finetune_trainer.training.attention import (
     PACKED,
     can_pack,
@@ -51,7 +51,6 @@ from finetune_trainer.training.sharding import (
 from finetune_trainer.training.signals import SaveClock, StopRequest, maximum
 from finetune_trainer.training.trainer import TokenMeanTrainer, without_input_casts
 
-_LONGEST_LINE = 64 * 1024 * 1024
 _WARMUP = 0.03
 _LAST_LOSSES = 10
 
@@ -120,14 +119,13 @@ def train(
 
 
 def load_rows(path: Path) -> Dataset:
-    """The pre-tokenised rows, with columns input_ids and labels."""
-    options = pyarrow.json.ReadOptions(block_size=_LONGEST_LINE)
-    return Dataset(pyarrow.json.read_json(path, read_options=options).select(["input_ids", "labels"]))
+    """The tokenised rows, which stay in the file; without a fingerprint datasets would copy and hash them."""
+    return Dataset(map_rows(path), fingerprint=path.name)
 
 
 def _build_trainer(plan: TrainPlan, folders: Folders, hardware: Hardware) -> TokenMeanTrainer:
     base, dataset = read_base_config(folders.model), load_rows(folders.dataset)
-    lengths = [len(row) for row in dataset["input_ids"]]
+    lengths = row_lengths(dataset.data)
     register(hardware.cuda)
     packed = can_pack(skeleton(folders.model, base).get_decoder(), base)
     layout: Layout = "packed" if packed else "padded"
