@@ -12,7 +12,7 @@ from dev.cluster import binaries, up
 
 SUITES = {
     "fast": ["-m", "not slow and not apiserver and not engine and not families and not e2e", "-n", "2"],
-    "slow": ["-m", "slow and not apiserver and not engine and not e2e", "-n", "2"],
+    "slow": ["-m", "slow and not long and not apiserver and not engine and not e2e", "-n", "2"],
     "families": ["-m", "families and not engine", "-n", "2", "--dist", "loadgroup"],
     "apiserver": ["-m", "apiserver"],
     "engine": ["-m", "engine"],
