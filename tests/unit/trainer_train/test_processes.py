@@ -15,9 +15,14 @@ from hypothesis import strategies as st
 
 from finetune_trainer.container import multiplies_in_bf16, usable_memory, whole_cores
 from finetune_trainer.contracts import Job
+from finetune_trainer.errors import OutOfMemory
+from finetune_trainer.launch import gang as process_1
 from finetune_trainer.launch import processes
+from finetune_trainer.launch.outcome import decide
 from finetune_trainer.launch.processes import Pod, choose, default_processes, pod_bytes
+from finetune_trainer.launch.torchrun import Gang
 from finetune_trainer.planning.memory import GIB, Setup
+from finetune_trainer.workspace import Workspace
 from tests.unit.trainer_base.shapes import (
     GEMMA3_4B,
     LLAMA_1B,
@@ -166,6 +171,30 @@ def test_every_process_has_a_row_in_a_step(tiny_model: Path, rows: int, batch: i
 def test_a_base_that_cannot_be_measured_trains_in_one_process(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(GEMMA3_4B))  # other inputs than text, and no weights
     assert default_processes(job(), SUMMARY, tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("resources", "chosen", "advised"),
+    [
+        ({}, 2, True),
+        ({}, 1, False),
+        ({"processesPerNode": 2}, 2, False),
+        ({"gpusPerNode": 2}, 2, False),
+    ],
+    ids=["the pod chose two", "the pod chose one", "the job asks for two", "two GPUs"],
+)
+def test_a_pod_without_memory_is_told_to_train_in_one_process_where_it_chose_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resources: dict[str, int], chosen: int, advised: bool
+) -> None:
+    (tmp_path / "pvc/base/model").mkdir(parents=True)
+    monkeypatch.setenv("FT_SOURCES_ROOT", str(tmp_path))
+    monkeypatch.setattr(process_1, "check_prepared", lambda *_: SimpleNamespace(summary={}))
+    monkeypatch.setattr(process_1, "read_gang", lambda *_: Gang(1, chosen, 0, "127.0.0.1"))
+    killed = decide([], chosen, 1, terminated=False, out_of_memory=True)
+    monkeypatch.setattr(process_1, "_supervise", lambda *_: killed)
+    with pytest.raises(OutOfMemory, match=r"resources\.memory") as caught:
+        process_1.run(tmp_path, job(**resources), Workspace(tmp_path))
+    assert ("processesPerNode: 1" in str(caught.value)) is advised
 
 
 @pytest.fixture

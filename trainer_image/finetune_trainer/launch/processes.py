@@ -53,6 +53,17 @@ def default_processes(job: Job, summary: dict[str, Any], model: Path) -> int:
     return chosen
 
 
+def memory_advice(job: Job, processes: int) -> str:
+    """What to do, beside the usual, when memory ran out in processes that the pod chose itself; else ""."""
+    resources = job.spec.resources
+    if processes == 1 or resources.gpus_per_node or resources.processes_per_node:
+        return ""
+    return (
+        f" Each of the {processes} training processes takes memory of its own: "
+        "spec.resources.processesPerNode: 1 needs the least."
+    )
+
+
 def read_pod() -> Pod:
     """The pod, or machine, that this runs in."""
     return Pod(whole_cores(), usable_memory(), multiplies_in_bf16())
