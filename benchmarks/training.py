@@ -5,7 +5,7 @@
 
 Every arm tunes SmolLM2-135M-Instruct with the same LoRA (r16, all linear layers) on the same tokens of a set
 for one epoch, started anew, in turns, on all cores: ours by as many processes as a pod of this machine's size
-chooses, SFTTrainer by one with a thread per core, as it runs unless told otherwise. Real tokens (no padding)
+chooses, SFTTrainer by one with a thread per core, as it runs unless told otherwise by torchrun. Real tokens (no padding)
 per second of `train()`, without start-up; the loss on held-out rows afterwards shows that all arms learned
 the same. Sets:
 
@@ -24,6 +24,7 @@ Arms:
 - trl-bf16: a bf16 base, activations kept
 - trl-grouped: the same, two rows of similar length at a time
 - trl-eager: the same as grouped, with attention as products of matrices
+- trl-processes: the same as eager, started by torchrun with as many processes as ours
 - trl-packed: a bf16 base, activations kept, packing "bfd" into 1,024 tokens (padding-free)
 """
 
@@ -65,11 +66,12 @@ OURS = ("ours", "ours-padded", "ours-compiled")
 
 @dataclass(frozen=True)
 class Trl:
-    """How an arm of SFTTrainer differs from its defaults."""
+    """How an arm of SFTTrainer differs from its defaults; `shared` by as many processes as ours."""
 
     bf16_base: bool = False
     attention: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ TRL = {
     "trl-bf16": Trl(True, settings=_KEPT),
     "trl-grouped": Trl(True, settings=_GROUPED),
     "trl-eager": Trl(True, "eager", _GROUPED),
+    "trl-processes": Trl(True, "eager", _GROUPED, shared=True),
     # The same tokens per step: 8 rows are about two packs.
     "trl-packed": Trl(
         True,
@@ -118,8 +121,8 @@ TRL = {
 ARMS = (*OURS, *TRL)
 # What is recorded: the defaults on both sets, TRL's other settings where they matter.
 RECORDED = {
-    "reviews": ("ours", "ours-compiled", "trl-defaults", "trl-fp32"),
-    "chat": ("ours", "ours-compiled", "trl-defaults", "trl-grouped", "trl-eager", "trl-packed"),
+    "reviews": ("ours", "ours-compiled", "trl-defaults", "trl-processes"),
+    "chat": ("ours", "ours-compiled", "trl-defaults", "trl-eager", "trl-processes", "trl-packed"),
 }
 
 
@@ -310,13 +313,16 @@ def _trl(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
         "seed": SEED, "use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
         "logging_steps": 1,
     }  # fmt: skip
+    arguments = {**fixed, **setup.settings}
+    if setup.shared:
+        arguments["gradient_accumulation_steps"] //= int(os.environ["WORLD_SIZE"])
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(
             str(model),
             dtype=torch.bfloat16 if setup.bf16_base else torch.float32,
             attn_implementation=setup.attention,
         ),
-        args=SFTConfig(**{**fixed, **setup.settings}),
+        args=SFTConfig(**arguments),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(str(model)),
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -325,7 +331,7 @@ def _trl(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
     trainer.train()
     span = _span(sum(len(row["input_ids"]) for row in rows), start, _now())
     trainer.save_model(str(folder / "adapter"))
-    return span
+    return _of_all_processes(span) if setup.shared else span
 
 
 def _now() -> tuple[float, float]:
@@ -349,7 +355,7 @@ def _in_turns(
 
 
 def _started(arm: str, name: str, training: Training, compiled: str) -> dict[str, float]:
-    processes = training.processes if arm in OURS else 1
+    processes = training.processes if arm in OURS or TRL[arm].shared else 1
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = worker_environment(
         {**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled}, processes, usable_cores()
