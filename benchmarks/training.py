@@ -5,9 +5,9 @@
 
 Every arm tunes SmolLM2-135M-Instruct with the same LoRA (r16, all linear layers) on the same tokens of a set
 for one epoch, started anew, in turns, on all cores: ours by as many processes as a pod of this machine's size
-chooses, SFTTrainer by one with a thread per core, as it runs unless told otherwise by torchrun. Real tokens (no padding)
-per second of `train()`, without start-up; the loss on held-out rows afterwards shows that all arms learned
-the same. Sets:
+chooses, SFTTrainer by one with a thread per core, as it runs unless torchrun starts more. Real tokens (no
+padding) per second of `train()`, without start-up; the loss on held-out rows afterwards shows that all arms
+learned the same. Sets:
 
 - reviews: rows of examples/drug-reviews
 - chat: conversations about such reviews, all answers trained; their lengths are log-normal (sigma 0.8, at
