@@ -254,7 +254,7 @@ FAMILIES: tuple[Family, ...] = (
             **_SLIDING, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY, "laurel_rank": 8,
             "activation_sparsity_pattern": [0.95, 0.0],
         },
-        unused=("correction_coefs",), refused={"LoRA": "serves no adapter on a Gemma3nForCausalLM"},
+        unused=("correction_coefs",), refused={"LoRA": "serves no adapter on its own Gemma3nForCausalLM class"},
     ),
     Family(
         "gemma-4", "Gemma 4 E2B, E4B, 31B", "gemma4", "Gemma4ForConditionalGeneration",
