@@ -17,7 +17,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each family in turn, those with an engine where a test starts one."""
     if "family" in metafunc.fixturenames:
         chosen = with_engine() if "engine" in metafunc.fixturenames else FAMILIES
-        metafunc.parametrize("family", chosen, ids=lambda family: family.name, scope="session")
+        # One group each, so that all tests of a family run in the worker that made its base and runs.
+        values = [pytest.param(f, id=f.name, marks=pytest.mark.xdist_group(f.name)) for f in chosen]
+        metafunc.parametrize("family", values, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Run by test_engine.py in a process of its own: vLLM on the CPU answers with bases and their adapters.
 
-Reads a JSON list of tasks (test_engine.py) on standard input; prints for each a line of JSON with `family` and
-either `logprobs` (of the tokens of `text`, by the base and then with the adapter) and `prompts`, or `error`.
+Reads a JSON list of tasks (test_engine.py) on standard input; prints for each a line of JSON with `name` and
+either `logprobs` (of the tokens of `text`, by the model and then with its adapter, if it has one) and
+`prompts`, or `error`.
 """
 
 import gc
@@ -22,22 +23,22 @@ os.environ |= {
 
 
 def answers(task: dict[str, Any]) -> dict[str, Any]:
-    """The log-probabilities of a text without and with the adapter, and the prompts that the engine makes."""
+    """The log-probabilities of a text without and with an adapter, and the prompts that the engine makes."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
     engine = LLM(
-        model=task["base"],
-        dtype="float32",  # as transformers computes what is compared
+        model=task["model"],
+        dtype=task["type"],
         enforce_eager=True,
         max_model_len=4096,
         max_num_seqs=2,
-        enable_lora=True,
+        enable_lora=task["adapter"] is not None,
         max_lora_rank=task["rank"],
         worker_extension_cls="finetune_serving.cpu_kernels.CorrectedKernels",
         limit_mm_per_prompt={"image": 0, "video": 0} if task["multimodal"] else None,
     )
-    adapters = (None, LoRARequest("tuned", 1, task["adapter"]))
+    adapters = [None, *([LoRARequest("tuned", 1, task["adapter"])] if task["adapter"] else [])]
     sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
     asked = [
         engine.generate({"prompt_token_ids": task["text"]}, sampling, lora_request=one, use_tqdm=False)[0]
@@ -45,7 +46,9 @@ def answers(task: dict[str, Any]) -> dict[str, Any]:
     ]
     return {
         "logprobs": [_of_prompt(output) for output in asked],
-        "prompts": {kind: _prompt(engine, adapters[1], **row) for kind, row in task["conversations"].items()},
+        "prompts": {
+            kind: _prompt(engine, adapters[-1], **row) for kind, row in task["conversations"].items()
+        },
     }
 
 
@@ -82,7 +85,7 @@ def main() -> None:
             result = answers(task)
         except Exception as error:  # whatever vLLM raises is the result
             result = {"error": f"{type(error).__name__}: {error}"}
-        print("\n" + json.dumps({"family": task["family"], **result}), flush=True)
+        print("\n" + json.dumps({"name": task["name"], **result}), flush=True)
         gc.collect()
         cleanup_dist_env_and_memory()
 

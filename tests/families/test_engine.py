@@ -1,4 +1,4 @@
-"""vLLM on the CPU loads each family's base with the adapter that was trained, and sees training's prompts."""
+"""vLLM on the CPU loads what was trained of each family, computes what transformers does, sees training's prompts."""
 
 import json
 import shutil
@@ -20,18 +20,17 @@ from tests.families.tiny import load
 pytestmark = [pytest.mark.engine, pytest.mark.families]
 Answers = dict[str, dict[str, Any]]
 _TEXT = list(range(2, 60))
-_SHARE = 0.02  # of the adapter's effect: less than any module's part
+_EQUAL = 0.001
 
 
 @pytest.fixture(scope="session")
 def engine(runs: Runs) -> Answers:
-    """What vLLM answers with each adapter, by the name of its family; one process serves all in turn."""
-    trained = [(family, runs.run(family, "LoRA")) for family in with_engine()]
-    tasks = [_task(family, run, runs) for family, run in trained if isinstance(run, Trained)]
+    """What vLLM answers with each adapter and each tuned model, by name; one process serves all in turn."""
+    tasks = [task for family in with_engine() for task in _tasks(family, runs)]
     answers: Answers = {}
-    while left := [task for task in tasks if task["family"] not in answers]:
+    while left := [task for task in tasks if task["name"] not in answers]:
         answers |= _ask(left)
-        answers.setdefault(left[0]["family"], {"error": "the engine's process died"})
+        answers.setdefault(left[0]["name"], {"error": "the engine's process died"})
     return answers
 
 
@@ -39,16 +38,32 @@ def _ask(tasks: list[dict[str, Any]]) -> Answers:
     """The answers that a process gives before it ends, or dies."""
     command = [sys.executable, "-m", "tests.families.engine"]
     done = subprocess.run(command, input=json.dumps(tasks), stdout=subprocess.PIPE, text=True, check=False)
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"family"')]
-    return {answer["family"]: answer for answer in found}
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]
+    return {answer["name"]: answer for answer in found}
 
 
-def _task(family: Family, run: Trained, runs: Runs) -> dict[str, Any]:
+def _tasks(family: Family, runs: Runs) -> list[dict[str, Any]]:
+    """The base with its adapter, and where that cannot be served the model that Full tuned."""
+    lora = runs.run(family, "LoRA")
+    tasks = [] if isinstance(lora, Refused) else [_task(family, lora.base, _strong(lora), runs)]
+    if _served_whole(family):
+        full = runs.run(family, "Full")
+        assert isinstance(full, Trained)
+        tasks.append(_task(family, full.output, None, runs))
+    return tasks
+
+
+def _served_whole(family: Family) -> bool:
+    return family.no_adapter is not None or "LoRA" in family.refused
+
+
+def _task(family: Family, model: Path, adapter: Path | None, runs: Runs) -> dict[str, Any]:
     prepared = {kind: runs.prepared(family, kind) for kind in CONVERSATIONS}
     return {
-        "family": family.name,
-        "base": str(run.base),
-        "adapter": str(_strong(run)),
+        "name": f"{family.name} {'LoRA' if adapter else 'Full'}",
+        "model": str(model),
+        "adapter": adapter and str(adapter),
+        "type": family.engine_type,
         "text": _TEXT,
         "rank": RANK,
         "multimodal": family.vision is not None,
@@ -78,17 +93,43 @@ def test_the_engine_answers_with_the_adapter_and_sees_the_prompts_of_training(
     run = runs.run(family, "LoRA")
     if isinstance(run, Refused):
         pytest.skip("refused in prepare")
-    answer = engine[family.name]
+    answer = engine[f"{family.name} LoRA"]
     outcome = Refused(answer["error"]) if "error" in answer else answer
-    if not works(outcome, family.no_engine, record_property):
-        return
+    if not works(outcome, family.no_adapter, lambda *_: None):
+        pytest.skip("this engine serves no adapter of it")
     base, tuned = (torch.tensor(logprobs) for logprobs in answer["logprobs"])
-    effect = (tuned - base).abs().mean()
-    assert (tuned - _expected(family, run)).abs().mean() < _SHARE * effect
+    expected = _logprobs(PeftModel.from_pretrained(load(family, run.base), _strong(run)).eval())
+    apart = (tuned - expected).abs().mean()
+    assert apart < family.apart
+    assert (tuned - base).abs().mean() > 10 * family.apart  # less than the effect of any module
+    _check_prompts(family, answer, runs)
+    record_property("note", "adapter" + (f" ({apart:.2f} apart)" if apart > _EQUAL else ""))
+
+
+def test_the_engine_answers_with_the_model_that_full_tuned(
+    family: Family, engine: Answers, runs: Runs, record_property: Record
+) -> None:
+    if not _served_whole(family):
+        pytest.skip("its adapter is served")
+    answer = engine[f"{family.name} Full"]
+    assert "error" not in answer, answer
+    run = runs.run(family, "Full")
+    assert isinstance(run, Trained)
+    (tuned,) = (torch.tensor(logprobs) for logprobs in answer["logprobs"])
+    apart = (tuned - _logprobs(load(family, run.output))).abs().mean()
+    assert apart < family.apart
+    _check_prompts(family, answer, runs)
+    record_property("note", "model of Full alone" + (f" ({apart:.2f} apart)" if apart > _EQUAL else ""))
+
+
+def _check_prompts(family: Family, answer: dict[str, Any], runs: Runs) -> None:
     for kind, prompt in answer["prompts"].items():
         ready = runs.prepared(family, kind)
         assert isinstance(ready, Prepared)
-        assert prompt == _last_prompt(ready), kind
+        if isinstance(prompt, str):  # calls are objects in the engine; prepare said what to change
+            assert any("tojson" in warning for warning in ready.summary["warnings"]), prompt
+        else:
+            assert prompt == _last_prompt(ready), kind
 
 
 def _strong(run: Trained) -> Path:
@@ -104,9 +145,8 @@ def _strong(run: Trained) -> Path:
     return folder
 
 
-def _expected(family: Family, run: Trained) -> torch.Tensor:
-    """The log-probabilities of the text by transformers with that adapter."""
-    model = PeftModel.from_pretrained(load(family, run.base), _strong(run)).eval()
+def _logprobs(model: Any) -> torch.Tensor:
+    """The log-probabilities of the text by transformers."""
     text = torch.tensor([_TEXT])
     with torch.no_grad():
         logprobs = model(input_ids=text).logits[0, :-1].float().log_softmax(-1)

@@ -11,17 +11,25 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
-    """The cores this process may run on, cut to the container's CPU limit (cgroup v2 or v1)."""
-    allowed = len(os.sched_getaffinity(0))
-    limit = _limit_v2(cgroup / "cpu.max") or _limit_v1(cgroup / "cpu")
-    return max(1, min(allowed, math.ceil(limit))) if limit else allowed
+    """The cores that threads of the container may use, a part of one counted as one."""
+    return math.ceil(_cores(cgroup))
+
+
+def whole_cores(cgroup: Path = CGROUP) -> int:
+    """The cores that the container may use all of, at least 1."""
+    return max(1, math.floor(_cores(cgroup)))
 
 
 def usable_memory(cgroup: Path = CGROUP) -> int:
-    """The container's memory limit in bytes (cgroup v2 or v1), cut to what its node has available."""
-    available = int(psutil.virtual_memory().available)
-    limits = (_read(cgroup / name).strip() for name in ("memory.max", "memory/memory.limit_in_bytes"))
-    return min([available, *(int(limit) for limit in limits if limit.isdigit())])
+    """The container's memory limit in bytes (cgroup v2 or v1); half of its node's memory without one.
+
+    Not what its node has available: that is less in the next attempt if others have started, and pods that
+    start together would all count on it. With half, two of them fit.
+    """
+    node = int(psutil.virtual_memory().total)
+    told = (_read(cgroup / name).strip() for name in ("memory.max", "memory/memory.limit_in_bytes"))
+    limits = [int(limit) for limit in told if limit.isdigit()]
+    return min((limit for limit in limits if limit < node), default=node // 2)
 
 
 def multiplies_in_bf16(cpu_info: Path = _CPU_INFO) -> bool:
@@ -38,6 +46,13 @@ def oom_kills(cgroup: Path = CGROUP) -> int:
             if name == "oom_kill":
                 return int(count)
     return 0
+
+
+def _cores(cgroup: Path) -> float:
+    """The cores this process may run on, cut to the container's CPU limit (cgroup v2 or v1)."""
+    allowed = len(os.sched_getaffinity(0))
+    limit = _limit_v2(cgroup / "cpu.max") or _limit_v1(cgroup / "cpu")
+    return min(allowed, limit) if limit else allowed
 
 
 def _limit_v2(path: Path) -> float | None:

@@ -150,9 +150,9 @@ class Resources(ApiModel):
     gpus_per_node: int = Field(1, description="GPUs of each pod; 0 trains on the CPU.", ge=0, le=16)
     processes_per_node: int | None = Field(
         None,
-        description="Processes of each pod when training on the CPU. Default: one per core, as far as the "
-        "pod's memory holds a base for each and a step has a row for each; with several nodes 1, since pods "
-        "must agree.",
+        description="Processes of each pod when training on the CPU. Default: one per whole core, as far "
+        "as the pod's memory (half of its node's where `memory` is unset) holds a base for each and a step "
+        "has a row for each; with several nodes 1, since pods must agree.",
         ge=1,
         le=16,
     )

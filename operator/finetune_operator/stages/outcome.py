@@ -156,10 +156,18 @@ def _memory_advice(pod: Manifest, container: str) -> str:
     specs = (*items(pod, "spec", "containers"), *items(pod, "spec", "initContainers"))
     spec = next((c for c in specs if c.get("name") == container), {})
     limit = text(spec, "resources", "limits", "memory") or "its node's memory"
+    fewer = ", train in one process (spec.resources.processesPerNode: 1) if its log tells of several"
+    remedy = f"raise spec.resources.memory{fewer if _chose_processes(spec) else ''}"
     return (
         f"Container {container} of pod {name_of(pod)} was killed because it needed more memory than {limit}; "
-        "raise spec.resources.memory, or lower spec.training.maxLength."
+        f"{remedy}, or lower spec.training.maxLength."
     )
+
+
+def _chose_processes(container: Mapping[str, Any]) -> bool:
+    """Whether it chose how many processes train: in a single pod without GPUs, untold (stages/train.py)."""
+    told = {text(entry, "name"): text(entry, "value") for entry in items(container, "env")}
+    return told.get("FT_NODES") == "1" and "FT_PROCESSES" not in told
 
 
 def _disrupted(pod: Manifest) -> Outcome | None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.settings import S3
+from finetune_operator.stages.outcome import outcome_of
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation, result_of
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
@@ -264,6 +265,30 @@ def test_a_train_pod_is_told_how_many_processes_only_where_the_job_says(
     resources: dict[str, int], told: str | None
 ) -> None:
     assert env_of(main_of("train", resources=resources)).get("FT_PROCESSES") == told
+
+
+@pytest.mark.parametrize(
+    ("stage", "resources", "named"),
+    [
+        ("train", {"gpusPerNode": 0}, True),
+        ("train", {"gpusPerNode": 0, "nodes": 2}, False),
+        ("train", {"gpusPerNode": 0, "processesPerNode": 2}, False),
+        ("train", {"gpusPerNode": 2}, False),
+        ("prepare", {"gpusPerNode": 0}, False),
+    ],
+    ids=["left open", "left open for two nodes", "two processes asked for", "two GPUs", "another stage"],
+)
+def test_a_pod_without_memory_is_told_to_train_in_one_process_where_it_chose_the_number(
+    stage: str, resources: dict[str, int], named: bool
+) -> None:
+    spec = pod_of(stage, resources=resources)
+    killed = {"name": spec["containers"][0]["name"], "state": {"terminated": {"reason": "OOMKilled"}}}
+    status = {"phase": "Failed", "containerStatuses": [killed]}
+    failed = {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}
+    outcome = outcome_of(stage, failed, [{"spec": spec, "status": status}])
+    assert outcome is not None
+    assert outcome.reason == "OutOfMemory"
+    assert ("processesPerNode: 1" in outcome.message) is named
 
 
 def test_gpus_go_to_training_and_to_the_engine_and_place_every_stage() -> None:

@@ -38,6 +38,11 @@ TEMPLATES = {
         LOOP % "{% set content = message.content %}{% for part in content %}{{ part }}{% endfor %}",
         True,
     ),
+    "a macro inside of the one that gets it loops over it": (
+        "{% macro write(what) %}{% macro inner(other) %}{% for part in what %}{{ part }}{% endfor %}{% endmacro %}"
+        "{{ inner(1) }}{% endmacro %}" + LOOP % "{{ write(message.content) }}",
+        True,
+    ),
     "it loops over calls": (
         LOOP % "{% for call in message.tool_calls %}{{ call }}{% endfor %}",
         False,

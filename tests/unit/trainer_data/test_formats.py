@@ -218,6 +218,8 @@ NULLS: list[tuple[str, Any, dict[str, Any]]] = [
     ("null is a choice", _tools(n={"enum": ["x", None]}), {"a": 1, "n": None}),
     ("null is no choice", _tools(n={"enum": ["x"]}), {"a": 1}),
     ("a parameter of any type", _tools(n={"description": "any"}), {"a": 1, "n": None}),
+    ("a parameter that is nullable", _tools(n={"type": "string", "nullable": True}), {"a": 1, "n": None}),
+    ("a parameter that is not nullable", _tools(n={"type": "string", "nullable": False}), {"a": 1}),
 ]  # fmt: skip
 
 
@@ -230,6 +232,7 @@ def test_a_null_argument_is_absent_unless_its_parameter_can_be_null(tools: Any, 
 
 _POINT = {"type": "object", "properties": {"x": {"type": "integer"}, "y": {"type": ["integer", "null"]}}}
 _PADDED = {"x": None, "y": None, "of another call": None}
+_OTHER = {"y": None, "of another call": None}
 # null within an argument: (the argument's schema, what is given, what is trained)
 DEEPER: list[tuple[str, Any, Any, Any]] = [
     ("in an object whose properties are named", _POINT, _PADDED, {"y": None}),
@@ -239,6 +242,15 @@ DEEPER: list[tuple[str, Any, Any, Any]] = [
     ("in a list that may be left out", {"anyOf": [{"type": "array", "items": _POINT}, {"type": "null"}]}, [_PADDED], [{"y": None}]),
     ("in one of several objects", {"anyOf": [_POINT, {"type": "object", "properties": {}}]}, _PADDED, _PADDED),
     ("in an object of anything", {"type": "object"}, _PADDED, _PADDED),
+    ("under another name, which may be null", _POINT | {"additionalProperties": {"type": ["string", "null"]}}, _PADDED, _OTHER),
+    ("under another name, which may be anything", _POINT | {"additionalProperties": True}, _PADDED, _OTHER),
+    ("under another name, of one type", _POINT | {"additionalProperties": {"type": "string"}}, _PADDED, {"y": None}),
+    ("under another name, of which there is none", _POINT | {"additionalProperties": False}, _PADDED, {"y": None}),
+    ("in an object under another name", {"type": "object", "additionalProperties": _POINT}, {"p": _PADDED}, {"p": {"y": None}}),
+    ("in an object of anything, as it says", {"type": "object", "properties": {}, "additionalProperties": True}, _PADDED, _PADDED),
+    ("in an object that names nothing", {"type": "object", "properties": {}}, _PADDED, _PADDED),
+    ("in an object that is nullable", _POINT | {"nullable": True}, _PADDED, {"y": None}),
+    ("in an object with one choice of what is required", _POINT | {"anyOf": [{"type": "object", "required": ["x"]}]}, _PADDED, {"y": None}),
     ("an item of a list", {"type": "array", "items": {"type": "integer"}}, [1, None], [1, None]),
 ]  # fmt: skip
 

@@ -35,6 +35,8 @@ TRAINED: list[tuple[str, list[str], list[str], list[str]]] = [
     ("train beside a file without a split", ["train.jsonl", "more.jsonl"], ["more.jsonl", "train.jsonl"], []),
     ("a page beside splits", ["README.md", "train.jsonl", "test.jsonl"], ["train.jsonl"], ["test.jsonl"]),
     ("pages about the data", ["LICENSE", "README", "readme.txt", "train.jsonl", ".gitattributes"], ["train.jsonl"], []),
+    ("pages in several languages", ["README_zh.md", "README.en.md", "README_CN.md", "readme-pt-BR.txt", "train.jsonl"], ["train.jsonl"], []),
+    ("rows with the name of a page in a language", ["readme_en.jsonl"], ["readme_en.jsonl"], []),
     ("rows with the name of a page", ["readme.jsonl"], ["readme.jsonl"], []),
     ("words within words tell nothing", ["latest.jsonl", "contrasted.jsonl"], ["contrasted.jsonl", "latest.jsonl"], []),
     ("a repository of the Hub", ["README.md", *HUB], HUB[:2], [HUB[2]]),

@@ -229,6 +229,7 @@ LORA = {
 def _summary(rows: int, method: str) -> dict[str, Any]:
     training = {"epochs": 2, "learningRate": 1e-2 if method == "LoRA" else 1e-3, "effectiveBatchSize": 8}
     return {
+        "rows": rows,
         "baseFingerprint": DIGEST,
         "longestRow": 64,
         "holdoutDigest": DIGEST,

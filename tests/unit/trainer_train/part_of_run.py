@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from finetune_trainer.launch.worker import end
 from finetune_trainer.training.callbacks import StepReport
 from finetune_trainer.training.core import train
 from finetune_trainer.training.plan import Execution, Folders, Hardware, LoraPlan, TrainPlan
@@ -36,3 +37,4 @@ def main(root: Path, method: str, zero_stage: int, last: int, part: str) -> None
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    end(0)

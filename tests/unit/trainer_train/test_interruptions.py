@@ -133,7 +133,7 @@ def fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
-@pytest.mark.parametrize("method", ["LoRA", "Full"])
+@pytest.mark.parametrize("method", ["LoRA", pytest.param("Full", marks=pytest.mark.long)])
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_kept(
     train_run: Callable[..., Any], small_disk: Callable[[Path], None], method: str
 ) -> None:

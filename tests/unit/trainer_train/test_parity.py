@@ -42,7 +42,9 @@ def test_full_training_which_is_fp32_on_every_cpu_has_the_same_losses_to_four_di
     assert together == pytest.approx(alone, abs=1e-4)
 
 
-@pytest.mark.parametrize(("method", "rounding"), [("LoRA", 2e-3), ("Full", 1e-4)])
+@pytest.mark.parametrize(
+    ("method", "rounding"), [("LoRA", 2e-3), pytest.param("Full", 1e-4, marks=pytest.mark.long)]
+)
 def test_three_processes_share_eight_rows_with_the_losses_of_one(
     train_run: Callable[..., Any], method: str, rounding: float
 ) -> None:
@@ -52,7 +54,11 @@ def test_three_processes_share_eight_rows_with_the_losses_of_one(
 
 
 @pytest.mark.parametrize(
-    ("method", "processes"), [("LoRA", 2), ("Full", 1)], ids=["LoRA by two", "Full by one"]
+    ("method", "processes"),
+    [
+        pytest.param("LoRA", 2, id="LoRA by two"),
+        pytest.param("Full", 1, id="Full by one", marks=pytest.mark.long),
+    ],
 )
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     train_run: Callable[..., Any], method: str, processes: int

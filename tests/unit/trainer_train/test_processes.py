@@ -5,18 +5,32 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.container import multiplies_in_bf16, usable_memory
+from finetune_trainer.container import multiplies_in_bf16, usable_memory, whole_cores
 from finetune_trainer.contracts import Job
+from finetune_trainer.errors import OutOfMemory
+from finetune_trainer.launch import gang as process_1
 from finetune_trainer.launch import processes
+from finetune_trainer.launch.outcome import decide
 from finetune_trainer.launch.processes import Pod, choose, default_processes, pod_bytes
+from finetune_trainer.launch.torchrun import Gang
 from finetune_trainer.planning.memory import GIB, Setup
-from tests.unit.trainer_base.shapes import GEMMA3_4B, LLAMA_1B, LLAMA_8B, SMOLLM2_135M, shape_by_config
+from finetune_trainer.workspace import Workspace
+from tests.unit.trainer_base.shapes import (
+    GEMMA3_4B,
+    LLAMA_1B,
+    LLAMA_8B,
+    QWEN3_30B,
+    SMOLLM2_135M,
+    shape_by_config,
+)
 from tests.unit.trainer_train.gangs import free_port, train
 
 SMALL, MIDDLE, LARGE = map(shape_by_config, (SMOLLM2_135M, LLAMA_1B, LLAMA_8B))
@@ -109,6 +123,13 @@ def test_the_logits_count_every_word_of_a_vocabulary_whose_embedding_is_narrower
     assert by_tokens[0] == pytest.approx(by_tokens[1])
 
 
+def test_loading_a_mixture_under_zero_3_joins_its_experts_in_every_process() -> None:
+    mixture, shared = shape_by_config(QWEN3_30B), replace(LORA, zero_stage=3)
+    assert mixture.experts is not None
+    needed = pod_bytes(mixture, shared, 2, pod(2, 640, fast_bf16=True))
+    assert needed > 2 * 2 * mixture.experts.parameters
+
+
 def job(**resources: int) -> Job:
     spec = {
         "baseModel": {"source": "pvc://base/model"},
@@ -123,13 +144,13 @@ def job(**resources: int) -> Job:
 
 
 SUMMARY = {
-    "training": {"effectiveBatchSize": 8}, "longestRow": 64, "method": "LoRA", "lora": {"rank": 16},
+    "rows": 586, "training": {"effectiveBatchSize": 8}, "longestRow": 64, "method": "LoRA", "lora": {"rank": 16},
 }  # fmt: skip
 
 
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "usable_cores", lambda: 4)
+    monkeypatch.setattr(processes, "whole_cores", lambda: 4)
     monkeypatch.setattr(processes, "usable_memory", lambda: 64 * GIB)
 
 
@@ -146,26 +167,83 @@ def test_only_a_single_pod_without_gpus_chooses(
 
 
 @pytest.mark.usefixtures("four_cores")
+@pytest.mark.parametrize(
+    ("rows", "batch", "expected"),
+    [(3, 8, 3), (586, 2, 2), (1, 8, 1)],
+    ids=["fewer rows than a step takes", "a step takes fewer than there are", "a single row"],
+)
+def test_every_process_has_a_row_in_a_step(tiny_model: Path, rows: int, batch: int, expected: int) -> None:
+    summary = SUMMARY | {"rows": rows, "training": {"effectiveBatchSize": batch}}
+    assert default_processes(job(), summary, tiny_model) == expected
+
+
+@pytest.mark.usefixtures("four_cores")
 def test_a_base_that_cannot_be_measured_trains_in_one_process(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(GEMMA3_4B))  # other inputs than text, and no weights
     assert default_processes(job(), SUMMARY, tmp_path) == 1
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "limited"),
+    ("resources", "chosen", "advised"),
     [
-        ("memory.max", "1048576\n", True),
-        ("memory/memory.limit_in_bytes", "1048576\n", True),
-        ("memory.max", "max\n", False),
-        ("memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", False),
+        ({}, 2, True),
+        ({}, 1, False),
+        ({"processesPerNode": 2}, 2, False),
+        ({"gpusPerNode": 2}, 2, False),
     ],
-    ids=["cgroup v2", "cgroup v1", "cgroup v2 without a limit", "cgroup v1 without a limit"],
+    ids=["the pod chose two", "the pod chose one", "the job asks for two", "two GPUs"],
 )
-def test_the_containers_memory_limit_counts(tmp_path: Path, name: str, text: str, limited: bool) -> None:
+def test_a_pod_without_memory_is_told_to_train_in_one_process_where_it_chose_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resources: dict[str, int], chosen: int, advised: bool
+) -> None:
+    (tmp_path / "pvc/base/model").mkdir(parents=True)
+    monkeypatch.setenv("FT_SOURCES_ROOT", str(tmp_path))
+    monkeypatch.setattr(process_1, "check_prepared", lambda *_: SimpleNamespace(summary={}))
+    monkeypatch.setattr(process_1, "read_gang", lambda *_: Gang(1, chosen, 0, "127.0.0.1"))
+    killed = decide([], chosen, 1, terminated=False, out_of_memory=True)
+    monkeypatch.setattr(process_1, "_supervise", lambda *_: killed)
+    with pytest.raises(OutOfMemory, match=r"resources\.memory") as caught:
+        process_1.run(tmp_path, job(**resources), Workspace(tmp_path))
+    assert ("processesPerNode: 1" in str(caught.value)) is advised
+
+
+@pytest.fixture
+def busy_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of 24 GiB on which other pods have left 1 GiB."""
+    memory = SimpleNamespace(total=24 * GIB, available=GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+
+
+@pytest.mark.usefixtures("busy_node")
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("memory.max", f"{6 * GIB}\n", 6 * GIB),
+        ("memory/memory.limit_in_bytes", f"{6 * GIB}\n", 6 * GIB),
+        ("memory.max", "max\n", 12 * GIB),
+        ("memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", 12 * GIB),
+        ("absent", "", 12 * GIB),
+    ],
+    ids=["cgroup v2", "cgroup v1", "cgroup v2 without a limit", "cgroup v1 without a limit", "no cgroup"],
+)
+def test_a_pod_counts_on_its_limit_or_half_its_node_whatever_others_use(
+    tmp_path: Path, name: str, text: str, expected: int
+) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
-    assert (usable_memory(tmp_path) == 2**20) is limited
-    assert usable_memory(tmp_path) >= 2**20
+    assert usable_memory(tmp_path) == expected
+
+
+@pytest.mark.usefixtures("busy_node")
+@pytest.mark.parametrize("fast_bf16", [True, False], ids=["bf16", "fp32"])
+def test_the_example_without_a_memory_limit_trains_in_two_processes(tmp_path: Path, fast_bf16: bool) -> None:
+    assert choose(Pod(2, usable_memory(tmp_path), fast_bf16), 8, SMALL, LORA) == 2
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(1000, 1), (1500, 1), (500, 1)])
+def test_a_part_of_a_core_is_not_enough_for_a_process(tmp_path: Path, quota: int, expected: int) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota} 1000\n")
+    assert whole_cores(tmp_path) == expected
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,12 @@ def test_another_zero_stage_is_refused_with_both_numbers_and_a_way_out() -> None
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "stage"),
-    [("LoRA", 0), ("LoRA", 3), ("Full", 2), ("Full", 3)],
-    ids=["LoRA", "LoRA on a sharded base", "Full ZeRO-2", "Full ZeRO-3"],
+    [
+        pytest.param("LoRA", 0, id="LoRA", marks=pytest.mark.long),
+        pytest.param("LoRA", 3, id="LoRA on a sharded base"),
+        pytest.param("Full", 2, id="Full ZeRO-2"),
+        pytest.param("Full", 3, id="Full ZeRO-3", marks=pytest.mark.long),
+    ],
 )
 def test_two_processes_then_one_then_two_have_the_losses_of_two_throughout(
     run_folder: Path, method: str, stage: int

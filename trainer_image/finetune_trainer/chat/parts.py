@@ -18,11 +18,11 @@ def takes_parts(tree: nodes.Template) -> bool:
         messages = {_plain_name(loop.target) for loop in _loops_over(tree, _conversations(tree))}
     except _NotFollowedError:
         return False
-    in_macros = {
-        id(loop): _content_parameters(tree, macro, messages)
-        for macro in tree.find_all(nodes.Macro)
-        for loop in macro.find_all(nodes.For)
-    }
+    in_macros: dict[int, set[str]] = {}
+    for macro in tree.find_all(nodes.Macro):
+        parameters = _content_parameters(tree, macro, messages)
+        for loop in macro.find_all(nodes.For):  # macros may be nested
+            in_macros[id(loop)] = in_macros.get(id(loop), set()) | parameters
     return any(
         _is_content(loop.iter, messages) or _name(loop.iter) in in_macros.get(id(loop), {"content"})
         for loop in tree.find_all(nodes.For)

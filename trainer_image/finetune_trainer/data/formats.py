@@ -16,7 +16,6 @@ from finetune_trainer.data.spellings import (
     arguments_of,
     function_of,
     given,
-    parameters_of,
     parsed,
     tool_named,
     without_null_arguments,
@@ -218,8 +217,7 @@ def _canonical_turn(turn: Message, tools: list[Any]) -> Message:
 
 def _canonical_call(call: dict[str, Any], tools: list[Any]) -> dict[str, Any]:
     function = function_of(call)
-    parameters = parameters_of(tool_named(tools, function["name"]))
-    arguments = without_null_arguments(arguments_of(function), parameters)
+    arguments = without_null_arguments(arguments_of(function), tool_named(tools, function["name"]))
     function = {**_without_nulls(function), "arguments": arguments}
     return (
         {"type": "function", **_without_nulls(call), "function": function}

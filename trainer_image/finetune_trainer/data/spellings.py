@@ -103,32 +103,38 @@ def parameters_of(tool: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return named if isinstance(named, dict) else None
 
 
-def without_null_arguments(arguments: dict[str, Any], parameters: dict[str, Any] | None) -> dict[str, Any]:
+def without_null_arguments(arguments: dict[str, Any], tool: Mapping[str, Any] | None) -> dict[str, Any]:
     """Arguments without those that are null, unless that is a value which their parameter can have.
 
-    So too in the objects within them, as far as their schemas name properties: in an object that may hold
-    anything, null is not to be told from a value that was meant.
+    So too in the objects within them. Names that a schema lacks are judged by its additionalProperties. Where
+    it does not say, null under them is the padding of other calls; but an object within the arguments whose
+    schema names no properties may hold anything, so null may be meant there.
     """
-    named = parameters or {}
+    parameters = tool.get("parameters") if tool else None
+    schema = parameters if isinstance(parameters, dict) else {}
+    return _without_null_properties(arguments, {"additionalProperties": False, **schema})
+
+
+def _without_null_properties(value: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    given_names = schema.get("properties")
+    named = given_names if isinstance(given_names, dict) else {}
+    rest = schema.get("additionalProperties", not named)
     return {
-        key: _without_null_properties(value, named.get(key))
-        for key, value in arguments.items()
-        if value is not None or (key in named and _takes_null(named[key]))
+        key: _without_nulls(item, named.get(key, rest))
+        for key, item in value.items()
+        if item is not None or _takes_null(named.get(key, rest))
     }
 
 
-def _without_null_properties(value: Any, schema: Any) -> Any:
+def _without_nulls(value: Any, schema: Any) -> Any:
     if not isinstance(schema, dict):
         return value
     others = [choice for choice in _choices(schema) if not _takes_null(choice)]
-    if len(others) == 1:
-        return _without_null_properties(value, others[0])
+    if len(others) == 1 and "properties" not in schema:
+        return _without_nulls(value, others[0])
     if isinstance(value, list):
-        return [_without_null_properties(item, schema.get("items")) for item in value]
-    named = schema.get("properties")
-    return (
-        without_null_arguments(value, named) if isinstance(value, dict) and isinstance(named, dict) else value
-    )
+        return [_without_nulls(item, schema.get("items")) for item in value]
+    return _without_null_properties(value, schema) if isinstance(value, dict) else value
 
 
 def _choices(schema: dict[str, Any]) -> list[Any]:
@@ -166,6 +172,8 @@ def _without_padding(value: Any) -> Any:
 def _takes_null(schema: Any) -> bool:
     if not isinstance(schema, dict):
         return schema is True
+    if schema.get("nullable") is True:  # OpenAPI 3.0
+        return True
     if "type" in schema:
         return "null" in schema["type"] if isinstance(schema["type"], list) else schema["type"] == "null"
     if choices := _choices(schema):

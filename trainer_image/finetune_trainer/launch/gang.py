@@ -24,14 +24,14 @@ from finetune_trainer.errors import (
     UserError,
 )
 from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, WorkerOutcome, decide, lost, recorded
-from finetune_trainer.launch.processes import default_processes
+from finetune_trainer.launch.processes import default_processes, memory_advice
 from finetune_trainer.launch.torchrun import Gang, command, read_gang, worker_environment
 from finetune_trainer.results import run_stage, succeeded
 from finetune_trainer.training.checkpoints import kept_after_full_disk
 from finetune_trainer.workspace import Workspace
 
 _ERRORS: dict[str, type[StageError]] = {
-    error.reason: error for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged)
+    error.reason: error for error in (UserError, DatasetChanged, Diverged)
 }
 # How often process 1 looks for a failed worker. The files that workers write and the list of torchrun's
 # children are a few system calls, and no single event tells of both a recorded failure and a killed worker.
@@ -69,6 +69,8 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     if outcome.reason == DiskFull.reason:
         kept = kept_after_full_disk(workspace.checkpoints, prepared.training_key)
         raise DiskFull(f"{outcome.message} {kept}")
+    if outcome.reason == OutOfMemory.reason:
+        raise OutOfMemory(f"{outcome.message}{memory_advice(job, gang.processes)}")
     raise _ERRORS.get(outcome.reason, TrainingFailed)(outcome.message)
 
 

@@ -1,8 +1,8 @@
 """How many processes train in a pod without GPUs where the job leaves it open.
 
-One per core: the threads of a single process wait for each other after every product. LoRA of SmolLM2-135M
-on two cores made 927 tokens/s by two processes, 515 by one of two threads. Each process holds a base and a
-micro-batch of its own, so the pod's memory may hold fewer.
+One per whole core: the threads of a single process wait for each other after every product. LoRA of
+SmolLM2-135M on two cores made 927 tokens/s by two processes, 515 by one of two threads. Each process holds a
+base and a micro-batch of its own, so the pod's memory may hold fewer.
 """
 
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.base.shape import ModelShape, read_shape
-from finetune_trainer.container import multiplies_in_bf16, usable_cores, usable_memory
+from finetune_trainer.container import multiplies_in_bf16, usable_memory, whole_cores
 from finetune_trainer.contracts import Job, LoraSpec, Method
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.memory import FIT_SHARE, GIB, Setup, predict
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pod:
-    """What a pod may use: cores, and memory in bytes; `fast_bf16` says that its cores multiply in bf16."""
+    """What a pod may use: whole cores, and bytes of memory; `fast_bf16`: its cores multiply in bf16."""
 
     cores: int
     memory: int
@@ -53,9 +53,20 @@ def default_processes(job: Job, summary: dict[str, Any], model: Path) -> int:
     return chosen
 
 
+def memory_advice(job: Job, processes: int) -> str:
+    """What to do, beside the usual, when memory ran out in processes that the pod chose itself; else ""."""
+    resources = job.spec.resources
+    if processes == 1 or resources.gpus_per_node or resources.processes_per_node:
+        return ""
+    return (
+        f" Each of the {processes} training processes takes memory of its own: "
+        "spec.resources.processesPerNode: 1 needs the least."
+    )
+
+
 def read_pod() -> Pod:
     """The pod, or machine, that this runs in."""
-    return Pod(usable_cores(), usable_memory(), multiplies_in_bf16())
+    return Pod(whole_cores(), usable_memory(), multiplies_in_bf16())
 
 
 def choose(pod: Pod, rows: int, shape: ModelShape | None, setup: Setup) -> int:
@@ -74,7 +85,8 @@ def pod_bytes(shape: ModelShape, setup: Setup, processes: int, pod: Pod) -> floa
 
     In fp32 weights take twice as much, and activations three times (measured). On the CPU the output head
     has no fused kernel, so the logits of a micro-batch count, as if every token were trained; and QLoRA of a
-    small base takes no less than LoRA (measured), which is an upper bound for all.
+    small base takes no less than LoRA (measured), which is an upper bound for all. Under ZeRO-3 each process
+    joins the experts of a mixture while it loads them.
     """
     method: Method = "Full" if setup.method == "Full" else "LoRA"
     peak = predict(shape, replace(setup, method=method, gpus_per_node=processes))
@@ -82,13 +94,15 @@ def pod_bytes(shape: ModelShape, setup: Setup, processes: int, pod: Pod) -> floa
     weights, activations = (2, _FP32_ACTIVATIONS) if fp32 else (1, 1)
     logits = _LOGIT_BYTES * setup.tokens * shape.vocab
     state = peak.gradients + peak.optimizer + peak.adapter
-    each = _PROCESS + weights * peak.weights + activations * peak.activations + state + logits
+    training = activations * peak.activations + state + logits
+    joined = 2 * shape.experts.parameters if shape.experts and setup.zero_stage == 3 else 0
+    each = _PROCESS + weights * peak.weights + max(training, weights * joined)
     return _POD + processes * each
 
 
 def _rows(summary: dict[str, Any]) -> int:
-    rows: int = summary["training"]["effectiveBatchSize"]
-    return rows
+    """The rows of a step, of which a small data set has fewer than the job asks for."""
+    return min(int(summary["training"]["effectiveBatchSize"]), int(summary["rows"]))
 
 
 def _shape(model: Path) -> ModelShape | None:

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from finetune_trainer import logs
 from finetune_trainer.contracts import read_job
@@ -20,7 +21,7 @@ from finetune_trainer.workspace import Workspace
 _log = logging.getLogger(__name__)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Train, record the outcome, and end with 0 unless it failed."""
     options = _parser().parse_args(arguments)
     stop = StopRequest()
@@ -30,11 +31,18 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", "0"))
     outcome = _outcome(rank, options, stop)
     record(options.outcomes, outcome)
-    if outcome.failed:
-        # Other threads (gloo, NCCL) may wait for peers for ever; the outcome is on disk.
-        logging.shutdown()
-        os._exit(1)
-    return 0
+    end(1 if outcome.failed else 0)
+
+
+def end(code: int) -> NoReturn:
+    """End this process without what libraries do at the end of one; all that matters is on the disk.
+
+    Their threads (gloo, NCCL) may wait for peers for ever, and rarely abort a process that is done.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _outcome(rank: int, options: argparse.Namespace, stop: StopRequest) -> WorkerOutcome:
@@ -72,4 +80,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -23,7 +23,7 @@ _SPLITS = {
 }
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.")
 _METADATA = ("dataset_dict.json", "dataset_infos.json")
-_ABOUT = re.compile(r"(readme|licen[cs]e|notice|citation|changelog)(\.\w+)?", re.IGNORECASE)
+_ABOUT = re.compile(r"(readme([._-]\w+)*|licen[cs]e|notice|citation|changelog)(\.\w+)?", re.IGNORECASE)
 _DEEPEST = 4
 _LISTED = 10
 
@@ -40,8 +40,8 @@ def choose(source: str, entries: ListEntries, dataset: str) -> Chosen:
     """The files of a folder that are `train` or `holdout`; UserError says what to write where that is open.
 
     What is hidden by custom (names that start with `.` or `_`) is never data, and pages such as README.md
-    are neither. Files of an unknown type are
-    chosen as long as no split is told by names: rule 4 (data.rules.mixed_files) judges them.
+    are neither. Files of an unknown type are chosen as long as no split is told by names: rule 4
+    (data.rules.mixed_files) judges them.
     """
     return _Choice(source, entries, dataset).inside("")
 

@@ -74,7 +74,7 @@ def _unlike_tool(call: dict[str, Any], tools: list[Any]) -> str | None:
     parameters = parameters_of(tool)
     if parameters is None or any(tool["parameters"].get(key) for key in _FREE):
         return None
-    arguments = without_null_arguments(arguments_of(call), parameters)
+    arguments = without_null_arguments(arguments_of(call), tool)
     unknown = next((argument for argument in arguments if argument not in parameters), None)
     return None if unknown is None else f"gives `{unknown}`, which is no parameter of `{name}`"
 
