@@ -1,6 +1,7 @@
 """Shapes counted in the weights against the modules of transformers, and what a config.json alone tells."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ SMALL = {
 }
 EXPERTS = {"num_experts_per_tok": 2, "num_experts": 4, "num_local_experts": 4, "moe_intermediate_size": 48}
 LATENT = {"q_lora_rank": 24, "kv_lora_rank": 16, "n_routed_experts": 8, "n_group": 2, "topk_group": 2}
+WITHOUT_WIDTH = {"intermediate_size": None}  # left out: the class has another field or none
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
@@ -86,38 +88,66 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("glm4_moe", {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}),
     ("deepseek_v3", {**LATENT, "first_k_dense_replace": 1, "num_key_value_heads": 4}),
     ("lfm2", {}),
-    ("opt", {"ffn_dim": 160, "tie_word_embeddings": True}),
-    ("opt", {"ffn_dim": 160, "word_embed_proj_dim": 32, "tie_word_embeddings": True}),
+    ("opt", {**WITHOUT_WIDTH, "ffn_dim": 160, "tie_word_embeddings": True}),
+    ("opt", {**WITHOUT_WIDTH, "ffn_dim": 160, "word_embed_proj_dim": 32, "tie_word_embeddings": True}),
+    ("gpt_neo", {**WITHOUT_WIDTH, "num_layers": 4, "attention_types": [[["global", "local"], 2]]}),
+    ("gpt_bigcode", WITHOUT_WIDTH),
+    ("gptj", {**WITHOUT_WIDTH, "rotary_dim": 8}),
+    ("bloom", WITHOUT_WIDTH),
 ]
+# By class: what vLLM serves no adapter on, since it multiplies it into other weights or takes it apart.
+UNSERVED = {"deepseek_v3": "kv_b_proj", "glm4": "gate_up_proj"}
 
 
 @pytest.mark.parametrize(("model_type", "more"), VARIANTS, ids=[f"{name} {more}" for name, more in VARIANTS])
 def test_counts_are_those_of_the_modules(model_type: str, more: dict[str, Any]) -> None:
-    config = AutoConfig.for_model(model_type, **{**SMALL, **more})
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    base = _base(config)
-    shape = shape_of(base, _headers(model))
-    linears = [
-        (module.in_features, module.out_features)
+    model = _model(model_type, more)
+    base, headers = _base(model.config), _headers(model)
+    shape = shape_of(base, headers)
+    linears = {
+        name: (module.in_features, module.out_features)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".layers." in name and module.out_features > 1
-        and not name.endswith("kv_b_proj")  # of latent attention: no adapter on it would be served
-    ]  # fmt: skip
+        if isinstance(module, torch.nn.Linear) and re.search(r"\.\d+\.", name)
+    }
+    products = sum(inputs * outputs for inputs, outputs in linears.values())
+    experts = sum(weights.parameters for name, weights in headers.items() if "experts" in name.split("."))
+    adapted = [
+        sizes
+        for name, sizes in linears.items()
+        if sizes[1] > 1 and not name.endswith(UNSERVED.get(model_type, "-"))
+    ]
     assert shape.beside == 0
     assert shape.parameters == sum(weights.numel() for weights in model.parameters())
-    assert shape.linear_parameters == sum(inputs * outputs for inputs, outputs in linears)
-    assert adapter_parameters(shape, 4) == 4 * sum(inputs + outputs for inputs, outputs in linears)
-    assert shape.largest_linear == max(inputs * outputs for inputs, outputs in linears)
+    assert shape.linear_parameters == products
+    assert adapter_parameters(shape, 4) == 4 * sum(inputs + outputs for inputs, outputs in adapted)
+    assert shape.largest_linear == max(inputs * outputs for inputs, outputs in linears.values())
     assert (shape.experts is not None) == (base.experts is not None)
+    active = experts * (base.active_experts or 0) // (base.experts or 1)
+    assert shape.product_parameters == products + active + (shape.head or shape.embedding)
+
+
+@pytest.mark.parametrize(
+    "model_type", sorted({name for name, more in VARIANTS if WITHOUT_WIDTH.items() <= more.items()})
+)
+def test_the_width_of_the_feed_forward_part_is_that_of_the_weights(model_type: str) -> None:
+    more = next(more for name, more in VARIANTS if name == model_type)
+    model = _model(model_type, more)
+    assert shape_of(_base(model.config), _headers(model)).feed_forward == more.get("ffn_dim", 4 * 64)
+
+
+def _model(model_type: str, more: dict[str, Any]) -> torch.nn.Module:
+    """A small model without data, whose config says what a published one does."""
+    fields = {key: value for key, value in {**SMALL, **more}.items() if value is not None}
+    with torch.device("meta"):
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields))
+    model.config.architectures = [type(model).__name__]
+    return model
 
 
 @pytest.mark.parametrize(("model_type", "more"), VARIANTS, ids=[f"{name} {more}" for name, more in VARIANTS])
 def test_what_qlora_quantises_is_what_bitsandbytes_replaces(model_type: str, more: dict[str, Any]) -> None:
-    config = AutoConfig.for_model(model_type, **{**SMALL, **more})
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    shape = shape_of(_base(config), _headers(model))
+    model = _model(model_type, more)
+    shape = shape_of(_base(model.config), _headers(model))
     outside = more.get("word_embed_proj_dim", 0) * 2 * SMALL["hidden_size"]  # not told from embeddings
     assert shape.quantised == _replaced(model) - outside
 
@@ -164,6 +194,42 @@ def test_layers_that_are_stored_the_other_way_round_take_no_adapter() -> None:
         UserError, match=r"transformer.h.0.attn.c_attn as \(inputs, outputs\), .* use method Full"
     ):
         base.adapted(None)
+
+
+def test_a_base_on_which_no_adapter_can_sit_is_planned_for_full() -> None:
+    base = parse_base_config({**shapes.TINY, "architectures": ["Glm4ForCausalLM"]})
+    kept = {n: t for n, t in usual_headers(base).items() if "_proj" not in n}
+    joined = {f"model.layers.{i}.mlp.gate_up_proj.weight": Tensor("BF16", (160, 32)) for i in range(3)}
+    model = BaseModel(base, {**kept, **joined})
+    assert model.shape().linear_parameters == 3 * 160 * 32
+    with pytest.raises(UserError, match="no linear layer that an adapter can sit on; use method Full"):
+        model.adapted(None)
+
+
+def test_experts_that_are_stored_without_being_named_so_are_told_by_their_shape() -> None:
+    """The Hub's GraniteMoe: transformers renames them on loading."""
+    base = parse_base_config({**shapes.MIXTRAL_8X7B, "model_type": "granitemoe"})
+    stored = {
+        name.replace("mlp.experts.gate_up_proj", "block_sparse_moe.input_linear.weight").replace(
+            "mlp.experts.down_proj", "block_sparse_moe.output_linear.weight"
+        ): tensor
+        for name, tensor in usual_headers(base).items()
+    }
+    assert shape_of(base, stored) == shape_of(base, usual_headers(base))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "joined"),
+    [("glm4", {"gate_up_proj"}), ("phi3", {"gate_up_proj", "qkv_proj"}), ("llama", set())],
+)
+def test_layers_that_a_class_joins_are_joined_in_what_a_config_alone_tells(
+    model_type: str, joined: set[str]
+) -> None:
+    model = _model(model_type, {})
+    alone = shapes.shape_by_config(json.loads(model.config.to_json_string()))
+    stored = shape_of(_base(model.config), _headers(model))
+    assert (alone.linears, alone.targets) == (stored.linears, stored.targets)
+    assert {linear.name for linear in alone.linears} & {"gate_up_proj", "qkv_proj"} == joined
 
 
 def test_what_is_stored_and_not_loaded_does_not_count() -> None:
@@ -295,7 +361,10 @@ def test_what_training_changes_is_counted_by_names_alone() -> None:
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ("GPT2LMHeadModel", r"spec.method: vLLM .* serves no adapter on a GPT2LMHeadModel; use method Full"),
+        (
+            "GPT2LMHeadModel",
+            r"spec.method: vLLM .* serves no adapter on its own GPT2LMHeadModel class; use method Full",
+        ),
         ("LlamaForCausalLM", None),
         ("OfNextYearForCausalLM", None),
     ],

@@ -83,7 +83,7 @@ def test_a_model_without_such_layers_is_refused() -> None:
     base, modules = _llama()
     bare = {name: shape for name, shape in modules.items() if "layers" not in name}
     bare |= {f"model.layers.{layer}.norm": (64,) for layer in range(2)}
-    with pytest.raises(UserError, match="no linear layer that an adapter can sit on; choose another"):
+    with pytest.raises(UserError, match="no linear layer that an adapter can sit on; use method Full"):
         adapter_targets(bare, base, ["q_proj"])
 
 

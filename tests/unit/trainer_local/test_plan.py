@@ -124,6 +124,16 @@ def test_without_a_price_there_is_no_cost(config: Path, capsys: Capture) -> None
     assert (estimate["cost"], estimate["costLow"], estimate["costHigh"]) == (None, None, None)
 
 
+def test_an_adapter_that_prepare_would_refuse_is_refused(config: Path, capsys: Capture) -> None:
+    config.write_text(json.dumps({**shapes.LLAMA_8B, "architectures": ["BloomForCausalLM"]}))
+    for method in ("LoRA", "QLoRA"):
+        assert plan("--model", str(config), "--method", method, "--gpu-memory-gib", "80") == 64
+        assert (
+            "serves no adapter on its own BloomForCausalLM class; use method Full" in capsys.readouterr().err
+        )
+    assert plan("--model", str(config), "--method", "Full", "--gpu-memory-gib", "640") == 0
+
+
 def test_a_model_that_does_not_fit_ends_with_1_and_a_way_out(config: Path, capsys: Capture) -> None:
     flags = "--method Full --gpus 2 --zero-stage 2 --gpu-memory-gib 80 --tokens-per-microbatch 4096"
     assert plan("--model", str(config), *flags.split()) == 1

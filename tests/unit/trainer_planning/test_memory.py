@@ -270,7 +270,8 @@ def test_more_tokens_or_kept_activations_never_need_less(shape: ModelShape, setu
         for kept in ("Enabled", "Selective", "Disabled")
     )
     assert least <= some <= most
-    assert predict(shape, setup).total <= predict(shape, replace(setup, tokens=setup.tokens + more)).total
+    longer = replace(setup, tokens=setup.tokens + more)
+    assert predict(shape, setup).total <= predict(shape, longer).total * (1 + 1e-12)
 
 
 @settings(max_examples=100, deadline=None)

@@ -113,6 +113,16 @@ def test_a_pod_needs_no_more_than_is_expected(
     assert measured < expected < 1.75 * measured
 
 
+def test_the_logits_count_every_word_of_a_vocabulary_whose_embedding_is_narrower_than_the_model() -> None:
+    """OPT-350m projects an embedding of half the model's width."""
+    narrow, longer = replace(SMALL, embedding=SMALL.embedding // 2), replace(LORA, tokens=2 * LORA.tokens)
+    one = pod(1, 64)
+    by_tokens = [
+        pod_bytes(shape, longer, 1, one) - pod_bytes(shape, LORA, 1, one) for shape in (narrow, SMALL)
+    ]
+    assert by_tokens[0] == pytest.approx(by_tokens[1])
+
+
 def test_loading_a_mixture_under_zero_3_joins_its_experts_in_every_process() -> None:
     mixture, shared = shape_by_config(QWEN3_30B), replace(LORA, zero_stage=3)
     assert mixture.experts is not None

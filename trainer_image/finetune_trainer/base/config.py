@@ -24,6 +24,8 @@ _LANGUAGE_PARTS = ("text_config", "llm_config")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 # Latent attention, state spaces, convolutions, embeddings per layer: parts beside attention and feed-forward.
 _IRREGULAR = re.compile(r"lora_rank$|per_layer_input|^linear_.*head|conv|mamba|state_size|altup")
+# Of attention and the dense feed-forward part, as transformers' classes name them.
+_JOINED = ("self_attn.qkv_proj", "mlp.gate_up_proj")
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "top_k_experts")
 
 
@@ -39,7 +41,7 @@ class BaseConfig:
     without, the repository's own would run (`auto_map`). `missing_package` is one that its code needs and
     that is not installed. `further_layers` are numbered behind `layers`: they predict further tokens and are
     not loaded. `irregular` are the fields of parts that not every decoder has: with them the config alone
-    does not tell the sizes.
+    does not tell the sizes. `joined` are layers that the class has in place of several (qkv_proj).
     """
 
     architecture: str | None
@@ -68,6 +70,7 @@ class BaseConfig:
     logits_softcap: float | None
     further_layers: int
     irregular: tuple[str, ...]
+    joined: tuple[str, ...]
 
     def require(self, field: str) -> int:
         """A size that the plan depends on; UserError when neither config.json nor transformers states it."""
@@ -133,6 +136,7 @@ def parse_base_config(config: Mapping[str, Any]) -> BaseConfig:
         logits_softcap=read.number("final_logit_softcapping"),
         further_layers=read.count("num_nextn_predict_layers") or 0,
         irregular=read.irregular(),
+        joined=read.joined(),
     )
 
 
@@ -169,6 +173,11 @@ class _Reader:
         plain = all(str(kind).endswith("attention") for kind in self.value("layer_types") or ())
         linear = any(str(kind).startswith("linear") for kind in self.value("layer_types") or ())
         return (*known, *(() if plain and not linear else ("layer_types",)))
+
+    def joined(self) -> tuple[str, ...]:
+        """By the class's plan of tensor parallelism, which lists its layers."""
+        layers = getattr(self.kind, "base_model_tp_plan", None) or {}
+        return tuple(name for name in _JOINED if f"layers.*.{name}" in layers)
 
     def number(self, key: str) -> float | None:
         value = self.value(key)

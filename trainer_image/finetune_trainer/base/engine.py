@@ -32,11 +32,11 @@ def served_adapters() -> Served:
 
 
 def refuse_unserved(architecture: str | None) -> None:
-    """UserError for a base that the engine serves without adapters only."""
+    """UserError for a base whose class in the engine supports no adapters."""
     served = served_adapters()
     if architecture in served["withoutAdapters"]:
-        text = f"spec.method: vLLM {served['vllm']} serves no adapter on a {architecture}"
-        raise UserError(f"{text}; use method Full, or take another base.")
+        text = f"spec.method: vLLM {served['vllm']} serves no adapter on its own {architecture} class"
+        raise UserError(f"{text}; use method Full or another base model.")
 
 
 def is_joined(layer: str, architecture: str | None) -> bool:

@@ -19,8 +19,10 @@ from finetune_trainer.base.targets import (
     adapter_targets,
     find_decoder,
     is_expert,
-    is_quantised,
+    linear_layers,
+    quantised_layers,
     stored_head,
+    takes_adapter,
 )
 from finetune_trainer.base.trainable import refuse_transposed, refuse_untrainable
 from finetune_trainer.errors import UserError
@@ -54,11 +56,12 @@ class Linear:
 class ModelShape:
     """A decoder; all counts are numbers of parameters or of elements, not bytes.
 
-    `linears` are those that LoRA may adapt. None are the output head (`head`, 0 when the embedding serves as
-    one), the experts (single three-dimensional tensors in transformers 5) and the `rest` of the language
-    model: norms, biases, routers, latent attention's up-projection. `beside` are the other parts of a
-    multimodal model: loaded, and never trained. `quantised` is what QLoRA quantises, of those parts too.
-    `feed_forward` is the width that one token passes in a layer.
+    `linears` are the linear layers of the decoder layers, `targets` those of them that LoRA may adapt. None
+    are the output head (`head`, 0 when the embedding serves as one), the experts (single three-dimensional
+    tensors in transformers 5) and the `rest` of the language model: norms, biases, routers. `beside` are the
+    other parts of a multimodal model: loaded, and never trained. `quantised` is what QLoRA quantises, of
+    those parts too. `feed_forward` is the width that one token passes in a layer; `vocab` the rows of the
+    embedding, which may be narrower than `hidden`.
     """
 
     model_type: str
@@ -69,6 +72,8 @@ class ModelShape:
     head_dim: int
     feed_forward: int
     linears: tuple[Linear, ...]
+    targets: tuple[Linear, ...]
+    vocab: int
     embedding: int
     head: int
     rest: int
@@ -79,7 +84,7 @@ class ModelShape:
 
     @property
     def linear_parameters(self) -> int:
-        """The weights of the layers that LoRA may adapt (P_lin)."""
+        """The weights of all linear layers (P_lin)."""
         return sum(linear.parameters for linear in self.linears)
 
     @property
@@ -101,7 +106,7 @@ class ModelShape:
     @property
     def largest_linear(self) -> int:
         """The most weights that QLoRA dequantises at once."""
-        return max(linear.inputs * linear.outputs for linear in self.linears)
+        return max((linear.inputs * linear.outputs for linear in self.linears), default=0)
 
     @property
     def product_parameters(self) -> int:
@@ -146,7 +151,7 @@ def read_base(folder: Path) -> BaseModel:
 
     The checks are those of every command, whether or not its memory is planned.
     """
-    base = _read_model(folder)
+    base = read_model(folder)
     if not base.headers:
         text = "The base model's folder holds no *.safetensors file at its top level"
         raise UserError(f"{text}; give one in the transformers format, with its weights.")
@@ -158,10 +163,11 @@ def read_shape(path: Path) -> ModelShape:
 
     UserError for weights that cannot be trained or that the config does not describe.
     """
-    return _read_model(path).shape()
+    return read_model(path).shape()
 
 
-def _read_model(path: Path) -> BaseModel:
+def read_model(path: Path) -> BaseModel:
+    """A base model, given as its folder or as config.json alone; UserError for one that cannot be trained."""
     base = BaseModel(read_base_config(path), read_headers(path) if path.is_dir() else {})
     if path.is_dir() and not base.headers and (pickles := sorted(path.glob("*.bin"))):
         text = f"The base model's weights are pickle files ({pickles[0].name}), which can run code when read"
@@ -177,12 +183,10 @@ def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
     modules = modules_of(tensors)
     decoder = find_decoder(modules, base)
     language, beside = _parts(tensors, decoder, base)
-    targets = adapter_targets(modules, base).modules
-    # by name, inputs, outputs
-    linears = Counter((name.rpartition(".")[2], modules[name][1], modules[name][0]) for name in targets)
-    experts = sum(tensor.parameters for name, tensor in language.items() if is_expert(name))
+    linears = linear_layers(modules, base)
+    experts = sum(t.parameters for name, t in language.items() if is_expert(name, t.shape, base))
     embedding, head = math.prod(modules[decoder.embedding]), stored_head(modules, decoder)
-    known = embedding + head + experts + sum(math.prod(modules[name]) for name in targets)
+    known = embedding + head + experts + _weights(linears)
     return ModelShape(
         model_type=base.text_type,
         layers=base.require("layers"),
@@ -190,26 +194,36 @@ def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
         heads=base.require("heads"),
         kv_heads=base.require("kv_heads"),
         head_dim=base.require("head_dim"),
-        feed_forward=_feed_forward(base, experts, modules, targets),
-        linears=tuple(Linear(*kind, count) for kind, count in sorted(linears.items())),
+        feed_forward=_feed_forward(base, experts, linears),
+        linears=_counted(linears),
+        targets=_counted({n: size for n, size in linears.items() if takes_adapter(n, size, base)}),
+        vocab=modules[decoder.embedding][0],
         embedding=embedding,
         head=0 if base.tied else head,  # some checkpoints store a copy of the embedding
         rest=sum(tensor.parameters for tensor in language.values()) - known,
-        quantised=sum(
-            math.prod(size) for name, size in modules.items() if is_quantised(name, size, decoder, base)
-        ),
+        quantised=_weights(quantised_layers(modules, base)),
         largest_layer=_largest_layer(language, decoder),
         experts=_experts(base, experts),
         beside=sum(tensor.parameters for tensor in beside.values()),
     )
 
 
+def _weights(modules: Mapping[str, Shape]) -> int:
+    return sum(map(math.prod, modules.values()))
+
+
+def _counted(layers: Mapping[str, Shape]) -> tuple[Linear, ...]:
+    """Layers by the last part of their names, inputs and outputs."""
+    kinds = Counter((name.rpartition(".")[2], inputs, outputs) for name, (outputs, inputs) in layers.items())
+    return tuple(Linear(*kind, count) for kind, count in sorted(kinds.items()))
+
+
 def adapter_parameters(shape: ModelShape, rank: int, names: Collection[str] | None = None) -> int:
-    """The trained weights of LoRA (T): r * (inputs + outputs) over the linear layers of these names (all).
+    """The trained weights of LoRA (T): r * (inputs + outputs) over the targets of these names (all).
 
     Hu et al. 2021 (LoRA), section 4.1. Llama-3.1-8B with rank 16: 41.9 million.
     """
-    adapted = (linear for linear in shape.linears if names is None or linear.name in names)
+    adapted = (linear for linear in shape.targets if names is None or linear.name in names)
     return rank * sum(linear.count * (linear.inputs + linear.outputs) for linear in adapted)
 
 
@@ -241,9 +255,12 @@ def _usual_layer(base: BaseConfig) -> Iterator[tuple[str, Shape]]:
     query, key = base.require("heads") * width, base.require("kv_heads") * width
     yield "input_layernorm.weight", (hidden,)
     yield "post_attention_layernorm.weight", (hidden,)
-    yield "self_attn.q_proj.weight", (query, hidden)
-    yield "self_attn.k_proj.weight", (key, hidden)
-    yield "self_attn.v_proj.weight", (key, hidden)
+    if "self_attn.qkv_proj" in base.joined:
+        yield "self_attn.qkv_proj.weight", (query + 2 * key, hidden)
+    else:
+        yield "self_attn.q_proj.weight", (query, hidden)
+        yield "self_attn.k_proj.weight", (key, hidden)
+        yield "self_attn.v_proj.weight", (key, hidden)
     yield "self_attn.o_proj.weight", (hidden, query)
     if base.experts:
         inner = base.require("expert_intermediate")
@@ -252,8 +269,11 @@ def _usual_layer(base: BaseConfig) -> Iterator[tuple[str, Shape]]:
         yield "mlp.experts.down_proj", (base.experts, hidden, inner)
         return
     inner = base.require("intermediate")
-    yield "mlp.gate_proj.weight", (inner, hidden)
-    yield "mlp.up_proj.weight", (inner, hidden)
+    if "mlp.gate_up_proj" in base.joined:
+        yield "mlp.gate_up_proj.weight", (2 * inner, hidden)
+    else:
+        yield "mlp.gate_proj.weight", (inner, hidden)
+        yield "mlp.up_proj.weight", (inner, hidden)
     yield "mlp.down_proj.weight", (hidden, inner)
 
 
@@ -274,16 +294,18 @@ def _parts(
     return language, beside
 
 
-def _feed_forward(
-    base: BaseConfig, experts: int, modules: Mapping[str, Shape], targets: tuple[str, ...]
-) -> int:
-    """The widest feed-forward part: of a dense layer, or of the active experts with the shared one."""
+def _feed_forward(base: BaseConfig, experts: int, linears: Mapping[str, Shape]) -> int:
+    """The widest feed-forward part: of a dense layer, or of the active experts with the shared one.
+
+    A dense part is as wide as the inputs of the layer that writes back into the model's width. Attention
+    writes there too, of fewer inputs in nearly all models: otherwise the width is an upper bound.
+    """
+    inputs = {name: inputs for name, (outputs, inputs) in linears.items() if outputs == base.hidden}
+    dense = max((width for name, width in inputs.items() if "shared" not in name), default=0)
     if not experts or not base.experts:
-        return base.require("intermediate")
-    # (outputs, inputs) of what writes back into the model's width
-    shared = [modules[n][1] for n in targets if "shared" in n and modules[n][0] == base.hidden]
-    routed = base.require("active_experts") * base.require("expert_intermediate")
-    return routed + max(shared, default=0)
+        return dense
+    shared = max((width for name, width in inputs.items() if "shared" in name), default=0)
+    return max(dense, base.require("active_experts") * base.require("expert_intermediate") + shared)
 
 
 def _experts(base: BaseConfig, parameters: int) -> Experts | None:

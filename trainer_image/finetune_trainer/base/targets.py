@@ -1,8 +1,8 @@
-"""Which modules of a base model an adapter sits on: one rule for the plan and for training.
+"""The linear layers of a base model, and which of them an adapter sits on: for the plan and for training.
 
 Modules are given by name with the shape of their weight, (outputs, inputs): those of the headers, or the
 linear layers and the token embedding of the loaded model. transformers renames some on loading and joins the
-matrices of experts into one tensor; the rule reads neither.
+matrices of experts into one tensor; the rules read neither.
 """
 
 import math
@@ -40,23 +40,44 @@ class Decoder:
         return int(found["layer"]) if found and found["stack"] == self.stack else None
 
 
+def linear_layers(modules: Mapping[str, Shape], base: BaseConfig) -> dict[str, Shape]:
+    """The linear layers of the language model's decoder layers, but for routed experts and their routers.
+
+    Layers that predict further tokens are numbered beyond the model's, and left out.
+    """
+    decoder, layers = find_decoder(modules, base), base.require("layers")
+    numbers = {name: decoder.layer_of(name) for name in modules}
+    inside = (name for name, number in numbers.items() if number is not None and number < layers)
+    return {name: modules[name] for name in inside if _is_linear(name, modules[name], base)}
+
+
+def quantised_layers(modules: Mapping[str, Shape], base: BaseConfig) -> dict[str, Shape]:
+    """What method QLoRA quantises: linear layers of any part of the model, within its layers.
+
+    bitsandbytes takes every `nn.Linear` but the output head; routed experts and routers are none. Those
+    outside of numbered layers, as between a vision tower and the language model, are not told from
+    embeddings by their headers: they are taken to stay as they are.
+    """
+    decoder, layers = find_decoder(modules, base), base.require("layers")
+    numbers = {name: decoder.layer_of(name) for name in modules if _NUMBERED.match(name)}
+    loaded = (name for name, number in numbers.items() if number is None or number < layers)
+    return {name: modules[name] for name in loaded if _is_linear(name, modules[name], base)}
+
+
 def adapter_targets(
     modules: Mapping[str, Shape], base: BaseConfig, chosen: Collection[str] | None = None
 ) -> Targets:
-    """The linear layers of the language model's decoder layers, all of them or those `chosen` by last name.
+    """The linear layers of the decoder layers that an adapter sits on, all or those `chosen` by last name.
 
-    Left alone are embeddings, output head, other parts of a multimodal model, layers that predict further
-    tokens (numbered beyond the model's), routed experts and their routers, gates with one output, and what
-    the engine does not apply as a layer or takes apart.
     UserError names a choice that the model does not have, or says that it has nothing to choose from.
     """
-    decoder = find_decoder(modules, base)
-    found = [name for name, shape in modules.items() if is_target(name, shape, decoder, base)]
+    layers = linear_layers(modules, base)
+    found = [name for name, shape in layers.items() if takes_adapter(name, shape, base)]
     if not found:
         text = (
             f"The layers of the base model ({base.text_type}) hold no linear layer that an adapter can sit on"
         )
-        raise UserError(f"{text}; choose another base model.")
+        raise UserError(f"{text}; use method Full or another base model.")
     present = sorted({_leaf(name) for name in found})
     wanted = sorted(set(present if chosen is None else chosen))
     if unknown := [name for name in wanted if name not in present]:
@@ -65,30 +86,19 @@ def adapter_targets(
     return Targets(tuple(wanted), tuple(name for name in found if _leaf(name) in wanted))
 
 
-def is_target(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bool:
-    """Whether an adapter may sit on a module."""
-    layer = decoder.layer_of(name)
-    inside = layer is not None and layer < base.require("layers")
-    unserved = _is_absorbed(name, base) or is_joined(_leaf(name), base.architecture)
-    left_alone = is_expert(name) or _is_gate(name, shape, base) or unserved
-    return inside and len(shape) == 2 and not left_alone
+def takes_adapter(name: str, shape: Shape, base: BaseConfig) -> bool:
+    """Whether an adapter may sit on a linear layer.
 
-
-def is_quantised(name: str, shape: Shape, decoder: Decoder, base: BaseConfig) -> bool:
-    """Whether method QLoRA quantises a module: linear layers of any part of the model, within its layers.
-
-    bitsandbytes takes every `nn.Linear` but the output head; routed experts and routers are none. Those
-    outside of numbered layers, as between a vision tower and the language model, are not told from
-    embeddings by their headers: they are taken to stay as they are.
+    Not on the gate before a shared expert, which has one output, nor on what the engine does not apply as a
+    layer or takes apart.
     """
-    layer = decoder.layer_of(name)
-    loaded = _NUMBERED.match(name) is not None and (layer is None or layer < base.require("layers"))
-    return loaded and len(shape) == 2 and not is_expert(name) and not _is_router(name, shape, base)
+    unserved = _is_absorbed(name, base) or is_joined(_leaf(name), base.architecture)
+    return shape[0] > 1 and not unserved
 
 
-def is_expert(name: str) -> bool:
-    """Whether a module or tensor is one of the experts that a router chooses from."""
-    return "experts" in name.split(".")
+def is_expert(name: str, shape: Shape, base: BaseConfig) -> bool:
+    """Whether a module or tensor is one of the experts that a router chooses from, or all of a layer's."""
+    return "experts" in name.split(".") or (len(shape) == 3 and shape[0] == base.experts)
 
 
 def find_decoder(modules: Mapping[str, Shape], base: BaseConfig) -> Decoder:
@@ -141,9 +151,8 @@ def layer_counts(modules: Mapping[str, Shape]) -> Counter[str]:
     return Counter(stack for stack, _ in {(match["stack"], match["layer"]) for match in found if match})
 
 
-def _is_gate(name: str, shape: Shape, base: BaseConfig) -> bool:
-    """What weighs experts against each other: a router, or the single output before a shared expert."""
-    return shape[0] == 1 or _is_router(name, shape, base)
+def _is_linear(name: str, shape: Shape, base: BaseConfig) -> bool:
+    return len(shape) == 2 and not is_expert(name, shape, base) and not _is_router(name, shape, base)
 
 
 def _is_router(name: str, shape: Shape, base: BaseConfig) -> bool:

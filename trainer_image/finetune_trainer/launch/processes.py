@@ -92,7 +92,7 @@ def pod_bytes(shape: ModelShape, setup: Setup, processes: int, pod: Pod) -> floa
     peak = predict(shape, replace(setup, method=method, gpus_per_node=processes))
     fp32 = cpu_precision(setup.method == "Full", pod.fast_bf16) == "fp32"
     weights, activations = (2, _FP32_ACTIVATIONS) if fp32 else (1, 1)
-    logits = _LOGIT_BYTES * setup.tokens * shape.embedding / shape.hidden
+    logits = _LOGIT_BYTES * setup.tokens * shape.vocab
     state = peak.gradients + peak.optimizer + peak.adapter
     training = activations * peak.activations + state + logits
     joined = 2 * shape.experts.parameters if shape.experts and setup.zero_stage == 3 else 0

@@ -5,7 +5,7 @@ import json
 from decimal import Decimal
 from typing import Any
 
-from finetune_trainer.base.shape import read_shape
+from finetune_trainer.base.shape import read_model
 from finetune_trainer.contracts import AcceleratorSpec, Method
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.flags import ROW_TOKENS
@@ -37,11 +37,14 @@ def plan_model(options: argparse.Namespace) -> int:
 
 
 def workload_of_flags(options: argparse.Namespace, card: AcceleratorSpec) -> Workload:
-    """The run that the flags describe; UserError for a model not understood or a GPU without memory."""
+    """The run that the flags describe; UserError for a model that it cannot train or a GPU without memory."""
     if card.memory_gib is None:
         raise UserError("A plan is for a GPU: name it with --gpu NAME, or give --gpu-memory-gib.")
     tokens: int | None = options.tokens_per_microbatch
     method: Method = options.method or "LoRA"
+    base = read_model(options.model)
+    if method != "Full":
+        base.adapted(None)  # refused here as by prepare
     fixed = Fixed(
         method=method,
         rank=options.rank if method == "Full" else options.rank or RANK,
@@ -51,7 +54,7 @@ def workload_of_flags(options: argparse.Namespace, card: AcceleratorSpec) -> Wor
         micro_batch_tokens=tokens,
     )
     return Workload(
-        shape=read_shape(options.model),
+        shape=base.shape(),
         fixed=fixed,
         gpu=Gpu(card.memory_gib, card.name, card.peak_tflops),
         longest=min(tokens or ROW_TOKENS, ROW_TOKENS),

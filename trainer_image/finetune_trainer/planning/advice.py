@@ -89,7 +89,7 @@ def quantisation(work: Workload, plan: MemoryPlan) -> Advice | None:
 
 
 def tight_memory(plan: MemoryPlan) -> Advice | None:
-    """A prediction within 5 % of the limit may be exceeded: they are within 12 % of what was measured."""
+    """A prediction within 5 % of the limit may be exceeded: without compiling, they are within 12 %."""
     if not plan.tight:
         return None
     change = f"To be safe {plan.suggestion}." if plan.suggestion else "Nothing smaller is known for it."
