@@ -29,10 +29,7 @@ def test_what_is_trained_follows_what_the_engine_sees(
         return
     answers = [answer for line in ready.rows for answer in _answers(line)]
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    row = CONVERSATIONS[kind]
-    if load_tokenizer(base).template.takes_parts:
-        row = {**row, "messages": [in_parts(message) for message in row["messages"]]}
-    turns = _served(tokenizer, row, ready.kwargs)
+    turns = _served(tokenizer, CONVERSATIONS[kind], ready.kwargs, load_tokenizer(base).template.takes_parts)
     for (prompt, trained), (seen, message) in zip(answers, turns, strict=True):
         assert seen in (prompt, None)
         _check_answer(base, tokenizer, trained, message)
@@ -56,16 +53,17 @@ def _until_ignored(labels: list[int]) -> list[int]:
 
 
 def _served(
-    tokenizer: Any, row: dict[str, Any], options: dict[str, Any]
+    tokenizer: Any, row: dict[str, Any], options: dict[str, Any], parts: bool
 ) -> list[tuple[list[int] | None, dict[str, Any]]]:
     """The prompt of every answer as vLLM renders it (transformers' own call), with the answer.
 
     None where the template cannot join a call's arguments, which vLLM gives as an object: vLLM refuses those.
     """
     messages = row["messages"]
+    given = [in_parts(message) for message in messages] if parts else messages
     places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     return [
-        (_prompt(tokenizer, messages[:place], row.get("tools"), options), messages[place]) for place in places
+        (_prompt(tokenizer, given[:place], row.get("tools"), options), messages[place]) for place in places
     ]
 
 
