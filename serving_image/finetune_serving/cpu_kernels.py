@@ -6,8 +6,8 @@ for an adapter a request for the base is answered by whatever adapter sits in th
 an adapter's matrices once for every token, which makes a prompt on the base of an engine that could serve
 adapters many times slower. Here each slot that a batch uses is one matrix product, and slot -1 is none.
 
-Rotary positions: the CPU's kernel reads queries of shape (tokens, heads, width) wrongly, and LFM2 gives them
-so; as (tokens, heads * width) they are right.
+Rotary positions: the CPU's kernel reads queries of shape (tokens, heads, width) wrongly, and LFM2 and
+DeepSeek V3 give them so; as (tokens, heads * width) they are right.
 
 vLLM imports this module in each worker process because the engine names `CorrectedKernels` as its worker
 extension; the import replaces the functions where they are called.

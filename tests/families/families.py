@@ -36,12 +36,9 @@ class Family:
     stops: tuple[str, ...] = ()  # further end tokens of its generation_config.json
     bos: str | None = None
     refused: Mapping[str, str] = field(default_factory=dict)  # method: what prepare says against it
-    unused: tuple[str, ...] = ()  # linear layers whose output training does not use
     no_adapter: str | None = None  # why vLLM on a CPU cannot serve its adapter, in vLLM's words
     engine_type: str = "float32"  # that vLLM computes in
-    # How far log-probabilities of engine and transformers may be apart, on average. In fp32 only those of
-    # Gemma 3n and DeepSeek V3 are, on vLLM's CPU build, before any training; why is not known.
-    apart: float = 0.001
+    apart: float = 0.001  # how far log-probabilities of engine and transformers may be apart, on average
     unrendered: Mapping[str, str] = field(default_factory=dict)  # conversation: what prepare says against it
 
 
@@ -260,7 +257,7 @@ FAMILIES: tuple[Family, ...] = (
             **_SLIDING, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY, "laurel_rank": 8,
             "activation_sparsity_pattern": [0.95, 0.0],
         },
-        unused=("correction_coefs",), refused={"LoRA": "Gemma3nForCausalLM"}, apart=0.2,
+        refused=dict.fromkeys(("LoRA", "Full"), "computes a Gemma3nForCausalLM without the embeddings of its layers"),
     ),
     Family(
         "gemma-4", "Gemma 4 E2B, E4B, 31B", "gemma4", "Gemma4ForConditionalGeneration",
@@ -303,8 +300,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("deepseek-v2", "DeepSeek V2, V2 Lite", "deepseek_v2", "DeepseekV2ForCausalLM", _MLA, no_adapter=_NO_TRITON),
     Family(
         "deepseek-v3", "DeepSeek V3, R1 (bf16)", "deepseek_v3", "DeepseekV3ForCausalLM",
-        {**_MLA, "num_nextn_predict_layers": 0, "topk_method": "noaux_tc"}, template="trl:deepseekv3", **_DEEPSEEK_TOKENS,
-        no_adapter=_NO_TRITON, apart=0.05,
+        {**_MLA, "num_nextn_predict_layers": 0, "topk_method": "noaux_tc", "scoring_func": "sigmoid"}, template="trl:deepseekv3", **_DEEPSEEK_TOKENS,
+        no_adapter=_NO_TRITON,
     ),
     Family("glm-4", "GLM 4 0414", "glm4", "Glm4ForCausalLM", {"attention_bias": True, "pad_token_id": None}),
     Family(

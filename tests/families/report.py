@@ -42,8 +42,7 @@ This page is written by `python -m tests.families.report`. Run of {date}, with {
 - Engine: vLLM on a CPU sees the prompts of training and computes what transformers does, with the adapter, or
   where its CPU build serves no adapter (beside routed experts) with the model that Full tuned. "apart": the mean
   difference of log-probabilities, where it is above 0.001: in bf16, which is all that linear attention
-  computes in there, and for Gemma 3n and DeepSeek V3 for a reason that is not known. "not run": this run left
-  the engine out.
+  computes in there. "not run": this run left the engine out.
 
 """
 

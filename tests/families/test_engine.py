@@ -46,15 +46,11 @@ def _tasks(family: Family, runs: Runs) -> list[dict[str, Any]]:
     """The base with its adapter, and where that cannot be served the model that Full tuned."""
     lora = runs.run(family, "LoRA")
     tasks = [] if isinstance(lora, Refused) else [_task(family, lora.base, _strong(lora), runs)]
-    if _served_whole(family):
+    if family.no_adapter:
         full = runs.run(family, "Full")
         assert isinstance(full, Trained)
         tasks.append(_task(family, full.output, None, runs))
     return tasks
-
-
-def _served_whole(family: Family) -> bool:
-    return family.no_adapter is not None or "LoRA" in family.refused
 
 
 def _task(family: Family, model: Path, adapter: Path | None, runs: Runs) -> dict[str, Any]:
@@ -109,8 +105,8 @@ def test_the_engine_answers_with_the_adapter_and_sees_the_prompts_of_training(
 def test_the_engine_answers_with_the_model_that_full_tuned(
     family: Family, engine: Answers, runs: Runs, record_property: Record
 ) -> None:
-    if not _served_whole(family):
-        pytest.skip("its adapter is served")
+    if not family.no_adapter:
+        pytest.skip("its adapter is served, or prepare refuses it")
     answer = engine[f"{family.name} Full"]
     assert "error" not in answer, answer
     run = runs.run(family, "Full")

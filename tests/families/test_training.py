@@ -28,8 +28,7 @@ def test_the_adapter_has_the_planned_weights_on_the_language_model_alone(
     planned = adapter_parameters(read_shape(lora.base), RANK)
     assert sum(tensor.numel() for tensor in weights.values()) == planned
     assert [name for name in weights if any(part in name for part in _OTHERS)] == []
-    still = {name.split(".")[-3] for name, tensor in weights.items() if "lora_B" in name and not tensor.any()}
-    assert still == set(family.unused)
+    assert [name for name, tensor in weights.items() if "lora_B" in name and not tensor.any()] == []
     record_property("note", f"{planned:,} planned and trained")
 
 
