@@ -125,7 +125,8 @@ def test_what_cannot_fit_is_refused_with_the_numbers(cluster: Cluster, priced: N
 def test_a_run_that_has_cost_its_budget_stops_after_a_checkpoint_and_goes_on_when_it_is_raised(
     cluster: Cluster, priced: None, gpu: None
 ) -> None:
-    long = {"epochs": 3, "learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 512, "seed": 17}
+    # 48 steps: about two minutes, and the cost is looked at in whole ones.
+    long = {"epochs": 8, "learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 512, "seed": 17}
     cluster.apply(run("metered", training=long, resources=on("metered"), budget=usd("5")))
     job = cluster.wait("FineTuneJob", "metered", lambda j: waits_for_its_budget(j) or ended(j), 400)
     assert waits_for_its_budget(job), job["status"]["conditions"]
