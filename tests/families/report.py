@@ -35,7 +35,8 @@ This page is written by `python -m tests.families.report`. Run of {date}, with {
 - Plan: the memory plan counts the weights that the loaded model has, and the adapter that is trained.
 - Rendering: conversations of one and of two turns, with a system message, with a tool call and with reasoning
   are trained, token by token, after the prompt that the engine makes of them. A template that cannot write a part
-  refuses it in prepare. "not tried": no package that the tests may use ships the official template.
+  refuses it in prepare. "not tried": no package that the tests may use ships the official template, or prepare
+  refuses the base.
 - LoRA, Full: trained, saved and loaded; only the language model changes.
 - Layout: whether rows are packed without padding; loss and gradient of padded and of packed rows
   and of the fused output head are those of each row alone.
