@@ -32,7 +32,7 @@ from finetune_trainer.stages.examine import (
 )
 from finetune_trainer.stages.publication import artifact, published_manifest
 from finetune_trainer.trained_rows import writing_rows
-from finetune_trainer.training.checkpoints import newest_complete, read_marker
+from finetune_trainer.training.checkpoints import newest_marker
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace, destination_dir
 
@@ -101,8 +101,7 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
 
 def sharded_by(workspace: Workspace, key: str, processes: int) -> int | None:
     """How many processes saved the shards that training must rewrite for `processes`; None if it need not."""
-    newest = newest_complete(workspace.checkpoints, key)
-    marker = read_marker(newest) if newest else None
+    marker = newest_marker(workspace.checkpoints, key)
     saved = marker.sharding if marker and marker.sharding.zero_stage else None
     return saved.processes if saved and saved.processes != processes else None
 

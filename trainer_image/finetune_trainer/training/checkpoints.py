@@ -112,6 +112,12 @@ def read_marker(checkpoint: Path) -> Marker | None:
         return None
 
 
+def newest_marker(folder: Path, key: str) -> Marker | None:
+    """What the marker of the newest complete checkpoint says; None without one."""
+    newest = newest_complete(folder, key)
+    return read_marker(newest) if newest else None
+
+
 def make_room(folder: Path, key: str) -> None:
     """Delete every checkpoint but the newest complete one, before another is written."""
     newest = newest_complete(folder, key)
@@ -142,8 +148,7 @@ def remove_damaged(checkpoint: Path, changed: list[str]) -> None:
 def kept_after_full_disk(folder: Path, key: str) -> str:
     """Free the space of a half-written checkpoint, and say what is kept and what one takes."""
     remove_incomplete(folder, key)
-    newest = newest_complete(folder, key)
-    marker = read_marker(newest) if newest else None
+    marker = newest_marker(folder, key)
     if marker is None:
         return "No checkpoint had been saved before."
     text = f"The checkpoint of step {marker.step} is kept; each takes {marker.bytes / _GIB:.2f} GiB"
