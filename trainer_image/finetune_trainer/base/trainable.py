@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 
 from finetune_trainer.base.config import BaseConfig, auto_class
+from finetune_trainer.base.engine import refuse_computed_otherwise
 from finetune_trainer.base.headers import Headers, loaded_tensors, modules_of
 from finetune_trainer.base.targets import Decoder, Shape, decoder_among, layer_counts, stored_head
 from finetune_trainer.errors import UserError
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-# What vLLM 0.32 leaves out of a class: its text-only Gemma 3n gets `per_layer_inputs` from nobody
-# (model_executor/models/gemma3n.py); log-probabilities are 0.11 apart from transformers' (tests/families).
-_SERVED_WITHOUT = {"Gemma3nForCausalLM": "the embeddings of its layers"}
 
 
 def refuse_untrainable(base: BaseConfig, headers: Headers) -> None:
@@ -20,9 +18,7 @@ def refuse_untrainable(base: BaseConfig, headers: Headers) -> None:
     they are not those of its config.
     """
     auto_class(base)
-    if left_out := _SERVED_WITHOUT.get(base.architecture or ""):
-        text = f"vLLM 0.32 computes a {base.architecture} without {left_out}"
-        raise UserError(f"{text}, so it would serve another model than is trained; take another base model.")
+    refuse_computed_otherwise(base.architecture)
     stored = {tensor.dtype for tensor in headers.values()} - _FLOATS
     if stored or base.quantised:
         kind = ", ".join(sorted(stored)) or base.quantised
