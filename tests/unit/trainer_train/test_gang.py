@@ -42,12 +42,14 @@ PEAK = """
 import os, sys
 from pathlib import Path
 import torch
+from finetune_trainer.launch.worker import end
 from finetune_trainer.training.core import _peak_bytes
 
 rank = int(os.environ["RANK"])
 torch.distributed.init_process_group("gloo")
 torch.cuda.max_memory_allocated = lambda: 100 * (rank + 1)
 (Path(sys.argv[1]) / f"peak-{rank}").write_text(str(_peak_bytes(torch.device("cpu"))))
+end(0)
 """
 
 
