@@ -46,8 +46,8 @@ def _run(options: argparse.Namespace) -> int:
     # Imported late, so that a wrong argument and --help answer at once.
     from kubernetes.config import ConfigException
 
-    from finetune_operator.api.settings import SettingsError
     from finetune_operator.app import Options, run
+    from finetune_operator.contracts.settings import SettingsError
     from finetune_operator.runtime.client import ApiError
     from finetune_operator.runtime.process import EndedError, StartError
     from finetune_operator.settings import load_settings

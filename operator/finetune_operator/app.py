@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator import handlers
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
 from finetune_operator.runtime.client import Api
 from finetune_operator.runtime.controllers import controllers
 from finetune_operator.runtime.events import Recorder

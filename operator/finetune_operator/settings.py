@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from finetune_operator.api.settings import Settings, SettingsError, parse_settings
+from finetune_operator.contracts.settings import Settings, SettingsError, parse_settings
 
 VARIABLE = "FINETUNE_SETTINGS"
 DEFAULT = Path("/etc/finetune-operator/settings.json")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dev.chart import CHART, values
-from finetune_operator.api.settings import parse_settings
+from finetune_operator.contracts.settings import parse_settings
 
 IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
 Object = dict[str, Any]

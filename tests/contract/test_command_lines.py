@@ -9,10 +9,10 @@ import pytest
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.render.pod import pod_spec as stage_pod
 from finetune_operator.serving.pod import pod_spec as server_pod
 from finetune_operator.stages.plan import CHAIN
-from finetune_operator.stages.pod import pod_spec as stage_pod
 from finetune_serving.__main__ import _parser as serving_parser
 from finetune_serving.engine import engine_arguments
 from finetune_trainer.__main__ import _parser as trainer_parser

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_operator.stages.outcome import _TELLING, RETRIED
+from finetune_operator.observe.outcome import _TELLING, RETRIED
 from finetune_trainer.errors import EXIT_CODES
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"

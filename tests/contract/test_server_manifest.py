@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.contracts import ManifestBase
+from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.routing import EMPTY, Table, Wanted, next_table, report, write_table
 from finetune_serving.agent.converge import Record, World, after_engine_restart, converge, failed

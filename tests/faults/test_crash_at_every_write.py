@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.settings import Settings, parse_settings
 from finetune_operator.app import assemble
+from finetune_operator.contracts.settings import Settings, parse_settings
 from finetune_operator.runtime.kube import KubernetesApi
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Key

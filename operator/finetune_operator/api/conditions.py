@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from finetune_operator.api.schema import ApiModel, Cel
-from finetune_operator.api.times import format_time
+from finetune_operator.core.times import format_time
 
 ConditionStatus: TypeAlias = Literal["True", "False", "Unknown"]
 

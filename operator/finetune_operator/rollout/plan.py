@@ -12,9 +12,9 @@ from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.conditions import Condition, clip, set_condition
-from finetune_operator.api.plan import Emit, Manifest, Plan
-from finetune_operator.api.settings import Settings
-from finetune_operator.api.times import format_time
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Emit, Manifest, Plan
+from finetune_operator.core.times import format_time
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.resolve import Resolution, resolve
 from finetune_operator.rollout.standing import Standing, standing

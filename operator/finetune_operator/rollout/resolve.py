@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.names import version_name
+from finetune_operator.render.names import version_name
 
 
 @dataclass(frozen=True)

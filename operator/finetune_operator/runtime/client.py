@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol, TypeAlias
 
-from finetune_operator.api.plan import Manifest
+from finetune_operator.core.actions import Manifest
 from finetune_operator.runtime.resources import Resource
 
 Object: TypeAlias = dict[str, Any]

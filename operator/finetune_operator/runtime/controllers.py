@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from finetune_operator.api.plan import Plan
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Plan
 from finetune_operator.rollout.plan import plan as plan_rollout
 from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.fetch import Fetch

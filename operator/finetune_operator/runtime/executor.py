@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_operator.api.plan import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan
+from finetune_operator.core.actions import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.events import Recorder
 from finetune_operator.runtime.metrics import Metrics
@@ -25,7 +25,7 @@ class Outcome(enum.Enum):
 
 
 class Executor:
-    """Executes plans. The first action that fails ends the plan: no status runs ahead of its children."""
+    """Executes plans. The first action that fails ends the plan: no status runs ahead of its manifests."""
 
     def __init__(self, api: Api, recorder: Recorder, metrics: Metrics):
         self._api = api

@@ -22,7 +22,7 @@ import urllib3
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
-from finetune_operator.api.plan import Manifest
+from finetune_operator.core.actions import Manifest
 from finetune_operator.runtime.client import ApiError, Object
 from finetune_operator.runtime.resources import Resource
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.names import workspace_name
-from finetune_operator.api.plan import Manifest
-from finetune_operator.api.sources import Source, SourceError, parse_source
-from finetune_operator.runtime import children
+from finetune_operator.core import manifests
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.sources import Source, SourceError, parse_source
+from finetune_operator.render.names import workspace_name
 from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.fetch import Fetch
 from finetune_operator.runtime.resources import CLAIM, CONFIGMAP, FINETUNEJOB, JOB, POD
@@ -50,11 +50,11 @@ class JobObserver:
         may be behind, and a Job taken for deleted would be run a second time.
         """
         uid, namespace = job.metadata.uid, job.metadata.namespace
-        found = {children.name_of(j): j for j in self.stores.jobs.owned_by(uid)}
+        found = {manifests.name_of(j): j for j in self.stores.jobs.owned_by(uid)}
         for name in self._open(job):
             if name not in found:
                 live = await self.api.get(JOB, namespace, name)
-                if live is not None and children.owned(live, uid):
+                if live is not None and manifests.controller_uid(live) == uid:
                     found[name] = live
         return found
 
@@ -64,10 +64,10 @@ class JobObserver:
         """The pods by Job. Those of an attempt whose Job just ended are read live: the pod's last words may
         travel behind the Job's, and the outcome is decided once.
         """
-        found = dict(children.by_job(self.stores.pods.owned_by(job.metadata.uid)))
+        found = dict(manifests.by_job(self.stores.pods.owned_by(job.metadata.uid)))
         for name in self._open(job):
-            if name not in jobs or children.finished(jobs[name]):
-                selector = f"{children.JOB_LABEL}={name}"
+            if name not in jobs or manifests.finished(jobs[name]):
+                selector = f"{manifests.JOB_LABEL}={name}"
                 pods, _ = await self.api.list_all(POD, job.metadata.namespace, selector)
                 found[name] = tuple(pods)
         return found
@@ -80,7 +80,7 @@ class JobObserver:
         while its Job is still suspended.
         """
         preparing = [a.job for a in job.status.attempts if a.stage == "prepare" and a.state not in FINAL]
-        waiting = any(children.suspended(jobs[name]) for name in preparing if name in jobs)
+        waiting = any(manifests.suspended(jobs[name]) for name in preparing if name in jobs)
         if not waiting or job.spec.suspend or job.spec.resources.gpu_type is None:
             return ()
         runs, _ = await self.api.list_all(FINETUNEJOB, job.metadata.namespace)
@@ -119,7 +119,7 @@ class JobObserver:
         """
         uid = job.metadata.uid
         rank0 = next((p for name in self._open(job) for p in pods.get(name, ()) if _is_rank0(p)), None)
-        where = children.address(rank0) if rank0 is not None else None
+        where = manifests.address(rank0) if rank0 is not None else None
         if where is None:
             self._progress.pop(uid, None)
             return None
@@ -138,7 +138,7 @@ async def read_claims(api: Api, namespace: str, names: Iterable[str]) -> Mapping
 
 
 def _is_rank0(pod: Manifest) -> bool:
-    return children.label(pod, children.INDEX_LABEL) in (None, "0") and not children.terminating(pod)
+    return manifests.label(pod, manifests.INDEX) in (None, "0") and not manifests.terminating(pod)
 
 
 def _sources(job: FineTuneJob) -> list[Source]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.names import manifest_name, server_name
-from finetune_operator.api.plan import Manifest
-from finetune_operator.runtime import children
+from finetune_operator.core import manifests
+from finetune_operator.core.actions import Manifest
+from finetune_operator.render.names import manifest_name, server_name
 from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.fetch import Fetch
 from finetune_operator.runtime.observe_job import read_claims
@@ -71,14 +71,14 @@ class ServerObserver:
 
     async def _pod(self, pod: Manifest) -> PodState:
         return PodState(
-            name=children.name_of(pod),
+            name=manifests.name_of(pod),
             uid=pod["metadata"]["uid"],
-            ready=children.condition(pod, "Ready"),
-            terminating=children.terminating(pod),
+            ready=manifests.is_true(pod, "Ready"),
+            terminating=manifests.terminating(pod),
             pod=pod,
             state=await self._state(pod),
         )
 
     async def _state(self, pod: Manifest) -> Mapping[str, Any] | None:
-        where = children.address(pod)
+        where = manifests.address(pod)
         return None if where is None else await self.fetch(where, STATE_PORT, "/state")

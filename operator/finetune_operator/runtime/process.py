@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.api.plan import Manifest
+from finetune_operator.core.actions import Manifest
 from finetune_operator.runtime.fetch import PodReader
 from finetune_operator.runtime.http import HealthServer
 from finetune_operator.runtime.kube import KubernetesApi

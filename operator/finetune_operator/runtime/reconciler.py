@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.controllers import Controller
 from finetune_operator.runtime.events import Recorder

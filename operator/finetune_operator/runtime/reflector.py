@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from contextlib import aclosing
 
-from finetune_operator.api.plan import Manifest
+from finetune_operator.core.actions import Manifest
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Resource

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune_operator.api.plan import Manifest
+from finetune_operator.core.actions import Manifest
 
 _Name = tuple[str, str]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_operator.api.contracts import ServerManifest
-from finetune_operator.api.digests import digest_of
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.names import KIND_LABEL, OWNER_LABEL, labels, manifest_name, server_name
-from finetune_operator.api.plan import Manifest
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.digests import digest_of
+from finetune_operator.contracts.documents import ServerManifest
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
+from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, labels, manifest_name, server_name
 from finetune_operator.serving.pod import pod_spec
 
 INTENT = "finetune.dev/intent"

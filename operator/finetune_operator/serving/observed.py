@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.plan import Manifest
+from finetune_operator.core.actions import Manifest
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from finetune_operator.api.contracts import ManifestBase
-from finetune_operator.api.plan import Action, Apply, Manifest, Patch, Plan
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.documents import ManifestBase
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Action, Apply, Manifest, Patch, Plan
 from finetune_operator.serving import children
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import base_name, cpu_slots

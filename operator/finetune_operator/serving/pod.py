@@ -10,10 +10,10 @@ import json
 from typing import Any
 
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.names import manifest_name
-from finetune_operator.api.restricted import container_security, pod_security
-from finetune_operator.api.settings import GpuType, Settings
-from finetune_operator.api.sources import Source, parse_source
+from finetune_operator.contracts.settings import GpuType, Settings
+from finetune_operator.core.sources import Source, parse_source
+from finetune_operator.render.names import manifest_name
+from finetune_operator.render.security import container_security, pod_security
 
 SOCKET = "/run/engine/engine.sock"
 HF_BASE = "/models/base"

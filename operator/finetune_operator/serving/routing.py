@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_operator.api.contracts import (
+from finetune_operator.contracts.documents import (
     ManifestBase,
     ManifestRoute,
     ManifestTarget,

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.conditions import clip, set_condition
-from finetune_operator.api.names import KIND_LABEL, OWNER_LABEL, server_name
-from finetune_operator.api.plan import Manifest
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
+from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
 from finetune_operator.serving.children import GATEWAY_PORT
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.routing import AliasReport, Table

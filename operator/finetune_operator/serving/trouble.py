@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.plan import Manifest
-from finetune_operator.api.settings import Settings
-from finetune_operator.api.times import parse_time
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.times import parse_time
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims, mounted_secrets
 

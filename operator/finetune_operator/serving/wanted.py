@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.sources import parse_source
+from finetune_operator.core.sources import parse_source
 from finetune_operator.serving.pod import base_name, store_claim
 from finetune_operator.serving.routing import Wanted
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, StageName
-from finetune_operator.api.names import child_name
-from finetune_operator.api.times import format_time
+from finetune_operator.core.times import format_time
+from finetune_operator.observe.outcome import RETRIED, UNREAD, AttemptOutcome
+from finetune_operator.render.names import child_name
 from finetune_operator.stages.draft import Draft, word
-from finetune_operator.stages.outcome import RETRIED, UNREAD, Outcome
 
 RUNS = 3
 """How often a stage is run when nothing is wrong with its input."""
@@ -50,7 +50,7 @@ def record_start(draft: Draft, attempt: Attempt) -> None:
     draft.record(attempt.model_copy(update={"start_time": format_time(draft.now)}))
 
 
-def record_outcome(draft: Draft, attempt: Attempt, outcome: Outcome) -> None:
+def record_outcome(draft: Draft, attempt: Attempt, outcome: AttemptOutcome) -> None:
     """Record how an attempt ended."""
     update = {
         "state": "Succeeded" if outcome.succeeded else "Failed",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.manifests import text
+from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.engine import engine
+from finetune_operator.render.pod import PodParts
+from finetune_operator.render.resources import scorer_resources
+from finetune_operator.render.volumes import add_base, add_destination, base_path, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.amounts import scorer_resources
 from finetune_operator.stages.draft import Draft
-from finetune_operator.stages.engine import engine
-from finetune_operator.stages.outcome import Outcome
-from finetune_operator.stages.pod import Parts
-from finetune_operator.stages.reading import text
 from finetune_operator.stages.scores import points, rows_and_metric
 from finetune_operator.stages.stage import Stage, Summary
-from finetune_operator.stages.volumes import add_base, add_destination, base_path, common
 
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough (R5).",
@@ -23,16 +23,16 @@ _ADVICE = {
 }
 
 
-def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     """The scorer with the base in an engine beside it; scores are cached beside the destination."""
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
     sidecar = engine(job, settings, base_path(job), mounts)
-    return Parts("baseline", mounts, scorer_resources(job), sidecars=(sidecar,))
+    return PodParts("baseline", mounts, scorer_resources(job), sidecars=(sidecar,))
 
 
-def read(draft: Draft, outcome: Outcome) -> None:
+def read(draft: Draft, outcome: AttemptOutcome) -> None:
     """Note the base's score; end the run if the verdict blocks and was not accepted."""
     summary = outcome.summary
     verdict = text(summary, "verdict")

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from finetune_operator.api.conditions import Condition, ConditionStatus, clip, find, set_condition
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.api.plan import Action, Emit, Plan
-from finetune_operator.api.times import format_time
+from finetune_operator.core.actions import Action, Emit, Plan
+from finetune_operator.core.times import format_time
 
 CONDITIONS = (
     "Validated", "Admitted", "BaselineScored", "Trained", "Evaluated", "Published", "Promoted", "Succeeded",

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.manifests import mapping, text
+from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.engine import engine
+from finetune_operator.render.pod import PodParts
+from finetune_operator.render.resources import scorer_resources
+from finetune_operator.render.volumes import WORKSPACE, add_base, base_path, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.amounts import scorer_resources
 from finetune_operator.stages.draft import Draft
-from finetune_operator.stages.engine import engine
-from finetune_operator.stages.outcome import Outcome
-from finetune_operator.stages.pod import Parts
-from finetune_operator.stages.reading import mapping, text
 from finetune_operator.stages.scores import difference, points, rows_and_metric
 from finetune_operator.stages.stage import Stage, Summary
-from finetune_operator.stages.volumes import WORKSPACE, add_base, base_path, common
 
 
-def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     """The scorer, and an engine with the base (it loads the adapter there) or with the tuned model (Full)."""
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     model = f"{WORKSPACE}/output/model" if job.spec.method == "Full" else base_path(job)
     sidecar = engine(job, settings, model, mounts)
-    return Parts("evaluate", mounts, scorer_resources(job), sidecars=(sidecar,))
+    return PodParts("evaluate", mounts, scorer_resources(job), sidecars=(sidecar,))
 
 
-def read(draft: Draft, outcome: Outcome) -> None:
+def read(draft: Draft, outcome: AttemptOutcome) -> None:
     """Note the comparison. Whatever the verdict, the result is published with it."""
     summary = outcome.summary
     draft.merge("scores", summaries.comparison(summary))

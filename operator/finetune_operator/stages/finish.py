@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from finetune_operator.api.names import workspace_name
-from finetune_operator.api.plan import Action, Delete, Manifest, Plan
+from finetune_operator.core.actions import Action, Delete, Manifest, Plan
+from finetune_operator.core.manifests import finished, moment, text
+from finetune_operator.render.names import workspace_name
+from finetune_operator.render.volumes import workspace_claim
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.observed import Observed
-from finetune_operator.stages.outcome import finished
-from finetune_operator.stages.reading import moment, text
-from finetune_operator.stages.volumes import workspace_claim
 
 
 def after_end(observed: Observed, draft: Draft) -> Plan:

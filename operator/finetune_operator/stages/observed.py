@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.plan import Manifest
+from finetune_operator.core.actions import Manifest
 
 
 @dataclass(frozen=True)

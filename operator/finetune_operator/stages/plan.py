@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from finetune_operator.api.plan import Plan
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Plan
 from finetune_operator.stages import baseline, evaluate, prepare, publish, train
 from finetune_operator.stages.attempts import of_stage
-from finetune_operator.stages.cost import account, show_spent
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.finish import after_end
+from finetune_operator.stages.money import account, show_spent
 from finetune_operator.stages.observed import Observed
 from finetune_operator.stages.stage import Stage, evaluated
 from finetune_operator.stages.step import Step

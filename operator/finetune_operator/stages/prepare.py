@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from finetune_operator.api.digests import spec_digest
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.digests import spec_digest
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.manifests import mapping, number
+from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.pod import PodParts
+from finetune_operator.render.resources import in_gib, stage_resources
+from finetune_operator.render.volumes import add_base, add_credentials, add_data, add_destination, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.amounts import in_gib, stage_resources
 from finetune_operator.stages.draft import Draft
-from finetune_operator.stages.outcome import Outcome
-from finetune_operator.stages.pod import Parts
-from finetune_operator.stages.reading import mapping, number
 from finetune_operator.stages.stage import Stage, Summary
-from finetune_operator.stages.volumes import add_base, add_credentials, add_data, add_destination, common
 
 
-def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     """The only pod that fetches from outside, with credentials, and that sees the data."""
     mounts = common(job, attempt.job)
     add_base(mounts, job)
@@ -29,10 +29,10 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
         "FT_S3_REGION": settings.s3.region,
     }
     env = {name: value for name, value in places.items() if value}
-    return Parts("prepare", mounts, stage_resources(job), env)
+    return PodParts("prepare", mounts, stage_resources(job), env)
 
 
-def read(draft: Draft, outcome: Outcome) -> None:
+def read(draft: Draft, outcome: AttemptOutcome) -> None:
     """Note pins, counts, plan and estimate; an adopted result ends the run: the work was done before."""
     summary = outcome.summary
     draft.merge("resolved", summaries.resolved(summary, spec_digest(draft.job.spec)))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_operator.api.contracts import PublishSpec
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.documents import PublishSpec
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.manifests import mapping, text
+from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.pod import PodParts
+from finetune_operator.render.resources import stage_resources
+from finetune_operator.render.volumes import add_base, add_destination, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.amounts import stage_resources
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.evaluate import compared
-from finetune_operator.stages.outcome import Outcome
-from finetune_operator.stages.pod import Parts
-from finetune_operator.stages.reading import mapping, text
 from finetune_operator.stages.stage import Stage, Summary, evaluated
-from finetune_operator.stages.volumes import add_base, add_destination, common
 
 _ADVICE = {
     "NoClearImprovement": "That is no clear improvement: the data or the setup is wrong. Look at the labels "
@@ -30,12 +30,12 @@ _ADVICE = {
 _ACCEPTABLE = ("NoClearImprovement",)
 
 
-def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:  # noqa: ARG001
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:  # noqa: ARG001
     """A CPU pod that copies the result to its destination."""
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
-    return Parts("publish", mounts, stage_resources(job))
+    return PodParts("publish", mounts, stage_resources(job))
 
 
 def decision(job: FineTuneJob) -> PublishSpec:
@@ -45,7 +45,7 @@ def decision(job: FineTuneJob) -> PublishSpec:
     return PublishSpec(promoted=promoted, verdict=verdict, accepted=tuple(sorted(job.spec.accepted)))
 
 
-def read(draft: Draft, outcome: Outcome) -> None:
+def read(draft: Draft, outcome: AttemptOutcome) -> None:
     """Note what was published."""
     destination = draft.job.spec.output.destination
     draft.status["artifact"] = summaries.artifact(outcome.summary, destination)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from finetune_operator.api.names import workspace_name
-from finetune_operator.api.settings import Settings
-from finetune_operator.api.sources import SourceError
-from finetune_operator.stages.budget import price_problem
-from finetune_operator.stages.children import access_mode
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.manifests import mapping, text
+from finetune_operator.core.sources import SourceError
+from finetune_operator.render.job import access_mode
+from finetune_operator.render.names import workspace_name
+from finetune_operator.render.volumes import sources, workspace_claim
+from finetune_operator.stages.money import price_problem
 from finetune_operator.stages.observed import Observed
-from finetune_operator.stages.reading import mapping, text
 from finetune_operator.stages.stage import evaluated
-from finetune_operator.stages.volumes import sources, workspace_claim
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_operator.stages.reading import integer, number, text
+from finetune_operator.core.manifests import integer, number, text
 
 
 def points(entry: Mapping[str, Any]) -> str:

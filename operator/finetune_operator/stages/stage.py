@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, StageName
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.pod import PodParts
 from finetune_operator.stages.draft import Draft
-from finetune_operator.stages.outcome import Outcome
-from finetune_operator.stages.pod import Parts
 
 Summary: TypeAlias = Mapping[str, Any]
 
@@ -27,8 +27,8 @@ class Stage:
     title: str
     condition: str
     activity: str
-    parts: Callable[[FineTuneJob, Settings, Attempt], Parts]
-    read: Callable[[Draft, Outcome], None]
+    parts: Callable[[FineTuneJob, Settings, Attempt], PodParts]
+    read: Callable[[Draft, AttemptOutcome], None]
     lacks: Callable[[Summary], str | None] = lambda _: None
 
 

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_operator.api.contracts import JobDocument
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.api.names import workspace_name
-from finetune_operator.api.plan import Create, Manifest, Patch
-from finetune_operator.api.settings import Settings
-from finetune_operator.stages import children, publish, summaries
-from finetune_operator.stages.amounts import gpus, stage_resources
+from finetune_operator.contracts.documents import JobDocument
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Create, Manifest, Patch
+from finetune_operator.core.manifests import finished, mapping, moment, name_of, text, unfinished
+from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
+from finetune_operator.observe.trouble import Trouble, scheduled, trouble_of
+from finetune_operator.render import job as children
+from finetune_operator.render.names import workspace_name
+from finetune_operator.render.pod import PodParts
+from finetune_operator.render.resources import gpus, stage_resources
+from finetune_operator.render.volumes import common, workspace_claim
+from finetune_operator.stages import publish, summaries
 from finetune_operator.stages.attempts import (
     goes_on,
     next_attempt,
@@ -21,19 +27,12 @@ from finetune_operator.stages.attempts import (
     record_start,
     reemits,
 )
-from finetune_operator.stages.budget import excess
-from finetune_operator.stages.calibration import calibration
-from finetune_operator.stages.cost import priced
 from finetune_operator.stages.draft import Draft
 from finetune_operator.stages.finish import stop
+from finetune_operator.stages.money import calibration, excess, priced
 from finetune_operator.stages.observed import Observed
-from finetune_operator.stages.outcome import Outcome, finished, name_of, outcome_of, unfinished
-from finetune_operator.stages.pod import Parts
-from finetune_operator.stages.reading import mapping, moment, text
 from finetune_operator.stages.requirements import violation
 from finetune_operator.stages.stage import Stage
-from finetune_operator.stages.trouble import Trouble, scheduled, trouble_of
-from finetune_operator.stages.volumes import common, workspace_claim
 
 SUSPENDED = "spec.suspend is true; set it to false to go on from where the run stopped."
 
@@ -130,10 +129,10 @@ class Step:
         self.draft.actions.append(Create(children.stage_job(job, self.settings, attempt, parts)))
         return self.settings.progress_seconds
 
-    def _parts(self, attempt: Attempt) -> Parts:
+    def _parts(self, attempt: Attempt) -> PodParts:
         job = self.observed.job
         if reemits(self._attempts(), attempt):
-            return Parts("reemit", common(job, attempt.job), stage_resources(job))
+            return PodParts("reemit", common(job, attempt.job), stage_resources(job))
         return self.stage.parts(job, self.settings, attempt)
 
     def _follow(self, attempt: Attempt, child: Manifest | None) -> float | None:
@@ -152,7 +151,7 @@ class Step:
             self._something_still_runs([attempt])
         return self.settings.progress_seconds
 
-    def _watch(self, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Outcome | None:
+    def _watch(self, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> AttemptOutcome | None:
         """Show how a running attempt stands; the outcome if waiting for it has no use any more."""
         if self._halted():
             self._pause(attempt, child)
@@ -220,11 +219,11 @@ class Step:
         self.draft.set(self.stage.condition, None, self.stage.activity, message)
         self.draft.show(self.stage.title, self.stage.activity, message)
 
-    def _record(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _record(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         """The one place where an outcome enters the status; it is final."""
         lacking = self.stage.lacks(outcome.summary) if outcome.succeeded else None
         if lacking is not None:
-            outcome = Outcome(False, "Unknown", f"The result of {self.stage.name} lacks {lacking}.")
+            outcome = AttemptOutcome(False, "Unknown", f"The result of {self.stage.name} lacks {lacking}.")
         record_outcome(self.draft, attempt, outcome)
         self.draft.status["progress"] = None
         if not outcome.succeeded:
@@ -234,7 +233,7 @@ class Step:
         self.draft.event("Normal", f"{self.stage.title}Succeeded", outcome.message or "The stage succeeded.")
         self.stage.read(self.draft, outcome)
 
-    def _after_failure(self, outcome: Outcome) -> None:
+    def _after_failure(self, outcome: AttemptOutcome) -> None:
         attempts = self._attempts()
         if not goes_on(attempts):
             self._give_up(attempts)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_operator.api.conditions import clip
-from finetune_operator.stages.reading import integer, items, mapping, number, text
+from finetune_operator.core.manifests import integer, items, mapping, number, text
 
 _GRADERS = 8
 _WARNINGS = 32
@@ -65,14 +65,14 @@ def expected_cost(summary: Mapping[str, Any]) -> dict[str, Any]:
     estimate, savings = mapping(summary, "estimate"), mapping(summary, "savings")
     calibrated = estimate.get("calibrated")
     return {
-        "estimate": money(number(estimate, "cost")),
-        "low": money(number(estimate, "costLow")),
-        "high": money(number(estimate, "costHigh")),
+        "estimate": in_money(number(estimate, "cost")),
+        "low": in_money(number(estimate, "costLow")),
+        "high": in_money(number(estimate, "costHigh")),
         "currency": _text(estimate, "currency", 3),
         **{key: decimal(estimate.get(key), 2) for key in ("hours", "hoursLow", "hoursHigh")},
         "expectedMfu": decimal(estimate.get("mfu")),
         "calibrated": calibrated if isinstance(calibrated, bool) else None,
-        "perMonthSaved": money(number(savings, "perMonth")),
+        "perMonthSaved": in_money(number(savings, "perMonth")),
         "breakEvenDays": decimal(savings.get("breakEvenDays"), 1),
     }
 
@@ -177,7 +177,7 @@ def decimal(value: Any, digits: int = 4) -> str | None:
     return None if found is None else f"{found:.{digits}f}"
 
 
-def money(amount: float | Decimal | None) -> str | None:
+def in_money(amount: float | Decimal | None) -> str | None:
     """An amount of money: two decimals, and four where two would hide it."""
     return None if amount is None else f"{amount:.{4 if 0 < amount < 1 else 2}f}"
 

@@ -6,15 +6,15 @@ import math
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.manifests import integer, number
+from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.pod import PodParts
+from finetune_operator.render.resources import train_resources
+from finetune_operator.render.volumes import add_base, add_shared_memory, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.amounts import train_resources
 from finetune_operator.stages.draft import Draft
-from finetune_operator.stages.outcome import Outcome
-from finetune_operator.stages.pod import Parts
-from finetune_operator.stages.reading import integer, number
 from finetune_operator.stages.stage import Stage, Summary
-from finetune_operator.stages.volumes import add_base, add_shared_memory, common
 
 _STEP_SECONDS = 120
 """For the optimizer step in progress, which ends before training saves, and for the end of the processes."""
@@ -22,7 +22,7 @@ _BYTES_PER_SECOND = 200e6
 """How fast a checkpoint is written until it was measured: slow for a network volume."""
 
 
-def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     """The gang: index 0 is found under its name behind a headless Service."""
     asked = job.spec.resources
     mounts = common(job, attempt.job)
@@ -35,7 +35,7 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Parts:
         **({"FT_PROCESSES": str(processes)} if processes else {}),
         "FT_MASTER_ADDR": "127.0.0.1" if gang is None else f"{attempt.job}-0.{gang}",
     }
-    return Parts(
+    return PodParts(
         "train",
         mounts,
         train_resources(job, settings),
@@ -58,7 +58,7 @@ def grace_seconds(plan: MemoryPlan | None) -> int:
     return math.ceil(_STEP_SECONDS + saving)
 
 
-def read(draft: Draft, outcome: Outcome) -> None:
+def read(draft: Draft, outcome: AttemptOutcome) -> None:
     """Training is done; how good it is, evaluate says. What it measured stands beside what was expected."""
     draft.merge("plan", summaries.measured_memory(outcome.summary))
     draft.merge("cost", summaries.measured_speed(outcome.summary))

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.contracts import JobLora, JobSpec, PublishSpec, job_spec
-from finetune_operator.api.digests import digest_of, input_digest, spec_digest
 from finetune_operator.api.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_operator.api.settings import SettingsError, parse_settings
+from finetune_operator.contracts.digests import digest_of, input_digest, spec_digest
+from finetune_operator.contracts.documents import JobLora, JobSpec, PublishSpec, job_spec
+from finetune_operator.contracts.settings import SettingsError, parse_settings
 
 SAMPLES = Path(__file__).resolve().parents[3] / "crds" / "samples"
 JSON = st.recursive(

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api import names
 from finetune_operator.api.finetunejobstatus import STAGES
 from finetune_operator.api.objects import ApiObject, Metadata
-from finetune_operator.api.sources import Source, SourceError, parse_source
+from finetune_operator.core.sources import Source, SourceError, parse_source
+from finetune_operator.render import names
 
 OWNER_NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -10,8 +10,8 @@ import pytest
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.plan import Emit, Plan
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Emit, Plan
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.plan import plan
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.plan import Apply, Create, Delete, Emit, Patch, Plan
+from finetune_operator.core.actions import Apply, Create, Delete, Emit, Patch, Plan
 from finetune_operator.runtime.client import ApiError
 from finetune_operator.runtime.events import Recorder
 from finetune_operator.runtime.executor import Executor, Outcome

@@ -11,7 +11,7 @@ from finetune_operator.runtime.store import Store
 from finetune_operator.runtime.stores import Stores
 
 RUNS = "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs"
-OWNED = {"metadata": {"ownerReferences": [{"uid": "u"}]}}
+OWNED = {"metadata": {"ownerReferences": [{"uid": "u", "controller": True}]}}
 
 
 async def nothing(address: str, port: int, path: str) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.settings import SettingsError
 from finetune_operator.app import require_crds
+from finetune_operator.contracts.settings import SettingsError
 from finetune_operator.runtime.process import StartError
 from finetune_operator.settings import load_settings
 

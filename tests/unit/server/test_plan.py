@@ -10,8 +10,8 @@ import pytest
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.api.plan import Apply, Manifest, Patch, Plan
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Apply, Manifest, Patch, Plan
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.plan import plan
 from finetune_operator.serving.wanted import wanted_versions

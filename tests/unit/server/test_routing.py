@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.api.contracts import ManifestBase
+from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.routing import (
     EMPTY,

@@ -13,8 +13,8 @@ from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
-from finetune_operator.api.plan import Create, Delete, Emit, Patch, Plan
-from finetune_operator.api.settings import Settings
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Create, Delete, Emit, Patch, Plan
 from finetune_operator.stages.observed import Observed
 from finetune_operator.stages.plan import plan
 

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.stages.calibration import calibration
-from finetune_operator.stages.cost import spent
-from finetune_operator.stages.hold import held, seconds
+from finetune_operator.stages.money import calibration, held, seconds, spent
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation, merged, result_of
 from tests.unit.stages.test_invariants import MOVES, assert_at_rest, play
 

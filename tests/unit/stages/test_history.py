@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.plan import Delete
+from finetune_operator.core.actions import Delete
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation, result_of
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
-from finetune_operator.api.plan import Emit
+from finetune_operator.core.actions import Emit
+from finetune_operator.core.manifests import finished
 from finetune_operator.stages.observed import Observed
-from finetune_operator.stages.outcome import finished
 from finetune_operator.stages.plan import plan
 from tests.unit.stages.kubernetes_simulation import SETTINGS, SPEC, KubernetesSimulation, result_of
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.settings import S3
-from finetune_operator.stages.outcome import outcome_of
+from finetune_operator.contracts.settings import S3
+from finetune_operator.observe.outcome import outcome_of
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation, result_of
 
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")

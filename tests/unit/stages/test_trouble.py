@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.stages.outcome import outcome_of
+from finetune_operator.observe.outcome import outcome_of
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation, result_of
 
 Object = dict[str, Any]
@@ -90,7 +90,7 @@ OUTCOMES = [
         "Cause: a node went",
         id="an interrupted stage says by whom",
     ),
-    pytest.param(FAILED, [pod(code=139)], "Unknown", "exit code 139", id="a crash without a word"),
+    pytest.param(FAILED, [pod(code=139)], "Unknown", "code 139", id="a crash without a word"),
     pytest.param(FAILED, [], "ResultLost", "backoff limit", id="no pod left"),
     pytest.param(
         COMPLETE,

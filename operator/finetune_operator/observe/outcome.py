@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_operator.api.plan import Manifest
-from finetune_operator.stages.reading import condition, integer, is_true, items, mapping, text
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import (
+    condition,
+    index_of,
+    integer,
+    is_true,
+    items,
+    mapping,
+    name_of,
+    text,
+    unfinished,
+)
 
 RETRIED = frozenset({"Interrupted", "Preempted", "NodeLost", "ChildDeleted", "ResultLost", "Unknown"})
 """Failures that say nothing about the input, so another attempt may do better."""
@@ -31,11 +41,10 @@ _TELLING = (
     "ChildDeleted",
 )
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"})
-INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttemptOutcome:
     """A recorded end of an attempt; `summary` has the shapes of docs/architecture.md."""
 
     succeeded: bool
@@ -44,7 +53,7 @@ class Outcome:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-def outcome_of(stage: str, job: Manifest | None, pods: Sequence[Manifest]) -> Outcome | None:
+def outcome_of(stage: str, job: Manifest | None, pods: Sequence[Manifest]) -> AttemptOutcome | None:
     """How the attempt ended, None while it goes on. `job` is None once the Job is gone.
 
     A pod that still runs after its Job is gone is waited for: two attempts must never share a workspace.
@@ -58,37 +67,18 @@ def outcome_of(stage: str, job: Manifest | None, pods: Sequence[Manifest]) -> Ou
     return None
 
 
-def finished(job: Manifest) -> bool:
-    """Whether the Job has come to its end."""
-    return is_true(job, "Complete") or is_true(job, "Failed")
+def _child_deleted() -> AttemptOutcome:
+    return AttemptOutcome(False, "ChildDeleted", "The Job was deleted before its result was read.")
 
 
-def unfinished(pods: Sequence[Manifest]) -> list[Manifest]:
-    """The pods that may still write."""
-    return [pod for pod in pods if text(pod, "status", "phase") not in ("Succeeded", "Failed")]
-
-
-def index_of(pod: Manifest) -> int:
-    """The completion index (the rank of the node), 0 when the pod carries none."""
-    carried = text(pod, "metadata", "annotations", INDEX) or text(pod, "metadata", "labels", INDEX)
-    return int(carried) if carried.isascii() and carried.isdigit() else 0
-
-
-def name_of(manifest: Manifest) -> str:
-    """The object's name for messages."""
-    return text(manifest, "metadata", "name") or "(unnamed)"
-
-
-def _child_deleted() -> Outcome:
-    return Outcome(False, "ChildDeleted", "The Job of this attempt was deleted before its result was read.")
-
-
-def _result_lost(detail: str = "") -> Outcome:
+def _result_lost(detail: str = "") -> AttemptOutcome:
     said = f" ({detail.rstrip('.')})" if detail else ""
-    return Outcome(False, "ResultLost", f"The Job ended{said}, but no pod is left that tells its result.")
+    return AttemptOutcome(
+        False, "ResultLost", f"The Job ended{said}, but no pod is left to read its result from."
+    )
 
 
-def _of_pods(stage: str, pods: Sequence[Manifest], otherwise: Outcome) -> Outcome:
+def _of_pods(stage: str, pods: Sequence[Manifest], otherwise: AttemptOutcome) -> AttemptOutcome:
     ended = sorted(pods, key=index_of)
     first = next((_reported(stage, pod) for pod in ended if index_of(pod) == 0), None)
     if first is not None and first.succeeded:
@@ -99,18 +89,18 @@ def _of_pods(stage: str, pods: Sequence[Manifest], otherwise: Outcome) -> Outcom
     return min(told, key=_rank, default=otherwise)
 
 
-def _rank(outcome: Outcome) -> int:
+def _rank(outcome: AttemptOutcome) -> int:
     return _TELLING.index(outcome.reason) if outcome.reason in _TELLING else _TELLING.index("Unknown")
 
 
-def _of_pod(stage: str, pod: Manifest) -> Outcome | None:
+def _of_pod(stage: str, pod: Manifest) -> AttemptOutcome | None:
     reported = _reported(stage, pod)
     if reported is not None:
         return _with_disruption(reported, pod)
     return _out_of_memory(pod) or _disrupted(pod) or _crashed(pod)
 
 
-def _reported(stage: str, pod: Manifest) -> Outcome | None:
+def _reported(stage: str, pod: Manifest) -> AttemptOutcome | None:
     for container in items(pod, "status", "containerStatuses"):
         outcome = parse_result(stage, text(container, "state", "terminated", "message"))
         if outcome is not None:
@@ -118,7 +108,7 @@ def _reported(stage: str, pod: Manifest) -> Outcome | None:
     return None
 
 
-def parse_result(stage: str, message: str) -> Outcome | None:
+def parse_result(stage: str, message: str) -> AttemptOutcome | None:
     """The result in a termination message, None when it is none of this stage."""
     try:
         document = json.loads(message)
@@ -127,7 +117,7 @@ def parse_result(stage: str, message: str) -> Outcome | None:
     known = isinstance(document, Mapping) and document.get("schemaVersion") == 1
     if not known or text(document, "stage") != stage or not text(document, "reason"):
         return None
-    return Outcome(
+    return AttemptOutcome(
         succeeded=document.get("outcome") == "Succeeded",
         reason=text(document, "reason"),
         message=text(document, "message"),
@@ -135,20 +125,20 @@ def parse_result(stage: str, message: str) -> Outcome | None:
     )
 
 
-def _with_disruption(outcome: Outcome, pod: Manifest) -> Outcome:
+def _with_disruption(outcome: AttemptOutcome, pod: Manifest) -> AttemptOutcome:
     """An interrupted stage says that it was asked to stop; the pod says by whom."""
     why = text(condition(pod, "DisruptionTarget"), "message") or text(pod, "status", "message")
     if outcome.reason != "Interrupted" or not why:
         return outcome
-    return Outcome(False, outcome.reason, f"{outcome.message} Cause: {why}", outcome.summary)
+    return AttemptOutcome(False, outcome.reason, f"{outcome.message} Cause: {why}", outcome.summary)
 
 
-def _out_of_memory(pod: Manifest) -> Outcome | None:
+def _out_of_memory(pod: Manifest) -> AttemptOutcome | None:
     containers = items(pod, "status", "containerStatuses")
     for container in (*containers, *items(pod, "status", "initContainerStatuses")):
         ended = mapping(container, "state", "terminated") or mapping(container, "lastState", "terminated")
         if text(ended, "reason") == "OOMKilled":
-            return Outcome(False, "OutOfMemory", _memory_advice(pod, text(container, "name")))
+            return AttemptOutcome(False, "OutOfMemory", _memory_advice(pod, text(container, "name")))
     return None
 
 
@@ -170,26 +160,28 @@ def _chose_processes(container: Mapping[str, Any]) -> bool:
     return told.get("FT_NODES") == "1" and "FT_PROCESSES" not in told
 
 
-def _disrupted(pod: Manifest) -> Outcome | None:
+def _disrupted(pod: Manifest) -> AttemptOutcome | None:
     disruption = condition(pod, "DisruptionTarget")
     reason = text(disruption, "reason") or text(pod, "status", "reason")
     why = text(disruption, "message") or text(pod, "status", "message") or reason
     if reason in _NODE_GONE:
         node = text(pod, "spec", "nodeName") or "its node"
-        return Outcome(False, "NodeLost", f"Pod {name_of(pod)} was lost with {node}: {why}")
+        return AttemptOutcome(False, "NodeLost", f"Pod {name_of(pod)} was lost with {node}: {why}")
     if reason:
-        return Outcome(False, "Preempted", f"Pod {name_of(pod)} was stopped from outside: {why}")
+        return AttemptOutcome(False, "Preempted", f"Pod {name_of(pod)} was stopped from outside: {why}")
     if text(pod, "metadata", "deletionTimestamp"):
         # The Job controller deletes the rest of a gang too, so this never outranks what another pod tells.
-        return Outcome(False, "ChildDeleted", f"Pod {name_of(pod)} was deleted before it told its result.")
+        return AttemptOutcome(False, "ChildDeleted", f"Pod {name_of(pod)} was deleted before it reported.")
     return None
 
 
-def _crashed(pod: Manifest) -> Outcome | None:
+def _crashed(pod: Manifest) -> AttemptOutcome | None:
     for container in items(pod, "status", "containerStatuses"):
         ended = mapping(container, "state", "terminated")
         code = integer(ended, "exitCode")
         if code:
             who = f"Container {text(container, 'name')} of pod {name_of(pod)}"
-            return Outcome(False, "Unknown", f"{who} ended with exit code {code} and no result; see its log.")
+            return AttemptOutcome(
+                False, "Unknown", f"{who} exited with code {code} and no result; see its log."
+            )
     return None

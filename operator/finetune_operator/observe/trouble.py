@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.plan import Manifest
-from finetune_operator.api.settings import Settings
-from finetune_operator.stages.credentials import Credential, credentials
-from finetune_operator.stages.outcome import Outcome, index_of, name_of, unfinished
-from finetune_operator.stages.reading import condition, integer, items, mapping, moment, text
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import (
+    condition,
+    index_of,
+    integer,
+    items,
+    mapping,
+    moment,
+    name_of,
+    text,
+    unfinished,
+)
+from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.credentials import Credential, credentials
 
 PULL_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
@@ -32,9 +42,9 @@ class Trouble:
     message: str
     since: datetime | None = None
     patience_seconds: float | None = None
-    fatal: Outcome | None = None
+    fatal: AttemptOutcome | None = None
 
-    def outcome(self, now: datetime, noted: datetime) -> Outcome | None:
+    def outcome(self, now: datetime, noted: datetime) -> AttemptOutcome | None:
         """The end of the attempt, once waiting has no use; `noted` is when the trouble was first seen."""
         if self.fatal is not None or self.patience_seconds is None:
             return self.fatal
@@ -43,7 +53,7 @@ class Trouble:
             return None
         seconds = int((now - begun).total_seconds())
         message = f"{self.message} This has lasted {seconds} s, longer than the administrator allows."
-        return Outcome(False, self.reason, message)
+        return AttemptOutcome(False, self.reason, message)
 
 
 def trouble_of(
@@ -134,7 +144,7 @@ def _engine(pod: Manifest, container: Manifest) -> Iterator[Trouble]:
     if killed:
         message = f"The engine of pod {name_of(pod)} needs more memory; raise spec.resources.memory."
     reason = "OutOfMemory" if killed else "EngineFailed"
-    yield Trouble(reason, message, fatal=Outcome(False, reason, message))
+    yield Trouble(reason, message, fatal=AttemptOutcome(False, reason, message))
 
 
 def _volumes(job: FineTuneJob, pod: Manifest, now: datetime) -> Iterator[Trouble]:

@@ -10,10 +10,10 @@ import json
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.settings import Settings
-from finetune_operator.stages.amounts import engine_resources
-from finetune_operator.stages.pod import Container, container
-from finetune_operator.stages.volumes import WORKSPACE, Mounts, add_base, add_shared_memory, workspace_claim
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.render.pod import Container, container
+from finetune_operator.render.resources import engine_resources
+from finetune_operator.render.volumes import WORKSPACE, Mounts, add_base, add_shared_memory, workspace_claim
 
 SOCKET_FOLDER = "/run/engine"
 SOCKET = f"{SOCKET_FOLDER}/engine.sock"

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.restricted import container_security, pod_security
-from finetune_operator.api.settings import Settings
-from finetune_operator.stages.amounts import node_selector
-from finetune_operator.stages.volumes import JOB_FILE, Mounts
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.render.resources import node_selector
+from finetune_operator.render.security import container_security, pod_security
+from finetune_operator.render.volumes import JOB_FILE, Mounts
 
 PROGRESS_PORT = 8080
 GRACE_SECONDS = 30
@@ -18,7 +18,7 @@ Container = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Parts:
+class PodParts:
     """What distinguishes the pods of one stage: the rest is the same for all.
 
     `command` is the trainer's subcommand, `env` what the main container gets beyond the common variables;
@@ -35,7 +35,7 @@ class Parts:
     subdomain: str | None = None
 
 
-def pod_spec(job: FineTuneJob, settings: Settings, stage: str, parts: Parts) -> dict[str, Any]:
+def pod_spec(job: FineTuneJob, settings: Settings, stage: str, parts: PodParts) -> dict[str, Any]:
     """The pod template's spec."""
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
@@ -67,7 +67,7 @@ def container(name: str, image: str, settings: Settings, env: dict[str, str]) ->
     }
 
 
-def _main(settings: Settings, stage: str, parts: Parts) -> Container:
+def _main(settings: Settings, stage: str, parts: PodParts) -> Container:
     env = {"HF_HUB_OFFLINE": "1", **parts.env}
     if stage == "prepare":
         del env["HF_HUB_OFFLINE"]  # the one stage that fetches

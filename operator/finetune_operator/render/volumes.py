@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.names import workspace_name
-from finetune_operator.api.sources import Source, parse_source
-from finetune_operator.stages.credentials import CREDENTIALS, Credential, credentials
+from finetune_operator.core.sources import Source, parse_source
+from finetune_operator.render.credentials import CREDENTIALS, Credential, credentials
+from finetune_operator.render.names import workspace_name
 
 JOB_FOLDER = "/etc/finetune/job"
 JOB_FILE = f"{JOB_FOLDER}/job.json"

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.api.contracts import JobBudget, JobCalibration, JobDocument, PublishSpec, job_spec
-from finetune_operator.api.digests import input_digest, spec_digest
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.api.names import UID_LABEL, labels, stage_labels, workspace_name
-from finetune_operator.api.plan import Manifest
-from finetune_operator.api.settings import Settings
-from finetune_operator.stages.accelerator import accelerator, other_gpus
-from finetune_operator.stages.pod import PROGRESS_PORT, Parts, pod_spec
-from finetune_operator.stages.reading import text
+from finetune_operator.contracts.digests import input_digest, spec_digest
+from finetune_operator.contracts.documents import (
+    JobBudget,
+    JobCalibration,
+    JobDocument,
+    PublishSpec,
+    job_spec,
+)
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import text
+from finetune_operator.render.names import UID_LABEL, labels, stage_labels, workspace_name
+from finetune_operator.render.pod import PROGRESS_PORT, PodParts, pod_spec
+from finetune_operator.render.resources import accelerator, other_gpus
 
 DEFAULT_WORKSPACE_SIZE = "50Gi"
 
 
-def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Parts) -> Manifest:
+def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
     """The Job of an attempt, suspended: its ConfigMap can be owned by it only once it has a uid.
 
     An Indexed Job runs one pod per node and none twice (podReplacementPolicy Failed); any failure ends it,
