@@ -58,7 +58,13 @@ class S3(_Part):
 
 
 class Settings(_Part):
-    """All settings; durations in seconds. `env` and `engine_args` reach every pod and every engine."""
+    """All settings; durations in seconds. `env` and `engine_args` reach every pod and every engine.
+
+    `stuck_deadline_seconds` is how long a pod may hold its node and not run (volumes, containers, a dead node,
+    the rest of its gang missing), `hang_deadline_seconds` how long at least a running stage may stand still;
+    then its GPUs are let go and another attempt follows. `ttl_seconds_after_finished` is for runs whose spec
+    says nothing.
+    """
 
     images: Images
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -69,6 +75,9 @@ class Settings(_Part):
     engine_args: tuple[str, ...] = ()
     image_pull_deadline_seconds: int = Field(600, ge=1)
     unschedulable_deadline_seconds: int = Field(86400, ge=1)
+    stuck_deadline_seconds: int = Field(1800, ge=60)
+    hang_deadline_seconds: int = Field(1800, ge=60)
+    ttl_seconds_after_finished: int | None = Field(None, ge=0)
     progress_seconds: float = Field(10, ge=1)
 
     def gpu_type(self, name: str | None) -> GpuType | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.core.actions import Refusal
 
 
 @dataclass(frozen=True)
@@ -16,3 +17,4 @@ class Observed:
     deployment: AdapterDeployment
     job: FineTuneJob | None
     server: ModelServer | None
+    refusal: Refusal | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.core.actions import Manifest
+from finetune_operator.core.actions import Manifest, Refusal
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,4 @@ class Observed:
     claims: Mapping[str, Manifest] = field(default_factory=dict)
     service: Manifest | None = None
     policy: Manifest | None = None
+    refusal: Refusal | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.core.actions import Manifest
+from finetune_operator.core.actions import Manifest, Refusal
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Observed:
     sources and in the destination, a missing one being an absent key. `configmaps` names the source
     ConfigMaps that exist (`name`) and their keys (`name/key`). `progress` is the last document that the
     running stage served, None when it serves none. `runs` are the FineTuneJobs of the namespace, read only
-    when the job.json of prepare is about to be written.
+    when the job.json of prepare is about to be written. `refusal` is what the API server refused when the plan
+    of a moment ago was executed.
     """
 
     job: FineTuneJob
@@ -29,3 +30,4 @@ class Observed:
     configmaps: frozenset[str] = frozenset()
     progress: Mapping[str, Any] | None = None
     runs: tuple[Manifest, ...] = ()
+    refusal: Refusal | None = None
