@@ -60,8 +60,8 @@ class S3(_Part):
 class Settings(_Part):
     """All settings; durations in seconds. `env` and `engine_args` reach every pod and every engine.
 
-    `stuck_deadline_seconds` is how long a pod may hold its node and not run (volumes, containers, a dead node,
-    the rest of its gang missing), `hang_deadline_seconds` how long at least a running stage may stand still;
+    `stuck_deadline_seconds` is how long a pod may hold its node without running (volumes, containers, node,
+    rest of its gang), `hang_deadline_seconds` how long at least a running stage may stand still;
     then its GPUs are let go and another attempt follows. `ttl_seconds_after_finished` is for runs whose spec
     says nothing.
     """

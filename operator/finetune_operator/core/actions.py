@@ -58,7 +58,7 @@ class Emit:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A child that the API server refused for good when it was last written (quota, webhook, role, name taken).
+    """A child that the API server refused for good at the last write (quota, webhook, role, name taken).
 
     `reason` is Refused, or NameConflict where an object of somebody else has the name; `message` is a
     sentence with the server's words. It is observed like anything else: the plan shows it in the status.

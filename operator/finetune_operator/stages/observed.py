@@ -19,8 +19,8 @@ class Observed:
     sources and in the destination, a missing one being an absent key. `configmaps` names the source
     ConfigMaps that exist (`name`) and their keys (`name/key`). `progress` is the last document that the
     running stage served, None when it serves none. `runs` are the FineTuneJobs of the namespace, read only
-    when the job.json of prepare is about to be written. `refusal` is what the API server refused when the plan
-    of a moment ago was executed.
+    when the job.json of prepare is about to be written. `refusal` is what the API server refused of the plan
+    before this one.
     """
 
     job: FineTuneJob
