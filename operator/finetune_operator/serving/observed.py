@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
@@ -13,7 +14,9 @@ from finetune_operator.core.actions import Manifest, Refusal
 
 @dataclass(frozen=True)
 class PodState:
-    """One serving pod and what its agent says of itself (None while unreachable)."""
+    """One serving pod and what its agent says of itself; `state` is None while the agent does not answer, and
+    `state_at` is when it last did.
+    """
 
     name: str
     uid: str
@@ -21,6 +24,7 @@ class PodState:
     terminating: bool
     pod: Manifest
     state: Mapping[str, Any] | None
+    state_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
@@ -17,10 +18,11 @@ class Observed:
     `jobs` holds every child Job by name and `pods` the pods of each child Job by the Job's name (also of Jobs
     that are gone); `claims` holds the PersistentVolumeClaims by name: the workspace and those in pvc://
     sources and in the destination, a missing one being an absent key. `configmaps` names the source
-    ConfigMaps that exist (`name`) and their keys (`name/key`). `progress` is the last document that the
-    running stage served, None when it serves none. `runs` are the FineTuneJobs of the namespace, read only
-    when the job.json of prepare is about to be written. `refusal` is what the API server refused of the plan
-    before this one.
+    ConfigMaps that exist (`name`) and their keys (`name/key`). Both show objects of users only until a stage
+    that needs them starts: claims while no attempt runs, ConfigMaps before prepare. `progress` is the last
+    document that the running stage served and `progress_at` when it was last answered, None before that.
+    `runs` are the finished FineTuneJobs of the namespace that measured an MFU, shown only when the job.json
+    of prepare is about to be written. `refusal` is what the API server refused of the plan before this one.
     """
 
     job: FineTuneJob
@@ -31,3 +33,4 @@ class Observed:
     progress: Mapping[str, Any] | None = None
     runs: tuple[Manifest, ...] = ()
     refusal: Refusal | None = None
+    progress_at: datetime | None = None

@@ -1,0 +1,38 @@
+"""Observes an AdapterDeployment: the run and the server that it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_operator.api.adapterdeployment import AdapterDeployment
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.rollout.observed import Observed
+from finetune_operator.runtime.client import Object
+from finetune_operator.runtime.owners import Owners
+from finetune_operator.runtime.resources import Key
+
+
+@dataclass(frozen=True)
+class RolloutObserver:
+    """All that it names are objects of ours."""
+
+    owners: Owners
+
+    async def __call__(self, owner: Object) -> Observed:
+        """Read everything that the plan for this deployment may look at."""
+        deployment = AdapterDeployment.model_validate(owner)
+        reference = deployment.spec.adapter.fine_tune_job_ref
+        job = None if reference is None else self._named(deployment, "FineTuneJob", reference.name)
+        server = self._named(deployment, "ModelServer", deployment.spec.server_ref.name)
+        return Observed(
+            deployment,
+            None if job is None else FineTuneJob.model_validate(job),
+            None if server is None else ModelServer.model_validate(server),
+        )
+
+    def forget(self, key: Key) -> None:
+        """Nothing is kept of a deployment."""
+
+    def _named(self, deployment: AdapterDeployment, kind: str, name: str) -> Object | None:
+        return self.owners.get(Key(kind, deployment.metadata.namespace, name))
