@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from finetune_operator.runtime.logs import configure
+from finetune_operator.runtime.process.logs import configure
 
 log = logging.getLogger("finetune_operator")
 
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     from finetune_operator.app import Options, run
     from finetune_operator.contracts.settings import SettingsError
     from finetune_operator.runtime.client import ApiError
-    from finetune_operator.runtime.process import EndedError, StartError
+    from finetune_operator.runtime.process.lifecycle import EndedError, StartError
     from finetune_operator.settings import load_settings
 
     namespace = None if options.namespace == "all" else options.namespace

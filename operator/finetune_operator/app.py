@@ -17,9 +17,9 @@ from finetune_operator.runtime.events import Recorder
 from finetune_operator.runtime.fetch import PodReader
 from finetune_operator.runtime.kube import KubernetesApi, load_configuration
 from finetune_operator.runtime.metrics import Metrics
-from finetune_operator.runtime.process import EndedError, Parts, Process, StartError, waker
+from finetune_operator.runtime.process.lifecycle import EndedError, Parts, Process, StartError, waker
 from finetune_operator.runtime.reconciler import Reconciler
-from finetune_operator.runtime.reflector import Reflector
+from finetune_operator.runtime.cache.reflector import Reflector
 from finetune_operator.runtime.resources import (
     DEPLOYMENT,
     GROUP,
@@ -30,7 +30,7 @@ from finetune_operator.runtime.resources import (
     VERSION,
     Resource,
 )
-from finetune_operator.runtime.store import Store
+from finetune_operator.runtime.cache.store import Store
 from finetune_operator.runtime.stores import Stores
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import kopf
 
 from finetune_operator.runtime.kube import authorization
-from finetune_operator.runtime.process import Process, StartError
+from finetune_operator.runtime.process.lifecycle import Process, StartError
 from finetune_operator.runtime.resources import OURS
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.runtime.observe_job import JobObserver
-from finetune_operator.runtime.store import Store
+from finetune_operator.runtime.cache.store import Store
 from finetune_operator.runtime.stores import Stores
 
 RUNS = "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs"

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 
 from finetune_operator.runtime.fetch import MAX_BYTES, PodReader
-from finetune_operator.runtime.http import HealthServer
-from finetune_operator.runtime.logs import JsonFormatter
+from finetune_operator.runtime.process.health import HealthServer
+from finetune_operator.runtime.process.logs import JsonFormatter
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Key
-from finetune_operator.runtime.tasks import LagMonitor, Supervisor
+from finetune_operator.runtime.process.tasks import LagMonitor, Supervisor
 
 
 async def test_a_task_that_dies_ends_the_process() -> None:

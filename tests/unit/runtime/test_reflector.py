@@ -11,9 +11,9 @@ import pytest
 
 from finetune_operator.runtime import reflector as module
 from finetune_operator.runtime.metrics import Metrics
-from finetune_operator.runtime.reflector import Reflector
+from finetune_operator.runtime.cache.reflector import Reflector
 from finetune_operator.runtime.resources import JOB
-from finetune_operator.runtime.store import Store
+from finetune_operator.runtime.cache.store import Store
 
 JOBS = "/apis/batch/v1/jobs"
 

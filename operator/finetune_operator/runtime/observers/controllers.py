@@ -15,10 +15,10 @@ from finetune_operator.runtime.observers.jobs import JobObserver
 from finetune_operator.runtime.observers.lookups import Lookups
 from finetune_operator.runtime.observers.rollouts import RolloutObserver
 from finetune_operator.runtime.observers.servers import ServerObserver
-from finetune_operator.runtime.owners import Owners
+from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.pods import Poller
 from finetune_operator.runtime.resources import Key
-from finetune_operator.runtime.store import Stores
+from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.serving.plan import plan as plan_server
 from finetune_operator.stages.plan import plan as plan_job
 

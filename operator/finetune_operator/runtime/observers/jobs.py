@@ -13,10 +13,10 @@ from finetune_operator.core.sources import Source, SourceError, parse_source
 from finetune_operator.render.names import workspace_name
 from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.observers.lookups import Lookups
-from finetune_operator.runtime.owners import Owners
+from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.pods import SILENT, Answer, Poller
 from finetune_operator.runtime.resources import JOB, POD, Key
-from finetune_operator.runtime.store import Stores, labelled_uid
+from finetune_operator.runtime.cache.store import Stores, labelled_uid
 from finetune_operator.stages.observed import Observed
 
 FINAL = frozenset({"Succeeded", "Failed"})

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import controller_uid, label, text, uid_of
 from finetune_operator.render.names import UID_LABEL
-from finetune_operator.runtime import projections
+from finetune_operator.runtime.cache import projections
 
 _Name: TypeAlias = tuple[str, str]
 

@@ -14,7 +14,7 @@ from finetune_operator.core.manifests import integer, mapping, text
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Resource
-from finetune_operator.runtime.store import Store
+from finetune_operator.runtime.cache.store import Store
 
 FIRST_PAUSE_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 30.0

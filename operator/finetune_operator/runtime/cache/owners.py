@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import mapping, text
-from finetune_operator.runtime.arrivals import Arrivals, is_newer
+from finetune_operator.runtime.cache.arrivals import Arrivals, is_newer
 from finetune_operator.runtime.client import Object
-from finetune_operator.runtime.references import References
+from finetune_operator.runtime.cache.references import References
 from finetune_operator.runtime.resources import Key
 
 

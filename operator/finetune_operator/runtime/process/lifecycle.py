@@ -10,14 +10,14 @@ from typing import Any
 
 from finetune_operator.core.actions import Manifest
 from finetune_operator.runtime.fetch import PodReader
-from finetune_operator.runtime.http import HealthServer
+from finetune_operator.runtime.process.health import HealthServer
 from finetune_operator.runtime.kube import KubernetesApi
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.reconciler import Reconciler
-from finetune_operator.runtime.references import References
-from finetune_operator.runtime.reflector import Reflector
+from finetune_operator.runtime.cache.references import References
+from finetune_operator.runtime.cache.reflector import Reflector
 from finetune_operator.runtime.resources import Key, owner_key
-from finetune_operator.runtime.tasks import LagMonitor, Supervisor
+from finetune_operator.runtime.process.tasks import LagMonitor, Supervisor
 
 WORKERS = 8
 DRAIN_SECONDS = 20.0
