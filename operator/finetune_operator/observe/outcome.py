@@ -1,4 +1,4 @@
-"""How an attempt ended: from its Job and pods to one of the failure classes of docs/contracts.md, "Result"."""
+"""How an attempt ended: from its Job and pods to a failure class of docs/contracts.md, "Result"."""
 
 from __future__ import annotations
 
