@@ -147,6 +147,9 @@ class MemoryPlan(ApiModel):
     offload: str | None = Field(
         None, description="What waits in the memory of the node: None, Optimizer or All.", max_length=16
     )
+    scoring_gpus: int | None = Field(
+        None, description="GPUs that the base needs to be scored; the engine shares it over them.", ge=0
+    )
     checkpoint_bytes: int | None = Field(
         None, description="Expected size of a checkpoint; the workspace holds two.", ge=0
     )
@@ -231,12 +234,27 @@ class Artifact(ApiModel):
     verdict: str | None = Field(None, description="The verdict in its manifest.", max_length=64)
 
 
+class Pinned(ApiModel):
+    """The images and engine arguments that the run started with: base and tuned model are scored alike."""
+
+    trainer_image: str = Field(description="Image of the stages.", max_length=512)
+    serving_image: str = Field(description="Image of the engine that scores.", max_length=512)
+    engine_args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="The administrator's arguments for the engine.", max_length=64
+    )
+
+
 class FineTuneJobStatus(Status):
     """How the run stands."""
 
     stage: str | None = Field(None, description="What the run is doing, for display.", max_length=64)
     progress: Progress | None = Field(None, description="How far the running stage is.")
     attempts: tuple[Attempt, ...] = Field((), description="Every try at a stage, in order.", max_length=256)
+    pinned: Pinned | None = Field(
+        None,
+        description="Images and engine arguments of the run, from its first attempt on; an upgrade of the "
+        "operator does not change them.",
+    )
     resolved: Resolved | None = Field(None, description="What the run really uses.")
     plan: MemoryPlan | None = Field(None, description="How training uses the memory of each GPU.")
     cost: Cost | None = Field(None, description="What the run is expected to cost, and what it has cost.")
