@@ -163,7 +163,9 @@ class KubernetesApi:
             **({"labelSelector": selector} if selector else {}),
         }
         try:
-            async with await self._send(Request("GET", resource.path(namespace), query), WATCH_TIMEOUT) as answer:
+            async with await self._send(
+                Request("GET", resource.path(namespace), query), WATCH_TIMEOUT
+            ) as answer:
                 async for line in _lines(answer.content):
                     yield json.loads(line)
         except ApiError:
@@ -257,7 +259,7 @@ class KubernetesApi:
         finally:
             self._observe(verb, status)
 
-    async def _send(self, request: Request, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+    async def _send(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         """The response once its headers are there; raises ApiError unless it is 2xx."""
         headers = {"Accept": request.accept, **await self._authorization()}
         if request.body is not None:
@@ -270,7 +272,7 @@ class KubernetesApi:
             params=request.query,
             data=None if request.body is None else json.dumps(request.body).encode(),
             headers=headers,
-            timeout=timeout,
+            timeout=limits,
             allow_redirects=False,
             server_hostname=self._configuration.server_name,
         )

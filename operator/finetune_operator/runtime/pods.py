@@ -16,7 +16,16 @@ from typing import Any, Protocol
 import aiohttp
 
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import address, index_of, integer, items, label, terminating, text, uid_of
+from finetune_operator.core.manifests import (
+    address,
+    index_of,
+    integer,
+    items,
+    label,
+    terminating,
+    text,
+    uid_of,
+)
 from finetune_operator.render.names import KIND_LABEL, STAGE_LABEL
 from finetune_operator.runtime.queue import QueueClosedError, WorkQueue
 from finetune_operator.runtime.resources import Key, owner_key

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
+from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.client import Api, Json, Object
 from finetune_operator.runtime.metrics import Metrics
-from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.resources import Key, own_resource
 
 # These change with every look at a running stage. A thousand runs may not cost a thousand writes each time.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.runtime.cache.arrivals import Arrivals, is_newer
-from finetune_operator.runtime.client import Object
 from finetune_operator.runtime.cache.references import References
+from finetune_operator.runtime.client import Object
 from finetune_operator.runtime.resources import Key
 
 
@@ -39,7 +39,7 @@ class Owners:
     def __contains__(self, key: Key) -> bool:
         return key in self._entries
 
-    def keys(self) -> list[Key]:
+    def known(self) -> list[Key]:
         """The objects that exist."""
         return list(self._entries)
 

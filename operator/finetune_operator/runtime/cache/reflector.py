@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import integer, mapping, text
+from finetune_operator.runtime.cache.store import Store
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Resource
-from finetune_operator.runtime.cache.store import Store
 
 FIRST_PAUSE_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 30.0
@@ -38,7 +38,9 @@ class Watched:
 
 
 class Reflector:
-    """`on_change` hears every object that is new, changed or gone; `fresh_at` is when the watch last lived."""
+    """`on_change` hears of what is new, changed or gone (True); `fresh_at` is when the watch last
+    brought anything.
+    """
 
     def __init__(
         self,

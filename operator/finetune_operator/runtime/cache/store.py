@@ -79,7 +79,9 @@ class Store:
         """
         fresh = {_name(manifest): manifest for manifest in manifests}
         gone = [_read(entry) for name, entry in self._entries.items() if name not in fresh]
-        changed = [m for n, m in fresh.items() if n not in self._entries or self._entries[n].version != _version(m)]
+        changed = [
+            m for n, m in fresh.items() if n not in self._entries or self._entries[n].version != _version(m)
+        ]
         for manifest in gone:
             self.remove(manifest)
         for manifest in changed:
@@ -88,7 +90,7 @@ class Store:
 
 
 def labelled_uid(manifest: Manifest) -> str:
-    """The uid of the object of ours that a pod says it belongs to; who controls it is the reader's to check."""
+    """The uid of the object of ours that a pod names; who controls the pod is the reader's to check."""
     return label(manifest, UID_LABEL)
 
 

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Plan, Refusal
 from finetune_operator.rollout.plan import plan as plan_rollout
+from finetune_operator.runtime.cache.owners import Owners
+from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.observers.jobs import JobObserver
 from finetune_operator.runtime.observers.lookups import Lookups
 from finetune_operator.runtime.observers.rollouts import RolloutObserver
 from finetune_operator.runtime.observers.servers import ServerObserver
-from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.pods import Poller
 from finetune_operator.runtime.resources import Key
-from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.serving.plan import plan as plan_server
 from finetune_operator.stages.plan import plan as plan_job
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-O = TypeVar("O", bound="DataclassInstance")  # noqa: E741
+O = TypeVar("O", bound="DataclassInstance", covariant=True)  # noqa: E741
 Decide: TypeAlias = Callable[[Refusal | None], Plan]
 
 
@@ -84,6 +84,8 @@ def controllers(
     """The controller of each kind."""
     return {
         "FineTuneJob": Controller(JobObserver(api, owners, stores, lookups, poller), plan_job, settings, now),
-        "ModelServer": Controller(ServerObserver(owners, stores, lookups, poller), plan_server, settings, now),
+        "ModelServer": Controller(
+            ServerObserver(owners, stores, lookups, poller), plan_server, settings, now
+        ),
         "AdapterDeployment": Controller(RolloutObserver(owners), plan_rollout, settings, now),
     }

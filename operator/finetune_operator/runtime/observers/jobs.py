@@ -11,12 +11,12 @@ from finetune_operator.core import manifests
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.sources import Source, SourceError, parse_source
 from finetune_operator.render.names import workspace_name
+from finetune_operator.runtime.cache.owners import Owners
+from finetune_operator.runtime.cache.store import Stores, labelled_uid
 from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.observers.lookups import Lookups
-from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.pods import SILENT, Answer, Poller
 from finetune_operator.runtime.resources import JOB, POD, Key
-from finetune_operator.runtime.cache.store import Stores, labelled_uid
 from finetune_operator.stages.observed import Observed
 
 FINAL = frozenset({"Succeeded", "Failed"})
@@ -116,7 +116,9 @@ class JobObserver:
         return {**await self.lookups.claims(namespace, [*named, *filter(None, [workspace])]), **found}
 
     async def _configmaps(self, job: FineTuneJob) -> frozenset[str]:
-        prepared = any(a.stage == "prepare" and a.state in ("Running", "Succeeded") for a in job.status.attempts)
+        prepared = any(
+            a.stage == "prepare" and a.state in ("Running", "Succeeded") for a in job.status.attempts
+        )
         names = [] if prepared or _ended(job) else [s.name for s in _sources(job) if s.name is not None]
         return await self.lookups.configmaps(job.metadata.namespace, names)
 

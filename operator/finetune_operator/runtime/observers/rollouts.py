@@ -8,8 +8,8 @@ from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.rollout.observed import Observed
-from finetune_operator.runtime.client import Object
 from finetune_operator.runtime.cache.owners import Owners
+from finetune_operator.runtime.client import Object
 from finetune_operator.runtime.resources import Key
 
 

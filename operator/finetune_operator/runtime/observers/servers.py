@@ -10,12 +10,12 @@ from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core import manifests
 from finetune_operator.core.actions import Manifest
 from finetune_operator.render.names import manifest_name, server_name
+from finetune_operator.runtime.cache.owners import Owners
+from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.runtime.client import Object
 from finetune_operator.runtime.observers.lookups import Lookups
-from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.pods import Poller
 from finetune_operator.runtime.resources import Key
-from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims
 
