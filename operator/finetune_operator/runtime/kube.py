@@ -226,7 +226,7 @@ class KubernetesApi:
         items: list[Object] = []
         while True:
             page = await self._call("list", Request("GET", resource.path(namespace), query, accept=accept))
-            items += page["items"]
+            items += page["items"] or []  # null in an empty list of metadata
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 return items, metadata["resourceVersion"]

@@ -27,6 +27,7 @@ class FaultyApiServer:
         self.bodies: list[Any] = []
         self.faults: dict[tuple[str, str], deque[web.Response]] = defaultdict(deque)
         self.streams: deque[list[dict[str, Any] | bytes]] = deque()
+        self.watch_faults: deque[web.Response] = deque()
         self.watched_from: list[str] = []
         self.all_streams_used = asyncio.Event()
         self.version = 100
@@ -110,6 +111,8 @@ class FaultyApiServer:
         return web.json_response({"kind": "Status"})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
+        if self.watch_faults:
+            return self.watch_faults.popleft()
         self.watched_from.append(request.query["resourceVersion"])
         if not self.streams:
             self.all_streams_used.set()

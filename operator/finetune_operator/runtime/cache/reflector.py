@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from asyncio import sleep
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -132,4 +133,4 @@ class Reflector:
         self._failures += 1
         fields = {"resource": self.resource.plural, "error": str(error), "retry_seconds": pause}
         log.warning("watch lost", extra=fields)
-        await asyncio.sleep(pause)
+        await sleep(pause)

@@ -66,20 +66,21 @@ class Elector:
             raise ApiError(0, "NotLeading", "this replica does not hold the Lease, so it writes nothing")
 
     async def run(self) -> None:
-        """Take the Lease when it is free and renew it, until it is lost."""
-        while True:
-            begun = self._clock()
-            held = await self._try()
-            if held:
-                self._renewed_at = begun
-                self._lead()
-            elif self.leading.is_set() and self._is_lost():
-                self.leading.clear()
-                self._lost(
-                    f"the Lease {self._lease.name} was lost: another replica leads, or no renewal worked"
-                )
-                return
+        """Look until the Lease that was held is lost."""
+        while await self.look():
             await asyncio.sleep(RETRY_SECONDS * random.uniform(1.0, 1.2))  # noqa: S311
+
+    async def look(self) -> bool:
+        """Take the Lease when it is free, renew it when it is ours; False once it is lost."""
+        begun = self._clock()
+        if await self._try():
+            self._renewed_at = begun
+            self._lead()
+        elif self.leading.is_set() and self._is_lost():
+            self.leading.clear()
+            self._lost(f"the Lease {self._lease.name} was lost: another replica leads, or no renewal worked")
+            return False
+        return True
 
     async def release(self) -> None:
         """Let another replica lead at once; this one writes nothing any more."""
