@@ -74,7 +74,11 @@ async def test_a_fence_stops_writes_and_no_reads(server: Any) -> None:
     api = KubernetesApi(Configuration(server.url), lambda *_: None, closed)
     server.put(f"{JOBS}/a")
     assert await api.get(JOB, "demo", "a")
-    for write in (api.create(JOB, "demo", {}), api.delete(JOB, "demo", "a", "u"), api.patch(JOB, "demo", "a", {})):
+    for write in (
+        api.create(JOB, "demo", {}),
+        api.delete(JOB, "demo", "a", "u"),
+        api.patch(JOB, "demo", "a", {}),
+    ):
         with pytest.raises(ApiError, match="another replica leads"):
             await write
     await api.close()

@@ -22,7 +22,10 @@ OWNER = "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs/run"
 JOBS = "/apis/batch/v1/namespaces/demo/jobs"
 CONFIGMAPS = "/api/v1/namespaces/demo/configmaps"
 KEY = Key("FineTuneJob", "demo", "run")
-OURS = {"labels": {"finetune.dev/uid": "uid-run"}, "ownerReferences": [{"uid": "uid-run", "controller": True}]}
+OURS = {
+    "labels": {"finetune.dev/uid": "uid-run"},
+    "ownerReferences": [{"uid": "uid-run", "controller": True}],
+}
 JOB = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "demo", **OURS}}
 CONFIGMAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "demo", **OURS}}
 THEIRS = {"ownerReferences": [{"kind": "App", "name": "shop", "uid": "other", "controller": True}]}

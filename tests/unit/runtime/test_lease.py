@@ -29,7 +29,9 @@ class Replica:
     def __init__(self, api: Any, name: str, clock: Clock):
         self.failures: list[str] = []
         lease = LeaseName("system", "operator", name)
-        self.elector = Elector(api, lease, clock, lambda: START + timedelta(seconds=clock()), self.failures.append)
+        self.elector = Elector(
+            api, lease, clock, lambda: START + timedelta(seconds=clock()), self.failures.append
+        )
 
     async def look(self) -> bool:
         """One round; whether it leads afterwards."""
@@ -56,7 +58,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def pair(api: Any, clock: Clock) -> AsyncIterator[tuple[Replica, Replica]]:
-    yield Replica(api, "one", clock), Replica(api, "two", clock)
+    return Replica(api, "one", clock), Replica(api, "two", clock)
 
 
 async def test_the_first_takes_a_lease_that_is_not_there_and_the_second_waits(pair: Any, server: Any) -> None:
@@ -90,7 +92,9 @@ async def test_a_standby_that_has_just_started_does_not_trust_old_times(pair: An
     assert not await two.look(), "the first may have renewed a moment ago"
 
 
-async def test_a_leader_that_was_paused_writes_nothing_and_ends_when_it_wakes(pair: Any, clock: Clock) -> None:
+async def test_a_leader_that_was_paused_writes_nothing_and_ends_when_it_wakes(
+    pair: Any, clock: Clock
+) -> None:
     one, two = pair
     await one.look()
     await two.look()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from finetune_operator.runtime.observe_job import JobObserver
-from finetune_operator.runtime.cache.store import Store
 from finetune_operator.runtime.stores import Stores
+
+from finetune_operator.runtime.cache.store import Store
 
 RUNS = "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs"
 OWNED = {"metadata": {"ownerReferences": [{"uid": "u", "controller": True}]}}

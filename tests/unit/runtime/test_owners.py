@@ -20,7 +20,10 @@ NAMES = {"serverRef": {"name": "s"}, "adapter": {"fineTuneJobRef": {"name": "run
 
 
 def manifest(version: int, uid: str = "u", **parts: Any) -> dict[str, Any]:
-    return {"metadata": {"name": "run", "namespace": "demo", "uid": uid, "resourceVersion": str(version)}, **parts}
+    return {
+        "metadata": {"name": "run", "namespace": "demo", "uid": uid, "resourceVersion": str(version)},
+        **parts,
+    }
 
 
 class Clock:
@@ -126,7 +129,9 @@ _LISTS = [
 ]
 
 
-@pytest.mark.parametrize(("versions", "at", "gone", "owed"), [c[1:] for c in _LISTS], ids=[c[0] for c in _LISTS])
+@pytest.mark.parametrize(
+    ("versions", "at", "gone", "owed"), [c[1:] for c in _LISTS], ids=[c[0] for c in _LISTS]
+)
 def test_a_list_shows_what_a_watch_owes(
     owners: Owners, versions: dict[Key, str], at: str, gone: list[Key], owed: int
 ) -> None:

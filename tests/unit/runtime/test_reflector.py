@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 
 from finetune_operator.runtime.cache import reflector as module
-from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.cache.reflector import Reflector, Watched
-from finetune_operator.runtime.resources import JOB
 from finetune_operator.runtime.cache.store import Store
+from finetune_operator.runtime.metrics import Metrics
+from finetune_operator.runtime.resources import JOB
 
 JOBS = "/apis/batch/v1/jobs"
 
