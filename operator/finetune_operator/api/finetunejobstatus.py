@@ -190,7 +190,7 @@ class MemoryPlan(ApiModel):
         None, description="What waits in the memory of the node: None, Optimizer or All.", max_length=16
     )
     scoring_gpus: int | None = Field(
-        None, description="GPUs of the engine that scores the base and the tuned model.", ge=0
+        None, description="GPUs that the base needs to be scored; the engine shares it over them.", ge=0
     )
     checkpoint_bytes: int | None = Field(
         None, description="Expected size of a checkpoint; the workspace holds two.", ge=0
@@ -276,6 +276,16 @@ class Artifact(ApiModel):
     verdict: str | None = Field(None, description="The verdict in its manifest.", max_length=64)
 
 
+class Pinned(ApiModel):
+    """The images and engine arguments that the run started with: base and tuned model are scored alike."""
+
+    trainer_image: str = Field(description="Image of the stages.", max_length=512)
+    serving_image: str = Field(description="Image of the engine that scores.", max_length=512)
+    engine_args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="The administrator's arguments for the engine.", max_length=64
+    )
+
+
 class FineTuneJobStatus(Status):
     """How the run stands."""
 
@@ -285,6 +295,11 @@ class FineTuneJobStatus(Status):
         None, description="What keeps the current attempt from working; left out while it works."
     )
     attempts: tuple[Attempt, ...] = Field((), description="Every try at a stage, in order.", max_length=256)
+    pinned: Pinned | None = Field(
+        None,
+        description="Images and engine arguments of the run, from its first attempt on; an upgrade of the "
+        "operator does not change them.",
+    )
     resolved: Resolved | None = Field(None, description="What the run really uses.")
     plan: MemoryPlan | None = Field(None, description="How training uses the memory of each GPU.")
     cost: Cost | None = Field(None, description="What the run is expected to cost, and what it has cost.")

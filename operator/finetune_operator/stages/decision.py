@@ -67,6 +67,12 @@ class Decision:
         """The decision with more facts and actions."""
         return replace(self, facts=(*self.facts, *facts), actions=(*self.actions, *actions))
 
+    def ending_in(self, ending: Ending) -> Decision:
+        """The decision that also ends the run, with an event."""
+        kind: Literal["Normal", "Warning"] = "Normal" if ending.succeeded else "Warning"
+        told = event(kind, ending.reason, ending.message)
+        return replace(self, ending=ending, actions=(*self.actions, told))
+
 
 def event(kind: Literal["Normal", "Warning"], reason: str, message: str) -> Emit:
     """An event on the run."""
