@@ -23,7 +23,7 @@ SETTINGS = Settings.model_validate(
     {
         "images": {"trainer": "trainer:1", "serving": "serving:1"},
         "gpuTypes": {
-            "H200": {
+            "h200": {
                 "resourceName": "nvidia.com/gpu",
                 "nodeSelector": {"gpu": "h200"},
                 "memoryGiB": 139,

@@ -323,7 +323,7 @@ MISSING = [
     pytest.param(
         {"resources": {"gpusPerNode": 1, "gpuType": "b300"}},
         "UnknownGpuType",
-        "known: H200",
+        "known: bare, h200",
         id="a type of GPU",
     ),
 ]
