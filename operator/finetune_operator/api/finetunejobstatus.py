@@ -91,8 +91,8 @@ class Attempt(ApiModel):
     )
     sums_up: int | None = Field(
         None,
-        description="How many attempts this entry stands for, where a run has too many to list: disrupted ones "
-        "with the same GPUs and price.",
+        description="How many disrupted attempts with the same GPUs and price this entry stands for, where a "
+        "run has too many to list.",
         ge=2,
     )
 

@@ -40,8 +40,8 @@ POD_PATIENCE = timedelta(seconds=30)
 class Trouble:
     """What keeps pods from running, in a sentence.
 
-    `since` is what the cluster says of its begin, None where it says nothing. `deadline_seconds` is how long it
-    may last (None: as long as it takes); then the attempt ends as `outcome`, at once where the deadline is 0.
+    `since` is when it began as far as the cluster tells. `deadline_seconds` is how long it may last (None: as
+    long as it takes); then the attempt ends as `outcome`, at once where the deadline is 0.
     `stalled`: only a person can mend it. `node` is the node that it happened on.
     """
 
@@ -59,10 +59,12 @@ def trouble_of(
 ) -> Trouble | None:
     """The first trouble of the pods of a running attempt, lowest index first; None when all is well.
 
-    Pods that hold nothing may wait for as long as it takes; what holds a node is given `stuckDeadlineSeconds`.
+    What holds a node and does not run is given `stuckDeadlineSeconds`.
     """
     alive = sorted(unfinished(pods), key=index_of)
-    found = [trouble for pod in alive if (trouble := next(_of_pod(job, pod, settings, now), None)) is not None]
+    found = [
+        trouble for pod in alive if (trouble := next(_of_pod(job, pod, settings, now), None)) is not None
+    ]
     if not found:
         return None if pods else _no_pods(child, now)
     placed = [pod for pod in alive if text(pod, "spec", "nodeName")]
@@ -108,14 +110,16 @@ def overdue(pod: Manifest, now: datetime) -> bool:
 def _node_lost(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
     """A node that stops answering: its pods are marked not ready, then deleted, and stay until it is back."""
     node = text(pod, "spec", "nodeName")
-    lost = Trouble("NodeNotReady", "", "NodeLost", deadline_seconds=settings.stuck_deadline_seconds, node=node)
+    lost = Trouble(
+        "NodeNotReady", "", "NodeLost", deadline_seconds=settings.stuck_deadline_seconds, node=node
+    )
     if overdue(pod, now):
         since = moment(pod, "metadata", "deletionTimestamp")
         yield replace(
             lost,
             since=since,
-            message=f"Pod {name_of(pod)} was to end by {text(pod, 'metadata', 'deletionTimestamp')} and node {node} "
-            f"does not confirm it; if the node is down, delete it: `kubectl delete node {node}`.",
+            message=f"Node {node} does not confirm the end of pod {name_of(pod)}, due at "
+            f"{text(pod, 'metadata', 'deletionTimestamp')}; if it is down: `kubectl delete node {node}`.",
         )
     ready = condition(pod, "Ready")
     unheard = text(ready, "status") == "False" and is_true(pod, "ContainersReady")
@@ -180,7 +184,7 @@ def _configuration(pod: Manifest, container: Manifest, settings: Settings) -> It
 
 
 def _engine(pod: Manifest, container: Manifest) -> Iterator[Trouble]:
-    """A sidecar is restarted forever; after a few starts more of them tell nothing new, unless it runs now."""
+    """A sidecar is restarted forever; after three ends it is given up, unless it runs now."""
     restarts = integer(container, "restartCount") or 0
     if text(container, "name") != "engine" or restarts < ENGINE_STARTS or container.get("started") is True:
         return
@@ -209,7 +213,7 @@ def _not_started(job: FineTuneJob, pod: Manifest, settings: Settings, now: datet
     mounted = ", ".join([*secrets, *_claims(pod)])
     yield Trouble(
         "SecretOrVolumeMissing" if secrets else "PodNotStarted",
-        f"Pod {name} has node {node} and does not start; check that these exist and can be mounted: {mounted}. "
+        f"Pod {name} on node {node} does not start; check that these exist and can be mounted: {mounted}. "
         f"`kubectl describe pod {name}` shows whether it is a volume or the pod network.",
         "NotStarted",
         since=since,

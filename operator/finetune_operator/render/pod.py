@@ -33,6 +33,7 @@ class PodParts:
     nodes: int = 1
     grace_seconds: int = GRACE_SECONDS
     subdomain: str | None = None
+    avoided_nodes: tuple[str, ...] = ()
 
 
 def pod_spec(job: FineTuneJob, settings: Settings, stage: str, parts: PodParts) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Attempts at a stage: recorded first, created in the next reconcile, and final once their outcome is known.
 
 How many follow: failures of the work count, and a stage has three of them. Disruptions (the pods were
-interrupted, preempted, lost or deleted) do not end a run that moves: they count only while no attempt in a row
-gets further than the ones before it. Between attempts the wait doubles.
+interrupted, preempted, lost or deleted) do not end a run that moves: they count only in a row, while no
+attempt gets further than the ones before it. Between attempts the wait doubles.
 """
 
 from __future__ import annotations

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.core.sources import SourceError
 from finetune_operator.render.job import access_mode
 from finetune_operator.render.names import workspace_name
+from finetune_operator.render.resources import gpus
 from finetune_operator.render.volumes import sources, workspace_claim
 from finetune_operator.stages.money import excess, price_problem
 from finetune_operator.stages.observed import Observed, Run
 from finetune_operator.stages.stage import evaluated
-
 
 SUSPENDED = "spec.suspend is true; set it to false to go on from where the run stopped."
 
 
 @dataclass(frozen=True)
 class Blocker:
-    """Why no pod of a stage may start or go on, in a word and a sentence that names the object and the remedy.
+    """Why no pod of a stage may run, in a word and a sentence that names the object and the remedy.
 
     `stalled`: nothing happens until a person mends it, and nobody meant it so.
     """
@@ -32,7 +33,7 @@ class Blocker:
 
 
 def halt(run: Run, stage: StageName) -> Blocker | None:
-    """Why a stage must not run now though all is there: the user suspended the run, or the budget is used up."""
+    """Why a stage must not run although it could: the run is suspended, or its budget used up."""
     if run.job.spec.suspend:
         return Blocker("Suspended", SUSPENDED, stalled=False)
     message = excess(run.job, run.status, run.now) if gpus(run.job, stage) else None

@@ -38,7 +38,7 @@ def leftovers(run: Run, attempts: Iterable[Attempt]) -> Leftovers | None:
 
 
 def stopping(run: Run, left: Leftovers) -> tuple[Action, ...]:
-    """Delete the Jobs, and by force the pods that a dead node keeps, once the administrator's deadline is over.
+    """Delete the Jobs, and by force what a dead node keeps once the administrator's deadline is over.
 
     A node that is only cut off may still run such a pod: the deadline is when its GPUs count as lost.
     """
@@ -80,7 +80,7 @@ def after_end(run: Run) -> Decision:
 
 
 def deleting(api_version: str, kind: str, children: Iterable[Manifest]) -> tuple[Action, ...]:
-    """Delete children (of a Job also its pods, ConfigMap and Service go) unless they are on their way already."""
+    """Delete children, unless they are on their way already; pods, ConfigMap and Service go with a Job."""
     alive = (child for child in children if uid_of(child) and not terminating(child))
     return tuple(Delete(api_version, kind, name_of(child), uid_of(child)) for child in alive)
 

@@ -43,10 +43,10 @@ class Ending:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one step of a run decides. What is left out stays as it is, but `waiting` has to be said each time.
+    """What one step of a run decides. What is left out stays as it is, but `waiting` must be said each time.
 
-    `attempts` are new or changed ones; of `resolved`, `plan`, `cost` and `scores` the known fields replace the
-    earlier ones; `title` is the stage as kubectl shows it; `again` is in seconds.
+    `attempts` are new or changed ones; of `resolved`, `plan`, `cost` and `scores` what is known replaces what
+    was; `title` is the stage as kubectl shows it; `again` is in seconds.
     """
 
     actions: tuple[Action, ...] = ()
@@ -114,7 +114,7 @@ def fold(status: FineTuneJobStatus, decision: Decision, generation: int, now: da
     closes = any(attempt.finish_time for attempt in decision.attempts)
     update = {
         "conditions": with_facts(status.conditions, map(_worded, decision.facts), generation, now),
-        "attempts": _recorded(status.attempts, decision.attempts),
+        "attempts": recorded(status.attempts, decision.attempts),
         "stage": decision.title or status.stage,
         "waiting": decision.waiting,
         "progress": None if closes else decision.progress or status.progress,
@@ -132,7 +132,9 @@ def merged(before: Section | None, new: Section | None) -> Section | None:
     """A section with what is newly known over what was known."""
     if before is None or new is None:
         return new if before is None else before
-    known = {name: value for name in type(new).model_fields if (value := getattr(new, name)) not in (None, (), {})}
+    known = {
+        name: value for name in type(new).model_fields if (value := getattr(new, name)) not in (None, (), {})
+    }
     return before.model_copy(update=known)
 
 
@@ -140,7 +142,7 @@ def _worded(fact: Fact) -> Fact:
     return replace(fact, reason=word(fact.reason))
 
 
-def _recorded(attempts: Sequence[Attempt], changes: Sequence[Attempt]) -> tuple[Attempt, ...]:
+def recorded(attempts: Sequence[Attempt], changes: Sequence[Attempt]) -> tuple[Attempt, ...]:
     """The attempts with some added or replaced: stage and number say which is which."""
     by_key = {(attempt.stage, attempt.number): attempt for attempt in (*attempts, *changes)}
     return tuple(by_key.values())

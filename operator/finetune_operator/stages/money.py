@@ -29,7 +29,9 @@ def priced(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Attempt:
     return attempt.model_copy(update={"gpus": held_gpus, "price_per_hour": price})
 
 
-def accounted(attempts: Iterable[Attempt], pods: Mapping[str, Sequence[Manifest]], now: datetime) -> list[Attempt]:
+def accounted(
+    attempts: Iterable[Attempt], pods: Mapping[str, Sequence[Manifest]], now: datetime
+) -> list[Attempt]:
     """The attempts whose time on GPUs differs from what their pods show, brought up to it."""
     after = [(a, held(a, pods.get(a.job, ()), now)) for a in attempts if a.gpus and _may_hold(a)]
     return [new for before, new in after if new != before]
@@ -39,7 +41,9 @@ def _may_hold(attempt: Attempt) -> bool:
     return attempt.state in ("Recorded", "Running") or attempt.held_since is not None
 
 
-def cost_so_far(job: FineTuneJob, settings: Settings, status: FineTuneJobStatus, now: datetime) -> Cost | None:
+def cost_so_far(
+    job: FineTuneJob, settings: Settings, status: FineTuneJobStatus, now: datetime
+) -> Cost | None:
     """What the attempts cost so far, for `status.cost`; None while nothing has a price."""
     amount, gpu = spent(status.attempts, now), accelerator(job, settings)
     if amount is None:

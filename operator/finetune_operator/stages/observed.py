@@ -23,7 +23,8 @@ class Observed:
     ConfigMaps that exist (`name`) and their keys (`name/key`). `progress` is the last document that the
     running stage served, None when it serves none, and `progress_at` when it last answered. `runs` are the
     FineTuneJobs of the namespace, read only when the job.json of prepare is about to be written. `refusal` is
-    what the API server refused of the plan before this one.
+    what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
+    by the Job's name; `kueue` says whether the cluster has Kueue.
     """
 
     job: FineTuneJob
@@ -35,6 +36,8 @@ class Observed:
     runs: tuple[Manifest, ...] = ()
     refusal: Refusal | None = None
     progress_at: datetime | None = None
+    workloads: Mapping[str, Manifest] = field(default_factory=dict)
+    kueue: bool = False
 
 
 @dataclass(frozen=True)

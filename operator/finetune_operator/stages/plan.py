@@ -13,7 +13,7 @@ from finetune_operator.core.actions import Plan
 from finetune_operator.stages import prepare, publish, scoring, train
 from finetune_operator.stages.attempts import condensed, of_stage
 from finetune_operator.stages.cleanup import after_end, superseded
-from finetune_operator.stages.decision import Decision, begun, ended, fold
+from finetune_operator.stages.decision import Decision, begun, ended, fold, merged, recorded
 from finetune_operator.stages.money import accounted, cost_so_far
 from finetune_operator.stages.observed import Observed, Run
 from finetune_operator.stages.stage import Stage, evaluated
@@ -57,15 +57,17 @@ def due(job: FineTuneJob, status: FineTuneJobStatus) -> Stage | None:
 
 def _accounted(run: Run) -> Run:
     """The run with its money brought up to what its pods show, and a list of attempts that stays short."""
-    attempts = accounted(run.status.attempts, run.observed.pods, run.now)
-    status = _folded(run, run.status, Decision(attempts=tuple(attempts), progress=run.status.progress, waiting=run.status.waiting))
-    status = status.model_copy(update={"attempts": condensed(status.attempts)})
+    changed = accounted(run.status.attempts, run.observed.pods, run.now)
+    attempts = condensed(recorded(run.status.attempts, changed))
+    status = run.status.model_copy(update={"attempts": attempts})
     cost = cost_so_far(run.job, run.settings, status, run.now)
-    return replace(run, status=_folded(run, status, Decision(cost=cost, waiting=status.waiting)))
+    return replace(run, status=status.model_copy(update={"cost": merged(status.cost, cost)}))
 
 
 def _next(run: Run, decision: Decision) -> FineTuneJobStatus:
-    skipped = [] if evaluated(run.job) else [Fact(s.condition, False, "EvalMissing", _SKIPPED) for s in _SCORING]
+    skipped = (
+        [] if evaluated(run.job) else [Fact(s.condition, False, "EvalMissing", _SKIPPED) for s in _SCORING]
+    )
     return _folded(run, run.status, decision.adding(*skipped))
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from finetune_operator.api.conditions import Fact
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Artifact, Attempt, Scores
 from finetune_operator.contracts.documents import PublishSpec
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.manifests import mapping, text
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import stage_resources

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejobstatus import Attempt, Progress, Waiting
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import integer
@@ -31,8 +32,8 @@ def trouble_now(
 def waiting_for(run: Run, trouble: Trouble) -> Waiting:
     """The trouble with its begin and its deadline.
 
-    The begin is noted in the status, since Kubernetes does not tell when a container began to wait. A pod that
-    came after an older trouble of the same sort has its own time.
+    The begin is noted in the status, since Kubernetes does not tell when a container began to wait. A pod
+    that came after an older trouble of the same sort has its own time.
     """
     known = run.status.waiting
     noted = moment_of(known.since) if known is not None and known.reason == trouble.reason else None
@@ -40,7 +41,7 @@ def waiting_for(run: Run, trouble: Trouble) -> Waiting:
     limit = trouble.deadline_seconds
     return Waiting(
         reason=trouble.reason,
-        message=summaries.clip(trouble.message),
+        message=clip(trouble.message),
         node=trouble.node or None,
         since=format_time(since),
         until=None if limit is None else format_time(since + timedelta(seconds=limit)),
@@ -53,7 +54,11 @@ def given_up(run: Run, trouble: Trouble, waiting: Waiting) -> AttemptOutcome | N
     if until is None or since is None or run.now < until:
         return None
     lasted = int((run.now - since).total_seconds())
-    limit = f" This has lasted {lasted} s, longer than the administrator allows." if trouble.deadline_seconds else ""
+    limit = (
+        f" This has lasted {lasted} s, longer than the administrator allows."
+        if trouble.deadline_seconds
+        else ""
+    )
     node = trouble.node if trouble.outcome in SUSPECT else None
     return AttemptOutcome(False, trouble.outcome, trouble.message + limit, node=node or None)
 
@@ -84,7 +89,7 @@ def _silent_since(run: Run) -> str | None:
 
 
 def _hang(run: Run, stage: Stage, attempt: Attempt) -> Trouble | None:
-    """A step that does not end. The trainer ends itself by then; one that cannot is ended after twice the time.
+    """A step that does not end. The trainer ends itself by then; one that cannot is ended at twice the time.
 
     A stage that the operator cannot reach is not one that hangs.
     """

@@ -1,4 +1,4 @@
-"""baseline and evaluate: score the base before training, and the tuned model on the same hold-out after it."""
+"""baseline and evaluate: score the base before training, the tuned model on the same hold-out after."""
 
 from __future__ import annotations
 

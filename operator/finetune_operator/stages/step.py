@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from finetune_operator.api.conditions import Fact
+from finetune_operator.api.conditions import Fact, clip
 from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
 from finetune_operator.core.actions import Action, Create, Manifest, Refusal
@@ -145,9 +145,7 @@ def _document(run: Run, attempt: Attempt) -> JobDocument:
     return children.job_document(run.job, run.settings, attempt, decided, learnt)
 
 
-def _watch(
-    run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]
-) -> Decision:
+def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Decision:
     """Show how a running attempt stands; end it where waiting has no use any more."""
     workload = run.observed.workloads.get(attempt.job)
     held = halt(run, stage.name)
@@ -173,9 +171,7 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
     resuming = _resuming(run, attempt, child)
     if why is None:
         return Decision(actions=resuming, again=run.settings.progress_seconds)
-    known = run.status.waiting
-    since = known.since if known is not None and known.reason == why.reason else format_time(run.now)
-    wait = Waiting(reason=why.reason, message=summaries.clip(why.message), since=since)
+    wait = _since(run, why.reason, why.message)
     return _waits(run, stage, wait, stalled=False).adding(actions=resuming)
 
 
@@ -257,8 +253,8 @@ def _stopping(run: Run, stage: Stage, left: Leftovers) -> Decision:
 
 
 def _blocked(run: Run, stage: Stage, found: Blocker) -> Decision:
-    """Nothing of the stage may run: for the user's or the budget's sake, or for what only a person can mend."""
-    wait = Waiting(reason=found.reason, message=summaries.clip(found.message), since=_since(run, found.reason))
+    """Nothing of the stage may run: for the user, the budget, or what only a person can mend."""
+    wait = _since(run, found.reason, found.message)
     decision = _waits(run, stage, wait, stalled=found.stalled)
     if found.reason != "Suspended":
         return decision
@@ -266,9 +262,10 @@ def _blocked(run: Run, stage: Stage, found: Blocker) -> Decision:
     return replace(decision.adding(meant), title="Suspended")
 
 
-def _since(run: Run, reason: str) -> str:
+def _since(run: Run, reason: str, message: str) -> Waiting:
     known = run.status.waiting
-    return known.since if known is not None and known.reason == reason else format_time(run.now)
+    since = known.since if known is not None and known.reason == reason else format_time(run.now)
+    return Waiting(reason=reason, message=clip(message), since=since)
 
 
 def _waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:
@@ -278,7 +275,11 @@ def _waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:
     told = event("Warning", wait.reason, wait.message)
     return Decision(
         actions=(told,) if new and wait.reason != "Suspended" else (),
-        facts=(Fact("Admitted", False, wait.reason, wait.message), *_shown(stage, wait.message, wait.reason), kind),
+        facts=(
+            Fact("Admitted", False, wait.reason, wait.message),
+            *_shown(stage, wait.message, wait.reason),
+            kind,
+        ),
         title=stage.title,
         waiting=wait,
         again=run.settings.progress_seconds,
@@ -289,9 +290,7 @@ def _refused(stage: Stage, refusal: Refusal) -> Decision:
     """A quota may be free later; anything else that the API server refuses takes a person."""
     fact = Fact("Admitted", False, refusal.reason, refusal.message)
     stalled = Fact("Stalled", "exceeded quota" not in refusal.message, refusal.reason, refusal.message)
-    return Decision(
-        facts=(fact, *_shown(stage, refusal.message, refusal.reason), stalled), title=stage.title
-    )
+    return Decision(facts=(fact, *_shown(stage, refusal.message, refusal.reason), stalled), title=stage.title)
 
 
 def _shown(stage: Stage, message: str, reason: str = "") -> tuple[Fact, ...]:
