@@ -19,8 +19,9 @@ class Observed:
     sources and in the destination, a missing one being an absent key. `configmaps` names the source
     ConfigMaps that exist (`name`) and their keys (`name/key`). `progress` is the last document that the
     running stage served, None when it serves none. `runs` are the FineTuneJobs of the namespace, read only
-    when the job.json of prepare is about to be written. `refusal` is what the API server refused of the plan
-    before this one.
+    when the job.json of prepare is about to be written. `workloads` holds Kueue's Workloads by
+    the name of the child Job, and `kueue` says whether the API server serves Workloads at all. `refusal` is
+    what the API server refused of the plan before this one.
     """
 
     job: FineTuneJob
@@ -30,4 +31,6 @@ class Observed:
     configmaps: frozenset[str] = frozenset()
     progress: Mapping[str, Any] | None = None
     runs: tuple[Manifest, ...] = ()
+    workloads: Mapping[str, Manifest] = field(default_factory=dict)
+    kueue: bool = False
     refusal: Refusal | None = None
