@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.core.actions import Manifest, Patch
 from finetune_operator.core.manifests import (
     condition,
@@ -20,6 +21,7 @@ from finetune_operator.core.manifests import (
     suspended,
     text,
 )
+from finetune_operator.render.job import queue_of
 from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY
 
 
@@ -68,7 +70,7 @@ def waiting(child: Manifest, workload: Manifest | None, *, kueue: bool) -> Waiti
         remedy = "set spec.suspend of the Job to false to let it go on"
         return Waiting("JobSuspended", f"Job {name} is suspended by somebody else; {remedy}.")
     if not kueue:
-        return Waiting("KueueNotInstalled", f"Job {name} {not_installed(queue)}")
+        return Waiting("KueueNotInstalled", f"Job {name} {_not_installed(queue)}")
     return Waiting(
         "Pending",
         f"Kueue has made no Workload for Job {name} yet; if this lasts, `kubectl describe job {name}` and "
@@ -76,8 +78,13 @@ def waiting(child: Manifest, workload: Manifest | None, *, kueue: bool) -> Waiti
     )
 
 
-def not_installed(queue: str) -> str:
-    """What is wrong with naming a queue, to follow the name of what does."""
+def queue_problem(job: FineTuneJob, stage: str, *, kueue: bool) -> str | None:
+    """Why no Job of a stage should be created: it names a queue that nobody serves."""
+    queue = queue_of(job, stage)
+    return None if queue is None or kueue else f"The {stage} stage {_not_installed(queue)}"
+
+
+def _not_installed(queue: str) -> str:
     return (
         f"waits for LocalQueue {queue}, but Kueue is not installed in this cluster: install it, or delete "
         "this FineTuneJob and create it without spec.scheduling.queueName."

@@ -34,10 +34,10 @@ class Observed:
     configmaps: frozenset[str] = frozenset()
     progress: Mapping[str, Any] | None = None
     runs: tuple[Manifest, ...] = ()
-    refusal: Refusal | None = None
-    progress_at: datetime | None = None
     workloads: Mapping[str, Manifest] = field(default_factory=dict)
     kueue: bool = False
+    refusal: Refusal | None = None
+    progress_at: datetime | None = None
 
 
 @dataclass(frozen=True)
