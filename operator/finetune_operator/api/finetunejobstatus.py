@@ -80,9 +80,6 @@ class Attempt(ApiModel):
     reemits: bool | None = Field(
         None, description="Whether it only reads, without GPUs, what an attempt whose result was lost stored."
     )
-    suspended: bool | None = Field(
-        None, description="Whether the operator suspended its Job: spec.suspend, or the budget is used up."
-    )
     checkpoint_step: int | None = Field(
         None, description="Step of its newest complete checkpoint, from which the next attempt resumes.", ge=0
     )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, StageName
+from finetune_operator.core.manifests import integer
 from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import DISRUPTIONS, FAULTS, RETRIED, UNREAD, AttemptOutcome
 from finetune_operator.render.names import child_name
@@ -83,9 +84,18 @@ def ended_as(attempt: Attempt, outcome: AttemptOutcome, now: datetime) -> Attemp
             "message": clip(outcome.message) or None,
             "finish_time": format_time(now),
             "node": outcome.node or attempt.node,
-            "suspended": None,
+            "checkpoint_step": _newest(attempt.checkpoint_step, integer(outcome.summary, "checkpointStep")),
         }
     )
+
+
+def with_checkpoint(attempt: Attempt, step: int | None) -> Attempt:
+    """The attempt with the newest checkpoint that it told of, at optimizer step `step`."""
+    return attempt.model_copy(update={"checkpoint_step": _newest(attempt.checkpoint_step, step)})
+
+
+def _newest(known: int | None, told: int | None) -> int | None:
+    return max((step for step in (known, told) if step is not None and step >= 0), default=None)
 
 
 def bad_nodes(attempts: Iterable[Attempt]) -> tuple[str, ...]:
@@ -113,13 +123,12 @@ def _condensed(attempts: list[Attempt]) -> list[Attempt]:
 
 
 def _summed(before: Attempt, attempt: Attempt) -> Attempt:
-    steps = [a.checkpoint_step for a in (before, attempt) if a.checkpoint_step is not None]
     return attempt.model_copy(
         update={
             "sums_up": (before.sums_up or 1) + (attempt.sums_up or 1),
             "start_time": before.start_time,
             "held_seconds": (before.held_seconds or 0) + (attempt.held_seconds or 0),
-            "checkpoint_step": max(steps, default=None),
+            "checkpoint_step": _newest(before.checkpoint_step, attempt.checkpoint_step),
         }
     )
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejobstatus import Attempt, Progress, Waiting
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import integer
+from finetune_operator.core.manifests import text
 from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import SUSPECT, AttemptOutcome
 from finetune_operator.observe.trouble import Trouble, trouble_of
@@ -26,7 +26,7 @@ def trouble_now(
     run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]
 ) -> Trouble | None:
     """What keeps the attempt from working: its pods, or a step that does not end."""
-    return trouble_of(run.job, child, pods, run.settings, run.now) or _hang(run, stage, attempt)
+    return trouble_of(run.job, child, pods, run.settings, run.now) or _hang(run, stage, attempt, pods)
 
 
 def waiting_for(run: Run, trouble: Trouble) -> Waiting:
@@ -75,12 +75,6 @@ def progress_now(run: Run, stage: Stage) -> Progress | None:
     )
 
 
-def checkpoint_step(run: Run, attempt: Attempt) -> int | None:
-    """The step of the newest complete checkpoint that the stage told of."""
-    told = integer(run.observed.progress, "checkpointStep")
-    return attempt.checkpoint_step if told is None else max(told, attempt.checkpoint_step or 0)
-
-
 def _silent_since(run: Run) -> str | None:
     at = run.observed.progress_at
     if at is None or run.now - at < timedelta(seconds=SILENCE_SECONDS):
@@ -88,7 +82,7 @@ def _silent_since(run: Run) -> str | None:
     return format_time(at)
 
 
-def _hang(run: Run, stage: Stage, attempt: Attempt) -> Trouble | None:
+def _hang(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Trouble | None:
     """A step that does not end. The trainer ends itself by then; one that cannot is ended at twice the time.
 
     A stage that the operator cannot reach is not one that hangs.
@@ -104,7 +98,8 @@ def _hang(run: Run, stage: Stage, attempt: Attempt) -> Trouble | None:
     limit = max(run.settings.hang_deadline_seconds, HANG_STEPS * usual) + saving
     if run.now - since < timedelta(seconds=limit):
         return None
-    return Trouble("Hang", _standing_still(progress, usual, since), "Hang", since, 2 * limit)
+    node = text(pods[0], "spec", "nodeName") if len(pods) == 1 else None  # of a gang any may be the cause
+    return Trouble("Hang", _standing_still(progress, usual, since), "Hang", since, 2 * limit, node=node)
 
 
 def _standing_still(progress: Progress, usual: float, since: datetime) -> str:

@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from finetune_operator.api.conditions import Fact, clip
+from finetune_operator.api.conditions import Fact, clip, is_true
 from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
 from finetune_operator.core.actions import Action, Create, Manifest, Refusal
-from finetune_operator.core.manifests import mapping, suspended, terminating
+from finetune_operator.core.manifests import integer, mapping, suspended, terminating
 from finetune_operator.core.times import format_time
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
@@ -24,13 +24,20 @@ from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import stage_resources
 from finetune_operator.render.volumes import common, workspace_claim
 from finetune_operator.stages import publish, summaries
-from finetune_operator.stages.attempts import bad_nodes, ended_as, next_attempt, of_stage, retry
+from finetune_operator.stages.attempts import (
+    bad_nodes,
+    ended_as,
+    next_attempt,
+    of_stage,
+    retry,
+    with_checkpoint,
+)
 from finetune_operator.stages.blockers import Blocker, blocker, halt
 from finetune_operator.stages.cleanup import Leftovers, leftovers, stopping, whereabouts
 from finetune_operator.stages.decision import Decision, Ending, event
 from finetune_operator.stages.money import calibration, priced
 from finetune_operator.stages.observed import Run
-from finetune_operator.stages.running import checkpoint_step, given_up, progress_now, trouble_now, waiting_for
+from finetune_operator.stages.running import given_up, progress_now, trouble_now, waiting_for
 from finetune_operator.stages.stage import Stage
 
 NOTHING_WRONG = Fact("Stalled", False, "Progressing", "Nothing is wrong.")
@@ -67,9 +74,15 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
     if not attempt.reemits:
         attempt = priced(run.job, run.settings, attempt)
     message = f"Attempt {attempt.number} of {stage.name} starts."
+    mended = (
+        [Fact("Reconciling", True, stage.activity, message)]
+        if is_true(run.status.conditions, "Stalled")
+        else []
+    )
+    pending = Fact(stage.condition, None, "Pending", message)
     return Decision(
         attempts=(attempt,),
-        facts=(*_shown(stage, message), NOTHING_WRONG, Fact(stage.condition, None, "Pending", message)),
+        facts=(*_shown(stage, message), NOTHING_WRONG, *mended, pending),
         title=stage.title,
         actions=(event("Normal", f"{stage.title}Started", message),),
         again=run.settings.progress_seconds,
@@ -177,8 +190,7 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
 
 def _works(run: Run, stage: Stage, attempt: Attempt, *, placed: bool) -> Decision:
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
-    saved = checkpoint_step(run, attempt)
-    moved = attempt.model_copy(update={"checkpoint_step": saved})
+    moved = with_checkpoint(attempt, integer(run.observed.progress, "checkpointStep"))
     saving = summaries.decimal(mapping(run.observed.progress).get("checkpointSeconds"), 1)
     return Decision(
         attempts=(moved,) if moved != attempt else (),
@@ -271,15 +283,15 @@ def _since(run: Run, reason: str, message: str) -> Waiting:
 def _waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:
     known = run.status.waiting
     new = known is None or known.reason != wait.reason
-    kind = Fact("Stalled", True, wait.reason, wait.message) if stalled else NOTHING_WRONG
     told = event("Warning", wait.reason, wait.message)
+    facts = (
+        Fact("Admitted", False, wait.reason, wait.message),
+        *_shown(stage, wait.message, wait.reason),
+        *(_stalled(wait.reason, wait.message) if stalled else [NOTHING_WRONG]),
+    )
     return Decision(
         actions=(told,) if new and wait.reason != "Suspended" else (),
-        facts=(
-            Fact("Admitted", False, wait.reason, wait.message),
-            *_shown(stage, wait.message, wait.reason),
-            kind,
-        ),
+        facts=facts,
         title=stage.title,
         waiting=wait,
         again=run.settings.progress_seconds,
@@ -288,9 +300,15 @@ def _waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:
 
 def _refused(stage: Stage, refusal: Refusal) -> Decision:
     """A quota may be free later; anything else that the API server refuses takes a person."""
-    fact = Fact("Admitted", False, refusal.reason, refusal.message)
-    stalled = Fact("Stalled", "exceeded quota" not in refusal.message, refusal.reason, refusal.message)
-    return Decision(facts=(fact, *_shown(stage, refusal.message, refusal.reason), stalled), title=stage.title)
+    reason, message = refusal.reason, refusal.message
+    stalled = [NOTHING_WRONG] if "exceeded quota" in message else _stalled(reason, message)
+    facts = (Fact("Admitted", False, reason, message), *_shown(stage, message, reason), *stalled)
+    return Decision(facts=facts, title=stage.title)
+
+
+def _stalled(reason: str, message: str) -> list[Fact]:
+    """For kstatus a run that reconciles is in progress, whatever else is wrong."""
+    return [Fact("Stalled", True, reason, message), Fact("Reconciling", False, reason, message)]
 
 
 def _shown(stage: Stage, message: str, reason: str = "") -> tuple[Fact, ...]:
