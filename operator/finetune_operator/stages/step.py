@@ -14,7 +14,7 @@ from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
 from finetune_operator.core.actions import Action, Create, Manifest, Refusal
 from finetune_operator.core.manifests import integer, mapping, suspended, terminating
-from finetune_operator.core.times import format_time
+from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
 from finetune_operator.observe.trouble import scheduled
@@ -40,6 +40,9 @@ from finetune_operator.stages.observed import Run
 from finetune_operator.stages.running import given_up, progress_now, trouble_now, waiting_for
 from finetune_operator.stages.stage import Stage
 
+QUIET_SECONDS = 300
+"""How soon to look again where a watch or the poller tells of every change."""
+BUDGET_SECONDS = 60
 NOTHING_WRONG = Fact("Stalled", False, "Progressing", "Nothing is wrong.")
 
 
@@ -198,7 +201,7 @@ def _works(run: Run, stage: Stage, attempt: Attempt, *, placed: bool) -> Decisio
         title=stage.title,
         progress=progress_now(run, stage),
         plan=MemoryPlan(checkpoint_seconds=saving) if stage.name == "train" else None,
-        again=run.settings.progress_seconds,
+        again=QUIET_SECONDS if run.job.spec.budget is None else BUDGET_SECONDS,
     )
 
 
@@ -268,6 +271,8 @@ def _blocked(run: Run, stage: Stage, found: Blocker) -> Decision:
     """Nothing of the stage may run: for the user, the budget, or what only a person can mend."""
     wait = _since(run, found.reason, found.message)
     decision = _waits(run, stage, wait, stalled=found.stalled)
+    if found.stalled:  # nothing tells of the missing objects of users
+        return replace(decision, again=run.settings.progress_seconds)
     if found.reason != "Suspended":
         return decision
     meant = Fact("Reconciling", False, "Suspended", found.message)
@@ -294,8 +299,15 @@ def _waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:
         facts=facts,
         title=stage.title,
         waiting=wait,
-        again=run.settings.progress_seconds,
+        again=_until(run, wait),
     )
+
+
+def _until(run: Run, wait: Waiting) -> float:
+    """Until the deadline, which nothing else tells of."""
+    until = moment_of(wait.until)
+    left = QUIET_SECONDS if until is None else (until - run.now).total_seconds()
+    return max(1, min(left, QUIET_SECONDS))
 
 
 def _refused(stage: Stage, refusal: Refusal) -> Decision:
