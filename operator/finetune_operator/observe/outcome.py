@@ -1,4 +1,4 @@
-"""How an attempt ended: from its Job and pods to one of the failure classes of design.md section 4."""
+"""How an attempt ended: from its Job and pods to a failure class of docs/contracts.md, "Result"."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"}
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """A recorded end of an attempt; `summary` has the shapes of docs/architecture.md."""
+    """A recorded end of an attempt; `summary` has the shapes of docs/contracts.md."""
 
     succeeded: bool
     reason: str

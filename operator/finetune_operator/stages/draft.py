@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from finetune_operator.api.conditions import Condition, ConditionStatus, clip, find, set_condition
+from finetune_operator.api.conditions import Condition, clip, find, set_condition
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.core.actions import Action, Emit, Plan
@@ -50,7 +50,7 @@ class Draft:
                 status = {"Reconciling": True, "Stalled": False}.get(kind)
                 self.set(kind, status, "Pending", "The run has not come to this yet.")
 
-    def set(self, kind: str, status: bool | ConditionStatus | None, reason: str, message: str) -> None:
+    def set(self, kind: str, status: bool | None, reason: str, message: str) -> None:
         """Set a condition; `status` None is Unknown."""
         generation = self.job.metadata.generation
         self.status["conditions"] = set_condition(
