@@ -7,7 +7,7 @@ from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import text
 from finetune_operator.observe.outcome import AttemptOutcome
-from finetune_operator.render.engine import engine
+from finetune_operator.render.engine import scoring_engine
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import scorer_resources
 from finetune_operator.render.volumes import add_base, add_destination, base_path, common
@@ -28,8 +28,8 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
-    sidecar = engine(job, settings, base_path(job), mounts)
-    return PodParts("baseline", mounts, scorer_resources(job), sidecars=(sidecar,))
+    sidecar = scoring_engine(job, settings, base_path(job), mounts)
+    return PodParts("baseline", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
 
 
 def read(draft: Draft, outcome: AttemptOutcome) -> None:

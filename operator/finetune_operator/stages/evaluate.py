@@ -7,7 +7,7 @@ from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.observe.outcome import AttemptOutcome
-from finetune_operator.render.engine import engine
+from finetune_operator.render.engine import scoring_engine
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import scorer_resources
 from finetune_operator.render.volumes import WORKSPACE, add_base, base_path, common
@@ -22,8 +22,8 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     model = f"{WORKSPACE}/output/model" if job.spec.method == "Full" else base_path(job)
-    sidecar = engine(job, settings, model, mounts)
-    return PodParts("evaluate", mounts, scorer_resources(job), sidecars=(sidecar,))
+    sidecar = scoring_engine(job, settings, model, mounts)
+    return PodParts("evaluate", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
 
 
 def read(draft: Draft, outcome: AttemptOutcome) -> None:

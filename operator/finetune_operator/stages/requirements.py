@@ -29,6 +29,7 @@ def violation(observed: Observed, settings: Settings, stage: str) -> Violation |
     checks: tuple[Callable[[], Iterator[Violation]], ...] = (
         lambda: _evaluation(observed),
         lambda: _gpu_type(observed, settings),
+        lambda: _permission(observed, settings),
         lambda: _price(observed, settings),
         lambda: _addresses(observed, stage),
         lambda: _workspace(observed, stage),
@@ -51,6 +52,13 @@ def _gpu_type(observed: Observed, settings: Settings) -> Iterator[Violation]:
     problem = settings.gpu_type_problem(observed.job.spec.resources.gpu_type)
     if problem is not None:
         yield Violation("UnknownGpuType", problem)
+
+
+def _permission(observed: Observed, settings: Settings) -> Iterator[Violation]:
+    spec = observed.job.spec
+    problem = settings.permission_problem(spec.pod_template, spec.scheduling)
+    if problem is not None:
+        yield Violation("NotAllowed", problem)
 
 
 def _price(observed: Observed, settings: Settings) -> Iterator[Violation]:

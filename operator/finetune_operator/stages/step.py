@@ -16,7 +16,7 @@ from finetune_operator.observe.trouble import Trouble, scheduled, trouble_of
 from finetune_operator.render import job as children
 from finetune_operator.render.names import workspace_name
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import gpus, stage_resources
+from finetune_operator.render.resources import cpu_stage_resources, gpus
 from finetune_operator.render.volumes import common, workspace_claim
 from finetune_operator.stages import publish, summaries
 from finetune_operator.stages.attempts import (
@@ -132,7 +132,7 @@ class Step:
     def _parts(self, attempt: Attempt) -> PodParts:
         job = self.observed.job
         if reemits(self._attempts(), attempt):
-            return PodParts("reemit", common(job, attempt.job), stage_resources(job))
+            return PodParts("reemit", common(job, attempt.job), cpu_stage_resources(self.settings))
         return self.stage.parts(job, self.settings, attempt)
 
     def _follow(self, attempt: Attempt, child: Manifest | None) -> float | None:
