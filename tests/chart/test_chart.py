@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dev.chart import CHART
+from finetune_operator.runtime import resources
 
 IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
 Object = dict[str, Any]
@@ -137,6 +138,19 @@ def test_the_role_holds_exactly_what_the_operator_does(render: Render) -> None:
     assert {verb for resource, verb in ours if "/" not in resource} == {"get", "list", "watch"}
     assert {verb for resource, verb in ours if "/" in resource} == {"patch", "update"}
     assert {verb for _, resource, verb in allowed if resource == "pods"} == {"get", "list", "patch", "watch"}
+
+
+def test_the_roles_name_exactly_the_resources_that_the_operator_uses(render: Render) -> None:
+    objects = render()
+    roles = [operator_role(objects), *of_kind(objects, "Role")]
+    allowed = {(group, name) for role in roles for group, name, verb in permissions(role) if "/" not in name}
+    used = {
+        (found.api_version.rpartition("/")[0], found.plural)
+        for found in vars(resources).values()
+        if isinstance(found, resources.Resource)
+    }
+    assert allowed - {("coordination.k8s.io", "leases")} == used - {("coordination.k8s.io", "leases")}
+    assert ("coordination.k8s.io", "leases") in allowed
 
 
 def test_one_namespace_needs_no_cluster_role(render: Render) -> None:

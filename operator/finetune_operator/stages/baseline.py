@@ -17,9 +17,9 @@ from finetune_operator.stages.scores import points, rows_and_metric
 from finetune_operator.stages.stage import Stage, Summary
 
 _ADVICE = {
-    "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough (R5).",
-    "CheckTaskOrData": "That is below 40 %: check the task definition and the data first (R7); a base that "
-    "stays there with its best prompt and examples in it is not saved by tuning: take another (R9, R10).",
+    "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough.",
+    "CheckTaskOrData": "That is below 40 %: check the task definition and the data first; a base that "
+    "stays there with its best prompt and examples in it is not saved by tuning: take another.",
 }
 
 

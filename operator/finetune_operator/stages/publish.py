@@ -21,11 +21,11 @@ from finetune_operator.stages.stage import Stage, Summary, evaluated
 
 _ADVICE = {
     "NoClearImprovement": "That is no clear improvement: the data or the setup is wrong. Look at the labels "
-    "and the worst rows first, they are the cause most of the time (R32, R42).",
+    "and the worst rows first, they are the cause most of the time.",
     "WorseThanBase": "Training made the model worse: look for wrong or contradictory labels first, then "
-    "train for fewer epochs or with a lower learning rate (R32, R38, R42).",
+    "train for fewer epochs or with a lower learning rate.",
     "Regressed": "The model got worse elsewhere: train for fewer epochs, with a lower learning rate, or with "
-    "general data mixed in (R46).",
+    "general data mixed in.",
 }
 _ACCEPTABLE = ("NoClearImprovement",)
 

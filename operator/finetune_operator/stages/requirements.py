@@ -43,7 +43,7 @@ def _evaluation(observed: Observed) -> Iterator[Violation]:
         yield Violation(
             "EvalMissing",
             "Nobody could say whether the result is better: set spec.evaluation.dataset and graders, or add "
-            "EvalMissing to spec.evaluation.accept (R4).",
+            "EvalMissing to spec.evaluation.accept.",
         )
 
 

@@ -82,7 +82,7 @@ def test_a_job_is_never_created_twice_after_its_outcome_is_recorded() -> None:
 BASELINES = [
     pytest.param(
         {"verdict": "CheckTaskOrData", "score": 0.0, "low": 0.0, "high": 0.025, "blocking": True},
-        ["0.0 % [0.0, 2.5]", "R7"],
+        ["0.0 % [0.0, 2.5]", "check the task definition"],
         id="a base that cannot do the task blocks",
     ),
     pytest.param(
