@@ -153,6 +153,15 @@ def test_the_roles_name_exactly_the_resources_that_the_operator_uses(render: Ren
     assert ("coordination.k8s.io", "leases") in allowed
 
 
+def test_who_may_view_or_edit_a_namespace_may_do_the_same_with_our_kinds(render: Render) -> None:
+    roles = {role["metadata"]["name"]: role for role in of_kind(render(), "ClusterRole")}
+    for name, verb in (("view", "list"), ("edit", "create")):
+        role = roles[f"finetune-operator-{name}"]
+        assert role["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{name}"] == "true"
+        assert ("finetune.dev", "modelservers", verb) in permissions(role)
+    assert ("finetune.dev", "modelservers", "create") not in permissions(roles["finetune-operator-view"])
+
+
 def test_one_namespace_needs_no_cluster_role(render: Render) -> None:
     objects = render(watchNamespace="team-a", crds={"enabled": False})
     assert not of_kind(objects, "ClusterRole")
