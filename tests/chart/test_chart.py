@@ -64,10 +64,11 @@ def test_crds_can_be_left_to_somebody_else(render: Render) -> None:
     assert not of_kind(objects, "CustomResourceDefinition")
 
 
-def test_the_operator_pod_satisfies_pod_security_restricted(render: Render) -> None:
-    pod = of_kind(render(), "Deployment")[0]["spec"]["template"]["spec"]
+@pytest.mark.parametrize("user", [10001, None], ids=["a fixed user", "the cluster's choice (OpenShift)"])
+def test_the_operator_pod_satisfies_pod_security_restricted(render: Render, user: int | None) -> None:
+    pod = of_kind(render(runAsUser=user), "Deployment")[0]["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["runAsUser"] == 10001
+    assert [pod["securityContext"].get(key) for key in ("runAsUser", "runAsGroup", "fsGroup")] == [user] * 3
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in pod["containers"]:
         assert container["securityContext"] == {
@@ -137,7 +138,13 @@ def test_the_role_holds_exactly_what_the_operator_does(render: Render) -> None:
     ours = {(resource, verb) for group, resource, verb in allowed if group == "finetune.dev"}
     assert {verb for resource, verb in ours if "/" not in resource} == {"get", "list", "watch"}
     assert {verb for resource, verb in ours if "/" in resource} == {"patch", "update"}
-    assert {verb for _, resource, verb in allowed if resource == "pods"} == {"get", "list", "patch", "watch"}
+    assert {verb for _, resource, verb in allowed if resource == "pods"} == {
+        "delete",
+        "get",
+        "list",
+        "patch",
+        "watch",
+    }
 
 
 def test_the_roles_name_exactly_the_resources_that_the_operator_uses(render: Render) -> None:

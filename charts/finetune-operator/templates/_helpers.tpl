@@ -34,7 +34,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $trainer := include "finetune.image" (dict "Values" .Values "image" "trainer" "folder" "trainer_image/") -}}
 {{- $serving := include "finetune.image" (dict "Values" .Values "image" "serving" "folder" "serving_image/") -}}
 {{- $settings := dict "images" (dict "trainer" $trainer "serving" $serving) -}}
-{{- range $key := list "imagePullPolicy" "gpuTypes" "hubEndpoint" "s3" "env" "engineArgs" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "stuckDeadlineSeconds" "hangDeadlineSeconds" "ttlSecondsAfterFinished" "progressSeconds" -}}
+{{- range $key := list "imagePullPolicy" "runAsUser" "gpuTypes" "cpuStages" "allowedServiceAccounts" "allowedPriorityClasses" "hubEndpoint" "s3" "env" "engineArgs" "engineStartSeconds" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "stuckDeadlineSeconds" "hangDeadlineSeconds" "ttlSecondsAfterFinished" "progressSeconds" -}}
 {{- $_ := set $settings $key (index $.Values $key) -}}
 {{- end -}}
 {{- $settings | toPrettyJson -}}
