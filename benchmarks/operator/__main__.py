@@ -21,7 +21,7 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +29,19 @@ from benchmarks.operator.client import Client
 from benchmarks.operator.control_plane import ControlPlane, control_plane, furnish
 from benchmarks.operator.copies import finish_one, multiply
 from benchmarks.operator.process import operator, plain_handler
-from benchmarks.operator.scenarios import KOPF, OURS, Figures, first_jobs, latency, memory, restart, under_way
+from benchmarks.operator.scenarios import KOPF, OURS, Figures, first_jobs, latency, restart, under_way
 from benchmarks.operator.stand_in import standing_in
 from benchmarks.record import write
 
-SCENARIOS = ("first-jobs", "under-way", "latency", "restart", "memory", "growth")
+AFTERWARDS = ("under-way", "latency", "restart", "memory")
+SCENARIOS = ("first-jobs", *AFTERWARDS, "growth")
 GROWTH = (2.5, 5.0)
 FINISHED_PER_ACTIVE = 2
 
 
 @dataclass(frozen=True)
 class Durations:
-    """How long is looked, in seconds."""
+    """Seconds of looking, and of waiting for what is under way to come to rest."""
 
     under_way: float
     latency: float
@@ -75,24 +76,28 @@ async def measure(runs: int, only: Sequence[str], durations: Durations) -> Figur
     return found
 
 
-async def at_size(folder: Path, runs: int, only: Sequence[str], durations: Durations) -> Figures:
+async def at_size(folder: Path, runs: int, only: Container[str], durations: Durations) -> Figures:
     """The chosen scenarios on a new API server; the runs of first-jobs are what the others look at."""
     with control_plane(folder) as plane:
         async with plane.client() as client:
             await furnish(client)
             found: Figures = {"firstJobs": await _first_jobs(plane, client, runs, "first-jobs" in only)}
+            if all(name not in only for name in AFTERWARDS):
+                return found
             async with standing_in(client) as player:
                 async with operator(plane) as running:
                     await player.all_train(runs)
+                    await asyncio.sleep(durations.settle)
                     if "under-way" in only:
                         found["underWay"] = await under_way(plane, running, player, durations.under_way)
                     if "latency" in only:
                         found["latency"] = await latency(client, durations.latency)
-                    sample = await finish_one(client)
+                    sample = await finish_one(client, durations.settle)
                 await multiply(client, sample, FINISHED_PER_ACTIVE * runs)
                 async with operator(plane) as running:
                     found["restart"] = await restart(client, running)
-                    found["memory"] = await memory(running, durations.settle)
+                    await asyncio.sleep(durations.settle)
+                    found["memory"] = {"residentMiB": running.resident_mib()}
     return found
 
 

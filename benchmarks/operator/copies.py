@@ -18,8 +18,6 @@ from finetune_operator.render.names import owner_hash
 from finetune_operator.runtime.resources import CLAIM, CONFIGMAP, FINETUNEJOB, JOB, POD, Resource
 
 LIMIT_SECONDS = 300
-CLEANUP_SECONDS = 10
-"""How long the operator has to remove what a finished run no longer needs."""
 
 GENERATED = frozenset(
     prefix + name for prefix in ("", "batch.kubernetes.io/") for name in ("controller-uid", "job-name")
@@ -34,12 +32,15 @@ class Sample:
     children: list[tuple[Resource, Object]]
 
 
-async def finish_one(client: Client) -> Sample:
-    """Let one run go through all stages; RuntimeError when it does not succeed."""
+async def finish_one(client: Client, cleanup_seconds: float) -> Sample:
+    """Let one run go through all stages; RuntimeError when it does not succeed.
+
+    The operator has `cleanup_seconds` to remove what a finished run no longer needs.
+    """
     namespace = place(0)
     run = await client.create(FINETUNEJOB, namespace, named(FINETUNEJOB, SAMPLE, spec=spec()))
     await _ended(client, run)
-    await asyncio.sleep(CLEANUP_SECONDS)
+    await asyncio.sleep(cleanup_seconds)
     return Sample(
         await client.get(FINETUNEJOB, namespace, SAMPLE),
         [

@@ -14,7 +14,7 @@ from benchmarks.operator.client import Client, Object, in_parallel
 from benchmarks.operator.control_plane import OPERATOR, PLAIN, ControlPlane
 from benchmarks.operator.objects import PLAIN_KIND, named, place, spec
 from benchmarks.operator.process import LOOK_SECONDS, Running
-from benchmarks.operator.stand_in import PROGRESS_SECONDS, StandIn
+from benchmarks.operator.stand_in import StandIn
 from finetune_operator.core.manifests import suspended
 from finetune_operator.runtime.resources import FINETUNEJOB, JOB, Resource
 
@@ -64,7 +64,6 @@ async def first_jobs(plane: ControlPlane, client: Client, arm: Arm, count: int) 
 
 async def under_way(plane: ControlPlane, running: Running, player: StandIn, seconds: float) -> Figures:
     """What runs cost while they train: nothing happens but that their progress grows."""
-    await asyncio.sleep(2 * PROGRESS_SECONDS)
     requests, metrics = plane.requests(OPERATOR), await running.metrics()
     processor, asked, start = running.processor_seconds(), player.pods.asked, time.monotonic()
     await asyncio.sleep(seconds)
@@ -113,12 +112,6 @@ async def restart(client: Client, running: Running) -> Figures:
             running.require_alive()
             await asyncio.sleep(LOOK_SECONDS)
     return {"objects": objects, "seconds": round(time.monotonic() - running.started, 1)}
-
-
-async def memory(running: Running, settle_seconds: float) -> Figures:
-    """What the process holds once nothing is left to do."""
-    await asyncio.sleep(settle_seconds)
-    return {"residentMiB": running.resident_mib()}
 
 
 @dataclass
