@@ -26,7 +26,7 @@ HUB = {
     "workspace": {"size": "5Gi", "storageClassName": "fast"},
 }
 GANG = {
-    "resources": {"nodes": 2, "gpusPerNode": 8, "gpuType": "H200", "sharedMemory": "8Gi"},
+    "resources": {"nodes": 2, "gpusPerNode": 8, "gpuType": "h200", "sharedMemory": "8Gi"},
     "nodeSelector": {"zone": "a"},
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
 }

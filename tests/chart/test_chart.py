@@ -48,7 +48,7 @@ def test_the_chart_lints_without_a_warning(helm: Callable[..., Any]) -> None:
 def test_the_settings_it_writes_are_what_the_operator_reads(render: Render) -> None:
     given = {
         "gpuTypes": {
-            "H200": {
+            "h200": {
                 "resourceName": "nvidia.com/gpu",
                 "nodeSelector": {"gpu": "h200"},
                 "memoryGiB": 139,
@@ -67,10 +67,10 @@ def test_the_settings_it_writes_are_what_the_operator_reads(render: Render) -> N
     config = of_kind(render(**given), "ConfigMap")[0]
     settings = parse_settings(config["data"]["settings.json"])
     assert settings.images.trainer == IMAGES["trainer"]
-    assert settings.gpu_types["H200"].node_selector == {"gpu": "h200"}
-    assert settings.gpu_types["H200"].price_per_hour == "4.00"
-    assert settings.gpu_types["H200"].spot_price_per_hour is None
-    assert settings.gpu_types["H200"].memory_gib == 139
+    assert settings.gpu_types["h200"].node_selector == {"gpu": "h200"}
+    assert settings.gpu_types["h200"].price_per_hour == "4.00"
+    assert settings.gpu_types["h200"].spot_price_per_hour is None
+    assert settings.gpu_types["h200"].memory_gib == 139
     assert settings.s3.endpoint == "http://minio.example:9000"
     assert settings.engine_args == ("--enforce-eager",)
     assert settings.unschedulable_deadline_seconds == 86400

@@ -24,12 +24,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- required (printf "images.%s is empty: give the full reference of the image that you built from %s and pushed" .image .folder) $value -}}
 {{- end -}}
 
-{{- /* settings.json of docs/architecture.md, "Settings of the operator". */ -}}
+{{- /* settings.json of docs/contracts.md, "Settings of the operator". */ -}}
 {{- define "finetune.settings" -}}
 {{- $trainer := include "finetune.image" (dict "Values" .Values "image" "trainer" "folder" "trainer_image/") -}}
 {{- $serving := include "finetune.image" (dict "Values" .Values "image" "serving" "folder" "serving_image/") -}}
 {{- $settings := dict "images" (dict "trainer" $trainer "serving" $serving) -}}
-{{- range $key := list "imagePullPolicy" "gpuTypes" "hubEndpoint" "s3" "env" "engineArgs" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "progressSeconds" -}}
+{{- range $key := list "imagePullPolicy" "runAsUser" "gpuTypes" "cpuStages" "allowedServiceAccounts" "allowedPriorityClasses" "hubEndpoint" "s3" "env" "engineArgs" "engineStartSeconds" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "stuckDeadlineSeconds" "hangDeadlineSeconds" "ttlSecondsAfterFinished" "progressSeconds" -}}
 {{- $_ := set $settings $key (index $.Values $key) -}}
 {{- end -}}
 {{- $settings | toPrettyJson -}}

@@ -22,7 +22,8 @@ class PodParts:
     """What distinguishes the pods of one stage: the rest is the same for all.
 
     `command` is the trainer's subcommand, `env` what the main container gets beyond the common variables;
-    `sidecars` start before it and stop after it; `subdomain` gives the pods names in DNS.
+    `sidecars` start before it and stop after it; `subdomain` gives the pods names in DNS; `avoided_nodes` are
+    taken only where no other node has room.
     """
 
     command: str
@@ -33,6 +34,7 @@ class PodParts:
     nodes: int = 1
     grace_seconds: int = GRACE_SECONDS
     subdomain: str | None = None
+    avoided_nodes: tuple[str, ...] = ()
 
 
 def pod_spec(job: FineTuneJob, settings: Settings, stage: str, parts: PodParts) -> dict[str, Any]:
@@ -52,7 +54,19 @@ def pod_spec(job: FineTuneJob, settings: Settings, stage: str, parts: PodParts) 
         spec["initContainers"] = list(parts.sidecars)
     if parts.subdomain is not None:
         spec["subdomain"] = parts.subdomain
+    if parts.avoided_nodes:
+        spec["affinity"] = {"nodeAffinity": _away_from(parts.avoided_nodes)}
     return spec
+
+
+def _away_from(nodes: tuple[str, ...]) -> dict[str, Any]:
+    """Other nodes, where there are any."""
+    field = {"key": "metadata.name", "operator": "NotIn", "values": list(nodes)}
+    return {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "preference": {"matchFields": [field]}}
+        ]
+    }
 
 
 def container(name: str, image: str, settings: Settings, env: dict[str, str]) -> Container:

@@ -1,4 +1,4 @@
-"""What a stage pod mounts and where (docs/architecture.md, "Paths inside stage pods")."""
+"""What a stage pod mounts and where (docs/contracts.md, "Paths inside stage pods")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The pod of a ModelServer: the engine as a native sidecar, the gateway with its agent beside it.
 
 Native sidecars start before and stop after the gateway, so the engine outlives the last request that the
-gateway drains (design.md 5). The engine listens only on a unix socket in a volume the two share.
+gateway drains. The engine listens only on a unix socket in a volume the two share.
 """
 
 from __future__ import annotations

@@ -292,7 +292,7 @@ def test_a_pod_without_memory_is_told_to_train_in_one_process_where_it_chose_the
 
 
 def test_gpus_go_to_training_and_to_the_engine_and_place_every_stage() -> None:
-    changes = {"resources": {"gpusPerNode": 4, "gpuType": "H200"}, "nodeSelector": {"zone": "a"}}
+    changes = {"resources": {"gpusPerNode": 4, "gpuType": "h200"}, "nodeSelector": {"zone": "a"}}
     assert main_of("train", **changes)["resources"]["limits"]["nvidia.com/gpu"] == "4"
     assert engine_of("baseline", **changes)["resources"]["limits"]["nvidia.com/gpu"] == "1"
     for stage in STAGES:
