@@ -12,6 +12,10 @@ OWNER_LABEL = f"{GROUP}/owner"
 UID_LABEL = f"{GROUP}/uid"
 STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+SUSPENDED_BY = f"{GROUP}/suspended-by"
+"""Annotation of a Job that the operator suspended, or of a Workload that it deactivated."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""The LocalQueue of a Job: Kueue alone suspends and resumes a Job that carries it."""
 
 
 def owner_hash(uid: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -111,6 +111,13 @@ def gang_affinity(job_name: str, gpu: GpuType, *, on_gpus: bool) -> dict[str, An
     spread = {"requiredDuringSchedulingIgnoredDuringExecution": [apart]} if on_gpus else _preferred(apart)
     near = _preferred(_term(job_name, gpu.topology_key)) if gpu.topology_key else {}
     return {"podAntiAffinity": spread, **({"podAffinity": near} if near else {})}
+
+
+def away_from(nodes: Sequence[str]) -> dict[str, Any]:
+    """Other nodes, where there are any."""
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    preferred = [{"weight": 100, "preference": {"matchFields": fields}}]
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
 
 
 def _term(job_name: str, topology: str) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.contracts.settings import Settings, pinned
+from finetune_operator.contracts.settings import GpuType, Settings, pinned
 from finetune_operator.core.actions import Manifest
 from finetune_operator.render.containers import Container, container
 from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.names import stage_labels
-from finetune_operator.render.placement import cpu_stage, gang_affinity, gpu_type, with_gpus
+from finetune_operator.render.placement import away_from, cpu_stage, gang_affinity, gpu_type, with_gpus
 from finetune_operator.render.volumes import JOB_FILE, workspace_claim, workspace_folder
 
 PROGRESS_PORT = 8080
@@ -26,7 +26,8 @@ class PodParts:
     """What distinguishes the pods of one stage: the rest is the same for all.
 
     `command` is the trainer's subcommand, `env` what the main container gets beyond the common variables;
-    `sidecars` start before it and stop after it; `subdomain` gives the pods names in DNS.
+    `sidecars` start before it and stop after it; `subdomain` gives the pods names in DNS; `avoided_nodes` are
+    taken only where no other node has room.
     """
 
     command: str
@@ -37,6 +38,7 @@ class PodParts:
     nodes: int = 1
     grace_seconds: int = GRACE_SECONDS
     subdomain: str | None = None
+    avoided_nodes: tuple[str, ...] = ()
 
 
 def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
@@ -52,11 +54,16 @@ def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
         special["initContainers"] = starters
     if parts.subdomain is not None:
         special["subdomain"] = parts.subdomain
-    if parts.nodes > 1:
-        on_gpus = job.spec.resources.gpus_per_node > 0
-        special["affinity"] = gang_affinity(attempt.job, gpu, on_gpus=on_gpus)
+    if affinity := _affinity(job, attempt, parts, gpu):
+        special["affinity"] = affinity
     labels = stage_labels(job, attempt.stage, attempt.number)
     return place.pod_template(settings, labels, parts.mounts, special)
+
+
+def _affinity(job: FineTuneJob, attempt: Attempt, parts: PodParts, gpu: GpuType) -> dict[str, Any]:
+    on_gpus = job.spec.resources.gpus_per_node > 0
+    gang = gang_affinity(attempt.job, gpu, on_gpus=on_gpus) if parts.nodes > 1 else {}
+    return {**gang, **(away_from(parts.avoided_nodes) if parts.avoided_nodes else {})}
 
 
 def _main(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Container:

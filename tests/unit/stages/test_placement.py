@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.render.pod import PodParts, stage_pod
 from finetune_operator.render.resources import in_gib, times
+from finetune_operator.render.volumes import common
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation
 from tests.unit.stages.rendered import (
     STAGES,
@@ -192,6 +196,17 @@ def test_a_gang_is_kept_together_where_the_administrator_says_what_is_near() -> 
     assert preferred["podAffinityTerm"]["topologyKey"] == "topology.example.com/rack"
     assert "affinity" not in pod_of("train", settings, **on(nodes=1))
     assert "affinity" not in pod_of("baseline", settings, **on(nodes=2))
+
+
+def test_a_gang_keeps_its_distance_from_bad_nodes_too() -> None:
+    job = FineTuneJob.model_validate(KubernetesSimulation(**on(nodes=2)).object)
+    attempt = Attempt(stage="train", number=3, job="run-train-3-abcdef", state="Recorded")
+    parts = PodParts("train", common(job, attempt.job), {}, nodes=2, avoided_nodes=("node-1", "node-2"))
+    affinity = stage_pod(job, SETTINGS, attempt, parts)["spec"]["affinity"]
+    assert set(affinity) == {"nodeAffinity", "podAntiAffinity"}
+    (preferred,) = affinity["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    # The API server takes one value of a field at a time.
+    assert [field["values"] for field in preferred["preference"]["matchFields"]] == [["node-1"], ["node-2"]]
 
 
 @pytest.mark.parametrize(("nodes", "has"), [(1, False), (2, True)], ids=["one node", "two nodes"])
