@@ -227,8 +227,8 @@ def test_stages_without_gpus_are_as_large_as_the_administrator_says() -> None:
     large = {"gpusPerNode": 8, "cpu": "90", "memory": "1800Gi"}
     resources = [main_of(stage, settings, resources=large)["resources"] for stage in CPU_STAGES]
     for own in (*resources, reemitting(settings, resources=large)["containers"][0]["resources"]):
-        assert own["limits"] == {"cpu": "500m", "memory": "1Gi"}
-        assert own["requests"] == {**own["limits"], "ephemeral-storage": "3Gi"}
+        assert own["limits"] == {"memory": "1Gi"}
+        assert own["requests"] == {"cpu": "500m", "memory": "1Gi", "ephemeral-storage": "3Gi"}
 
 
 def test_a_training_pod_gets_what_the_spec_gives() -> None:
@@ -247,7 +247,7 @@ def test_a_pod_of_which_nobody_says_how_large_it_is_requests_enough_not_to_be_ev
     resources = main_of("train", SETTINGS, **on())["resources"]
     assert resources["limits"] == {"nvidia.com/gpu": "8"}
     assert resources["requests"] == {
-        "cpu": "16000m", "memory": f"{64 * 1024**2}Ki", "ephemeral-storage": "2Gi", "nvidia.com/gpu": "8",
+        "cpu": "8000m", "memory": f"{32 * 1024**2}Ki", "ephemeral-storage": "2Gi", "nvidia.com/gpu": "8",
     }  # fmt: skip
 
 
