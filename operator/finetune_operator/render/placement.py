@@ -114,7 +114,9 @@ def gang_affinity(job_name: str, gpu: GpuType, *, on_gpus: bool) -> dict[str, An
 
 
 def away_from(nodes: Sequence[str]) -> dict[str, Any]:
-    """Other nodes, where there are any."""
+    """Other nodes than these, where there are any."""
+    if not nodes:
+        return {}
     fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
     preferred = [{"weight": 100, "preference": {"matchFields": fields}}]
     return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
-from finetune_operator.contracts.settings import GpuType, Settings, pinned
+from finetune_operator.contracts.settings import Settings, pinned
 from finetune_operator.core.actions import Manifest
 from finetune_operator.render.containers import Container, container
 from finetune_operator.render.mounts import Mounts
@@ -54,16 +54,12 @@ def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
         special["initContainers"] = starters
     if parts.subdomain is not None:
         special["subdomain"] = parts.subdomain
-    if affinity := _affinity(job, attempt, parts, gpu):
+    on_gpus = job.spec.resources.gpus_per_node > 0
+    gang = gang_affinity(attempt.job, gpu, on_gpus=on_gpus) if parts.nodes > 1 else {}
+    if affinity := {**away_from(parts.avoided_nodes), **gang}:
         special["affinity"] = affinity
     labels = stage_labels(job, attempt.stage, attempt.number)
     return place.pod_template(settings, labels, parts.mounts, special)
-
-
-def _affinity(job: FineTuneJob, attempt: Attempt, parts: PodParts, gpu: GpuType) -> dict[str, Any]:
-    on_gpus = job.spec.resources.gpus_per_node > 0
-    gang = gang_affinity(attempt.job, gpu, on_gpus=on_gpus) if parts.nodes > 1 else {}
-    return {**gang, **(away_from(parts.avoided_nodes) if parts.avoided_nodes else {})}
 
 
 def _main(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Container:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from finetune_operator.api.conditions import Fact, clip, is_true
 from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
+from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest, Refusal
 from finetune_operator.core.manifests import integer, mapping, suspended, terminating
 from finetune_operator.core.times import format_time, moment_of
@@ -85,6 +86,7 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
     pending = Fact(stage.condition, None, "Pending", message)
     return Decision(
         attempts=(attempt,),
+        pinned=pins(run.settings),
         facts=(*_shown(stage, message), NOTHING_WRONG, *mended, pending),
         title=stage.title,
         actions=(event("Normal", f"{stage.title}Started", message),),

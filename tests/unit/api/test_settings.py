@@ -127,7 +127,9 @@ def test_the_chart_ships_the_operators_defaults() -> None:
 
 
 def test_every_field_of_a_gpu_type_is_in_the_chart() -> None:
-    known = SCHEMA.schema["properties"]["gpuTypes"]["additionalProperties"]["properties"]
+    (known,) = [
+        part["properties"] for part in SCHEMA.schema["properties"]["gpuTypes"]["patternProperties"].values()
+    ]
     (settings,) = parsed(**gpu()).gpu_types.values()
     assert set(known) == {field.alias for field in type(settings).model_fields.values()} == set(FULL_TYPE)
 
