@@ -141,7 +141,7 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
         Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
     ]
     if (mapping(child, "spec").get("completions") or 1) != 1:
-        mounted.append(Create(children.rendezvous_service(run.job, attempt, child)))
+        mounted.extend(Create(needed) for needed in children.rendezvous(run.job, attempt, child))
     # From here on the run is current for kstatus: a long training is not "in progress".
     current = Fact("Reconciling", False, stage.activity, "The run works.")
     return Decision(
