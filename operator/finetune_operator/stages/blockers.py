@@ -46,6 +46,7 @@ def blocker(run: Run, stage: StageName) -> Blocker | None:
     checks: tuple[Callable[[], Iterator[Blocker]], ...] = (
         lambda: _evaluation(observed),
         lambda: _gpu_type(observed, run.settings),
+        lambda: _permission(observed, run.settings),
         lambda: _price(observed, run.settings),
         lambda: _addresses(observed, stage),
         lambda: _workspace(observed, stage),
@@ -68,6 +69,13 @@ def _gpu_type(observed: Observed, settings: Settings) -> Iterator[Blocker]:
     problem = settings.gpu_type_problem(observed.job.spec.resources.gpu_type)
     if problem is not None:
         yield Blocker("UnknownGpuType", problem)
+
+
+def _permission(observed: Observed, settings: Settings) -> Iterator[Blocker]:
+    spec = observed.job.spec
+    problem = settings.permission_problem(spec.pod_template, spec.scheduling)
+    if problem is not None:
+        yield Blocker("NotAllowed", problem)
 
 
 def _price(observed: Observed, settings: Settings) -> Iterator[Blocker]:

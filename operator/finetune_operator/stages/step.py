@@ -12,6 +12,7 @@ from dataclasses import replace
 from finetune_operator.api.conditions import Fact, clip, is_true
 from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
+from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest, Refusal
 from finetune_operator.core.manifests import integer, mapping, suspended, terminating
 from finetune_operator.core.times import format_time, moment_of
@@ -21,7 +22,7 @@ from finetune_operator.observe.trouble import scheduled
 from finetune_operator.render import job as children
 from finetune_operator.render.names import workspace_name
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import stage_resources
+from finetune_operator.render.resources import cpu_stage_resources
 from finetune_operator.render.volumes import common, workspace_claim
 from finetune_operator.stages import publish, summaries
 from finetune_operator.stages.attempts import (
@@ -85,6 +86,7 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
     pending = Fact(stage.condition, None, "Pending", message)
     return Decision(
         attempts=(attempt,),
+        pinned=pins(run.settings),
         facts=(*_shown(stage, message), NOTHING_WRONG, *mended, pending),
         title=stage.title,
         actions=(event("Normal", f"{stage.title}Started", message),),
@@ -109,7 +111,7 @@ def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
 
 def _parts(run: Run, stage: Stage, attempt: Attempt) -> PodParts:
     if attempt.reemits:
-        return PodParts("reemit", common(run.job, attempt.job), stage_resources(run.job))
+        return PodParts("reemit", common(run.job, attempt.job), cpu_stage_resources(run.settings))
     avoided = bad_nodes(of_stage(run.status.attempts, stage.name))
     return replace(stage.parts(run.job, run.settings, attempt), avoided_nodes=avoided)
 
