@@ -64,8 +64,8 @@ class Placement(_Part):
 class CpuStages(Placement):
     """What the pods of the stages without GPUs get: prepare, publish, and re-emission of a lost result.
 
-    The limits are the requests: prepare tokenises in as many processes as it may use cores.
-    `ephemeral_storage` bounds /tmp.
+    The limits of CPU and memory are the requests: prepare tokenises in as many processes as it may use
+    cores.
     """
 
     cpu: Quantity = "2"

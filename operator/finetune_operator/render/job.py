@@ -26,7 +26,8 @@ from finetune_operator.render.names import (
     stage_labels,
     workspace_name,
 )
-from finetune_operator.render.pod import PROGRESS_PORT, PodParts, pod_spec
+from finetune_operator.render.placement import JOB_NAME
+from finetune_operator.render.pod import PROGRESS_PORT, PodParts, stage_pod
 from finetune_operator.render.resources import accelerator, other_gpus
 
 DEFAULT_WORKSPACE_SIZE = "50Gi"
@@ -62,10 +63,7 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
             "completions": parts.nodes,
             "parallelism": parts.nodes,
             "podReplacementPolicy": "Failed",
-            "template": {
-                "metadata": {"labels": carried},
-                "spec": pod_spec(job, settings, attempt.stage, parts),
-            },
+            "template": stage_pod(job, settings, attempt, parts),
         },
     }
 
@@ -124,7 +122,7 @@ def rendezvous_service(job: FineTuneJob, attempt: Attempt, child: Manifest) -> M
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {"batch.kubernetes.io/job-name": attempt.job, UID_LABEL: job.metadata.uid},
+            "selector": {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid},
             "ports": [{"name": "progress", "port": PROGRESS_PORT}],
         },
     }

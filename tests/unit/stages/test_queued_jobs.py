@@ -11,7 +11,7 @@ from finetune_operator.api.finetunejobstatus import Attempt, StageName
 from finetune_operator.observe.queue import let_run, queue_problem, waiting
 from finetune_operator.render.job import stage_job
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import stage_resources
+from finetune_operator.render.resources import cpu_stage_resources
 from finetune_operator.render.volumes import common
 from tests.unit.stages.kubernetes_simulation import SETTINGS, SPEC
 
@@ -27,7 +27,7 @@ def run(queue: str | None) -> FineTuneJob:
 def job_of(stage: StageName, queue: str | None, command: str | None = None) -> dict[str, Any]:
     job = run(queue)
     attempt = Attempt(stage=stage, number=1, job=f"run-{stage}-1", state="Recorded")
-    parts = PodParts(command or stage, common(job, attempt.job), stage_resources(job))
+    parts = PodParts(command or stage, common(job, attempt.job), cpu_stage_resources(SETTINGS))
     return dict(stage_job(job, SETTINGS, attempt, parts))
 
 
