@@ -153,7 +153,8 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
 
 
 def _resuming(run: Run, attempt: Attempt, child: Manifest) -> tuple[Action, ...]:
-    patch = let_run(child, run.observed.workloads.get(attempt.job), run.job.spec.scheduling.queue_name)
+    workload, queue = run.observed.workloads.get(attempt.job), run.job.spec.scheduling.queue_name
+    patch = let_run(child, workload, queue, kueue=run.observed.kueue)
     return () if patch is None else (patch,)
 
 

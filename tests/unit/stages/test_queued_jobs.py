@@ -43,7 +43,7 @@ def test_a_stage_that_holds_gpus_is_created_suspended_in_its_queue_and_is_not_th
     assert job["spec"]["suspend"] is True
     assert job["metadata"]["labels"][QUEUE] == "team"
     assert QUEUE not in job["spec"]["template"]["metadata"]["labels"]  # Kueue would queue the pods as well
-    assert let_run(job, None, "team") is None
+    assert let_run(job, None, "team", kueue=True) is None
     assert waiting(job, None, kueue=True) is not None
 
 
@@ -62,7 +62,7 @@ def test_other_jobs_are_not_queued_and_the_operator_resumes_them(
     job = job_of(stage, queue, command)
     assert job["spec"]["suspend"] is True
     assert QUEUE not in job["metadata"]["labels"]
-    patch = let_run(job, None, queue)
+    patch = let_run(job, None, queue, kueue=True)
     assert patch is not None
     assert patch.body["spec"] == {"suspend": False}
 
