@@ -73,8 +73,8 @@ def _engine(server: ModelServer, settings: Settings, image: str) -> Container:
         "--served-name",
         base_name(server),
     ]
-    args += ["--uds", SOCKET, "--max-loras", str(spec.max_loras), "--max-cpu-loras", str(cpu_slots(server))]
-    args += ["--max-lora-rank", str(spec.max_lora_rank)]
+    args += ["--uds", SOCKET, "--max-loras", str(spec.max_loras), "--max-lora-rank", str(spec.max_lora_rank)]
+    args += ["--max-cpu-loras", str(cpu_slots(server) + 1)]  # and the surge slot
     if spec.resources.gpus > 1:
         args += ["--tensor-parallel-size", str(spec.resources.gpus)]
     if spec.max_model_length:
@@ -147,7 +147,10 @@ def _fetch(server: ModelServer, settings: Settings, image: str) -> list[Containe
 
 
 def cpu_slots(server: ModelServer) -> int:
-    """How many adapters an engine holds; twice the GPU slots unless the server says otherwise."""
+    """How many adapters the server serves: twice the GPU slots unless its spec says otherwise.
+
+    The engine holds one more, the surge slot: with it a server whose slots are all taken can roll.
+    """
     return server.spec.max_cpu_loras or 2 * server.spec.max_loras
 
 
