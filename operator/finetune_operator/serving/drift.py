@@ -41,7 +41,7 @@ def difference(intent: Mapping[str, Any], live: Mapping[str, Any]) -> str | None
 
 def _differs(key: str, wanted: Any, live: Any) -> str | None:
     """What follows the key in the path of a difference: "" for the field itself, None without any."""
-    if _absent(wanted) and _absent(live):
+    if (_absent(wanted) and _absent(live)) or (key in _WHOLE and not wanted and not live):
         return None
     if isinstance(wanted, Mapping) and isinstance(live, Mapping):
         return _maps(key, wanted, live)

@@ -70,7 +70,7 @@ def _facts(observed: Observed, settings: Settings, decided: Decided, now: dateti
     replicas, answering = observed.server.spec.replicas, len(observed.answering(now))
     trouble = _blocked(observed, decided)
     ready = trouble is None and answering >= replicas
-    if trouble is None and not (ready and rolled_out(observed.deployment, decided.template)):
+    if trouble is None and not (ready and rolled_out(observed, decided.template)):
         trouble = trouble_of(observed, decided.template, decided.step.table, settings, now)
     counted = f"{answering} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}."
     fine = Trouble("Serving", counted, stalled=False)
@@ -99,7 +99,7 @@ def _update(observed: Observed, template: Template | None) -> Fact:
     if template is not None and template.upgrade is not None:
         return _available(observed.server.spec.upgrade.policy, template.upgrade)
     automatic = template is not None and template.record.cause == "Automatic"
-    if automatic and not rolled_out(observed.deployment, template):
+    if automatic and not rolled_out(observed, template):
         message = "Pods with the operator's present image and settings replace the others."
         return Fact(UPDATE_AVAILABLE, False, "Upgrading", message)
     return Fact(UPDATE_AVAILABLE, False, "UpToDate", "The pods are what the operator would render now.")

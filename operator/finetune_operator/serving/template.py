@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
-from finetune_operator.api.modelserver import ModelServer, PodTemplate
+from finetune_operator.api.modelserver import ModelServer, TemplateRecord
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
@@ -22,7 +22,7 @@ from finetune_operator.render.names import labels
 from finetune_operator.serving.children import selector
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed
-from finetune_operator.serving.pod import pod_spec
+from finetune_operator.serving.pod import pod_template
 
 UPDATE_AVAILABLE = "UpdateAvailable"
 Cause: TypeAlias = Literal["Spec", "Revision", "Automatic"]
@@ -41,7 +41,7 @@ class Template:
     """The pod template in force, and the upgrade that waits."""
 
     body: Manifest
-    record: PodTemplate
+    record: TemplateRecord
     upgrade: Upgrade | None = None
 
     @property
@@ -57,11 +57,20 @@ class Template:
         return int(given) if given.isdigit() else None
 
 
+def refused(server: ModelServer, settings: Settings) -> tuple[str, str] | None:
+    """A reason and a sentence where the administrator lacks or does not allow what the spec asks for."""
+    unknown = settings.gpu_type_problem(server.spec.resources.gpu_type)
+    if unknown is not None:
+        return "UnknownGpuType", unknown
+    forbidden = settings.permission_problem(server.spec.pod_template, server.spec.scheduling)
+    return None if forbidden is None else ("NotAllowed", forbidden)
+
+
 def chosen(observed: Observed, settings: Settings) -> Template | None:
-    """The template to apply; None while the gpuType is unknown and the server has no template yet."""
+    """The template to apply: of what is refused the one before, None where there is none yet."""
     server = observed.server
     kept = _kept(observed)
-    if settings.gpu_type(server.spec.resources.gpu_type) is None:
+    if refused(server, settings) is not None:
         return kept
     fresh = _rendered(server, settings)
     cause = _cause(server, kept)
@@ -78,9 +87,17 @@ def chosen(observed: Observed, settings: Settings) -> Template | None:
     return Template(kept.body, kept.record, upgrade)
 
 
-def rolled_out(deployment: Manifest | None, template: Template | None) -> bool:
-    """Whether every pod was replaced by one of this template; what becomes of those later does not matter."""
-    if template is None or difference(template.body, mapping(deployment, "spec", "template")) is not None:
+def in_force(server: ModelServer, template: Template | None) -> bool:
+    """Whether the template is that of the spec as it is now."""
+    return template is not None and template.record.spec_digest == _spec_digest(server)
+
+
+def rolled_out(observed: Observed, template: Template | None) -> bool:
+    """Whether every pod was replaced by one of the spec's template; what becomes of those does not matter."""
+    deployment = observed.deployment
+    if template is None or not in_force(observed.server, template):
+        return False
+    if difference(template.body, mapping(deployment, "spec", "template")) is not None:
         return False
     seen = integer(deployment, "status", "observedGeneration") or 0
     if seen < (integer(deployment, "metadata", "generation") or 0):
@@ -116,17 +133,13 @@ def _full_name(server: ModelServer) -> str:
 
 
 def _rendered(server: ModelServer, settings: Settings) -> Manifest:
-    spec = pod_spec(server, settings, settings.images.serving)
-    template = {
-        "metadata": {"labels": {**labels(server), **selector(server)}},
-        "spec": {key: value for key, value in spec.items() if value not in ({}, [])},
-    }
-    plain: Manifest = json.loads(json.dumps(template))
+    rendered = pod_template(server, settings, settings.images.serving, {**labels(server), **selector(server)})
+    plain: Manifest = json.loads(json.dumps(rendered))
     return plain
 
 
 def _recorded(server: ModelServer, body: Manifest, cause: Cause) -> Template:
-    record = PodTemplate(
+    record = TemplateRecord(
         spec_digest=_spec_digest(server),
         revision=server.spec.upgrade.revision,
         cause=cause,

@@ -14,7 +14,7 @@ from finetune_operator.render.names import server_name
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims, mounted_secrets
 from finetune_operator.serving.table import Table
-from finetune_operator.serving.template import Template, rolled_out
+from finetune_operator.serving.template import Template, in_force, refused, rolled_out
 
 PLACE_PATIENCE = timedelta(minutes=10)  # an autoscaler brings a node
 MOUNT_PATIENCE = timedelta(minutes=2)  # a cloud's disk is attached
@@ -45,9 +45,9 @@ def trouble_of(
 
 
 def _spec(observed: Observed, template: Template | None, settings: Settings) -> Iterator[Trouble]:
-    problem = settings.gpu_type_problem(observed.server.spec.resources.gpu_type)
-    if problem is not None and template is None:
-        yield Trouble("UnknownGpuType", problem)
+    problem = refused(observed.server, settings)
+    if problem is not None and not in_force(observed.server, template):
+        yield Trouble(*problem)
     for claim in mounted_claims(observed.server):
         if claim not in observed.claims:
             message = f"PersistentVolumeClaim {claim} does not exist in this namespace; create it."
@@ -182,6 +182,6 @@ def _starting(observed: Observed, template: Template | None) -> Trouble:
         return Trouble("Starting", "Pods are being created.", stalled=False)
     if any(not pod.ready for pod in observed.live):
         return Trouble("Starting", "The engine is loading the base model.", stalled=False)
-    if not rolled_out(observed.deployment, template):
+    if not rolled_out(observed, template):
         return Trouble("RollingUpdate", "Pods are being replaced.", stalled=False)
     return Trouble("Starting", "Pods are being created.", stalled=False)

@@ -109,8 +109,8 @@ EDITS = [
     pytest.param(
         "Deployment",
         "spec.template.spec.volumes.0",
-        {"name": "tmp", "hostPath": {"path": "/"}},
-        "spec.template.spec.volumes[tmp].emptyDir",
+        {"name": "adapters", "hostPath": {"path": "/"}},
+        "spec.template.spec.volumes[adapters].emptyDir",
         id="a volume of the host",
     ),
     pytest.param(
@@ -163,6 +163,7 @@ UNTOUCHED = [
         id="a container that a webhook added",
     ),
     pytest.param({"emptyDir": {}}, {"emptyDir": {}}, id="an empty volume"),
+    pytest.param({"nodeSelector": {}}, {}, id="an empty selector"),
 ]
 CHANGED = [
     pytest.param({"replicas": 2}, {"replicas": 0}, id="a number"),
