@@ -41,8 +41,8 @@ def difference(intent: Mapping[str, Any], live: Mapping[str, Any]) -> str | None
 
 def _differs(key: str, wanted: Any, live: Any) -> str | None:
     """What follows the key in the path of a difference: "" for the field itself, None without any."""
-    if (_absent(wanted) and _absent(live)) or (key in _WHOLE and not wanted and not live):
-        return None
+    if not wanted and not live and key != "emptyDir":
+        return None  # the API server leaves out what is empty, but for the volume that is named by its key
     if isinstance(wanted, Mapping) and isinstance(live, Mapping):
         return _maps(key, wanted, live)
     if isinstance(wanted, (list, tuple)) and isinstance(live, (list, tuple)):
@@ -79,7 +79,7 @@ def _same(wanted: Any, live: Any) -> bool:
         return all(_same(wanted.get(key), live.get(key)) for key in {*wanted, *live})
     if isinstance(wanted, (list, tuple)) and isinstance(live, (list, tuple)):
         return _whole(wanted, live) is None
-    return bool(wanted == live) or (_absent(wanted) and _absent(live))
+    return bool(wanted == live) or not (wanted or live)
 
 
 def _identity(key: str, item: Mapping[str, Any]) -> tuple[str, ...]:
@@ -95,8 +95,3 @@ def _equal(key: str, wanted: Any, live: Any) -> bool:
 
 def _quantities(amounts: Mapping[str, Any]) -> dict[str, Decimal | str]:
     return {name: quantity(value) or str(value) for name, value in amounts.items()}
-
-
-def _absent(value: Any) -> bool:
-    """What the API server leaves out of an object: `emptyDir: {}` is not among it."""
-    return value in (None, False, 0, "") or (isinstance(value, (list, tuple)) and not value)
