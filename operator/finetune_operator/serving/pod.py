@@ -29,7 +29,7 @@ ADAPTERS = "/adapters"
 GRACE_SECONDS = 120
 PROPAGATION_SECONDS = 5  # time for every node to take a terminating pod out of the Service
 _GATEWAY = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
-_FETCH = {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {}}
+_FETCH = {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {}}
 
 
 def pod_template(server: ModelServer, settings: Settings, image: str, labels: Mapping[str, str]) -> Manifest:

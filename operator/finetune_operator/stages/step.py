@@ -14,7 +14,7 @@ from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
 from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest, Refusal
-from finetune_operator.core.manifests import integer, mapping, suspended, terminating
+from finetune_operator.core.manifests import integer, mapping, suspended, terminating, text
 from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
@@ -120,7 +120,8 @@ def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) ->
     pods = run.observed.pods.get(attempt.job, ())
     outcome = outcome_of(stage.name, child, pods)
     if outcome is not None:
-        return _record(run, stage, attempt, outcome)
+        had_nodes = any(text(pod, "spec", "nodeName") for pod in pods)
+        return _record(run, stage, attempt, outcome, had_nodes=had_nodes)
     if child is None:
         left = leftovers(run, [attempt])
         return _stopping(run, stage, left) if left is not None else Decision()
@@ -140,7 +141,7 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
         Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
     ]
     if (mapping(child, "spec").get("completions") or 1) != 1:
-        mounted.append(Create(children.rendezvous_service(run.job, attempt, child)))
+        mounted.extend(Create(needed) for needed in children.rendezvous(run.job, attempt, child))
     # From here on the run is current for kstatus: a long training is not "in progress".
     current = Fact("Reconciling", False, stage.activity, "The run works.")
     return Decision(
@@ -179,7 +180,7 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
-        return _record(run, stage, attempt, outcome)
+        return _record(run, stage, attempt, outcome, had_nodes=False)
     return _waits(run, stage, wait, stalled=trouble.stalled)
 
 
@@ -207,15 +208,18 @@ def _works(run: Run, stage: Stage, attempt: Attempt, *, placed: bool) -> Decisio
     )
 
 
-def _record(run: Run, stage: Stage, attempt: Attempt, outcome: AttemptOutcome) -> Decision:
+def _record(
+    run: Run, stage: Stage, attempt: Attempt, outcome: AttemptOutcome, *, had_nodes: bool
+) -> Decision:
     """The one place where an outcome enters the status; it is final."""
     lacking = stage.lacks(outcome.summary) if outcome.succeeded else None
     if lacking is not None:
         outcome = AttemptOutcome(False, "Unknown", f"The result of {stage.name} lacks {lacking}.")
     closed = ended_as(attempt, outcome, run.now)
-    if not outcome.succeeded:
-        return _failed(run, stage, closed)
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} had their nodes.")
+    if not outcome.succeeded:
+        failed = _failed(run, stage, closed)
+        return failed.adding(admitted) if had_nodes else failed
     told = event("Normal", f"{stage.title}Succeeded", outcome.message or "The stage succeeded.")
     decision = replace(stage.read(run.job, outcome), attempts=(closed,), again=0)
     return replace(

@@ -140,7 +140,7 @@ def test_the_cluster_may_choose_the_user() -> None:
 
 
 SIZES = [
-    pytest.param({"gpus": 2}, {}, {"cpu": "4000m", "memory": "16777216Ki"}, id="nobody says how large"),
+    pytest.param({"gpus": 2}, {}, {"cpu": "2000m", "memory": "8388608Ki"}, id="nobody says how large"),
     pytest.param(
         {"gpus": 2}, {"cpuPerGpu": "8", "memoryPerGpu": "64Gi"}, {"cpu": "16000m", "memory": "134217728Ki"},
         id="the administrator, for each GPU",
@@ -149,7 +149,7 @@ SIZES = [
         {"gpus": 2, "cpu": "10", "memory": "80Gi"}, {"cpuPerGpu": "8"}, {"cpu": "10", "memory": "80Gi"},
         id="the spec",
     ),
-    pytest.param({"gpus": 0}, {}, {"cpu": "500m", "memory": "2Gi"}, id="on the CPU"),
+    pytest.param({"gpus": 0}, {}, {"cpu": "250m", "memory": "1Gi"}, id="on the CPU"),
 ]  # fmt: skip
 
 
