@@ -54,7 +54,10 @@ def base_name(server: ModelServer) -> str:
 
 
 def cpu_slots(server: ModelServer) -> int:
-    """How many adapters an engine holds; twice the GPU slots unless the server says otherwise."""
+    """How many adapters the server serves: twice the GPU slots unless its spec says otherwise.
+
+    The engine holds one more, the surge slot: with it a server whose slots are all taken can roll.
+    """
     return server.spec.max_cpu_loras or 2 * server.spec.max_loras
 
 
@@ -101,7 +104,7 @@ def _engine(server: ModelServer, settings: Settings, image: str, pod: Mounts) ->
         base_path(parse_source(spec.base_model.source)),
         base_name(server),
         spec.max_loras,
-        cpu_slots(server),
+        cpu_slots(server) + 1,
         spec.max_lora_rank,
         spec.resources.gpus,
         spec.max_model_length,

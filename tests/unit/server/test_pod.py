@@ -13,7 +13,7 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.plan import plan
 from finetune_operator.serving.pod import pod_template
-from tests.unit.server.test_plan import NOW, applied
+from tests.unit.server.builders import NOW, applied
 
 Object = dict[str, Any]
 HUB = {"source": "hf://org/name", "revision": "a" * 40, "credentialsSecretRef": {"name": "hub"}}
