@@ -65,8 +65,12 @@ class Api(Protocol):
         """Merge-patch an object."""
         ...
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
-        """Delete an object in the background if it still has this uid (409 otherwise)."""
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
+    ) -> None:
+        """Delete an object in the background if it still has this uid (409 otherwise); `grace_seconds` 0
+        removes a pod without waiting for its node.
+        """
         ...
 
     async def replace(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:

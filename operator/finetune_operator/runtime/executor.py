@@ -79,8 +79,8 @@ class Executor:
                 return await self._apply(key.namespace, manifest, uid, version)
             case Patch(api_version, kind, name, body):
                 return await self._patch(key.namespace, resource_of(api_version, kind), name, body)
-            case Delete(api_version, kind, name, uid):
-                await self._delete(key.namespace, resource_of(api_version, kind), name, uid)
+            case Delete():
+                await self._delete(key.namespace, action)
             case Emit(type=kind, reason=reason, message=message):
                 self._recorder.record(owner, kind, reason, message)
         return True
@@ -125,10 +125,11 @@ class Executor:
             raise
         return True
 
-    async def _delete(self, namespace: str, resource: Resource, name: str, uid: str) -> None:
+    async def _delete(self, namespace: str, action: Delete) -> None:
         """Gone (404) and replaced by another object (409) are both what was asked for."""
+        resource = resource_of(action.api_version, action.kind)
         try:
-            await self._api.delete(resource, namespace, name, uid)
+            await self._api.delete(resource, namespace, action.name, action.uid, action.grace_seconds)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise

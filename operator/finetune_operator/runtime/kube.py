@@ -26,8 +26,8 @@ PAGE = 500
 REQUESTS_AT_ONCE = 32
 TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 WATCH_SECONDS = 300
-# The server sends a bookmark every minute, so a silent stream is a dead one.
-WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=75.0)
+# The server sends a bookmark about every minute, so a silent stream is a dead one.
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=150.0)
 ATTEMPTS_WHEN_THROTTLED = 4
 LONGEST_PAUSE_SECONDS = 30.0
 TOKEN_SECONDS = 30.0  # service account tokens are rotated on disk long before they expire
@@ -190,9 +190,15 @@ class KubernetesApi:
         path, query = resource.path(namespace, name), {"fieldManager": FIELD_MANAGER}
         return await self._call("patch", Request("PATCH", path, query, body, "application/merge-patch+json"))
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
-        """Delete an object in the background if it still has this uid (409 otherwise)."""
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
+    ) -> None:
+        """Delete an object in the background if it still has this uid (409 otherwise); `grace_seconds` 0
+        removes a pod without waiting for its node.
+        """
+        grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         body = {
+            **grace,
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",

@@ -36,7 +36,7 @@ PROGRESS_PORT = 8080
 STATE_PORT = 8001
 ASKED_AT_ONCE = 16
 # Every changed answer is a reconcile; with more pods than this allows, each is asked less often.
-ASKED_PER_SECOND = 20.0
+ASKED_PER_SECOND = 15.0
 CONVERGING_SECONDS = 1.0
 UNREACHABLE_SECONDS = 5.0
 STEADY_SECONDS = 15.0
@@ -87,7 +87,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Answer:
-    """The last document of a pod and when it came; `reachable` is whether the last question was answered."""
+    """The last document of a pod and when it came, or when it was first asked in vain; `at` None before that.
+
+    `reachable` is whether the last question was answered.
+    """
 
     document: Mapping[str, Any] | None = None
     at: datetime | None = None
@@ -161,7 +164,7 @@ class Poller:
 
     def _after(self, before: Answer, document: Mapping[str, Any] | None) -> Answer:
         if document is None:
-            return Answer(before.document, before.at)
+            return Answer(before.document, before.at or self._now())
         return Answer(document, self._now(), reachable=True)
 
     def _pause(self, target: Target, document: Mapping[str, Any] | None) -> float:
@@ -204,6 +207,6 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
 def _object(body: bytes) -> Mapping[str, Any] | None:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

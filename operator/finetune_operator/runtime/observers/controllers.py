@@ -85,7 +85,7 @@ def controllers(
     return {
         "FineTuneJob": Controller(JobObserver(api, owners, stores, lookups, poller), plan_job, settings, now),
         "ModelServer": Controller(
-            ServerObserver(owners, stores, lookups, poller), plan_server, settings, now
+            ServerObserver(api, owners, stores, lookups, poller), plan_server, settings, now
         ),
         "AdapterDeployment": Controller(RolloutObserver(owners), plan_rollout, settings, now),
     }

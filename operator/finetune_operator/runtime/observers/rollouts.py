@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.client import Object
+from finetune_operator.runtime.observers.servers import first_problem
 from finetune_operator.runtime.resources import Key
 
 
@@ -25,11 +28,15 @@ class RolloutObserver:
         reference = deployment.spec.adapter.fine_tune_job_ref
         job = None if reference is None else self._named(deployment, "FineTuneJob", reference.name)
         server = self._named(deployment, "ModelServer", deployment.spec.server_ref.name)
-        return Observed(
-            deployment,
-            None if job is None else FineTuneJob.model_validate(job),
-            None if server is None else ModelServer.model_validate(server),
-        )
+        try:
+            return Observed(
+                deployment,
+                None if job is None else FineTuneJob.model_validate(job),
+                None if server is None else ModelServer.model_validate(server),
+            )
+        except ValidationError as error:
+            message = f"{error.title} of this AdapterDeployment cannot be read: {first_problem(error)}"
+            return Observed(deployment, None, None, unreadable=message)
 
     def forget(self, key: Key) -> None:
         """Nothing is kept of a deployment."""
