@@ -17,6 +17,7 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.generate.crd import object_schema
 from finetune_operator.generate.kinds import KINDS
 from finetune_operator.runtime.cache.arrivals import Arrivals
+from finetune_operator.runtime.cache.kueue import WorkloadReflector, job_of
 from finetune_operator.runtime.cache.listing import Listing
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.reflector import Reflector, Watched
@@ -111,6 +112,11 @@ def assemble(
         poller.look(manifest, gone)
         changed(manifest, gone)
 
+    def workload_changed(manifest: Manifest, gone: bool) -> None:
+        job = job_of(manifest, stores.jobs)
+        if job is not None:
+            changed(job, gone)
+
     return ProcessParts(
         metrics=metrics,
         owners=owners,
@@ -118,7 +124,8 @@ def assemble(
         reflectors=[
             Reflector(api, watched, pod_changed if watched.resource is POD else changed, clock, metrics)
             for watched in _watched(stores, namespace)
-        ],
+        ]
+        + [WorkloadReflector(api, namespace, stores.workloads, workload_changed, clock, metrics)],
         poller=poller,
         recorder=recorder,
         reconciler=reconciler,

@@ -10,6 +10,7 @@ from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL
 
 GROUP = "finetune.dev"
 VERSION = "v1alpha1"
+KUEUE = "kueue.x-k8s.io"
 MANAGED_BY = "app.kubernetes.io/managed-by=finetune-operator"
 OF_SERVERS = f"{MANAGED_BY},finetune.dev/kind=ModelServer"
 
@@ -63,8 +64,15 @@ _BY_KIND = {(resource.api_version, resource.kind): resource for resource in _ALL
 _OURS_BY_KIND = {resource.kind: resource for resource in OURS}
 
 
+def workloads(api_version: str) -> Resource:
+    """Kueue's Workloads in the version that the API server serves."""
+    return Resource(api_version, "Workload", "workloads")
+
+
 def resource_of(api_version: str, kind: str) -> Resource:
     """The resource of a manifest; a kind outside the table is a bug of the plan, so KeyError."""
+    if (api_version.split("/")[0], kind) == (KUEUE, "Workload"):
+        return workloads(api_version)
     return _BY_KIND[(api_version, kind)]
 
 

@@ -68,6 +68,12 @@ def job(manifest: Manifest) -> Manifest:
     return _child(manifest, _JOB_SPEC, mapping(manifest, "status"))
 
 
+def workload(manifest: Manifest) -> Manifest:
+    """A Workload of Kueue, without its pod templates: those of other people's Jobs are kept too."""
+    status = picked(mapping(manifest, "status"), {"conditions": True, "admissionChecks": True})
+    return _child(manifest, {"active": True, "queueName": True}, status)
+
+
 def whole(manifest: Manifest) -> Manifest:
     """A child that there are few of, with all that the server lists of it but the managed fields."""
     return {**manifest, "metadata": _metadata(manifest)}

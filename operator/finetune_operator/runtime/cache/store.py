@@ -89,6 +89,18 @@ class Store:
         return [*gone, *changed]
 
 
+class Workloads(Store):
+    """Kueue's Workloads by the Jobs that own them; `served`: whether the API server knows such a thing."""
+
+    def __init__(self) -> None:
+        super().__init__(projections.workload)
+        self.served = False
+
+    def of(self, job: Manifest) -> Manifest | None:
+        """The Workload of a Job."""
+        return next(iter(self.owned_by(text(job, "metadata", "namespace"), uid_of(job))), None)
+
+
 def labelled_uid(manifest: Manifest) -> str:
     """The uid of the object of ours that a pod names; who controls the pod is the reader's to check."""
     return label(manifest, UID_LABEL)
@@ -105,6 +117,7 @@ class Stores:
     services: Store = field(default_factory=Store)
     policies: Store = field(default_factory=Store)
     configmaps: Store = field(default_factory=Store)
+    workloads: Workloads = field(default_factory=Workloads)
 
 
 def _read(entry: _Entry) -> Manifest:

@@ -51,6 +51,8 @@ class JobObserver:
             progress=answer.document,
             progress_at=answer.at,
             runs=self._runs(job, jobs),
+            workloads=self._workloads(jobs),
+            kueue=self.stores.workloads.served,
         )
 
     def forget(self, key: Key) -> None:
@@ -103,6 +105,10 @@ class JobObserver:
         preparing = [attempt.job for attempt in _open(job) if attempt.stage == "prepare"]
         waiting = any(manifests.suspended(jobs[name]) for name in preparing if name in jobs)
         return tuple(self.owners.measured(job.metadata.namespace)) if waiting else ()
+
+    def _workloads(self, jobs: Mapping[str, Manifest]) -> Mapping[str, Manifest]:
+        found = {name: self.stores.workloads.of(child) for name, child in jobs.items()}
+        return {name: workload for name, workload in found.items() if workload is not None}
 
     async def _claims(self, job: FineTuneJob, jobs: Mapping[str, Manifest]) -> Mapping[str, Manifest]:
         """The workspace, and before an attempt starts the claims that the spec names."""
