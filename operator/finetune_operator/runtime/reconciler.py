@@ -74,7 +74,7 @@ class Reconciler:
             except QueueClosedError:
                 return
             try:
-                await self._timed(key)
+                await self.reconcile(key)
             finally:
                 self.queue.done(key)
 
@@ -85,7 +85,8 @@ class Reconciler:
             for key in self._owners.known():
                 self.queue.add(key, random.uniform(0.0, RESYNC_SECONDS / 10))  # noqa: S311
 
-    async def _timed(self, key: Key) -> None:
+    async def reconcile(self, key: Key) -> None:
+        """Reconcile one object now. Whatever goes wrong with it is logged and tried again later."""
         started = self._clock()
         try:
             result = await self._reconcile(key)
