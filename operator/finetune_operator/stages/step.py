@@ -136,7 +136,7 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
         return Decision(again=run.settings.progress_seconds)
     held = halt(run, stage.name)
     if held is not None:
-        return _blocked(run, stage, held)
+        return _halted(run, stage, attempt, child, held)
     mounted: list[Action] = [
         Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
     ]
@@ -154,7 +154,8 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
 
 
 def _resuming(run: Run, attempt: Attempt, child: Manifest) -> tuple[Action, ...]:
-    patch = let_run(child, run.observed.workloads.get(attempt.job), run.job.spec.scheduling.queue_name)
+    workload, queue = run.observed.workloads.get(attempt.job), run.job.spec.scheduling.queue_name
+    patch = let_run(child, workload, queue, kueue=run.observed.kueue)
     return () if patch is None else (patch,)
 
 
@@ -166,12 +167,9 @@ def _document(run: Run, attempt: Attempt) -> JobDocument:
 
 def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Decision:
     """Show how a running attempt stands; end it where waiting has no use any more."""
-    workload = run.observed.workloads.get(attempt.job)
     held = halt(run, stage.name)
     if held is not None:
-        patch = stop(child, workload)
-        told = event("Normal", "Suspended", f"The pods of {stage.name} are stopped: {held.message}")
-        return _blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
+        return _halted(run, stage, attempt, child, held)
     if suspended(child):
         return _suspended(run, stage, attempt, child)
     trouble = trouble_now(run, stage, attempt, child, pods)
@@ -182,6 +180,13 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
     if outcome is not None:
         return _record(run, stage, attempt, outcome, had_nodes=False)
     return _waits(run, stage, wait, stalled=trouble.stalled)
+
+
+def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blocker) -> Decision:
+    """The Job stays, without pods; Kueue might have given them to one that is not even released."""
+    patch = stop(child, run.observed.workloads.get(attempt.job))
+    told = event("Normal", "Suspended", f"The pods of {stage.name} are stopped: {held.message}")
+    return _blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
 
 
 def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
