@@ -10,6 +10,7 @@ from datetime import datetime
 from finetune_operator.api.conditions import Fact, clip, with_facts
 from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.observe.trouble import Trouble
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
 from finetune_operator.serving.children import GATEWAY_PORT
 from finetune_operator.serving.observed import Observed
@@ -18,7 +19,7 @@ from finetune_operator.serving.report import AliasReport
 from finetune_operator.serving.routing import Slots, Step
 from finetune_operator.serving.table import alias_of
 from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, rolled_out
-from finetune_operator.serving.trouble import Trouble, trouble_of
+from finetune_operator.serving.trouble import trouble_of
 
 ENTRIES = 1024  # what the schema takes
 ADAPTERS_BYTES = 240_000  # etcd takes 1.5 MB of an object; readers and caches hold it many times
@@ -73,7 +74,7 @@ def _facts(observed: Observed, settings: Settings, decided: Decided, now: dateti
     if trouble is None and not (ready and rolled_out(observed, decided.template)):
         trouble = trouble_of(observed, decided.template, decided.step.table, settings, now)
     counted = f"{answering} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}."
-    fine = Trouble("Serving", counted, stalled=False)
+    fine = Trouble("Serving", counted)
     shown, told = trouble or fine, fine if ready else trouble or fine
     moving = trouble is not None and not trouble.stalled and trouble.reason != STOPPED
     yield Fact("Ready", ready, told.reason, told.message)
@@ -84,13 +85,13 @@ def _facts(observed: Observed, settings: Settings, decided: Decided, now: dateti
 def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
     """What makes it useless to look at pods."""
     if observed.refusal is not None:
-        return Trouble(observed.refusal.reason, observed.refusal.message)
+        return Trouble(observed.refusal.reason, observed.refusal.message, stalled=True)
     for taken in sorted(decided.taken, key=lambda entry: entry.passing):
         reason = "WaitingForDeletion" if taken.passing else "NameConflict"
         return Trouble(reason, taken.message, stalled=not taken.passing)
     if observed.server.spec.replicas == 0:
         message = "The server is scaled to zero; set spec.replicas to 1 or more to serve."
-        return Trouble(STOPPED, message, stalled=False)
+        return Trouble(STOPPED, message)
     return None
 
 
