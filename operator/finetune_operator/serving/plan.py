@@ -74,7 +74,9 @@ def _children(observed: Observed, decided: Decided) -> list[Action]:
         (children.network_policy(server), observed.policy),
     ]
     if decided.template is not None and (observed.deployment is not None or not decided.taken):
-        intended.append((children.deployment(server, decided.template.body), observed.deployment))
+        template = decided.template
+        deployment = children.deployment(server, template.body, template.record.spec_digest)
+        intended.append((deployment, observed.deployment))
     return [
         action
         for intent, live in intended

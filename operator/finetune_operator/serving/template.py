@@ -19,7 +19,7 @@ from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import condition, controller_uid, integer, items, mapping, text
 from finetune_operator.render.names import labels
-from finetune_operator.serving.children import selector
+from finetune_operator.serving.children import SPEC, selector
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.pod import pod_template
@@ -149,7 +149,7 @@ def _recorded(server: ModelServer, body: Manifest, cause: Cause) -> Template:
 
 
 def _kept(observed: Observed) -> Template | None:
-    """The recorded template; before the first record, that of the Deployment an older operator made."""
+    """The recorded template; where the record is missing, that of the Deployment that is there."""
     server, record = observed.server, observed.server.status.pod_template
     if record is not None:
         try:
@@ -160,7 +160,9 @@ def _kept(observed: Observed) -> Template | None:
     live = observed.deployment
     if live is None or controller_uid(live) != server.metadata.uid:
         return None
-    return _recorded(server, mapping(live, "spec", "template"), "Spec")
+    found = _recorded(server, mapping(live, "spec", "template"), "Spec")
+    rendered_from = text(live, "metadata", "annotations", SPEC) or found.record.spec_digest
+    return Template(found.body, found.record.model_copy(update={"spec_digest": rendered_from}))
 
 
 def _cause(server: ModelServer, kept: Template | None) -> Cause | None:
