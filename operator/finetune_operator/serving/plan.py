@@ -8,7 +8,7 @@ from datetime import datetime
 from finetune_operator.api.modelserver import ModelServerStatus
 from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Action, Emit, Patch, Plan
+from finetune_operator.core.actions import Action, Emit, Manifest, Patch, Plan
 from finetune_operator.core.manifests import text
 from finetune_operator.serving import children
 from finetune_operator.serving.observed import Observed, PodState
@@ -54,7 +54,13 @@ def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
     step = next_step(current_table(observed, wanted), wanted, observed.live, slots)
     answering, replicas = observed.answering(now), observed.server.spec.replicas
     reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
-    return Decided(template, step, slots, reports, taken(observed))
+    return Decided(template, _deployment(observed, template), step, slots, reports, taken(observed))
+
+
+def _deployment(observed: Observed, template: Template | None) -> Manifest | None:
+    if template is None:
+        return None
+    return children.deployment(observed.server, template.body, template.record.spec_digest)
 
 
 def _slots(observed: Observed, template: Template | None) -> Slots:
@@ -73,10 +79,8 @@ def _children(observed: Observed, decided: Decided) -> list[Action]:
         (children.service(server), observed.service),
         (children.network_policy(server), observed.policy),
     ]
-    if decided.template is not None and (observed.deployment is not None or not decided.taken):
-        template = decided.template
-        deployment = children.deployment(server, template.body, template.record.spec_digest)
-        intended.append((deployment, observed.deployment))
+    if decided.deployment is not None and (observed.deployment is not None or not decided.taken):
+        intended.append((decided.deployment, observed.deployment))
     return [
         action
         for intent, live in intended

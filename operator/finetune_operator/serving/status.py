@@ -10,6 +10,7 @@ from datetime import datetime
 from finetune_operator.api.conditions import Fact, clip, with_facts
 from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
 from finetune_operator.observe.trouble import Trouble
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
 from finetune_operator.serving.children import GATEWAY_PORT
@@ -18,7 +19,7 @@ from finetune_operator.serving.ownership import Taken
 from finetune_operator.serving.report import AliasReport
 from finetune_operator.serving.routing import Slots, Step
 from finetune_operator.serving.table import alias_of
-from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, rolled_out
+from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, in_force, rolled_out
 from finetune_operator.serving.trouble import trouble_of
 
 ENTRIES = 1024  # what the schema takes
@@ -29,9 +30,10 @@ STOPPED = "Stopped"
 
 @dataclass(frozen=True)
 class Decided:
-    """What the plan decided, for the status to tell."""
+    """What the plan decided, for the status to tell; `deployment` is the intended one."""
 
     template: Template | None
+    deployment: Manifest | None
     step: Step
     slots: Slots
     reports: Sequence[AliasReport]
@@ -47,7 +49,7 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
     """The whole status; conditions keep their transition times."""
     server, template = observed.server, decided.template
     generation = server.metadata.generation
-    facts = [*_facts(observed, settings, decided, now), _update(observed, template)]
+    facts = [*_facts(observed, settings, decided, now), _update(observed, decided)]
     entries = _entries(decided.reports)
     return ModelServerStatus(
         observed_generation=generation,
@@ -71,7 +73,7 @@ def _facts(observed: Observed, settings: Settings, decided: Decided, now: dateti
     replicas, answering = observed.server.spec.replicas, len(observed.answering(now))
     trouble = _blocked(observed, decided)
     ready = trouble is None and answering >= replicas
-    if trouble is None and not (ready and rolled_out(observed, decided.template)):
+    if trouble is None and not (ready and _as_specified(observed, decided)):
         trouble = trouble_of(observed, decided.template, decided.step.table, settings, now)
     counted = f"{answering} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}."
     fine = Trouble("Serving", counted)
@@ -80,6 +82,11 @@ def _facts(observed: Observed, settings: Settings, decided: Decided, now: dateti
     yield Fact("Ready", ready, told.reason, told.message)
     yield Fact("Reconciling", moving, shown.reason, shown.message)
     yield Fact("Stalled", trouble is not None and trouble.stalled, shown.reason, shown.message)
+
+
+def _as_specified(observed: Observed, decided: Decided) -> bool:
+    current = in_force(observed.server, decided.template)
+    return current and rolled_out(observed.deployment, decided.deployment)
 
 
 def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
@@ -95,12 +102,14 @@ def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
     return None
 
 
-def _update(observed: Observed, template: Template | None) -> Fact:
+def _update(observed: Observed, decided: Decided) -> Fact:
     """Whether the operator would render other pods now, and how they come."""
-    if template is not None and template.upgrade is not None:
+    template = decided.template
+    if template is None or not in_force(observed.server, template):
+        return Fact(UPDATE_AVAILABLE, None, "NotRendered", "There are no pods for this spec; see Stalled.")
+    if template.upgrade is not None:
         return _available(observed.server.spec.upgrade.policy, template.upgrade)
-    automatic = template is not None and template.record.cause == "Automatic"
-    if automatic and not rolled_out(observed, template):
+    if template.record.cause == "Automatic" and not rolled_out(observed.deployment, decided.deployment):
         message = "Pods with the operator's present image and settings replace the others."
         return Fact(UPDATE_AVAILABLE, False, "Upgrading", message)
     return Fact(UPDATE_AVAILABLE, False, "UpToDate", "The pods are what the operator would render now.")

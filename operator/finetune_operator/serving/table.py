@@ -47,7 +47,7 @@ def current_table(observed: Observed, wanted: Sequence[Wanted]) -> Table:
     A rebuilt table has a generation that no pod has seen: two tables of one generation would look alike.
     """
     newest = _newest_generation(observed)
-    table = read_table(observed.manifest)
+    table = read_table(observed.manifest) if observed.owns(observed.manifest) else None
     if table is not None and table.generation >= newest:
         return table
     if newest == 0:

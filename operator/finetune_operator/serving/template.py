@@ -17,9 +17,9 @@ from finetune_operator.api.modelserver import ModelServer, TemplateRecord
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import condition, controller_uid, integer, items, mapping, text
+from finetune_operator.core.manifests import condition, integer, items, mapping, text
 from finetune_operator.render.names import labels
-from finetune_operator.serving.children import SPEC, selector
+from finetune_operator.serving.children import SPEC, intent_of, selector
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.pod import pod_template
@@ -92,17 +92,16 @@ def in_force(server: ModelServer, template: Template | None) -> bool:
     return template is not None and template.record.spec_digest == _spec_digest(server)
 
 
-def rolled_out(observed: Observed, template: Template | None) -> bool:
-    """Whether every pod was replaced by one of the spec's template; what becomes of those does not matter."""
-    deployment = observed.deployment
-    if template is None or not in_force(observed.server, template):
+def rolled_out(live: Manifest | None, intent: Manifest | None) -> bool:
+    """Whether every pod was replaced by one of the intended Deployment; what becomes of those later does not
+    matter.
+    """
+    if intent is None or intent_of(live) != intent_of(intent):
         return False
-    if difference(template.body, mapping(deployment, "spec", "template")) is not None:
+    seen = integer(live, "status", "observedGeneration") or 0
+    if seen < (integer(live, "metadata", "generation") or 0):
         return False
-    seen = integer(deployment, "status", "observedGeneration") or 0
-    if seen < (integer(deployment, "metadata", "generation") or 0):
-        return False
-    return text(condition(deployment, "Progressing"), "reason") == "NewReplicaSetAvailable"
+    return text(condition(live, "Progressing"), "reason") == "NewReplicaSetAvailable"
 
 
 def waits_for_turn(server: ModelServer) -> bool:
@@ -150,19 +149,22 @@ def _recorded(server: ModelServer, body: Manifest, cause: Cause) -> Template:
 
 def _kept(observed: Observed) -> Template | None:
     """The recorded template; where the record is missing, that of the Deployment that is there."""
-    server, record = observed.server, observed.server.status.pod_template
-    if record is not None:
-        try:
-            body = json.loads(record.template)
-        except (ValueError, RecursionError):
-            body = None
-        return Template(body, record) if isinstance(body, dict) else None
-    live = observed.deployment
-    if live is None or controller_uid(live) != server.metadata.uid:
+    server, live, record = observed.server, observed.deployment, observed.server.status.pod_template
+    if record is not None and (body := _parsed(record)) is not None:
+        return Template(body, record)
+    if not observed.owns(live):
         return None
     found = _recorded(server, mapping(live, "spec", "template"), "Spec")
     rendered_from = text(live, "metadata", "annotations", SPEC) or found.record.spec_digest
     return Template(found.body, found.record.model_copy(update={"spec_digest": rendered_from}))
+
+
+def _parsed(record: TemplateRecord) -> Manifest | None:
+    try:
+        body = json.loads(record.template)
+    except (ValueError, RecursionError):  # a status that somebody else wrote
+        return None
+    return body if isinstance(body, dict) else None
 
 
 def _cause(server: ModelServer, kept: Template | None) -> Cause | None:

@@ -14,7 +14,7 @@ from finetune_operator.render.names import server_name
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims, mounted_secrets
 from finetune_operator.serving.table import Table
-from finetune_operator.serving.template import Template, in_force, refused, rolled_out
+from finetune_operator.serving.template import Template, in_force, refused
 
 PATIENCE = timedelta(minutes=10)  # an autoscaler brings a node, a cloud attaches a disk
 
@@ -31,7 +31,7 @@ def trouble_of(
         lambda: _deadline(observed),
     )
     found = next((trouble for check in checks for trouble in check()), None)
-    return found or _starting(observed, template)
+    return found or _starting(observed)
 
 
 def _spec(observed: Observed, template: Template | None, settings: Settings) -> Iterator[Trouble]:
@@ -133,11 +133,9 @@ def _deadline(observed: Observed) -> Iterator[Trouble]:
         yield Trouble("ProgressDeadlineExceeded", message, stalled=True)
 
 
-def _starting(observed: Observed, template: Template | None) -> Trouble:
-    if not observed.live:
-        return Trouble("Starting", "Pods are being created.")
+def _starting(observed: Observed) -> Trouble:
     if any(not pod.ready for pod in observed.live):
         return Trouble("Starting", "The engine is loading the base model.")
-    if not rolled_out(observed, template):
-        return Trouble("RollingUpdate", "Pods are being replaced.")
-    return Trouble("Starting", "Pods are being created.")
+    if len(observed.live) < observed.server.spec.replicas:
+        return Trouble("Starting", "Pods are being created.")
+    return Trouble("RollingUpdate", "Pods are being replaced.")
