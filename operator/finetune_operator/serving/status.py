@@ -38,6 +38,7 @@ class Decided:
     slots: Slots
     reports: Sequence[AliasReport]
     taken: Sequence[Taken]
+    rebuilt: bool
 
 
 def endpoint(name: str, namespace: str) -> str:
