@@ -18,7 +18,6 @@ from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.ownership import Taken
 from finetune_operator.serving.report import AliasReport
 from finetune_operator.serving.routing import Slots, Step
-from finetune_operator.serving.table import alias_of
 from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, in_force, rolled_out
 from finetune_operator.serving.trouble import trouble_of
 
@@ -126,11 +125,10 @@ def _available(policy: str, upgrade: Upgrade) -> Fact:
 
 
 def _slots(decided: Decided) -> SlotsStatus:
-    held = decided.step.holding
-    aliases = len({alias_of(name) for name in held})
+    aliases = len(decided.step.aliases)
     if decided.slots.engine <= decided.slots.aliases:
         return SlotsStatus(total=decided.slots.aliases, used=aliases, surge="Missing")
-    in_use = len(held) > decided.slots.aliases
+    in_use = len(decided.step.holding) > decided.slots.aliases
     return SlotsStatus(total=decided.slots.aliases, used=aliases, surge="InUse" if in_use else "Free")
 
 
