@@ -52,7 +52,7 @@ class Template:
     @property
     def engine_slots(self) -> int | None:
         """How many adapters the engine holds, as its arguments say."""
-        args = [arg for c in items(self.body, "spec", "initContainers") for arg in c.get("args") or ()]
+        args = [arg for c in items(self.body, "spec", "initContainers") for arg in _arguments_of(c)]
         given = str(dict(pairwise(args)).get("--max-cpu-loras", ""))
         return int(given) if given.isdigit() else None
 
@@ -188,7 +188,7 @@ def _changes(kept: Manifest, fresh: Manifest) -> str:
 
 
 def _images(kept: Manifest, fresh: Manifest) -> Iterator[str]:
-    before, after = ({c.get("image") for c in _containers(body)} for body in (kept, fresh))
+    before, after = ({text(c, "image") for c in _containers(body)} for body in (kept, fresh))
     if before != after:
         yield f"image {_list(before - after)} -> {_list(after - before)}"
 
@@ -208,7 +208,8 @@ def _arguments_of(container: Mapping[str, Any]) -> list[str]:
     engine = [
         text(entry, "value") for entry in items(container, "env") if entry.get("name") == "FT_ENGINE_ARGS"
     ]
-    return [*map(str, container.get("args") or ()), *engine]
+    args = container.get("args")
+    return [*(map(str, args) if isinstance(args, list) else ()), *engine]
 
 
 def _containers(body: Manifest) -> list[Mapping[str, Any]]:

@@ -43,9 +43,17 @@ SERVED = served()
 
 
 @RELAXED
-@given(CHILDREN, st.lists(st.tuples(st.booleans(), OBJECTS, st.none() | OBJECTS), max_size=3), st.booleans())
+@given(
+    CHILDREN,
+    st.lists(st.tuples(st.booleans(), OBJECTS, st.none() | OBJECTS), max_size=3),
+    st.booleans(),
+    st.booleans(),
+)
 def test_the_plan_is_total_and_its_status_can_always_be_written(
-    children: dict[str, dict[str, Any]], pods: list[tuple[bool, dict[str, Any], Any]], replaced: bool
+    children: dict[str, dict[str, Any]],
+    pods: list[tuple[bool, dict[str, Any], Any]],
+    replaced: bool,
+    lost: bool,
 ) -> None:
     world = copy.deepcopy(SERVED)
     for kind, garbage in children.items():
@@ -54,6 +62,10 @@ def test_the_plan_is_total_and_its_status_can_always_be_written(
         PodState(f"p{i}", f"p{i}", ready, False, manifest, state, NOW)
         for i, (ready, manifest, state) in enumerate(pods)
     )
+    if lost:
+        world.status = {}
+        owner = {"ownerReferences": [{"uid": "u1", "controller": True}]}
+        world.children["Deployment"] = {**world.children["Deployment"], "metadata": owner}
     decided = world.plan()
     assert decided == world.plan(), "the plan is deterministic"
     ModelServerStatus.model_validate(decided.status)
