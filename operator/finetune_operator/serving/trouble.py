@@ -17,6 +17,7 @@ from finetune_operator.serving.table import Table
 from finetune_operator.serving.template import Template, in_force, refused
 
 PATIENCE = timedelta(minutes=10)  # an autoscaler brings a node, a cloud attaches a disk
+NO_ROOM = frozenset({"Unschedulable", "PodsRefused"})
 
 
 def trouble_of(
@@ -31,7 +32,21 @@ def trouble_of(
         lambda: _deadline(observed),
     )
     found = next((trouble for check in checks for trouble in check()), None)
-    return found or _starting(observed)
+    return _starting(observed) if found is None else _with_remedy(observed, found)
+
+
+def _with_remedy(observed: Observed, trouble: Trouble) -> Trouble:
+    """A new pod of a rolling update that finds no room beside the old ones can be let in their place."""
+    replicas = observed.server.spec.replicas
+    surges = sum(1 for pod in observed.live if pod.ready) >= replicas > 0
+    if trouble.reason not in NO_ROOM or not surges or observed.server.spec.upgrade.strategy == "Recreate":
+        return trouble
+    message = (
+        f"{trouble.message.rstrip('.')}. It is the new pod of a rolling update, which starts before an old "
+        "one goes; if there is no room for both, the server must recreate: set spec.upgrade.strategy to "
+        "Recreate."
+    )
+    return replace(trouble, message=message)
 
 
 def _spec(observed: Observed, template: Template | None, settings: Settings) -> Iterator[Trouble]:
@@ -60,23 +75,9 @@ def _pods(observed: Observed, table: Table, settings: Settings, now: datetime) -
             continue
         yield from _restarted(pod)
         for trouble in pod_troubles(pod.pod, secrets, settings, now):
-            said = _with_remedy(observed, trouble)
             lasting = trouble.since is not None and now - trouble.since >= PATIENCE
-            yield replace(trouble, message=said, stalled=trouble.stalled or lasting)
+            yield replace(trouble, stalled=trouble.stalled or lasting)
         yield from _unready(pod, table)
-
-
-def _with_remedy(observed: Observed, trouble: Trouble) -> str:
-    replicas = observed.server.spec.replicas
-    ready = sum(1 for pod in observed.live if pod.ready)
-    surges = ready >= replicas > 0 and observed.server.spec.upgrade.strategy == "Surge"
-    if trouble.reason != "Unschedulable" or not surges:
-        return trouble.message
-    return (
-        f"{trouble.message.rstrip('.')}. It is the new pod of a rolling update, which starts before an old "
-        "one goes; if there is no room for both, the server must recreate: set spec.upgrade.strategy to "
-        "Recreate."
-    )
 
 
 def _restarted(pod: PodState) -> Iterator[Trouble]:

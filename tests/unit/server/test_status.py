@@ -270,6 +270,17 @@ def test_a_new_pod_for_which_the_pool_has_no_room_is_told_with_the_remedy() -> N
     assert "must recreate" not in world.condition("Stalled").message
 
 
+def test_a_new_pod_that_a_quota_refuses_is_told_with_the_remedy() -> None:
+    world = _changed()
+    world.pods = (pod(V1, applied=3),)
+    deployment_says(world, condition("ReplicaFailure", "True", reason="FailedCreate", message=QUOTA))
+    world.reconcile()
+    assert world.condition("Ready").status == "True"
+    stalled = world.condition("Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "PodsRefused")
+    assert all(words in stalled.message for words in (QUOTA, "spec.upgrade.strategy to Recreate"))
+
+
 def test_a_rollout_that_stands_still_is_stalled() -> None:
     world = _changed()
     late = condition(
