@@ -40,7 +40,9 @@ async def _answer(pod: PlayedPod, refused: Collection[str]) -> web.Response:
 def state(manifest: Object, engine: str, refused: Collection[str]) -> State:
     """What an agent says that has carried out a server manifest; loading takes it no time."""
     versions = tuple(
-        VersionState(name=v["name"], digest=v["digest"], phase="Failed", reason="InvalidArtifact", message="Refused.")
+        VersionState(
+            name=v["name"], digest=v["digest"], phase="Failed", reason="InvalidArtifact", message="Refused."
+        )
         if v["digest"] in refused
         else VersionState(name=v["name"], digest=v["digest"], phase="Ready")
         for v in manifest.get("versions", ())

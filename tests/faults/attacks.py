@@ -184,7 +184,9 @@ async def _annotate(operators: Operators, world: World) -> None:
     try:
         for number in range(200):
             for kind, name in [name for name in world.history.objects if name[0] in OWN]:
-                body = {"metadata": {"annotations": {"example.com/seen": str(number) if number < 199 else None}}}
+                body = {
+                    "metadata": {"annotations": {"example.com/seen": str(number) if number < 199 else None}}
+                }
                 await world.client.patch(kind, world.namespace, name, body)
             await asyncio.sleep(0.05)
         await serving
@@ -211,7 +213,9 @@ async def _stand_in(operators: Operators, first: Operator, world: World) -> None
 
 
 THROTTLED = refusal(429, "TooManyRequests", "slow down", {"Retry-After": "1"})
-CONFLICT = refusal(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
+CONFLICT = refusal(
+    409, "Conflict", "the object has been modified; please apply your changes to the latest version"
+)
 INTERNAL = refusal(500, "InternalError", "etcdserver: leader changed")
 UNAVAILABLE = refusal(503, "ServiceUnavailable", "the server is currently unable to handle the request")
 
@@ -226,8 +230,10 @@ ATTACKS = (
     broken("every watch breaks after two events", lambda: _CutWatches(gone=False)),
     broken("every watch ends with 410 after two events", lambda: _CutWatches(gone=True)),
     broken("news of Jobs and pods comes a second late", lambda: _LateWatches({"jobs": 1.0, "pods": 1.0})),
-    broken("news of our own kinds comes a second late", lambda: _LateWatches(
-        {"finetunejobs": 1.0, "modelservers": 1.0, "adapterdeployments": 1.0})),
+    broken(
+        "news of our own kinds comes a second late",
+        lambda: _LateWatches({"finetunejobs": 1.0, "modelservers": 1.0, "adapterdeployments": 1.0}),
+    ),
     Attack("two operators at once", _two),
     Attack("one operator is paused while another takes over", _paused),
     Attack("somebody annotates our objects 20 times a second", _annotate),

@@ -53,7 +53,9 @@ class PlayedPod:
 
     async def wait(self, reason: str, message: str) -> None:
         """Its containers cannot be started."""
-        await self._status({"phase": "Pending", **self._containers({"waiting": {"reason": reason, "message": message}})})
+        await self._status(
+            {"phase": "Pending", **self._containers({"waiting": {"reason": reason, "message": message}})}
+        )
 
     async def end(self, code: int, message: str = "", reason: str = "") -> None:
         """Its containers have ended."""
@@ -73,7 +75,10 @@ class PlayedPod:
     def _containers(self, state: Object, ready: bool = False) -> Object:
         """The status of all containers; those of `initContainers` here are native sidecars or done."""
         spec = self.manifest["spec"]
-        parts = {"containerStatuses": spec["containers"], "initContainerStatuses": spec.get("initContainers", [])}
+        parts = {
+            "containerStatuses": spec["containers"],
+            "initContainerStatuses": spec.get("initContainers", []),
+        }
         return {key: [_container(one, state, ready) for one in listed] for key, listed in parts.items()}
 
     async def _status(self, status: Object) -> None:
@@ -172,9 +177,7 @@ class Nodes:
 
 
 def _conditions(**values: bool) -> list[Object]:
-    return [
-        {"type": kind, "status": str(value), "lastTransitionTime": NOW} for kind, value in values.items()
-    ]
+    return [{"type": kind, "status": str(value), "lastTransitionTime": NOW} for kind, value in values.items()]
 
 
 def _container(spec: Object, state: Object, ready: bool) -> Object:

@@ -57,9 +57,15 @@ class Forks:
         await self._process.wait()
         await self._lines
 
-    async def start(self, arguments: Sequence[str], settings: Path, log: Path) -> tuple[int, asyncio.Future[int]]:
+    async def start(
+        self, arguments: Sequence[str], settings: Path, log: Path
+    ) -> tuple[int, asyncio.Future[int]]:
         """Start an operator; returns its pid and what will be its exit code."""
-        request = {"arguments": arguments, "environment": {"FINETUNE_SETTINGS": str(settings)}, "log": str(log)}
+        request = {
+            "arguments": arguments,
+            "environment": {"FINETUNE_SETTINGS": str(settings)},
+            "log": str(log),
+        }
         async with self._asking:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -91,6 +97,15 @@ class Operator:
         """Wait for its end; returns the exit code."""
         await asyncio.wait([self._ended])  # waiting for the future itself would cancel it with the waiter
         return self._ended.result()
+
+    async def port(self) -> int:
+        """Where it answers probes, once its log says that it works."""
+        while not self._ended.done():
+            for line in map(_parsed, self.log.read_text().splitlines()):
+                if line["message"] == "started":
+                    return int(line["port"])
+            await asyncio.sleep(0.05)  # a file tells nobody that it grew
+        raise AssertionError(self.log.read_text())
 
     def kill(self) -> None:
         """SIGKILL: it ends between two instructions."""

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from finetune_operator.core.manifests import controller_uid, finished, integer, items, label, mapping, terminating, text
+from finetune_operator.core.manifests import (
+    controller_uid,
+    finished,
+    integer,
+    items,
+    label,
+    mapping,
+    terminating,
+    text,
+)
 from finetune_operator.runtime.resources import OURS
 from tests.faults.client import Object
 from tests.faults.history import Name, Revision
@@ -83,7 +92,10 @@ def _of_status(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[
         now = attempts.get((attempt["stage"], attempt["number"]))
         if now is None:
             yield f"attempt {attempt['number']} of {attempt['stage']} was forgotten"
-        elif attempt["state"] in FINAL and (now["state"], now["reason"]) != (attempt["state"], attempt["reason"]):
+        elif attempt["state"] in FINAL and (now["state"], now["reason"]) != (
+            attempt["state"],
+            attempt["reason"],
+        ):
             yield f"the outcome of attempt {attempt['number']} of {attempt['stage']} changed"
 
 
@@ -94,7 +106,11 @@ def _of_condition(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]
     moved = before["lastTransitionTime"] != after["lastTransitionTime"]
     if moved and before["status"] == after["status"]:
         yield f"lastTransitionTime of {kind} moved while it stayed {after['status']}"
-    if kind == "Succeeded" and before["status"] != "Unknown" != after["status"] and before["status"] != after["status"]:
+    if (
+        kind == "Succeeded"
+        and before["status"] != "Unknown" != after["status"]
+        and before["status"] != after["status"]
+    ):
         yield "the outcome of the run changed"
 
 
@@ -118,9 +134,13 @@ def _routes(revisions: Sequence[Revision]) -> Iterator[str]:
         routes = {r["alias"]: r["targets"][0]["version"] for r in table["routes"]}
         listed = {v["name"] for v in table["versions"]}
         before = routed.get(server, {}) if server in alive else {}
-        yield from (f"alias {alias} lost its route" for alias in before if alias in alive and alias not in routes)
+        yield from (
+            f"alias {alias} lost its route" for alias in before if alias in alive and alias not in routes
+        )
         yield from (f"{v} is routed and not listed" for v in routes.values() if v not in listed)
-        yield from (f"{v} was dropped while pods may still route to it" for v in before.values() if v not in listed)
+        yield from (
+            f"{v} was dropped while pods may still route to it" for v in before.values() if v not in listed
+        )
         routed[server] = routes
 
 
@@ -140,7 +160,9 @@ def essence(objects: Mapping[Name, Object], vague: bool) -> dict[str, Any]:
     attempts, reasons and messages.
     """
     kept = {name: o for name, o in objects.items() if name[0] in _COMPARED and (name[0] in OWN or ours(o))}
-    words = {uid: f"<uid of {'/'.join(name)}>" for name, o in objects.items() if (uid := o["metadata"]["uid"])}
+    words = {
+        uid: f"<uid of {'/'.join(name)}>" for name, o in objects.items() if (uid := o["metadata"]["uid"])
+    }
     words |= {hashlib.sha256(uid.encode()).hexdigest()[:6]: "<hash>" for uid in list(words)}
     namespaces = {o["metadata"].get("namespace", "") for o in kept.values()}
     words |= {namespace: "<namespace>" for namespace in namespaces if namespace}

@@ -104,8 +104,13 @@ def standing(history: History) -> str:
 
 def _shown(item: Object) -> Object:
     status = item.get("status") or {}
-    conditions = {c["type"]: f"{c['status']} {c.get('reason')}: {c.get('message')}" for c in status.get("conditions", [])}
-    attempts = [f"{a['stage']} {a['number']} {a['state']} {a.get('reason')}" for a in status.get("attempts", [])]
+    conditions = {
+        c["type"]: f"{c['status']} {c.get('reason')}: {c.get('message')}"
+        for c in status.get("conditions", [])
+    }
+    attempts = [
+        f"{a['stage']} {a['number']} {a['state']} {a.get('reason')}" for a in status.get("attempts", [])
+    ]
     name = f"{item['kind']} {item['metadata']['name']}"
     return {"name": name, "conditions": conditions, "attempts": attempts, "phase": status.get("phase")}
 

@@ -178,7 +178,9 @@ def refusal(status: int, reason: str, message: str, headers: dict[str, str] | No
     """An answer as the API server writes its own."""
     document = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}
     document |= {"reason": reason, "message": message}
-    return Reply(status, json.dumps(document).encode(), {"Content-Type": "application/json", **(headers or {})})
+    return Reply(
+        status, json.dumps(document).encode(), {"Content-Type": "application/json", **(headers or {})}
+    )
 
 
 async def never() -> Reply:

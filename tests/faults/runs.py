@@ -165,9 +165,16 @@ async def is_parked(world: World) -> None:
 
 async def _disrupt(world: World, pod: str, reason: str, **status: str) -> None:
     """What the taint manager and the pod garbage collector write before they delete a pod."""
-    target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": f"{reason}: node is gone"}
+    target = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": reason,
+        "message": f"{reason}: node is gone",
+    }
     conditions = [{**target, "lastTransitionTime": NOW}]
-    await world.client.patch("Pod", world.namespace, pod, {"status": {**status, "conditions": conditions}}, "status")
+    await world.client.patch(
+        "Pod", world.namespace, pod, {"status": {**status, "conditions": conditions}}, "status"
+    )
 
 
 async def running(world: World, stage: str) -> None:
@@ -190,7 +197,12 @@ def pods(world: World, stage: str) -> list[Object]:
 async def _until_refused(world: World) -> None:
     """The API server learns of policies and quotas a moment after it stored them, and tells nobody when."""
     template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}
-    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "any"}, "spec": {"template": template}}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "any"},
+        "spec": {"template": template},
+    }
     while not await world.client.refuses(job, world.namespace):
         await asyncio.sleep(0.1)
 
@@ -204,7 +216,12 @@ def _policy(name: str) -> Object:
             "failurePolicy": "Fail",
             "matchConstraints": {
                 "resourceRules": [
-                    {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
+                    {
+                        "apiGroups": ["batch"],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE"],
+                        "resources": ["jobs"],
+                    }
                 ],
             },
             "validations": [{"expression": "false", "message": "Jobs need a cost centre."}],
@@ -245,7 +262,10 @@ SCENARIOS = (
     Scenario(
         "one pod of a gang is evicted",
         ends(True, resources={"nodes": 2, "gpusPerNode": 1}),
-        {"train/0": (trainer.keep_running, trainer.succeed), "train/1": (trainer.be_evicted, trainer.succeed)},
+        {
+            "train/0": (trainer.keep_running, trainer.succeed),
+            "train/1": (trainer.be_evicted, trainer.succeed),
+        },
     ),
     Scenario(
         "the training pod is preempted without a word",
@@ -291,6 +311,8 @@ SCENARIOS = (
         {"train": (trainer.keep_running, trainer.succeed)},
     ),
     Scenario(
-        "the labels of Job and pod are taken away", loses_its_labels, {"train": (trainer.wait_for(_unlabelled),)}
+        "the labels of Job and pod are taken away",
+        loses_its_labels,
+        {"train": (trainer.wait_for(_unlabelled),)},
     ),
 )

@@ -40,7 +40,9 @@ class World:
     def stands(self, kind: str, name: str, type_: str, status: str, reason: str | None = None) -> bool:
         """Whether a condition of the object has this status (and reason), at its present generation."""
         found, manifest = condition(self.get(kind, name), type_), self.get(kind, name)
-        seen = manifest.get("status", {}).get("observedGeneration") == manifest.get("metadata", {}).get("generation")
+        seen = manifest.get("status", {}).get("observedGeneration") == manifest.get("metadata", {}).get(
+            "generation"
+        )
         return seen and found.get("status") == status and reason in (None, found.get("reason"))
 
     async def until(self, kind: str, name: str, type_: str, status: str, reason: str | None = None) -> None:

@@ -78,7 +78,7 @@ class ModelServerSpec(ApiModel):
     rules = (
         Cel(
             "self.baseModel == oldSelf.baseModel",
-            "spec.baseModel cannot be changed, the adapters on the server are tied to it (R13); create a "
+            "spec.baseModel cannot be changed, the adapters on the server are tied to it; create a "
             "ModelServer with a new name and move the AdapterDeployments",
             ".baseModel",
         ),

@@ -55,7 +55,9 @@ async def test_probes_say_what_is_wrong_and_metrics_are_served() -> None:
 
     metrics = Metrics()
     key = Key("FineTuneJob", "demo", "run")
-    metrics.show(key, {"status": {"conditions": [{"type": "Succeeded", "status": "True", "reason": "Promote"}]}})
+    metrics.show(
+        key, {"status": {"conditions": [{"type": "Succeeded", "status": "True", "reason": "Promote"}]}}
+    )
     server = HealthServer(metrics, check, check)
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
