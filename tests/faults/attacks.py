@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
-from tests.faults.oracles import OWN
 from tests.faults.operators import Operator, Operators
+from tests.faults.oracles import OWN
 from tests.faults.proxy import Call, Cut, Fault, Forward, Reply, never, refusal
 from tests.faults.scenario import World
 
-Start = Callable[[Operators, World], Awaitable[None]]
+Start = Callable[[Operators, World], Coroutine[Any, Any, None]]
 
 
 REFUSALS = 15

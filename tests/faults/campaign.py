@@ -12,7 +12,7 @@ from tests.faults.attacks import CALM, Attack, crash
 from tests.faults.play import Outcome, Player
 from tests.faults.scenario import Scenario
 
-TOGETHER = 10
+TOGETHER = 16
 """Plays at a time: most of a play is waiting for the Job controller, which looks once a second."""
 
 

@@ -1,7 +1,8 @@
-"""The tests' own connection to the API server: asynchronous, without retries, errors as they come."""
+"""The tests' own connection to the API server: asynchronous, errors as they come."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -101,6 +102,11 @@ class Client:
         """Merge-patch an object or its status."""
         return await self._send("PATCH", BY_KIND[kind].path(namespace, name, subresource), body, MERGE)
 
+    async def replace(self, manifest: Object) -> Object:
+        """PUT a cluster-scoped object."""
+        path = BY_KIND[manifest["kind"]].path(None, manifest["metadata"]["name"])
+        return await self._send("PUT", path, manifest)
+
     async def delete(self, kind: str, namespace: str | None, name: str, **options: Any) -> None:
         """Delete an object; one that is gone already is no error. `options` are DeleteOptions."""
         try:
@@ -122,6 +128,15 @@ class Client:
     async def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, content: str = "application/json"
     ) -> Object:
+        """One request, repeated while no API server listens."""
+        for _ in range(300):
+            try:
+                return await self._once(method, path, body, content)
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+                await asyncio.sleep(0.1)
+        raise AssertionError("the API server does not come back")
+
+    async def _once(self, method: str, path: str, body: Mapping[str, Any] | None, content: str) -> Object:
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": content, "Accept": "application/json"}
         async with self.session.request(method, self.url + path, data=data, headers=headers) as answer:

@@ -16,7 +16,10 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True)
 class Revision:
-    """One stored change of one object; `version` is etcd's, which all kinds share."""
+    """One stored change of one object; `version` is etcd's, which all kinds share.
+
+    `event` is a watch's ADDED, MODIFIED or DELETED, or LISTED: then earlier revisions may not have been seen.
+    """
 
     version: int
     event: str
@@ -115,9 +118,15 @@ class Hub:
                 await asyncio.sleep(0.2)  # the API server is being restarted
 
     async def _list(self, kind: str) -> str:
+        """After the start, and when the API server cannot go on from where a watch broke off."""
         items, version = await self._client.list(kind, None)
+        listed = {item["metadata"]["uid"] for item in items}
+        known = [found for history in self._histories.values() for found in history.of(kind)]
         for item in items:
-            self._take(Revision(int(item["metadata"]["resourceVersion"]), "ADDED", item))
+            self._take(Revision(int(item["metadata"]["resourceVersion"]), "LISTED", item))
+        for item in known:
+            if item["metadata"]["uid"] not in listed:
+                self._take(Revision(int(version), "DELETED", item))
         return version
 
     def _take(self, revision: Revision) -> None:

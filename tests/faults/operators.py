@@ -149,6 +149,7 @@ class Operators:
         kubeconfig.write_text(yaml.safe_dump(_kubeconfig(proxy.url)))
         arguments = ["run", "--kubeconfig", str(kubeconfig), "--namespace", self._namespace]
         arguments += ["--host", "127.0.0.1", "--port", "0"]
+        log.touch()
         pid, ended = await self._forks.start(arguments, self._folder / "settings.json", log)
         self.lives.append(Operator(proxy, pid, ended, log))
         return self.lives[-1]

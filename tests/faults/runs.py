@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import yaml
@@ -32,7 +32,7 @@ EVALUATION = {
 }
 MANAGED_BY = "app.kubernetes.io/managed-by"
 LABELS = tuple(f"finetune.dev/{key}" for key in ("kind", "owner", "uid", "stage", "attempt"))
-Script = Callable[[World], Awaitable[None]]
+Script = Callable[[World], Coroutine[Any, Any, None]]
 
 
 def run(**spec: Any) -> Object:
@@ -204,7 +204,7 @@ async def _until_refused(world: World) -> None:
         "spec": {"template": template},
     }
     while not await world.client.refuses(job, world.namespace):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # noqa: ASYNC110
 
 
 def _policy(name: str) -> Object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,7 @@ class Scenario:
     """
 
     name: str
-    script: Callable[[World], Awaitable[None]]
+    script: Callable[[World], Coroutine[Any, Any, None]]
     fates: Mapping[str, Sequence[Fate]] = field(default_factory=dict)
     default: Fate = succeed
     dying: Fate = stop_politely
