@@ -19,10 +19,11 @@ def serve(refused: Collection[str] = ()) -> Fate:
     """A pod that becomes ready with the first manifest; it refuses the adapters with these digests."""
 
     async def fate(pod: PlayedPod) -> None:
-        runner = web.ServerRunner(web.Server(lambda _: _answer(pod, refused), access_log=None))
+        server = web.Server(lambda _: _answer(pod, refused), access_log=None)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            await web.TCPSite(runner, pod.address, PORT, shutdown_timeout=0.1).start()
+            await web.TCPSite(runner, pod.address, PORT).start()
             await pod.history.until(lambda: _manifest(pod) is not None)
             await pod.run()
             await pod.deletion.wait()

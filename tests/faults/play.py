@@ -87,8 +87,8 @@ class Player:
     async def _rest(self, operators: Operators) -> list[str]:
         """After the end the operator may finish what it is at; from then on it writes nothing."""
         deadline = time.monotonic() + 20
-        while time.monotonic() < min(deadline, _last_write(operators) + SETTLE_SECONDS):
-            await asyncio.sleep(0.2)  # noqa: ASYNC110 - that nothing happens is no event
+        while time.monotonic() < min(deadline, _last_write(operators) + SETTLE_SECONDS):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
         before = _written(operators)
         await asyncio.sleep(self.quiet)
         written = _written(operators)[len(before) :]

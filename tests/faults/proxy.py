@@ -81,7 +81,8 @@ class Proxy:
     def __init__(self, upstream: Client, faults: Sequence[Fault] = ()):
         self._upstream = upstream
         self._faults = faults
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None))
+        server = web.Server(self._handle, access_log=None, handler_cancellation=True)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         self.url = ""
         self.requests = 0
         self.begun = 0
@@ -91,7 +92,7 @@ class Proxy:
     async def __aenter__(self) -> Proxy:
         """Start listening."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"

@@ -203,8 +203,8 @@ async def _until_refused(world: World) -> None:
         "metadata": {"name": "any"},
         "spec": {"template": template},
     }
-    while not await world.client.refuses(job, world.namespace):
-        await asyncio.sleep(0.1)  # noqa: ASYNC110
+    while not await world.client.refuses(job, world.namespace):  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
 
 
 def _policy(name: str) -> Object:

@@ -52,6 +52,7 @@ async def test_restarts_of_the_api_server_change_nothing_but_the_time(own_cluste
     assert [(o.scenario, o.violations) for o in await plays if o.violations] == []
 
 
+@pytest.mark.xfail(reason="1.2: a pruned status field makes an endless write loop", strict=True)
 async def test_an_operator_newer_than_its_crds_works_and_comes_to_rest(own_cluster: Cluster) -> None:
     """The API server drops a status field: no write is repeated because of that."""
     found, _ = await own_cluster.client.list("CustomResourceDefinition", None)
