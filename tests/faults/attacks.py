@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults.operators import Operator, Operators
+from tests.faults.operators.processes import Operator, Operators
+from tests.faults.operators.proxy import Call, Cut, Fault, Forward, Reply, never, refusal
 from tests.faults.oracles import OWN
-from tests.faults.proxy import Call, Cut, Fault, Forward, Reply, never, refusal
-from tests.faults.scenario import World
+from tests.faults.scenarios.scenario import World
 
 Start = Callable[[Operators, World], Coroutine[Any, Any, None]]
 

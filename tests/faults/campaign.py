@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tests.faults.attacks import CALM, Attack, crash
 from tests.faults.play import Outcome, Player
-from tests.faults.scenario import Scenario
+from tests.faults.scenarios.scenario import Scenario
 
 TOGETHER = 16
 """Plays at a time: most of a play is waiting for the Job controller, which looks once a second."""
@@ -76,6 +76,7 @@ class Campaign:
         """`player` is for the undisturbed plays, `attacked` for the others."""
         self._player = player
         self._attacked = attacked
+        self.played: list[Outcome] = []
         self._limit = asyncio.Semaphore(TOGETHER)
         self._numbers = itertools.count(1)
         self._undisturbed: dict[str, asyncio.Task[Outcome]] = {}
@@ -125,4 +126,6 @@ class Campaign:
         async with self._limit:
             player = self._player if like is None else self._attacked
             expected = None if like is None else like.end
-            return await player.play(scenario, attack, f"{name}-{next(self._numbers)}", expected)
+            outcome = await player.play(scenario, attack, f"{name}-{next(self._numbers)}", expected)
+        self.played.append(outcome)
+        return outcome

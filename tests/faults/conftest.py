@@ -8,9 +8,11 @@ import pytest
 import pytest_asyncio
 
 from tests.faults.campaign import Attacked, Campaign, Crashes, Undisturbed
-from tests.faults.cluster import Cluster
-from tests.faults.play import Player
+from tests.faults.cluster.controlplane import Cluster
+from tests.faults.play import Outcome, Player
+from tests.faults.report import tables
 
+PLAYED = pytest.StashKey[list[Outcome]]()
 QUIET_SECONDS = 10.0
 QUIET_SECONDS_ATTACKED = 1.0
 
@@ -31,4 +33,13 @@ async def campaign(cluster: Cluster, request: pytest.FixtureRequest) -> AsyncIte
     trials = [p.params.get("trial") for p in parameters if p is not None]
     one.schedule(trial for trial in trials if isinstance(trial, Undisturbed | Attacked | Crashes))
     yield one
+    request.config.stash[PLAYED] = one.played
     await one.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was tried, scenario by scenario."""
+    played = terminalreporter.config.stash.get(PLAYED, [])
+    if played:
+        terminalreporter.write_sep("=", "faults tried on the operator")
+        terminalreporter.write_line(tables(played))

@@ -23,10 +23,20 @@ from finetune_operator.core.manifests import (
 )
 from finetune_operator.core.times import parse_time
 from finetune_operator.runtime.resources import OURS
-from tests.faults.client import Object
-from tests.faults.history import Name, Revision
-from tests.faults.scenario import ours
+from tests.faults.cluster.client import Object
+from tests.faults.cluster.history import Name, Revision
+from tests.faults.scenarios.scenario import ours
 
+CHECKS = (
+    "The end is the end of the undisturbed play: the whole status, and what every child was asked to be.",
+    "At most one Job of a run is unfinished, in every stored revision.",
+    "A Job is created after its attempt is recorded, and once.",
+    "A recorded outcome never changes; no attempt is forgotten.",
+    "observedGeneration never goes back; lastTransitionTime changes if and only if the status does.",
+    "An alias that answered keeps its route; a routed version is listed, and stays listed one step longer.",
+    "No write stores what was there already; after the end nothing is written at all.",
+    "No operator ends by itself; no log has a traceback or an error.",
+)
 OWN = tuple(resource.kind for resource in OURS)
 FINAL = ("Succeeded", "Failed")
 PRECISION = timedelta(seconds=2)

@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 
 from tests.faults.attacks import Attack, OperatorEnded
-from tests.faults.client import Object
-from tests.faults.cluster import Cluster
-from tests.faults.history import History
-from tests.faults.nodes import Cast
-from tests.faults.operators import Operators
+from tests.faults.cluster.client import Object
+from tests.faults.cluster.controlplane import Cluster
+from tests.faults.cluster.history import History
+from tests.faults.cluster.nodes import Cast
+from tests.faults.operators.processes import Operators
+from tests.faults.operators.proxy import Write
 from tests.faults.oracles import OWN, differences, essence, log_violations, violations
-from tests.faults.proxy import Write
-from tests.faults.scenario import Scenario, World
+from tests.faults.scenarios.scenario import Scenario, World
 
 LIMIT_SECONDS = 90.0
 SETTLE_SECONDS = 5.0
@@ -33,6 +33,7 @@ class Outcome:
     end: Mapping[str, Any]
     writes: tuple[Write, ...]
     lives: int
+    revisions: int
     seconds: float
     violations: tuple[str, ...]
 
@@ -58,13 +59,22 @@ class Player:
             wrong = await self._act(scenario, attack, operators, world)
             objects = dict(history.objects)
         end = essence(objects, scenario.vague)
-        wrong += violations(history.in_order()) + log_violations(operators.messages())
+        revisions = history.in_order()
+        wrong += violations(revisions) + log_violations(operators.messages())
         wrong += differences(expected, end) if expected is not None else []
         self.cluster.hub.forget(namespace)
         writes = tuple(write for life in operators.lives for write in life.proxy.writes)
         wrong += _useless(writes)
-        seconds = time.monotonic() - started
-        return Outcome(scenario.name, attack.name, end, writes, len(operators.lives), seconds, tuple(wrong))
+        return Outcome(
+            scenario=scenario.name,
+            attack=attack.name,
+            end=end,
+            writes=writes,
+            lives=len(operators.lives),
+            revisions=len(revisions),
+            seconds=time.monotonic() - started,
+            violations=tuple(wrong),
+        )
 
     async def _act(self, scenario: Scenario, attack: Attack, operators: Operators, world: World) -> list[str]:
         attacking = asyncio.create_task(attack.run(operators, world))

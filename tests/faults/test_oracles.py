@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.client import Object
-from tests.faults.history import Revision
+from tests.faults.cluster.client import Object
+from tests.faults.cluster.history import Revision
 from tests.faults.oracles import differences, essence, log_violations, violations
 
 OURS = {"app.kubernetes.io/managed-by": "finetune-operator"}
@@ -55,7 +55,7 @@ def manifest(routes: dict[str, str], versions: Sequence[str]) -> Object:
 
 SERVER = {"kind": "ModelServer", "metadata": {"name": "shared", "uid": "server-uid"}}
 ADAPTER = {"kind": "AdapterDeployment", "metadata": {"name": "a", "uid": "a"}, "spec": {"alias": "a"}}
-COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}]}
+COMPLETE = [{"type": "Complete", "status": "True"}]
 
 
 def revisions(*steps: tuple[str, Object]) -> list[Revision]:
@@ -134,7 +134,7 @@ def test_a_history_as_it_should_be_has_no_violation() -> None:
     steps = [
         ("ADDED", run("Recorded", conditions=[succeeded("Unknown")])),
         ("ADDED", job()),
-        ("MODIFIED", job(**COMPLETE)),
+        ("MODIFIED", job(conditions=COMPLETE)),
         ("MODIFIED", run("Failed", "Recorded", conditions=[succeeded("Unknown")])),
         ("ADDED", job("run-train-2")),
         ("MODIFIED", run("Failed", "Succeeded", conditions=[succeeded("True", 1)])),

@@ -7,8 +7,8 @@ import signal
 import aiohttp
 import pytest
 
-from tests.faults.cluster import Cluster
-from tests.faults.operators import Operators
+from tests.faults.cluster.controlplane import Cluster
+from tests.faults.operators.processes import Operators
 from tests.faults.oracles import log_violations
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.asyncio(loop_scope="session")]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults import runs, servers
 from tests.faults.attacks import ATTACKS
 from tests.faults.campaign import Attacked, Crashes, Trial, Undisturbed
+from tests.faults.scenarios import runs, servers
 
 SCENARIOS = (*runs.SCENARIOS, *servers.SCENARIOS)
 ATTACKED = ("training crashes once", "an adapter rolls and rolls back")

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from finetune_operator.core.manifests import items, label, mapping
-from tests.faults import trainer
-from tests.faults.client import Object
-from tests.faults.nodes import NOW, STAGE, PlayedPod
-from tests.faults.scenario import Scenario, World
+from tests.faults.cluster import trainer
+from tests.faults.cluster.client import Object
+from tests.faults.cluster.nodes import NOW, STAGE, PlayedPod
+from tests.faults.scenarios.scenario import Scenario, World
 
 RUN: Object = yaml.safe_load("""
 apiVersion: finetune.dev/v1alpha1

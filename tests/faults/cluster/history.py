@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from tests.faults.client import WATCHED, ApiServerError, Client, Object
+from tests.faults.cluster.client import WATCHED, ApiServerError, Client, Object
 
 Name = tuple[str, str]
 

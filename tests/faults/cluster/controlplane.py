@@ -17,10 +17,10 @@ from dev.cluster.controlplane import ApiServer, apiserver_command
 from dev.cluster.process import Command, Supervisor
 from dev.cluster.readiness import answers, client_context, wait_until
 from finetune_operator.core.manifests import is_true
-from tests.faults.client import Client, Object
-from tests.faults.history import Hub
-from tests.faults.nodes import NODES, Nodes
-from tests.faults.operators import ROOT, Forks
+from tests.faults.cluster.client import Client, Object
+from tests.faults.cluster.history import Hub
+from tests.faults.cluster.nodes import NODES, Nodes
+from tests.faults.operators.processes import ROOT, Forks
 
 CONTROLLERS = (
     "job-controller", "deployment-controller", "replicaset-controller", "garbage-collector-controller",

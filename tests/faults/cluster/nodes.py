@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.core.manifests import index_of, label, terminating, text
-from tests.faults.client import ApiServerError, Client, Object
-from tests.faults.history import History, Hub, Revision
+from tests.faults.cluster.client import ApiServerError, Client, Object
+from tests.faults.cluster.history import History, Hub, Revision
 
 NODES = ("node-1", "node-2")
 STAGE = "finetune.dev/stage"

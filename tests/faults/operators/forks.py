@@ -1,4 +1,4 @@
-"""`python -m tests.faults.forks`: imports the operator once and forks a process for each one that is asked for.
+"""`python -m tests.faults.operators.forks`: imports the operator once and forks a process for each one that is asked for.
 
 One JSON object per line on stdin ({"arguments", "environment", "log"}) starts one; on stdout come
 {"started": pid} and, when it ends, {"ended": pid, "code": exit code, negative for a signal}. Its children are

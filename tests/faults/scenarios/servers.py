@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from finetune_operator.core.manifests import items, mapping, terminating
-from tests.faults import agents, trainer
-from tests.faults.client import Object
-from tests.faults.scenario import Scenario, World
+from tests.faults.cluster import agents, trainer
+from tests.faults.cluster.client import Object
+from tests.faults.scenarios.scenario import Scenario, World
 
 SERVER: Object = yaml.safe_load("""
 apiVersion: finetune.dev/v1alpha1

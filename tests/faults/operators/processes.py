@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from tests.faults.client import Client
-from tests.faults.proxy import Fault, Proxy
+from tests.faults.cluster.client import Client
+from tests.faults.operators.proxy import Fault, Proxy
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = {
     "images": {"trainer": "trainer:1", "serving": "serving:1"},
     "progressSeconds": 1,
@@ -41,7 +41,7 @@ class Forks:
         """Start it."""
         path = os.pathsep.join([str(ROOT / "operator"), str(ROOT)])
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.faults.forks"),
+            *(sys.executable, "-m", "tests.faults.operators.forks"),
             env={**os.environ, "PYTHONPATH": path},
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,

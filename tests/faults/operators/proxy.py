@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
-from tests.faults.client import Client
+from tests.faults.cluster.client import Client
 
 HOP_BY_HOP = frozenset({"Connection", "Transfer-Encoding", "Content-Length", "Host", "Keep-Alive"})
 PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity"}

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.faults.nodes import Fate, PlayedPod
+from tests.faults.cluster.nodes import Fate, PlayedPod
 
 DIGEST = "sha256:" + "0" * 64
 _SCORE = {"score": 0.2, "low": 0.1, "high": 0.3}

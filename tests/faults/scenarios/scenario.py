@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.core.manifests import condition, text
-from tests.faults.client import Client, Object
-from tests.faults.history import History
-from tests.faults.nodes import Fate
-from tests.faults.trainer import stop_politely, succeed
+from tests.faults.cluster.client import Client, Object
+from tests.faults.cluster.history import History
+from tests.faults.cluster.nodes import Fate
+from tests.faults.cluster.trainer import stop_politely, succeed
 
 
 @dataclass(frozen=True)

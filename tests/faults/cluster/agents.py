@@ -9,8 +9,8 @@ from aiohttp import web
 
 from finetune_operator.core.manifests import items, text
 from finetune_serving.documents import BaseState, State, VersionState
-from tests.faults.client import Object
-from tests.faults.nodes import Fate, PlayedPod
+from tests.faults.cluster.client import Object
+from tests.faults.cluster.nodes import Fate, PlayedPod
 
 PORT = 8001
 
