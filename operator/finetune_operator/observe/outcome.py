@@ -20,7 +20,12 @@ from finetune_operator.core.manifests import (
     unfinished,
 )
 
-RETRIED = frozenset({"Interrupted", "Preempted", "NodeLost", "ChildDeleted", "ResultLost", "Unknown"})
+RETRIED = frozenset(
+    {
+        *("Interrupted", "Preempted", "NodeLost", "ChildDeleted", "ResultLost"),
+        *("Hang", "PeersMissing", "Unknown"),
+    }
+)
 """Failures that say nothing about the input, so another attempt may do better."""
 UNREAD = frozenset({"Preempted", "NodeLost", "ChildDeleted", "ResultLost"})
 """Failures that hide what the stage may have stored: a CPU attempt reads that first."""
@@ -36,6 +41,8 @@ _TELLING = (
     "NotStored",
     "Preempted",
     "NodeLost",
+    "Hang",
+    "PeersMissing",
     "Unknown",
     "Interrupted",
     "ChildDeleted",

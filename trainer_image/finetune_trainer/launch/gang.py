@@ -18,20 +18,22 @@ from finetune_trainer.errors import (
     DatasetChanged,
     DiskFull,
     Diverged,
+    Hang,
     Interrupted,
     OutOfMemory,
+    PeersMissing,
     StageError,
     UserError,
 )
 from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, WorkerOutcome, decide, lost, recorded
 from finetune_trainer.launch.processes import default_processes, memory_advice
-from finetune_trainer.launch.torchrun import Gang, command, read_gang, worker_environment
+from finetune_trainer.launch.torchrun import Gang, command, missing_peers, read_gang, worker_environment
 from finetune_trainer.results import run_stage, succeeded
 from finetune_trainer.training.checkpoints import kept_after_full_disk
 from finetune_trainer.workspace import Workspace
 
 _ERRORS: dict[str, type[StageError]] = {
-    error.reason: error for error in (UserError, DatasetChanged, Diverged)
+    error.reason: error for error in (UserError, DatasetChanged, Diverged, Hang, PeersMissing)
 }
 # How often process 1 looks for a failed worker. The files that workers write and the list of torchrun's
 # children are a few system calls, and no single event tells of both a recorded failure and a killed worker.
@@ -76,7 +78,9 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
 
 def _supervise(gang: Gang, job_path: Path, workspace: Workspace, outcomes: Path) -> WorkerOutcome:
     kills = oom_kills()
+    own_error = outcomes / "torchrun.json"  # of torchrun itself, which tells its workers other files
     environment = worker_environment(os.environ, gang.processes, usable_cores())
+    environment["TORCHELASTIC_ERROR_FILE"] = str(own_error)
     child = subprocess.Popen(command(gang, job_path, workspace.root, outcomes), env=environment)
     _log.info(
         "started torchrun for pod %s of %s with %s processes",
@@ -86,6 +90,8 @@ def _supervise(gang: Gang, job_path: Path, workspace: Workspace, outcomes: Path)
     # A signal that arrived before this line raised Interrupted; torchrun then ends with the container.
     signal.signal(signal.SIGTERM, forward)
     exit_code = _wait(child, outcomes, gang.processes)
+    if missing := missing_peers(own_error, gang):
+        return WorkerOutcome(0, PeersMissing.reason, missing)
     return decide(recorded(outcomes), gang.processes, exit_code, forward.terminated, oom_kills() > kills)
 
 

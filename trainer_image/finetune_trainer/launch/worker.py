@@ -18,6 +18,8 @@ from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, UNKNOWN, Wor
 from finetune_trainer.training.signals import StopRequest
 from finetune_trainer.workspace import Workspace
 
+# How gloo and NCCL say that a peer is gone.
+_LOST_CONTACT = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +70,9 @@ def _classified(error: Exception, workspace: Path) -> tuple[str, str]:
         return OutOfMemory.reason, f"{text}; use more memory, a shorter maxLength or a smaller rank."
     if cause is DiskFull:
         return DiskFull.reason, full_volume(error, workspace)
+    if any(words in str(error) for words in _LOST_CONTACT):
+        text = "Training lost contact with another training process, which ended or cannot be reached"
+        return UNKNOWN, f"{text}; the logs and events of the other pods say more."
     # The text of an unforeseen error may hold anything (paths, addresses): it stays in the log.
     return UNKNOWN, f"Training failed with {type(error).__name__}; the pod's log has the traceback."
 
