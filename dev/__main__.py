@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dev.chart import ChartError
-from dev.cluster import down, status, up
+from dev.cluster import binaries, down, status, up
 from dev.cluster.failure import ClusterError
 from dev.cluster.home import State, home
 from dev.images.failure import ImageError
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop it; objects and volumes go, binaries and images stay")
     commands.add_parser("status", help="show the parts and their health")
     commands.add_parser("kubeconfig", help="print the path of the administrator's kubeconfig")
+    commands.add_parser("kueue", help="install Kueue, built from its Go module, into the running cluster")
     commands.add_parser("demo", help="tune, gate and serve a real model")
     tests = commands.add_parser("test", help="run every test suite")
     tests.add_argument("--only", help="one suite by name")
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         from dev.suite import main as suite
 
         return suite(folder, options.only)
+    if options.command == "kueue":
+        return queueing(folder)
     if options.command == "up":
         return start(folder, bare=options.bare)
     if options.command == "down":
@@ -71,6 +74,16 @@ def start(folder: Path, *, bare: bool) -> int:
     running = up.up(folder, bare=bare)
     print(f"The cluster is up ({time.monotonic() - begun:.0f} s). Use it with:\n")
     print(f"  export KUBECONFIG={running.kubeconfig}\n  {running.binaries / 'kubectl'} get nodes")
+    return 0
+
+
+def queueing(folder: Path) -> int:
+    """Kueue in the running cluster, with its time."""
+    from dev import kueue
+
+    begun = time.monotonic()
+    kueue.install(folder, State(folder).kubeconfig, binaries.ensure() / "helm")
+    print(f"Kueue {kueue.VERSION} runs in namespace {kueue.NAMESPACE} ({time.monotonic() - begun:.0f} s).")
     return 0
 
 

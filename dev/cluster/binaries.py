@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -88,11 +89,31 @@ def ensure(names: Sequence[str] = tuple(PROGRAMS)) -> Path:
         go = find_go()
         for name in wanted:
             if not (folder / name).exists():
-                _build(go, folder, name)
+                _build(go, folder, name, PROGRAMS[name])
     return folder
 
 
-def _build(go: str, folder: Path, name: str) -> None:
+def ensure_apart(name: str, program: Program) -> Path:
+    """A pinned program that few need, in a folder of its own: others do not depend on its version."""
+    folder = home() / "bin-extra" / f"{name}-{program.version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).exists():
+            _build(find_go(), folder, name, program)
+    return folder / name
+
+
+def module_folder(module: str, version: str) -> Path:
+    """The source of a pinned module: charts and manifests lie beside the code."""
+    command = [find_go(), "mod", "download", "-json", f"{module}@{version}"]
+    done = subprocess.run(command, cwd=home(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"{module} {version} could not be fetched: {done.stderr.strip()[-1500:]}")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
+def _build(go: str, folder: Path, name: str, program: Program) -> None:
     """One binary, moved into place whole: an interrupted build leaves nothing that looks finished."""
     start = time.monotonic()
     print(f"building {name} from Go modules ...", flush=True)
@@ -100,7 +121,7 @@ def _build(go: str, folder: Path, name: str) -> None:
     scratch.mkdir(exist_ok=True)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(scratch)}
     done = subprocess.run(
-        [go, *PROGRAMS[name].arguments(scratch, name)],
+        [go, *program.arguments(scratch, name)],
         cwd=_MODULE,
         env=environment,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The JSON documents that pass through this image (docs/architecture.md, "Contracts").
+"""The JSON documents that pass through this image (docs/contracts.md).
 
 What we read (server manifest, adapter manifest) tolerates unknown fields, so a newer writer does no harm;
 what we write (`/state`) is exact. All models are immutable once read.

@@ -1,6 +1,6 @@
 """The fingerprint of a base model folder: what the engine serves must be what an adapter was trained on.
 
-The byte format is the contract "Base fingerprint" of docs/architecture.md; the trainer computes it with its
+The byte format is "Base fingerprint" of docs/contracts.md; the trainer computes it with its
 own code and tests/contract/ holds the two together. Big weights are sampled, so this takes well under a
 second per file.
 """

@@ -10,7 +10,7 @@ import pytest
 from finetune_operator.observe.outcome import _TELLING, RETRIED
 from finetune_trainer.errors import EXIT_CODES
 
-PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+PAGE = Path(__file__).parents[2] / "docs" / "contracts.md"
 # `1` stands for every failure that nobody could name; NotStored is tried again as a run of its stage.
 AGAIN = {"Interrupted", "Hang", "PeersMissing", "Unknown"}
 

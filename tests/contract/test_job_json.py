@@ -55,7 +55,7 @@ SPECS = [
     ),
     pytest.param(
         {
-            "resources": {"gpusPerNode": 1, "gpuType": "H200", "spot": True},
+            "resources": {"gpusPerNode": 1, "gpuType": "h200", "spot": True},
             "budget": {"limit": "50", "currency": "USD"},
         },
         id="GPUs with a price and a budget",

@@ -13,7 +13,7 @@ import yaml
 
 from dev.cluster import binaries
 from dev.cluster.controlplane import ApiServer
-from finetune_operator.runtime.children import condition
+from finetune_operator.core.manifests import is_true
 from finetune_operator.runtime.kube import KubernetesApi, load_configuration
 from finetune_operator.runtime.resources import Resource
 from tests.faults.kubelet import Kubelet
@@ -63,10 +63,10 @@ async def _install_crds(server: ApiServer) -> None:
     for file in sorted((ROOT / "crds").glob("*.yaml")):
         await api.create(CRDS, None, yaml.safe_load(file.read_text()))  # type: ignore[arg-type]
     found, version = await api.list_all(CRDS, None)
-    waiting = {crd["metadata"]["name"] for crd in found if not condition(crd, "Established")}
+    waiting = {crd["metadata"]["name"] for crd in found if not is_true(crd, "Established")}
     async with asyncio.timeout(30), aclosing(api.watch(CRDS, None, None, version)) as events:
         while waiting:
             event = await anext(events)
-            if event["type"] != "BOOKMARK" and condition(event["object"], "Established"):
+            if event["type"] != "BOOKMARK" and is_true(event["object"], "Established"):
                 waiting.discard(event["object"]["metadata"]["name"])
     api.close()

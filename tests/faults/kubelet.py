@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import aclosing
 from typing import Any
 
-from finetune_operator.runtime.children import finished
+from finetune_operator.core.manifests import finished
 from finetune_operator.runtime.client import ApiError
 from finetune_operator.runtime.kube import KubernetesApi
 from finetune_operator.runtime.resources import JOB, MANAGED_BY, POD

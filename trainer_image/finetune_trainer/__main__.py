@@ -28,7 +28,7 @@ COMMANDS_WITHOUT_TORCH = {"prepare", "check", "plan"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit code of docs/architecture.md."""
+    """Run one command and return the exit code of docs/contracts.md."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:

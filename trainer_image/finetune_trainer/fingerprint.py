@@ -1,4 +1,4 @@
-"""The fingerprint of a base model folder, equal in trainer and serving (docs/architecture.md).
+"""The fingerprint of a base model folder, equal in trainer and serving (docs/contracts.md).
 
 One SHA-256 is fed, in this order, with these bytes and nothing between them:
 

@@ -32,7 +32,7 @@ class Progress:
     message: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The document of docs/architecture.md, "Progress"."""
+        """The document of docs/contracts.md, "Progress"."""
         return {
             "schemaVersion": 1,
             "stage": self.stage,

@@ -43,7 +43,7 @@ def succeeded(job: Job, message: str, summary: dict[str, Any], reason: str = "Co
 def run_stage(
     name: str, job_path: Path, workspace_path: Path, function: StageFunction, *, stores: bool = True
 ) -> int:
-    """Run a stage or re-emit its stored success; return the exit code of docs/architecture.md.
+    """Run a stage or re-emit its stored success; return the exit code of docs/contracts.md.
 
     `stores=False` is for the pods of a gang that are not its first: they report how they ended, but only
     the first pod's result is kept.

@@ -1,4 +1,4 @@
-"""Where things are on the volumes of a stage pod (docs/architecture.md, "Paths inside stage pods")."""
+"""Where things are on the volumes of a stage pod (docs/contracts.md, "Paths inside stage pods")."""
 
 import os
 from dataclasses import dataclass

@@ -19,17 +19,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{- /* With the labels by which a Prometheus selects what it reads. */ -}}
+{{- define "finetune.monitoring.labels" -}}
+{{ merge (deepCopy .Values.monitoring.labels) (include "finetune.labels" . | fromYaml) | toYaml }}
+{{- end -}}
+
 {{- define "finetune.image" -}}
 {{- $value := index .Values.images .image -}}
 {{- required (printf "images.%s is empty: give the full reference of the image that you built from %s and pushed" .image .folder) $value -}}
 {{- end -}}
 
-{{- /* settings.json of docs/architecture.md, "Settings of the operator". */ -}}
+{{- /* settings.json of docs/contracts.md, "Settings of the operator". */ -}}
 {{- define "finetune.settings" -}}
 {{- $trainer := include "finetune.image" (dict "Values" .Values "image" "trainer" "folder" "trainer_image/") -}}
 {{- $serving := include "finetune.image" (dict "Values" .Values "image" "serving" "folder" "serving_image/") -}}
 {{- $settings := dict "images" (dict "trainer" $trainer "serving" $serving) -}}
-{{- range $key := list "imagePullPolicy" "gpuTypes" "hubEndpoint" "s3" "env" "engineArgs" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "progressSeconds" -}}
+{{- range $key := list "imagePullPolicy" "runAsUser" "gpuTypes" "cpuStages" "allowedServiceAccounts" "allowedPriorityClasses" "hubEndpoint" "s3" "env" "engineArgs" "engineStartSeconds" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "stuckDeadlineSeconds" "hangDeadlineSeconds" "ttlSecondsAfterFinished" "progressSeconds" -}}
 {{- $_ := set $settings $key (index $.Values $key) -}}
 {{- end -}}
 {{- $settings | toPrettyJson -}}

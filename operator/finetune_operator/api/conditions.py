@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -38,35 +39,56 @@ class Condition(ApiModel):
 Conditions: TypeAlias = tuple[Condition, ...]
 
 
+@dataclass(frozen=True)
+class Fact:
+    """What a plan found out about one condition; `status` None is Unknown."""
+
+    type: str
+    status: bool | None
+    reason: str
+    message: str
+
+
+def with_facts(
+    conditions: Iterable[Condition], facts: Iterable[Fact], generation: int, now: datetime
+) -> Conditions:
+    """The conditions with these facts set, in their order; a new type goes last.
+
+    lastTransitionTime moves only with the status, as kstatus and `kubectl wait` expect. A long message
+    is cut and a reason made one word, or the whole status would be refused.
+    """
+    found = {condition.type: condition for condition in conditions}
+    for fact in facts:
+        found[fact.type] = _established(found.get(fact.type), fact, generation, now)
+    return tuple(found.values())
+
+
+def _established(before: Condition | None, fact: Fact, generation: int, now: datetime) -> Condition:
+    status = _status(fact.status)
+    since = before.last_transition_time if before is not None and before.status == status else None
+    return Condition(
+        type=fact.type,
+        status=status,
+        reason=_word(fact.reason),
+        message=clip(fact.message),
+        last_transition_time=since or format_time(now),
+        observed_generation=generation,
+    )
+
+
 def set_condition(
     conditions: Iterable[Condition | Mapping[str, Any]],
     kind: str,
-    status: bool | ConditionStatus | None,
+    status: bool | None,
     reason: str,
     message: str,
     generation: int,
     now: datetime,
 ) -> list[dict[str, Any]]:
-    """The conditions with one set, as plain JSON values in their order; a new type goes last.
-
-    `status` None is Unknown. lastTransitionTime moves only when the status changes, as kstatus and
-    `kubectl wait` expect. A long message is cut and a reason made one word, or the whole status would
-    be refused.
-    """
-    entries = [_plain(entry) for entry in conditions]
-    at = next((i for i, entry in enumerate(entries) if entry.get("type") == kind), len(entries))
-    before = entries[at] if at < len(entries) else {}
-    value = _status(status)
-    changed = before.get("status") != value or not before.get("lastTransitionTime")
-    entry = {
-        "type": kind,
-        "status": value,
-        "reason": _word(reason),
-        "message": clip(message),
-        "lastTransitionTime": format_time(now) if changed else before["lastTransitionTime"],
-        "observedGeneration": generation,
-    }
-    return [*entries[:at], entry, *entries[at + 1 :]]
+    """`with_facts` for plain JSON values."""
+    entries = [Condition.model_validate(_plain(entry)) for entry in conditions]
+    fact = Fact(kind, status, reason, message)
+    return [entry.to_dict() for entry in with_facts(entries, [fact], generation, now)]
 
 
 def find(conditions: Iterable[Condition | Mapping[str, Any]], kind: str) -> Condition | None:
@@ -89,10 +111,10 @@ def clip(message: str, limit: int = MESSAGE_LIMIT) -> str:
     return message if len(message) <= limit else message[: limit - 1] + "…"
 
 
-def _status(status: bool | ConditionStatus | None) -> str:
+def _status(status: bool | None) -> ConditionStatus:
     if status is None:
         return "Unknown"
-    return status if isinstance(status, str) else str(status)
+    return "True" if status else "False"
 
 
 def _word(reason: str) -> str:

@@ -14,14 +14,16 @@ from finetune_operator.api.objects import ApiObject
 from finetune_operator.api.parts import (
     FRACTION,
     GPU_TYPE,
-    NODE_SELECTOR,
+    OBJECT_NAME,
     PVC_FOLDER,
     SHARED_MEMORY,
     TOLERATIONS,
     BaseModelSource,
     NodeSelector,
     ObjectName,
+    PodTemplate,
     Quantity,
+    Scheduling,
     Tolerations,
 )
 from finetune_operator.api.schema import ApiModel, Cel
@@ -146,7 +148,12 @@ class Resources(ApiModel):
         ),
     )
 
-    nodes: int = Field(1, description="Pods that train together, each on its own node.", ge=1, le=64)
+    nodes: int = Field(
+        1,
+        description="Pods that train together, each on its own node (on the CPU as far as there are nodes).",
+        ge=1,
+        le=64,
+    )
     gpus_per_node: int = Field(1, description="GPUs of each pod; 0 trains on the CPU.", ge=0, le=16)
     processes_per_node: int | None = Field(
         None,
@@ -162,8 +169,16 @@ class Resources(ApiModel):
         description="Count the GPUs at the administrator's spot price. It only selects the price: where the "
         "pods run is said by nodeSelector and tolerations.",
     )
-    cpu: Quantity | None = Field(None, description="CPU of each pod, for example 8.")
-    memory: Quantity | None = Field(None, description="Memory of each pod, for example 64Gi.")
+    cpu: Quantity | None = Field(
+        None,
+        description="CPU of each training pod, for example 8; an engine that scores has the share of its "
+        "GPUs. Default: what the administrator gives for each GPU.",
+    )
+    memory: Quantity | None = Field(
+        None,
+        description="Memory of each training pod, for example 64Gi; an engine that scores has the share of "
+        "its GPUs. Default: what the administrator gives for each GPU.",
+    )
     shared_memory: Quantity | None = Field(None, description=SHARED_MEMORY)
 
 
@@ -184,6 +199,16 @@ class Workspace(ApiModel):
     size: Quantity | None = Field(None, description="Size of the volume, for example 50Gi.")
     claim_name: ObjectName | None = Field(
         None, description="An existing PersistentVolumeClaim to use instead of a new one."
+    )
+
+
+class RunScheduling(Scheduling):
+    """Who admits the pods that hold GPUs, and which come first."""
+
+    queue_name: Annotated[str, Field(min_length=1, max_length=63), OBJECT_NAME] | None = Field(
+        None,
+        description="LocalQueue of Kueue in this namespace that admits the stages that hold GPUs. Default: "
+        "they start as soon as nodes have room.",
     )
 
 
@@ -286,12 +311,12 @@ class FineTuneJobSpec(ApiModel):
     goal: Goal | None = Field(
         None,
         description="What the tuning is for. It changes nothing about the run; Knowledge is advised against, "
-        "since facts are better looked up (retrieval) than trained, see the condition Advised (R1, R2).",
+        "since facts are better looked up (retrieval) than trained, see the condition Advised.",
     )
     knowledge_changes: Pace | None = Field(
         None,
         description="How often the facts that the model must know change. It changes nothing about the run; "
-        "facts that change every month or faster call for retrieval, see the condition Advised (R3).",
+        "facts that change every month or faster call for retrieval, see the condition Advised.",
     )
     base_model: BaseModelSource = Field(description="The model to tune.")
     method: Method = Field(
@@ -303,7 +328,7 @@ class FineTuneJobSpec(ApiModel):
     fallback_method: FallbackMethod | None = Field(
         None,
         description="QLoRA: use it where the memory plan shows that LoRA cannot fit; status.resolved.method "
-        "says which is in force (R21).",
+        "says which is in force.",
     )
     lora: Lora | None = Field(None, description="Size and place of the adapter, for methods LoRA and QLoRA.")
     dataset: TrainingDataset = Field(description="The training data.")
@@ -313,16 +338,25 @@ class FineTuneJobSpec(ApiModel):
     evaluation: Evaluation | None = Field(
         None,
         description="How base and tuned model are compared. Required, unless accept: [EvalMissing] says that "
-        "the run may go without (R4).",
+        "the run may go without.",
     )
     resources: Resources = Field(Resources(), description="What training gets. Default: one GPU.")
-    node_selector: NodeSelector = Field(default_factory=dict, description=NODE_SELECTOR)
+    node_selector: NodeSelector = Field(
+        default_factory=dict,
+        description="Labels that a node must have to run the pods that hold GPUs (without GPUs all pods), as "
+        "in a pod's nodeSelector. Of a run with GPUs prepare and publish obey zone and region alone and run "
+        "where the administrator says.",
+    )
     tolerations: Tolerations = Field((), description=TOLERATIONS)
+    pod_template: PodTemplate = Field(PodTemplate(), description="What the pods of all stages carry.")
+    scheduling: RunScheduling = Field(
+        RunScheduling(), description="Who admits the pods that hold GPUs, and which come first."
+    )
     workspace: Workspace = Field(Workspace(), description="The volume that the run works on.")
     output: Output = Field(description="Where the result is published.")
     budget: Budget | None = Field(None, description="What the GPUs of the run may cost. Default: no limit.")
     savings: Savings | None = Field(
-        None, description="What the tuned model saves in use, for the break-even in status.cost (R50 to R52)."
+        None, description="What the tuned model saves in use, for the break-even in status.cost."
     )
     suspend: bool = Field(
         False, description="Stop the pods and keep the checkpoints; false goes on from the newest one."

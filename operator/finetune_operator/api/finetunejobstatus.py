@@ -27,6 +27,30 @@ class Progress(ApiModel):
     eta_seconds: int | None = Field(None, description="Expected time to the end of the stage.", ge=0)
     eta: str | None = Field(None, description="etaSeconds for people, for example 3m.", max_length=32)
     message: str | None = Field(None, description="What the stage is doing.", max_length=1024)
+    step_seconds: Number | None = Field(None, description="Median time of the last steps.")
+    stepped_at: str | None = Field(
+        None, description="When the step last changed.", json_schema_extra=DATE_TIME
+    )
+    silent_since: str | None = Field(
+        None,
+        description="Since when the stage does not answer the operator: all numbers are as old as this.",
+        json_schema_extra=DATE_TIME,
+    )
+
+
+class Waiting(ApiModel):
+    """What keeps the current attempt from working, and for how long it may."""
+
+    reason: str = Field(description="One word, as in the condition Admitted.", max_length=128)
+    message: str = Field(description="What is wrong, and what to do.", max_length=1024)
+    node: str | None = Field(None, description="The node it happened on.", max_length=253)
+    since: str = Field(description="Since when.", json_schema_extra=DATE_TIME)
+    until: str | None = Field(
+        None,
+        description="When the attempt is given up and its GPUs are let go, by the administrator's deadlines. "
+        "Left out: it may wait for as long as it takes.",
+        json_schema_extra=DATE_TIME,
+    )
 
 
 class Attempt(ApiModel):
@@ -52,6 +76,21 @@ class Attempt(ApiModel):
     )
     held_since: str | None = Field(
         None, description="Since when its pods have their nodes now.", json_schema_extra=DATE_TIME
+    )
+    reemits: bool | None = Field(
+        None, description="Whether it only reads, without GPUs, what an attempt whose result was lost stored."
+    )
+    checkpoint_step: int | None = Field(
+        None, description="Step of its newest complete checkpoint, from which the next attempt resumes.", ge=0
+    )
+    node: str | None = Field(
+        None, description="The node it failed on, which the next attempts avoid if they can.", max_length=253
+    )
+    sums_up: int | None = Field(
+        None,
+        description="How many disrupted attempts with the same GPUs and price this entry stands for, where a "
+        "run has too many to list.",
+        ge=2,
     )
 
 
@@ -147,6 +186,9 @@ class MemoryPlan(ApiModel):
     offload: str | None = Field(
         None, description="What waits in the memory of the node: None, Optimizer or All.", max_length=16
     )
+    scoring_gpus: int | None = Field(
+        None, description="GPUs that the base needs to be scored; the engine shares it over them.", ge=0
+    )
     checkpoint_bytes: int | None = Field(
         None, description="Expected size of a checkpoint; the workspace holds two.", ge=0
     )
@@ -231,12 +273,30 @@ class Artifact(ApiModel):
     verdict: str | None = Field(None, description="The verdict in its manifest.", max_length=64)
 
 
+class Pinned(ApiModel):
+    """The images and engine arguments that the run started with: base and tuned model are scored alike."""
+
+    trainer_image: str = Field(description="Image of the stages.", max_length=512)
+    serving_image: str = Field(description="Image of the engine that scores.", max_length=512)
+    engine_args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="The administrator's arguments for the engine.", max_length=64
+    )
+
+
 class FineTuneJobStatus(Status):
     """How the run stands."""
 
     stage: str | None = Field(None, description="What the run is doing, for display.", max_length=64)
     progress: Progress | None = Field(None, description="How far the running stage is.")
+    waiting: Waiting | None = Field(
+        None, description="What keeps the current attempt from working; left out while it works."
+    )
     attempts: tuple[Attempt, ...] = Field((), description="Every try at a stage, in order.", max_length=256)
+    pinned: Pinned | None = Field(
+        None,
+        description="Images and engine arguments of the run, from its first attempt on; an upgrade of the "
+        "operator does not change them.",
+    )
     resolved: Resolved | None = Field(None, description="What the run really uses.")
     plan: MemoryPlan | None = Field(None, description="How training uses the memory of each GPU.")
     cost: Cost | None = Field(None, description="What the run is expected to cost, and what it has cost.")

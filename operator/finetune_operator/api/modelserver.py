@@ -16,7 +16,9 @@ from finetune_operator.api.parts import (
     BaseModelSource,
     NodeSelector,
     ObjectName,
+    PodTemplate,
     Quantity,
+    Scheduling,
     SecretRef,
     Tolerations,
 )
@@ -45,9 +47,21 @@ class ServerResources(ApiModel):
         1, description="GPUs of one replica, which share the model; 0 serves on the CPU.", ge=0, le=16
     )
     gpu_type: ObjectName | None = Field(None, description=GPU_TYPE)
-    cpu: Quantity | None = Field(None, description="CPU of the engine, for example 8.")
-    memory: Quantity | None = Field(None, description="Memory of the engine, for example 64Gi.")
+    cpu: Quantity | None = Field(
+        None,
+        description="CPU of the engine, for example 8. Default: what the administrator gives for each GPU.",
+    )
+    memory: Quantity | None = Field(
+        None,
+        description="Memory of the engine, for example 64Gi. Default: what the administrator gives for each "
+        "GPU.",
+    )
     shared_memory: Quantity | None = Field(None, description=SHARED_MEMORY)
+    ephemeral_storage: Quantity | None = Field(
+        None,
+        description="Disk of the node that a replica may fill, with adapters and with a base from the Hub, "
+        "for example 200Gi. Default: no limit.",
+    )
 
 
 class ApiKeys(ApiModel):
@@ -64,7 +78,7 @@ class ModelServerSpec(ApiModel):
     rules = (
         Cel(
             "self.baseModel == oldSelf.baseModel",
-            "spec.baseModel cannot be changed, the adapters on the server are tied to it (R13); create a "
+            "spec.baseModel cannot be changed, the adapters on the server are tied to it; create a "
             "ModelServer with a new name and move the AdapterDeployments",
             ".baseModel",
         ),
@@ -112,6 +126,8 @@ class ModelServerSpec(ApiModel):
     )
     node_selector: NodeSelector = Field(default_factory=dict, description=NODE_SELECTOR)
     tolerations: Tolerations = Field((), description=TOLERATIONS)
+    pod_template: PodTemplate = Field(PodTemplate(), description="What the pods carry.")
+    scheduling: Scheduling = Field(Scheduling(), description="Which pods come first.")
 
 
 class AdapterState(ApiModel):

@@ -46,9 +46,14 @@ Amount: TypeAlias = Annotated[str, Field(min_length=1, max_length=20), AMOUNT]
 Currency: TypeAlias = Annotated[str, Field(min_length=3, max_length=3), CURRENCY]
 
 NODE_SELECTOR = "Labels that a node must have to run the pods, as in a pod's nodeSelector."
-TOLERATIONS = "Taints of nodes that the pods accept, as in a pod's tolerations."
+TOLERATIONS = (
+    "Taints of nodes that the pods accept, as in a pod's tolerations; those of the gpuType are added."
+)
 GPU_TYPE = "The GPU to use: a name from the table that the administrator configured."
-SHARED_MEMORY = "Size of /dev/shm, which workers use to exchange tensors, for example 8Gi."
+SHARED_MEMORY = (
+    "Size of /dev/shm, which workers use to exchange tensors, for example 8Gi. It counts as memory of the "
+    "pod. Default: that of the gpuType for each GPU; 1Gi without GPUs."
+)
 
 
 class SecretRef(ApiModel):
@@ -119,6 +124,58 @@ class Toleration(ApiModel):
     )
 
 
+_RESERVED = ("finetune.dev/", "app.kubernetes.io/managed-by", "batch.kubernetes.io/", "kueue.x-k8s.io/")
+_RESERVED_KEY = " || ".join(f"key.startsWith('{prefix}')" for prefix in _RESERVED)
+_KEY = "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+_VALID_KEYS = Cel(
+    f"self.all(key, key.matches('{_KEY}'))",
+    "keys must be NAME or PREFIX/NAME: a prefix in lower case, a name of at most 63 letters, digits, -, _ "
+    "and .",
+)
+_VALID_LABELS = Cel(
+    "self.all(key, self[key].matches('^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$'))",
+    "values of labels must be letters, digits, -, _ and ., beginning and ending with a letter or digit",
+)
+_NOT_RESERVED = Cel(
+    f"self.all(key, !({_RESERVED_KEY}))",
+    f"keys that begin with {', '.join(_RESERVED)} are set by controllers; remove them",
+)
+
 LabelValue: TypeAlias = Annotated[str, Field(max_length=63)]
+AnnotationValue: TypeAlias = Annotated[str, Field(max_length=1024)]
+Labels: TypeAlias = Annotated[
+    dict[str, LabelValue], Field(max_length=32), _VALID_KEYS, _VALID_LABELS, _NOT_RESERVED
+]
+Annotations: TypeAlias = Annotated[
+    dict[str, AnnotationValue], Field(max_length=32), _VALID_KEYS, _NOT_RESERVED
+]
 NodeSelector: TypeAlias = Annotated[dict[str, LabelValue], Field(max_length=32)]
 Tolerations: TypeAlias = Annotated[tuple[Toleration, ...], Field(max_length=32)]
+
+
+class PodTemplate(ApiModel):
+    """What the pods carry beyond what the operator gives them."""
+
+    labels: Labels = Field(default_factory=dict, description="Labels of the pods, for policies and reports.")
+    annotations: Annotations = Field(
+        default_factory=dict,
+        description='Annotations of the pods, for example sidecar.istio.io/inject: "false".',
+    )
+    service_account_name: ObjectName | None = Field(
+        None,
+        description="Service account of the pods, for a cloud's workload identity; one of those that the "
+        "administrator allows. Its Kubernetes token is not mounted. Default: default.",
+    )
+    image_pull_secrets: Annotated[tuple[SecretRef, ...], Field(max_length=8)] = Field(
+        (), description="Secrets with which the nodes pull the images of the pods."
+    )
+
+
+class Scheduling(ApiModel):
+    """Which pods come first."""
+
+    priority_class_name: ObjectName | None = Field(
+        None,
+        description="PriorityClass of the pods; one of those that the administrator allows. Default: that of "
+        "the gpuType, else that of the cluster.",
+    )

@@ -1,4 +1,4 @@
-"""The JSON documents that pass between operator, trainer and server (docs/architecture.md, "Contracts").
+"""The JSON documents that pass between operator, trainer and server (docs/contracts.md).
 
 The operator writes job.json and the server manifest: these models are strict and export their schemas. What
 it reads (results, progress, /state) may come from another version or be cut, and is read key by key.

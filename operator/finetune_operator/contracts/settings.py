@@ -7,9 +7,28 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import Pinned
+from finetune_operator.api.parts import PodTemplate, Scheduling, Toleration
+
+_OBJECT = "[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
+_WORD = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+
 Text = Annotated[str, StringConstraints(min_length=1)]
+Name = Annotated[str, StringConstraints(pattern=f"^{_OBJECT}$", max_length=253)]
+QualifiedName = Annotated[str, StringConstraints(pattern=f"^({_OBJECT}/)?{_WORD}$", max_length=317)]
+LabelValue = Annotated[str, StringConstraints(pattern=f"^({_WORD})?$", max_length=63)]
+Quantity = Annotated[
+    str, StringConstraints(pattern="^[0-9]+([.][0-9]+)?(m|k|[MGTP]|[KMGTP]i)?$", max_length=32)
+]
+Address = Annotated[str, StringConstraints(pattern="^https?://")]
 Price = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}([.][0-9]{1,9})?$")]
 Currency = Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")]
+Image = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Argument = Annotated[str, StringConstraints(max_length=1024)]
+Variable = Annotated[str, StringConstraints(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+Labels = dict[QualifiedName, LabelValue]
+Environment = dict[Variable, str]
 
 
 class SettingsError(ValueError):
@@ -25,23 +44,63 @@ class _Part(BaseModel):
 class Images(_Part):
     """The images that stage pods and serving pods run."""
 
-    trainer: Text
-    serving: Text
+    trainer: Image
+    serving: Image
 
 
-class GpuType(_Part):
-    """What a `gpuType` of a spec means on this cluster: where it is, what it can do, what an hour costs.
+class NodeToleration(Toleration):
+    """A taint of the administrator's nodes."""
 
-    `peak_tflops` is for dense bf16 arithmetic; prices are decimal strings for one GPU.
+    model_config = ConfigDict(extra="forbid")
+
+
+class Placement(_Part):
+    """On which nodes pods run."""
+
+    node_selector: Labels = Field(default_factory=dict)
+    tolerations: tuple[NodeToleration, ...] = Field((), max_length=32)
+
+
+class CpuStages(Placement):
+    """What the pods of the stages without GPUs get: prepare, publish, and re-emission of a lost result.
+
+    The limits of CPU and memory are the requests: prepare tokenises in as many processes as it may use
+    cores.
     """
 
-    resource_name: Text = "nvidia.com/gpu"
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    cpu: Quantity = "2"
+    memory: Quantity = "4Gi"
+    ephemeral_storage: Quantity = "2Gi"
+
+
+class GpuType(Placement):
+    """What a `gpuType` of a spec means on this cluster: where it is, what it can do, what an hour costs.
+
+    `peak_tflops` is for dense bf16 arithmetic; prices are decimal strings for one GPU. Everything from
+    `labels` to `priority_class_name` is for each pod that holds GPUs of the type. A pod gets the three
+    amounts `..._per_gpu` for each of its GPUs unless its spec says how much. `extra_resources` (network
+    devices) and `ipc_lock` are for pods that train together on several nodes; of these, as many as fit run
+    where the label `topology_key` of the nodes has one value (a rack, a block).
+    """
+
+    resource_name: QualifiedName = "nvidia.com/gpu"
     memory_gib: float | None = Field(None, alias="memoryGiB", gt=0)
     peak_tflops: float | None = Field(None, gt=0)
     price_per_hour: Price | None = None
     spot_price_per_hour: Price | None = None
     currency: Currency | None = None
+    labels: Labels = Field(default_factory=dict)
+    annotations: dict[QualifiedName, str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
+    runtime_class_name: Name | None = None
+    scheduler_name: Name | None = None
+    priority_class_name: Name | None = None
+    cpu_per_gpu: Quantity | None = None
+    memory_per_gpu: Quantity | None = None
+    shared_memory_per_gpu: Quantity = "2Gi"
+    extra_resources: dict[QualifiedName, Quantity] = Field(default_factory=dict)
+    ipc_lock: bool = False
+    topology_key: QualifiedName | None = None
 
     @model_validator(mode="after")
     def _prices_have_a_currency(self) -> Self:
@@ -53,7 +112,7 @@ class GpuType(_Part):
 class S3(_Part):
     """The S3 service of s3:// datasets; what is left out is that of AWS."""
 
-    endpoint: Annotated[str, StringConstraints(pattern="^https?://")] | None = None
+    endpoint: Address | None = None
     region: Text | None = None
 
 
@@ -62,17 +121,23 @@ class Settings(_Part):
 
     `stuck_deadline_seconds` is how long a pod may hold its node without running (volumes, containers, node,
     rest of its gang), `hang_deadline_seconds` how long at least a running stage may stand still;
-    then its GPUs are let go and another attempt follows. `ttl_seconds_after_finished` is for runs whose spec
-    says nothing.
+    then its GPUs are let go and another attempt follows. `engine_start_seconds` is how long an engine may
+    take to load its model. `ttl_seconds_after_finished` is for runs whose spec says nothing.
+    With `run_as_user` null the cluster chooses the user and group of the pods (OpenShift).
     """
 
     images: Images
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    gpu_types: dict[str, GpuType] = Field(default_factory=dict)
-    hub_endpoint: str | None = None
+    run_as_user: int | None = Field(10001, ge=1, le=2**31 - 1)
+    gpu_types: dict[Name, GpuType] = Field(default_factory=dict)
+    cpu_stages: CpuStages = CpuStages()
+    allowed_service_accounts: tuple[Name, ...] = ()
+    allowed_priority_classes: tuple[Name, ...] = ()
+    hub_endpoint: Address | None = None
     s3: S3 = S3()
-    env: dict[str, str] = Field(default_factory=dict)
-    engine_args: tuple[str, ...] = ()
+    env: Environment = Field(default_factory=dict)
+    engine_args: tuple[Argument, ...] = Field((), max_length=64)
+    engine_start_seconds: int = Field(1800, ge=60)
     image_pull_deadline_seconds: int = Field(600, ge=1)
     unschedulable_deadline_seconds: int = Field(86400, ge=1)
     stuck_deadline_seconds: int = Field(1800, ge=60)
@@ -93,11 +158,44 @@ class Settings(_Part):
             f"spec.resources.gpuType is {name}, which the administrator has not configured; known: {known}."
         )
 
+    def permission_problem(self, template: PodTemplate, scheduling: Scheduling) -> str | None:
+        """What of a spec the administrator does not allow, in a sentence."""
+        accounts, classes = self.allowed_service_accounts, self.allowed_priority_classes
+        asked = (
+            ("podTemplate.serviceAccountName", template.service_account_name, "ServiceAccounts", accounts),
+            ("scheduling.priorityClassName", scheduling.priority_class_name, "PriorityClasses", classes),
+        )
+        for field, name, kinds, allowed in asked:
+            if name is not None and name not in allowed:
+                known = ", ".join(sorted(allowed)) or "none"
+                return (
+                    f"spec.{field} is {name}, which the administrator does not allow (allowed{kinds} of the "
+                    f"chart); allowed: {known}."
+                )
+        return None
+
+
+def pins(settings: Settings) -> Pinned:
+    """What a run records of the settings at its first attempt."""
+    images = settings.images
+    return Pinned(
+        trainer_image=images.trainer, serving_image=images.serving, engine_args=settings.engine_args
+    )
+
+
+def pinned(job: FineTuneJob, settings: Settings) -> Settings:
+    """The settings with the images and engine arguments that the run recorded, if it did."""
+    recorded = job.status.pinned
+    if recorded is None:
+        return settings
+    images = Images(trainer=recorded.trainer_image, serving=recorded.serving_image)
+    return settings.model_copy(update={"images": images, "engine_args": recorded.engine_args})
+
 
 def parse_settings(text: str | bytes) -> Settings:
     """Read the JSON text of settings.json; SettingsError names each wrong field."""
     try:
-        return Settings.model_validate_json(text)
+        return Settings.model_validate_json(text, strict=True)
     except ValidationError as error:
         found = [
             f"{'.'.join(map(str, item['loc'])) or 'document'}: {item['msg']}"

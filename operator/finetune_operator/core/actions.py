@@ -39,12 +39,16 @@ class Patch:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete a child in the background, only if it still is the object with this uid."""
+    """Delete a child in the background, only if it still is the object with this uid.
+
+    `grace_seconds` 0 removes a pod without waiting for its node, None leaves the pod its own grace period.
+    """
 
     api_version: str
     kind: str
     name: str
     uid: str
+    grace_seconds: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,14 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """The moment of an RFC 3339 string; ValueError when it is none."""
+    """The moment of an RFC 3339 string; ValueError for any other."""
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def moment_of(text: str | None) -> datetime | None:
+    """The moment of an RFC 3339 string, None where it is missing or not one."""
+    try:
+        return parse_time(text) if text else None
+    except ValueError:
+        return None

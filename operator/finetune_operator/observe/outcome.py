@@ -1,10 +1,10 @@
-"""How an attempt ended: from its Job and pods to one of the failure classes of design.md section 4."""
+"""How an attempt ended: from its Job and pods to one reason (docs/contracts.md, "Result")."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_operator.core.actions import Manifest
@@ -20,15 +20,15 @@ from finetune_operator.core.manifests import (
     unfinished,
 )
 
-RETRIED = frozenset(
-    {
-        *("Interrupted", "Preempted", "NodeLost", "ChildDeleted", "ResultLost"),
-        *("Hang", "PeersMissing", "Unknown"),
-    }
-)
-"""Failures that say nothing about the input, so another attempt may do better."""
+DISRUPTIONS = frozenset({"Interrupted", "Preempted", "NodeLost", "ChildDeleted", "PeersMissing"})
+"""The cluster took the pods away: they say nothing about the work, which goes on where it was saved."""
+FAULTS = frozenset({"Unknown", "ResultLost", "Hang", "EngineFailed", "NotStarted"})
+"""The work or its node failed in a way that another attempt may not repeat."""
+RETRIED = DISRUPTIONS | FAULTS
 UNREAD = frozenset({"Preempted", "NodeLost", "ChildDeleted", "ResultLost"})
 """Failures that hide what the stage may have stored: a CPU attempt reads that first."""
+SUSPECT = frozenset({"NodeLost", "Hang", "EngineFailed", "NotStarted"})
+"""Failures after which another attempt prefers another node."""
 
 # Of several pods of a gang the first class of this list is the cause, the rest are its consequences.
 _TELLING = (
@@ -42,9 +42,9 @@ _TELLING = (
     "Preempted",
     "NodeLost",
     "Hang",
-    "PeersMissing",
     "Unknown",
     "Interrupted",
+    "PeersMissing",
     "ChildDeleted",
 )
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"})
@@ -52,18 +52,24 @@ _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"}
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """A recorded end of an attempt; `summary` has the shapes of docs/architecture.md."""
+    """A recorded end of an attempt; `summary` has the shapes of docs/contracts.md.
+
+    `node` is where it failed, for failures that may be the node's.
+    """
 
     succeeded: bool
     reason: str
     message: str
     summary: Mapping[str, Any] = field(default_factory=dict)
+    node: str | None = None
 
 
 def outcome_of(stage: str, job: Manifest | None, pods: Sequence[Manifest]) -> AttemptOutcome | None:
     """How the attempt ended, None while it goes on. `job` is None once the Job is gone.
 
     A pod that still runs after its Job is gone is waited for: two attempts must never share a workspace.
+    Where every pod's own container has ended, the pods' other containers (a sidecar that a mesh injected) are
+    not waited for.
     """
     if job is None:
         return None if unfinished(pods) else _of_pods(stage, pods, _child_deleted())
@@ -71,7 +77,21 @@ def outcome_of(stage: str, job: Manifest | None, pods: Sequence[Manifest]) -> At
         return _of_pods(stage, pods, _result_lost())
     if is_true(job, "Failed"):
         return _of_pods(stage, pods, _result_lost(text(condition(job, "Failed"), "message")))
+    if _kept_by_sidecars(stage, job, pods):
+        return _of_pods(stage, pods, _result_lost())
     return None
+
+
+def _kept_by_sidecars(stage: str, job: Manifest, pods: Sequence[Manifest]) -> bool:
+    """Whether the stage's container has ended in every pod of the Job while all pods still run."""
+    expected = integer(job, "spec", "completions") or 1
+    running = [pod for pod in pods if text(pod, "status", "phase") == "Running"]
+    return len(running) == len(pods) == expected and all(_stage_ended(stage, pod) for pod in running)
+
+
+def _stage_ended(stage: str, pod: Manifest) -> bool:
+    containers = items(pod, "status", "containerStatuses")
+    return any(text(c, "name") == stage and mapping(c, "state", "terminated") for c in containers)
 
 
 def _child_deleted() -> AttemptOutcome:
@@ -103,8 +123,13 @@ def _rank(outcome: AttemptOutcome) -> int:
 def _of_pod(stage: str, pod: Manifest) -> AttemptOutcome | None:
     reported = _reported(stage, pod)
     if reported is not None:
-        return _with_disruption(reported, pod)
+        return _on_its_node(_with_disruption(reported, pod), pod)
     return _out_of_memory(pod) or _disrupted(pod) or _crashed(pod)
+
+
+def _on_its_node(outcome: AttemptOutcome, pod: Manifest) -> AttemptOutcome:
+    suspect = outcome.reason in SUSPECT
+    return replace(outcome, node=text(pod, "spec", "nodeName") or None) if suspect else outcome
 
 
 def _reported(stage: str, pod: Manifest) -> AttemptOutcome | None:
@@ -116,7 +141,7 @@ def _reported(stage: str, pod: Manifest) -> AttemptOutcome | None:
 
 
 def parse_result(stage: str, message: str) -> AttemptOutcome | None:
-    """The result in a termination message, None when it is none of this stage."""
+    """The result in a termination message, None when it is not one of this stage."""
     try:
         document = json.loads(message)
     except ValueError:
@@ -173,9 +198,9 @@ def _disrupted(pod: Manifest) -> AttemptOutcome | None:
     why = text(disruption, "message") or text(pod, "status", "message") or reason
     if reason in _NODE_GONE:
         node = text(pod, "spec", "nodeName") or "its node"
-        return AttemptOutcome(False, "NodeLost", f"Pod {name_of(pod)} was lost with {node}: {why}")
+        return AttemptOutcome(False, "NodeLost", f"Pod {name_of(pod)} was lost with {node}: {why}", node=node)
     if reason:
-        return AttemptOutcome(False, "Preempted", f"Pod {name_of(pod)} was stopped from outside: {why}")
+        return AttemptOutcome(False, "Preempted", f"Pod {name_of(pod)} was preempted or evicted: {why}")
     if text(pod, "metadata", "deletionTimestamp"):
         # The Job controller deletes the rest of a gang too, so this never outranks what another pod tells.
         return AttemptOutcome(False, "ChildDeleted", f"Pod {name_of(pod)} was deleted before it reported.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_operator.api.finetunejob import FineTuneJob
@@ -13,14 +13,15 @@ from finetune_operator.core.manifests import (
     condition,
     index_of,
     integer,
+    is_true,
     items,
     mapping,
     moment,
     name_of,
+    terminating,
     text,
     unfinished,
 )
-from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.credentials import Credential, credentials
 
 PULL_REASONS = frozenset(
@@ -30,42 +31,44 @@ PULL_REASONS = frozenset(
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 ENGINE_STARTS = 3
 PLACE_PATIENCE = timedelta(seconds=5)
-MOUNT_PATIENCE = timedelta(seconds=15)
+MOUNT_PATIENCE = timedelta(seconds=60)
+"""An ordinary attach of a cloud disk takes tens of seconds."""
 POD_PATIENCE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What keeps a pod from running. `fatal` is the outcome once it has lasted too long."""
+    """What keeps pods from running, in a sentence.
+
+    `since` is when it began as far as the cluster tells. `deadline_seconds` is how long it may last (None: as
+    long as it takes); then the attempt ends as `outcome`, at once where the deadline is 0.
+    `stalled`: only a person can mend it. `node` is the node that it happened on.
+    """
 
     reason: str
     message: str
+    outcome: str = ""
     since: datetime | None = None
-    patience_seconds: float | None = None
-    fatal: AttemptOutcome | None = None
-
-    def outcome(self, now: datetime, noted: datetime) -> AttemptOutcome | None:
-        """The end of the attempt, once waiting has no use; `noted` is when the trouble was first seen."""
-        if self.fatal is not None or self.patience_seconds is None:
-            return self.fatal
-        begun = max(noted, self.since or noted)  # a pod that came after an older trouble has its own time
-        if now - begun < timedelta(seconds=self.patience_seconds):
-            return None
-        seconds = int((now - begun).total_seconds())
-        message = f"{self.message} This has lasted {seconds} s, longer than the administrator allows."
-        return AttemptOutcome(False, self.reason, message)
+    deadline_seconds: float | None = None
+    stalled: bool = False
+    node: str | None = None
 
 
 def trouble_of(
     job: FineTuneJob, child: Manifest, pods: Sequence[Manifest], settings: Settings, now: datetime
 ) -> Trouble | None:
-    """The first trouble of the pods of a running attempt, lowest index first; None when all is well."""
-    alive = [pod for pod in unfinished(pods) if not text(pod, "metadata", "deletionTimestamp")]
-    for pod in sorted(alive, key=index_of):
-        found = next(_of_pod(job, pod, settings, now), None)
-        if found is not None:
-            return found
-    return None if pods else _no_pods(child, now)
+    """The first trouble of the pods of a running attempt, lowest index first; None when all is well.
+
+    What holds a node and does not run is given `stuckDeadlineSeconds`.
+    """
+    alive = sorted(unfinished(pods), key=index_of)
+    found = [
+        trouble for pod in alive if (trouble := next(_of_pod(job, pod, settings, now), None)) is not None
+    ]
+    if not found:
+        return None if pods else _no_pods(child, now)
+    placed = [pod for pod in alive if text(pod, "spec", "nodeName")]
+    return _of_gang(found[0], alive, placed, settings) if len(placed) < len(alive) and placed else found[0]
 
 
 def scheduled(pods: Sequence[Manifest]) -> bool:
@@ -73,14 +76,60 @@ def scheduled(pods: Sequence[Manifest]) -> bool:
     return bool(pods) and all(text(pod, "spec", "nodeName") for pod in unfinished(pods))
 
 
+def _of_gang(
+    trouble: Trouble, alive: Sequence[Manifest], placed: Sequence[Manifest], settings: Settings
+) -> Trouble:
+    """A gang that is placed in part holds GPUs that compute nothing, so it may not wait for long."""
+    nodes = ", ".join(sorted({text(pod, "spec", "nodeName") for pod in placed}))
+    said = f"{len(placed)} of {len(alive)} pods have nodes ({nodes}), which they hold idle. {trouble.message}"
+    if trouble.reason != "Unschedulable":
+        return replace(trouble, message=said)
+    limit = min(settings.stuck_deadline_seconds, settings.unschedulable_deadline_seconds)
+    return Trouble("GangIncomplete", said, "PeersMissing", trouble.since, limit)
+
+
 def _of_pod(job: FineTuneJob, pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    yield from _node_lost(pod, settings, now)
+    if terminating(pod):
+        return
     yield from _unscheduled(pod, settings, now)
     containers = (*items(pod, "status", "initContainerStatuses"), *items(pod, "status", "containerStatuses"))
     for container in containers:
         yield from _image(pod, container, settings)
-        yield from _configuration(pod, container)
+        yield from _configuration(pod, container, settings)
         yield from _engine(pod, container)
-    yield from _volumes(job, pod, now)
+    yield from _not_started(job, pod, settings, now)
+
+
+def overdue(pod: Manifest, now: datetime) -> bool:
+    """Whether a pod should be gone: its deletionTimestamp, which is after its grace period, has passed."""
+    due = moment(pod, "metadata", "deletionTimestamp")
+    return due is not None and now > due + PLACE_PATIENCE
+
+
+def _node_lost(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    """A node that stops answering: its pods are marked not ready, then deleted, and stay until it is back."""
+    node = text(pod, "spec", "nodeName")
+    lost = Trouble(
+        "NodeNotReady", "", "NodeLost", deadline_seconds=settings.stuck_deadline_seconds, node=node
+    )
+    if overdue(pod, now):
+        since = moment(pod, "metadata", "deletionTimestamp")
+        yield replace(
+            lost,
+            since=since,
+            message=f"Node {node} does not confirm the end of pod {name_of(pod)}, due at "
+            f"{text(pod, 'metadata', 'deletionTimestamp')}; if it is down: `kubectl delete node {node}`.",
+        )
+    ready = condition(pod, "Ready")
+    unheard = text(ready, "status") == "False" and is_true(pod, "ContainersReady")
+    if unheard and text(pod, "status", "phase") == "Running" and not terminating(pod):
+        yield replace(
+            lost,
+            since=moment(ready, "lastTransitionTime"),
+            message=f"Node {node} of pod {name_of(pod)} does not answer since "
+            f"{text(ready, 'lastTransitionTime')}; see `kubectl describe node {node}`.",
+        )
 
 
 def _unscheduled(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
@@ -92,12 +141,9 @@ def _unscheduled(pod: Manifest, settings: Settings, now: datetime) -> Iterator[T
     if since is not None and now - since < PLACE_PATIENCE:
         return
     why = text(placed, "message") or "no node fits"
-    yield Trouble(
-        "Unschedulable",
-        f"No node takes pod {name_of(pod)}: {why}",
-        since=since,
-        patience_seconds=settings.unschedulable_deadline_seconds,
-    )
+    limit = settings.unschedulable_deadline_seconds
+    message = f"Pod {name_of(pod)} cannot be scheduled: {why}"
+    yield Trouble("Unschedulable", message, "Unschedulable", since, limit)
 
 
 def _image(pod: Manifest, container: Manifest, settings: Settings) -> Iterator[Trouble]:
@@ -111,8 +157,10 @@ def _image(pod: Manifest, container: Manifest, settings: Settings) -> Iterator[T
         "ImagePull",
         f"The image {image} of pod {name_of(pod)} cannot be pulled; check its name in the operator's "
         f"settings and that the nodes may pull from its registry ({_short(detail)}).",
-        since=moment(pod, "metadata", "creationTimestamp"),
-        patience_seconds=settings.image_pull_deadline_seconds,
+        "ImagePull",
+        deadline_seconds=settings.image_pull_deadline_seconds,
+        stalled=True,
+        node=text(pod, "spec", "nodeName"),
     )
 
 
@@ -121,58 +169,75 @@ def _image_of(pod: Manifest, name: str) -> str:
     return next((text(spec, "image") for spec in specs if spec.get("name") == name), "")
 
 
-def _configuration(pod: Manifest, container: Manifest) -> Iterator[Trouble]:
+def _configuration(pod: Manifest, container: Manifest, settings: Settings) -> Iterator[Trouble]:
     waiting = mapping(container, "state", "waiting")
     if text(waiting, "reason") in CONFIG_REASONS:
         detail = _short(text(waiting, "message") or text(waiting, "reason"))
         yield Trouble(
             "ContainerConfig",
             f"Container {text(container, 'name')} of pod {name_of(pod)} cannot be created: {detail}",
+            "NotStarted",
+            deadline_seconds=_while_holding_gpus(pod, settings),
+            stalled=True,
+            node=text(pod, "spec", "nodeName"),
         )
 
 
 def _engine(pod: Manifest, container: Manifest) -> Iterator[Trouble]:
-    """A sidecar is restarted for ever; after a few starts more of them tell nothing new."""
-    if text(container, "name") != "engine" or (integer(container, "restartCount") or 0) < ENGINE_STARTS:
+    """A sidecar is restarted forever; after three ends it is given up, unless it runs now."""
+    restarts = integer(container, "restartCount") or 0
+    if text(container, "name") != "engine" or restarts < ENGINE_STARTS or container.get("started") is True:
         return
     ended = mapping(container, "lastState", "terminated")
     message = (
-        f"The engine of pod {name_of(pod)} ended {integer(container, 'restartCount')} times, last with exit "
+        f"The engine of pod {name_of(pod)} ended {restarts} times, last with exit "
         f"code {integer(ended, 'exitCode')}: {_short(text(ended, 'message') or 'no message', 600)}"
     )
     killed = text(ended, "reason") == "OOMKilled"
     if killed:
-        message = f"The engine of pod {name_of(pod)} needs more memory; raise spec.resources.memory."
+        message = f"The engine of pod {name_of(pod)} was OOM-killed; raise spec.resources.memory."
     reason = "OutOfMemory" if killed else "EngineFailed"
-    yield Trouble(reason, message, fatal=AttemptOutcome(False, reason, message))
+    yield Trouble(reason, message, reason, deadline_seconds=0, node=text(pod, "spec", "nodeName"))
 
 
-def _volumes(job: FineTuneJob, pod: Manifest, now: datetime) -> Iterator[Trouble]:
-    """Until the volumes are mounted there is no sandbox; the kubelet tells the reason only in events.
-
-    Nor is there one when the pod has done its work and is being taken down: then it is no longer Pending.
-    """
+def _not_started(job: FineTuneJob, pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    """Placed, but without a sandbox: volumes, network or the node; the kubelet tells which only in events."""
     if text(pod, "status", "phase") != "Pending":
         return
     since = moment(condition(pod, "PodScheduled"), "lastTransitionTime")
     ready = text(condition(pod, "PodReadyToStartContainers"), "status")
     if ready != "False" or since is None or now - since < MOUNT_PATIENCE:
         return
-    mounted = items(pod, "spec", "volumes")
-    projected = [source for volume in mounted for source in items(volume, "projected", "sources")]
-    named = {text(source, "secret", "name") for source in projected}
-    secrets = [_described(credential) for credential in credentials(job) if credential.secret in named]
-    claims = [
-        f"PersistentVolumeClaim {text(volume, 'persistentVolumeClaim', 'claimName')}"
-        for volume in mounted
-        if "persistentVolumeClaim" in volume
-    ]
-    reason = "SecretOrVolumeMissing" if secrets else "VolumesNotMounted"
+    node, name = text(pod, "spec", "nodeName"), name_of(pod)
+    secrets = _secrets(job, pod)
+    mounted = ", ".join([*secrets, *_claims(pod)])
     yield Trouble(
-        reason,
-        f"Pod {name_of(pod)} waits for its volumes; check that these exist here and can be mounted: "
-        f"{', '.join([*dict.fromkeys(secrets), *claims])}.",
+        "SecretOrVolumeMissing" if secrets else "PodNotStarted",
+        f"Pod {name} on node {node} does not start; check that these exist and can be mounted: {mounted}. "
+        f"`kubectl describe pod {name}` shows whether it is a volume or the pod network.",
+        "NotStarted",
+        since=since,
+        deadline_seconds=_while_holding_gpus(pod, settings),
+        node=node,
     )
+
+
+def _while_holding_gpus(pod: Manifest, settings: Settings) -> float | None:
+    """Kubernetes knows a GPU only as an extended resource, whose name has a domain of its vendor."""
+    containers = (*items(pod, "spec", "containers"), *items(pod, "spec", "initContainers"))
+    limits = [name for container in containers for name in mapping(container, "resources", "limits")]
+    return settings.stuck_deadline_seconds if any("/" in name for name in limits) else None
+
+
+def _secrets(job: FineTuneJob, pod: Manifest) -> list[str]:
+    projected = [s for volume in items(pod, "spec", "volumes") for s in items(volume, "projected", "sources")]
+    named = {text(source, "secret", "name") for source in projected}
+    return list(dict.fromkeys(_described(c) for c in credentials(job) if c.secret in named))
+
+
+def _claims(pod: Manifest) -> list[str]:
+    names = (text(v, "persistentVolumeClaim", "claimName") for v in items(pod, "spec", "volumes"))
+    return [f"PersistentVolumeClaim {name}" for name in names if name]
 
 
 def _described(credential: Credential) -> str:
@@ -188,6 +253,7 @@ def _no_pods(child: Manifest, now: datetime) -> Trouble | None:
         "NoPods",
         f"Job {name_of(child)} has no pod yet; `kubectl describe job {name_of(child)}` tells whether a quota "
         "or an admission rule refuses it.",
+        since=since,
     )
 
 

@@ -17,24 +17,45 @@ from finetune_operator.contracts.documents import (
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
-from finetune_operator.render.names import UID_LABEL, labels, stage_labels, workspace_name
-from finetune_operator.render.pod import PROGRESS_PORT, PodParts, pod_spec
+from finetune_operator.render.names import (
+    MANAGED_BY,
+    QUEUE_LABEL,
+    SUSPENDED_BY,
+    UID_LABEL,
+    labels,
+    stage_labels,
+    workspace_name,
+)
+from finetune_operator.render.placement import JOB_NAME
+from finetune_operator.render.pod import PROGRESS_PORT, PodParts, stage_pod
 from finetune_operator.render.resources import accelerator, other_gpus
 
 DEFAULT_WORKSPACE_SIZE = "50Gi"
+QUEUED_STAGES = frozenset({"baseline", "train", "evaluate"})
+"""The stages that hold GPUs where there are any: Kueue admits these and no others."""
 
 
 def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
     """The Job of an attempt, suspended: its ConfigMap can be owned by it only once it has a uid.
 
+    The operator resumes it, which its annotation says; one with a queue is Kueue's to resume. Such a Job has
+    its queue from the start: without one Kueue's webhook would put it into the namespace's default queue.
+
     An Indexed Job runs one pod per node and none twice (podReplacementPolicy Failed); any failure ends it,
     since the operator alone decides on the next attempt.
     """
     carried = stage_labels(job, attempt.stage, attempt.number)
+    queue = None if parts.command == "reemit" else queue_of(job, attempt.stage)
+    admitted = {QUEUE_LABEL: queue} if queue else {}
+    metadata = {
+        **_metadata(job, attempt.job, {**carried, **admitted}),
+        "annotations": {} if queue else {SUSPENDED_BY: MANAGED_BY},
+        "ownerReferences": [job.owner_reference()],
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {**_metadata(job, attempt.job, carried), "ownerReferences": [job.owner_reference()]},
+        "metadata": metadata,
         "spec": {
             "suspend": True,
             "backoffLimit": 0,
@@ -42,12 +63,14 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
             "completions": parts.nodes,
             "parallelism": parts.nodes,
             "podReplacementPolicy": "Failed",
-            "template": {
-                "metadata": {"labels": carried},
-                "spec": pod_spec(job, settings, attempt.stage, parts),
-            },
+            "template": stage_pod(job, settings, attempt, parts),
         },
     }
+
+
+def queue_of(job: FineTuneJob, stage: str) -> str | None:
+    """The LocalQueue that admits the pods of a stage, None for stages that are not queued."""
+    return job.spec.scheduling.queue_name if stage in QUEUED_STAGES else None
 
 
 def job_document(
@@ -99,7 +122,7 @@ def rendezvous_service(job: FineTuneJob, attempt: Attempt, child: Manifest) -> M
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {"batch.kubernetes.io/job-name": attempt.job, UID_LABEL: job.metadata.uid},
+            "selector": {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid},
             "ports": [{"name": "progress", "port": PROGRESS_PORT}],
         },
     }

@@ -12,6 +12,10 @@ OWNER_LABEL = f"{GROUP}/owner"
 UID_LABEL = f"{GROUP}/uid"
 STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+SUSPENDED_BY = f"{GROUP}/suspended-by"
+"""Annotation of a Job that the operator suspended, or of a Workload that it deactivated."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""The LocalQueue of a Job: Kueue alone suspends and resumes a Job that carries it."""
 
 
 def owner_hash(uid: str) -> str:
@@ -27,6 +31,11 @@ def child_name(owner: ApiObject, stage: str, number: int) -> str:
 def workspace_name(owner: ApiObject) -> str:
     """The PersistentVolumeClaim that all stages of a run share."""
     return f"{owner.metadata.name}-work-{owner_hash(owner.metadata.uid)}"
+
+
+def folder_name(owner: ApiObject) -> str:
+    """The folder of a run in a workspace that the user named, which other runs may share."""
+    return f"{owner.metadata.name}-{owner_hash(owner.metadata.uid)}"
 
 
 def server_name(owner: ApiObject) -> str:

@@ -1,18 +1,93 @@
-"""The operator's own metrics. Counters carry no object names: their number must not grow with the cluster."""
+"""The operator's own metrics (docs/operations.md, "Metrics").
+
+No series names an object: their number must not grow with the history of the cluster. Gauges carry the
+namespace of the objects they count, as `object_namespace`: `namespace` is the label that Prometheus gives to
+the operator's own pod.
+"""
 
 from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 
-from finetune_operator.runtime.resources import Key
+from finetune_operator import __version__
+from finetune_operator.core.manifests import items, mapping, text
+from finetune_operator.runtime.resources import OURS, Key
 
 PREFIX = "finetune_operator"
-_Condition = tuple[str, str, str]
+RESULTS = ("written", "unchanged", "stale", "gone", "error")
+# One more gauge per series that no query uses.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the gauges need of an object; `budget_used` is a share of spec.budget.limit."""
+
+    conditions: tuple[tuple[str, str, str], ...]
+    budget_used: float | None
+
+
+class Objects:
+    """A collector: objects by kind and by condition, counted when scraped."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Key, _Seen] = {}
+
+    def show(self, key: Key, owner: Mapping[str, Any]) -> None:
+        """Remember an object as it now is."""
+        found = items(owner, "status", "conditions")
+        conditions = tuple((text(c, "type"), text(c, "status"), text(c, "reason")) for c in found)
+        self._seen[key] = _Seen(conditions, _budget_used(owner))
+
+    def forget(self, key: Key) -> None:
+        """The object is gone."""
+        self._seen.pop(key, None)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The gauges of now."""
+        return [self._objects(), self._conditions(), self._budgets()]
+
+    def _objects(self) -> GaugeMetricFamily:
+        labels = ["kind", "object_namespace"]
+        family = GaugeMetricFamily(f"{PREFIX}_objects", "Custom resources that exist", labels=labels)
+        for found, number in sorted(Tally((key.kind, key.namespace) for key in self._seen).items()):
+            family.add_metric(list(found), number)
+        return family
+
+    def _conditions(self) -> GaugeMetricFamily:
+        labels = ["kind", "object_namespace", "type", "status", "reason"]
+        help_text = "Custom resources by type, status and reason of each condition"
+        family = GaugeMetricFamily(f"{PREFIX}_conditions", help_text, labels=labels)
+        tally = Tally((k.kind, k.namespace, *c) for k, seen in self._seen.items() for c in seen.conditions)
+        for found, number in sorted(tally.items()):
+            family.add_metric(list(found), number)
+        return family
+
+    def _budgets(self) -> GaugeMetricFamily:
+        help_text = "Highest share of spec.budget.limit that a run under way has cost, 1 for all of it"
+        family = GaugeMetricFamily(f"{PREFIX}_budget_used_ratio", help_text, labels=["object_namespace"])
+        highest: dict[str, float] = {}
+        for key, seen in self._seen.items():
+            if seen.budget_used is not None:
+                highest[key.namespace] = max(seen.budget_used, highest.get(key.namespace, 0.0))
+        for namespace, share in sorted(highest.items()):
+            family.add_metric([namespace], share)
+        return family
 
 
 class Metrics:
@@ -20,30 +95,35 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._conditions: dict[Key, tuple[_Condition, ...]] = {}
         ProcessCollector(registry=self.registry)
-        self.registry.register(self)
-        self._reconciles = self._counter("reconcile_total", "Reconciles by result", "kind", "result")
-        self._seconds = Histogram(
-            f"{PREFIX}_reconcile_seconds", "Duration of a reconcile", ["kind"], registry=self.registry
+        self._objects = Objects()
+        self.registry.register(self._objects)
+        build = Info(f"{PREFIX}_build", "Version of the operator", registry=self.registry)
+        build.info({"version": __version__})
+        self._reconciles = self._counter("reconciles_total", "Reconciles by result", "kind", "result")
+        seconds, help_text = f"{PREFIX}_reconcile_duration_seconds", "Duration of a reconcile"
+        self._seconds = Histogram(seconds, help_text, ["kind"], registry=self.registry)
+        self._requests = self._counter(
+            "api_requests_total", "Requests to the API server; code 0 is no answer", "verb", "code"
         )
-        self._requests = self._counter("api_requests_total", "Requests to the API server", "verb", "code")
-        self._restarts = self._counter("watch_restarts_total", "Watches that ended", "kind", "cause")
-        self._alive = Gauge(
-            f"{PREFIX}_watch_last_event_timestamp_seconds",
-            "When a watch last brought anything",
-            ["kind"],
-            registry=self.registry,
+        self._restarts = self._counter(
+            "watch_restarts_total", "Watches that ended, by kind and cause", "kind", "cause"
+        )
+        self._alive = self._gauge(
+            "watch_last_event_timestamp_seconds", "When a watch last brought an event or a bookmark", "kind"
         )
         self._spent: dict[Key, float] = {}
         self._spending = self._counter(
-            "spent_total", "Money that runs cost, as status.cost tells", "currency"
+            "spent_total", "Cost of runs since this process started; sums are per currency", "currency"
         )
-        self._actions = self._counter("actions_total", "Actions executed", "action")
-        self.loop_lag = Gauge(f"{PREFIX}_loop_lag_seconds", "Delay of the event loop", registry=self.registry)
+        self._actions = self._counter("actions_total", "Actions of plans that were executed", "action")
+        self.loop_lag = self._gauge("loop_lag_seconds", "Delay of the event loop")
+        self.leader = self._gauge("leader", "1 in the replica that leads, 0 in one that stands by")
+        for resource in OURS:  # at 0, so that a rate sees the first error
+            self._reconciles.labels(resource.kind, "error")
 
     def reconciled(self, kind: str, result: str, seconds: float) -> None:
-        """Count a reconcile; `result` is done, requeued, conflict or error."""
+        """Count a reconcile; `result` is one of RESULTS."""
         self._reconciles.labels(kind, result).inc()
         self._seconds.labels(kind).observe(seconds)
 
@@ -63,36 +143,19 @@ class Metrics:
         """Note that a watch brought something."""
         self._alive.labels(kind).set_to_current_time()
 
-    def watch_depth(self, name: str, depth: Callable[[], float]) -> None:
-        """Publish a depth that is read at scrape time."""
-        gauge = Gauge(f"{PREFIX}_{name}", "Read at scrape time", registry=self.registry)
-        gauge.set_function(depth)
+    def publish(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """A gauge whose value is read when it is scraped."""
+        self._gauge(name, help_text).set_function(read)
 
-    def show(self, key: Key, status: Mapping[str, Any] | None) -> None:
-        """Remember the conditions of an object for the gauges, and count what it cost since the last time."""
-        conditions = (status or {}).get("conditions") or ()
-        self._conditions[key] = tuple(
-            (str(c.get("type")), str(c.get("status")), str(c.get("reason", ""))) for c in conditions
-        )
-        self._count_spending(key, (status or {}).get("cost") or {})
+    def show(self, key: Key, owner: Mapping[str, Any]) -> None:
+        """Remember an object for the gauges, and count what a run cost since it was last shown."""
+        self._objects.show(key, owner)
+        self._count_spending(key, mapping(owner, "status", "cost"))
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
-        self._conditions.pop(key, None)
+        self._objects.forget(key)
         self._spent.pop(key, None)
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The gauges `finetune_operator_objects` and `..._conditions`, counted when scraped."""
-        objects = GaugeMetricFamily(f"{PREFIX}_objects", "Objects of ours", labels=["kind"])
-        for kind, number in sorted(Tally(key.kind for key in self._conditions).items()):
-            objects.add_metric([kind], number)
-        conditions = GaugeMetricFamily(
-            f"{PREFIX}_conditions", "Objects by condition", labels=["kind", "type", "status", "reason"]
-        )
-        tally = Tally((key.kind, *c) for key, found in self._conditions.items() for c in found)
-        for labels, number in sorted(tally.items()):
-            conditions.add_metric(list(labels), number)
-        return [objects, conditions]
 
     def render(self) -> bytes:
         """The text format for a scrape."""
@@ -100,11 +163,30 @@ class Metrics:
 
     def _count_spending(self, key: Key, cost: Mapping[str, Any]) -> None:
         """What a run cost before this process first saw it was counted by an earlier process."""
-        spent = float(cost.get("spent") or 0)
+        spent = _amount(text(cost, "spent")) or 0.0
         before = self._spent.get(key, spent)
         self._spent[key] = spent
         if spent > before:
-            self._spending.labels(str(cost.get("currency"))).inc(spent - before)
+            self._spending.labels(text(cost, "currency")).inc(spent - before)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", help_text, labels, registry=self.registry)
+
+
+def _budget_used(owner: Mapping[str, Any]) -> float | None:
+    """None for what has no budget and for a run that has ended: its cost no longer grows."""
+    limit = _amount(text(owner, "spec", "budget", "limit"))
+    spent = _amount(text(owner, "status", "cost", "spent"))
+    if not limit or spent is None or text(owner, "status", "completionTime"):
+        return None
+    return spent / limit
+
+
+def _amount(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None

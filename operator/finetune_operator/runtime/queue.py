@@ -111,6 +111,11 @@ class WorkQueue(Generic[K]):
         """Keys that a worker holds."""
         return self._schedule.in_flight
 
+    def waited(self) -> float:
+        """How long the key that is due longest has waited, in seconds; 0 while none is due."""
+        due = self._schedule.next_due()
+        return 0.0 if due is None else max(0.0, self._clock() - due)
+
     def add(self, key: K, delay: float = 0.0) -> None:
         """Queue a key, `delay` seconds from now."""
         self._schedule.add(key, self._clock(), delay)

@@ -45,8 +45,11 @@ class Reconciler:
         self._clock = clock
         self._now = now
         self._known: set[Key] = set()
-        metrics.watch_depth("queue_depth", lambda: len(self.queue))
-        metrics.watch_depth("active_workers", lambda: self.queue.in_flight)
+        metrics.publish("queue_length", "Objects queued, now or for later", lambda: len(self.queue))
+        metrics.publish(
+            "queue_wait_seconds", "How long the object that is due longest has waited", self.queue.waited
+        )
+        metrics.publish("workers_busy", "Workers that reconcile", lambda: self.queue.in_flight)
 
     def enqueue(self, key: Key) -> None:
         """Something about this object may have changed."""
@@ -91,7 +94,7 @@ class Reconciler:
         if owner is None or owner["metadata"].get("deletionTimestamp"):
             self._forget(key)
             return "gone"
-        self._metrics.show(key, owner.get("status"))
+        self._metrics.show(key, owner)
         controller = self._controllers[key.kind]
         observed = await controller.observe(owner)
         plan = controller.plan(observed, self._settings, self._now())

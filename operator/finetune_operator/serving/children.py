@@ -11,7 +11,7 @@ from finetune_operator.contracts.documents import ServerManifest
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, labels, manifest_name, server_name
-from finetune_operator.serving.pod import pod_spec
+from finetune_operator.serving.pod import pod_template
 
 INTENT = "finetune.dev/intent"
 GATEWAY_PORT = 8000
@@ -26,10 +26,7 @@ def deployment(server: ModelServer, settings: Settings, image: str) -> Manifest:
         "selector": {"matchLabels": selector},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "progressDeadlineSeconds": 3600,
-        "template": {
-            "metadata": {"labels": {**labels(server), **selector}},
-            "spec": pod_spec(server, settings, image),
-        },
+        "template": pod_template(server, settings, image, {**labels(server), **selector}),
     }
     return _child(server, "apps/v1", "Deployment", server_name(server), {"spec": spec})
 

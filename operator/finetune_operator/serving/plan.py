@@ -62,7 +62,8 @@ def _children(observed: Observed, settings: Settings, image: str, table: Table) 
         (observed.service, children.service(server)),
         (observed.policy, children.network_policy(server)),
     ]
-    if settings.gpu_type(server.spec.resources.gpu_type) is not None:
+    permitted = settings.permission_problem(server.spec.pod_template, server.spec.scheduling) is None
+    if permitted and settings.gpu_type(server.spec.resources.gpu_type) is not None:
         intended.append((observed.deployment, children.deployment(server, settings, image)))
     return [Apply(want) for have, want in intended if children.intent_of(have) != children.intent_of(want)]
 

@@ -72,7 +72,7 @@ def read_table(document: Mapping[str, Any] | None) -> Table:
 
 
 def write_table(table: Table, base: ManifestBase) -> ServerManifest:
-    """The server manifest of docs/architecture.md; until canary steps exist a route has one target."""
+    """The server manifest of docs/contracts.md; until canary steps exist a route has one target."""
     routes = tuple(
         ManifestRoute(alias=alias, targets=(ManifestTarget(version=version, weight=100),))
         for alias, version in sorted(table.routes.items())

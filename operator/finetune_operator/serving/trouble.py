@@ -18,10 +18,13 @@ MOUNT_PATIENCE = timedelta(seconds=15)
 
 
 def trouble_of(observed: Observed, settings: Settings, now: datetime) -> Trouble:
-    """(reason, message): a GPU type or claim that is not there, what the kubelet says, or just time."""
+    """(reason, message): what the administrator lacks or refuses, a missing claim, what the kubelet says."""
     unknown = settings.gpu_type_problem(observed.server.spec.resources.gpu_type)
     if unknown is not None:
         return "UnknownGpuType", unknown
+    refused = settings.permission_problem(observed.server.spec.pod_template, observed.server.spec.scheduling)
+    if refused is not None:
+        return "NotAllowed", refused
     missing = [c for c in mounted_claims(observed.server) if c not in observed.claims]
     if missing:
         return (

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from statistics import median
 
 from finetune_operator.api.economics import Budget
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.finetunejobstatus import Attempt, Cost, FineTuneJobStatus
 from finetune_operator.contracts.documents import JobCalibration
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import condition, items, mapping, moment, number, text, unfinished
-from finetune_operator.core.times import format_time
+from finetune_operator.core.manifests import condition, items, moment, text, unfinished
+from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.render.resources import accelerator, gpus
-from finetune_operator.stages.draft import Draft
-from finetune_operator.stages.observed import Observed
-from finetune_operator.stages.summaries import in_money
+from finetune_operator.stages.summaries import as_number, in_money
 
 
 def priced(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Attempt:
@@ -31,21 +29,27 @@ def priced(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Attempt:
     return attempt.model_copy(update={"gpus": held_gpus, "price_per_hour": price})
 
 
-def account(observed: Observed, draft: Draft) -> None:
-    """Bring the time that attempts held GPUs up to what their pods show."""
-    for attempt in draft.attempts:
-        goes_on = attempt.state in ("Recorded", "Running") or attempt.held_since is not None
-        if attempt.gpus and goes_on:
-            draft.record(held(attempt, observed.pods.get(attempt.job, ()), draft.now))
+def accounted(
+    attempts: Iterable[Attempt], pods: Mapping[str, Sequence[Manifest]], now: datetime
+) -> list[Attempt]:
+    """The attempts whose time on GPUs differs from what their pods show, brought up to it."""
+    after = [(a, held(a, pods.get(a.job, ()), now)) for a in attempts if a.gpus and _may_hold(a)]
+    return [new for before, new in after if new != before]
 
 
-def show_spent(draft: Draft, settings: Settings) -> None:
-    """Write what the attempts cost so far into `status.cost`."""
-    amount = spent(draft.attempts, draft.now)
-    kind = accelerator(draft.job, settings)
-    if amount is not None:
-        known = text(draft.status, "cost", "currency") or (kind.currency if kind is not None else None)
-        draft.merge("cost", {"spent": in_money(amount), "currency": known})
+def _may_hold(attempt: Attempt) -> bool:
+    return attempt.state in ("Recorded", "Running") or attempt.held_since is not None
+
+
+def cost_so_far(
+    job: FineTuneJob, settings: Settings, status: FineTuneJobStatus, now: datetime
+) -> Cost | None:
+    """What the attempts cost so far, for `status.cost`; None while nothing has a price."""
+    amount, gpu = spent(status.attempts, now), accelerator(job, settings)
+    if amount is None:
+        return None
+    known = status.cost.currency if status.cost is not None else None
+    return Cost(spent=in_money(amount), currency=known or (gpu.currency if gpu is not None else None))
 
 
 def spent(attempts: Iterable[Attempt], now: datetime) -> Decimal | None:
@@ -54,17 +58,17 @@ def spent(attempts: Iterable[Attempt], now: datetime) -> Decimal | None:
     return sum(costs, Decimal(0)) if costs else None
 
 
-def amount_of(value: str) -> Decimal | None:
-    """A decimal number that a status or a setting holds as a string; None when it is none."""
+def amount_of(value: str | None) -> Decimal | None:
+    """The decimal number that a status or a setting holds as a string; None when there is no such number."""
     try:
-        found = Decimal(value)
+        found = Decimal(value or "")
     except InvalidOperation:
         return None
     return found if found.is_finite() else None
 
 
 def _cost(attempt: Attempt, now: datetime) -> Decimal | None:
-    price = amount_of(attempt.price_per_hour or "")
+    price = amount_of(attempt.price_per_hour)
     if not attempt.gpus or price is None:
         return None
     return seconds(attempt, now) * attempt.gpus * price / 3600
@@ -78,7 +82,7 @@ def held(attempt: Attempt, pods: Sequence[Manifest], now: datetime) -> Attempt:
     """
     placed = [pod for pod in pods if text(pod, "spec", "nodeName")]
     running = unfinished(placed)
-    since = moment({"at": attempt.held_since}, "at")
+    since = moment_of(attempt.held_since)
     if since is not None:
         return attempt if running else _closed(attempt, since, _end(placed, since, now))
     if running:
@@ -93,7 +97,7 @@ def seconds(attempt: Attempt, now: datetime) -> int:
     """How long it has held its GPUs; what runs counts in whole minutes, so that a status is not written with
     every look at the clock.
     """
-    since = moment({"at": attempt.held_since}, "at")
+    since = moment_of(attempt.held_since)
     running = 0 if since is None else max(0, int((now - since).total_seconds()) // 60 * 60)
     return (attempt.held_seconds or 0) + running
 
@@ -154,29 +158,28 @@ def price_problem(job: FineTuneJob, settings: Settings) -> str | None:
     return None
 
 
-def excess(draft: Draft) -> str | None:
+def excess(job: FineTuneJob, status: FineTuneJobStatus, now: datetime) -> str | None:
     """Why the budget lets no GPU work, in a sentence with the numbers and the remedy; None when it does."""
-    budget = draft.job.spec.budget
+    budget = job.spec.budget
     if budget is None:
         return None
     limit = Decimal(budget.limit)
-    amount = spent(draft.attempts, draft.now) or Decimal(0)
+    amount = spent(status.attempts, now) or Decimal(0)
     if amount >= limit:
         return (
             f"The run has cost {in_money(amount)} {budget.currency} and spec.budget.limit is {budget.limit}; "
             f"its GPUs are given back, training after a checkpoint: {_REMEDY}."
         )
-    return _too_expensive(draft, budget, limit)
+    return _too_expensive(status.cost, budget, limit)
 
 
-def _too_expensive(draft: Draft, budget: Budget, limit: Decimal) -> str | None:
-    expected = mapping(draft.status, "cost")
-    estimate = amount_of(text(expected, "estimate"))
-    if estimate is None or estimate <= limit:
+def _too_expensive(expected: Cost | None, budget: Budget, limit: Decimal) -> str | None:
+    estimate = amount_of(expected.estimate) if expected is not None else None
+    if expected is None or estimate is None or estimate <= limit:
         return None
-    bounds = " to ".join(text(expected, key) for key in ("low", "high") if text(expected, key))
+    bounds = " to ".join(bound for bound in (expected.low, expected.high) if bound)
     return (
-        f"The run is expected to cost {text(expected, 'estimate')} {budget.currency}"
+        f"The run is expected to cost {expected.estimate} {budget.currency}"
         f"{f' ({bounds})' if bounds else ''} and spec.budget.limit is {budget.limit}; no GPU is asked for "
         f"until that changes: {_REMEDY}."
     )
@@ -198,9 +201,6 @@ def _measured(job: FineTuneJob, runs: Iterable[Manifest]) -> Iterator[float]:
 
 
 def _mfu(run: Manifest) -> Iterator[float]:
-    try:
-        value = number({"mfu": float(text(run, "status", "cost", "mfu"))}, "mfu")
-    except ValueError:
-        return
+    value = as_number(text(run, "status", "cost", "mfu"))
     if value is not None and 0 < value <= 1:
         yield value

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
+from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest, Refusal
 
 
@@ -18,9 +21,10 @@ class Observed:
     that are gone); `claims` holds the PersistentVolumeClaims by name: the workspace and those in pvc://
     sources and in the destination, a missing one being an absent key. `configmaps` names the source
     ConfigMaps that exist (`name`) and their keys (`name/key`). `progress` is the last document that the
-    running stage served, None when it serves none. `runs` are the FineTuneJobs of the namespace, read only
-    when the job.json of prepare is about to be written. `refusal` is what the API server refused of the plan
-    before this one.
+    running stage served, None when it serves none, and `progress_at` when it last answered. `runs` are the
+    FineTuneJobs of the namespace, read only when the job.json of prepare is about to be written. `refusal` is
+    what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
+    by the Job's name; `kueue` says whether the cluster has Kueue.
     """
 
     job: FineTuneJob
@@ -30,4 +34,22 @@ class Observed:
     configmaps: frozenset[str] = frozenset()
     progress: Mapping[str, Any] | None = None
     runs: tuple[Manifest, ...] = ()
+    workloads: Mapping[str, Manifest] = field(default_factory=dict)
+    kueue: bool = False
     refusal: Refusal | None = None
+    progress_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was observed, and the status as it stands at this moment; `settings` are those the run keeps."""
+
+    observed: Observed
+    settings: Settings
+    status: FineTuneJobStatus
+    now: datetime
+
+    @property
+    def job(self) -> FineTuneJob:
+        """The FineTuneJob; its status is the one that was stored, `status` is the current one."""
+        return self.observed.job

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from finetune_operator.api.conditions import Fact
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.contracts.digests import spec_digest
@@ -9,10 +12,10 @@ from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import mapping, number
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import in_gib, stage_resources
+from finetune_operator.render.resources import cpu_stage_resources, in_gib
 from finetune_operator.render.volumes import add_base, add_credentials, add_data, add_destination, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.draft import Draft
+from finetune_operator.stages.decision import Decision, event
 from finetune_operator.stages.stage import Stage, Summary
 
 
@@ -29,28 +32,24 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
         "FT_S3_REGION": settings.s3.region,
     }
     env = {name: value for name, value in places.items() if value}
-    return PodParts("prepare", mounts, stage_resources(job), env)
+    return PodParts("prepare", mounts, cpu_stage_resources(settings), env)
 
 
-def read(draft: Draft, outcome: AttemptOutcome) -> None:
+def read(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note pins, counts, plan and estimate; an adopted result ends the run: the work was done before."""
     summary = outcome.summary
-    draft.merge("resolved", summaries.resolved(summary, spec_digest(draft.job.spec)))
-    draft.merge("plan", summaries.memory_plan(summary))
-    draft.merge("cost", summaries.expected_cost(summary))
-    _advise(draft, summary)
-    draft.set("Validated", True, outcome.reason, outcome.message or _counts(summary))
-    if summary.get("adopted") is True:
-        _adopt(draft, summary)
-
-
-def _advise(draft: Draft, summary: Summary) -> None:
-    """Advice is shown and changes nothing (R1 to R3)."""
-    found = [*summaries.advice(summary), *_short_of_memory(draft.job, summary)]
+    message = outcome.message or _counts(summary)
+    decision = Decision(
+        facts=(Fact("Validated", True, outcome.reason, message),),
+        resolved=summaries.resolved(summary, spec_digest(job.spec)),
+        plan=summaries.memory_plan(summary),
+        cost=summaries.expected_cost(summary),
+    )
+    found = [*summaries.advice(summary), *_short_of_memory(job, summary)]
     if found:
-        message = " ".join(said for _, said in found)
-        draft.set("Advised", True, found[0][0], message)
-        draft.event("Warning", "Advised", message)
+        advised = Fact("Advised", True, found[0][0], " ".join(said for _, said in found))
+        decision = decision.adding(advised, actions=[event("Warning", "Advised", advised.message)])
+    return _adopting(job, summary, decision) if summary.get("adopted") is True else decision
 
 
 def _short_of_memory(job: FineTuneJob, summary: Summary) -> list[tuple[str, str]]:
@@ -59,16 +58,18 @@ def _short_of_memory(job: FineTuneJob, summary: Summary) -> list[tuple[str, str]
     if given is None or needed is None or needed <= given:
         return []
     text = f"Each training pod needs about {needed:.1f} GiB of its node and gets {job.spec.resources.memory}"
-    return [("LittleMemory", f"{text}, so it may be killed: raise spec.resources.memory in a new run.")]
+    return [("LittleMemory", f"{text}, so it may be OOM-killed: raise spec.resources.memory in a new run.")]
 
 
-def _adopt(draft: Draft, summary: Summary) -> None:
-    destination = draft.job.spec.output.destination
-    draft.merge("scores", summaries.comparison(mapping(summary, "scores")))
-    draft.status["artifact"] = summaries.artifact(mapping(summary, "artifact"), destination)
+def _adopting(job: FineTuneJob, summary: Summary, decision: Decision) -> Decision:
+    destination = job.spec.output.destination
     message = f"{destination} already holds the result of this spec; it is adopted and nothing runs again."
-    for kind in ("BaselineScored", "Trained", "Evaluated", "Published"):
-        draft.set(kind, True, "Adopted", message)
+    kinds = ("BaselineScored", "Trained", "Evaluated", "Published")
+    return replace(
+        decision.adding(*(Fact(kind, True, "Adopted", message) for kind in kinds)),
+        scores=summaries.comparison(mapping(summary, "scores")),
+        artifact=summaries.artifact(mapping(summary, "artifact"), destination),
+    )
 
 
 def _lacks(summary: Summary) -> str | None:

@@ -1,254 +1,335 @@
-"""One step of one stage: record an attempt, create its Job, follow it, record its outcome."""
+"""One step of the stage that is due: record an attempt, create its Job, follow it, record its outcome.
+
+Every function returns a Decision; nothing is changed here.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
 
-from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.conditions import Fact, clip, is_true
+from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
-from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Create, Manifest, Patch
-from finetune_operator.core.manifests import finished, mapping, moment, name_of, text, unfinished
+from finetune_operator.contracts.settings import pins
+from finetune_operator.core.actions import Action, Create, Manifest, Refusal
+from finetune_operator.core.manifests import integer, mapping, suspended, terminating
+from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
-from finetune_operator.observe.trouble import Trouble, scheduled, trouble_of
+from finetune_operator.observe.queue import let_run, stop, waiting
+from finetune_operator.observe.trouble import scheduled
 from finetune_operator.render import job as children
 from finetune_operator.render.names import workspace_name
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import gpus, stage_resources
+from finetune_operator.render.resources import cpu_stage_resources
 from finetune_operator.render.volumes import common, workspace_claim
 from finetune_operator.stages import publish, summaries
 from finetune_operator.stages.attempts import (
-    goes_on,
+    bad_nodes,
+    ended_as,
     next_attempt,
     of_stage,
-    record_outcome,
-    record_start,
-    reemits,
+    retry,
+    with_checkpoint,
 )
-from finetune_operator.stages.draft import Draft
-from finetune_operator.stages.finish import stop
-from finetune_operator.stages.money import calibration, excess, priced
-from finetune_operator.stages.observed import Observed
-from finetune_operator.stages.requirements import violation
+from finetune_operator.stages.blockers import Blocker, blocker, halt
+from finetune_operator.stages.cleanup import Leftovers, leftovers, stopping, whereabouts
+from finetune_operator.stages.decision import Decision, Ending, event
+from finetune_operator.stages.money import calibration, priced
+from finetune_operator.stages.observed import Run
+from finetune_operator.stages.running import given_up, progress_now, trouble_now, waiting_for
 from finetune_operator.stages.stage import Stage
 
-SUSPENDED = "spec.suspend is true; set it to false to go on from where the run stopped."
+QUIET_SECONDS = 300
+"""How soon to look again where a watch or the poller tells of every change."""
+BUDGET_SECONDS = 60
+NOTHING_WRONG = Fact("Stalled", False, "Progressing", "Nothing is wrong.")
 
 
-@dataclass(frozen=True)
-class Step:
-    """The stage that is due. `take` changes the draft and returns when to look again (seconds)."""
+def step(run: Run, stage: Stage) -> Decision:
+    """What to do next for a stage that has not succeeded."""
+    if run.observed.refusal is not None:
+        return _refused(stage, run.observed.refusal)
+    attempts = of_stage(run.status.attempts, stage.name)
+    last = attempts[-1] if attempts else None
+    if last is None or last.state == "Failed":
+        return _start(run, stage, attempts)
+    child = run.observed.jobs.get(last.job)
+    if last.state == "Recorded" and child is None:
+        return _create(run, stage, last)
+    return _follow(run, stage, last, child)
 
-    observed: Observed
-    settings: Settings
-    draft: Draft
-    stage: Stage
 
-    def take(self) -> float | None:
-        """Go one step further."""
-        attempts = self._attempts()
-        last = attempts[-1] if attempts else None
-        if last is None or last.state == "Failed":
-            return self._start(attempts)
-        child = self.observed.jobs.get(last.job)
-        if last.state == "Recorded" and child is None:
-            return self._create(last)
-        return self._follow(last, child)
+def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
+    """Record the next attempt, once nothing of earlier ones runs, the wait is over and nothing blocks it."""
+    again = retry(attempts) if attempts else None
+    if attempts and again is None:
+        return _give_up(stage, attempts)
+    left = leftovers(run, (a for a in run.status.attempts if a.state in ("Succeeded", "Failed")))
+    if left is not None:
+        return _stopping(run, stage, left)
+    if again is not None and run.now < again.at:
+        return _backing_off(stage, attempts[-1], format_time(again.at), (again.at - run.now).total_seconds())
+    blocked = blocker(run, stage.name)
+    if blocked is not None:
+        return _blocked(run, stage, blocked)
+    attempt = next_attempt(run.job, stage.name, attempts, run.now)
+    if not attempt.reemits:
+        attempt = priced(run.job, run.settings, attempt)
+    message = f"Attempt {attempt.number} of {stage.name} starts."
+    mended = (
+        [Fact("Reconciling", True, stage.activity, message)]
+        if is_true(run.status.conditions, "Stalled")
+        else []
+    )
+    pending = Fact(stage.condition, None, "Pending", message)
+    return Decision(
+        attempts=(attempt,),
+        pinned=pins(run.settings),
+        facts=(*_shown(stage, message), NOTHING_WRONG, *mended, pending),
+        title=stage.title,
+        actions=(event("Normal", f"{stage.title}Started", message),),
+        again=run.settings.progress_seconds,
+    )
 
-    def _attempts(self) -> list[Attempt]:
-        return of_stage(self.draft.attempts, self.stage.name)
 
-    def _pods(self, attempt: Attempt) -> tuple[Manifest, ...]:
-        return self.observed.pods.get(attempt.job, ())
+def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
+    """The attempt is recorded, so its Job may be created: again and again, the name allows one."""
+    left = leftovers(run, [attempt])
+    if left is not None:
+        return _stopping(run, stage, left)
+    blocked = blocker(run, stage.name)
+    if blocked is not None:
+        return _blocked(run, stage, blocked)
+    ours = workspace_name(run.job)
+    missing = workspace_claim(run.job) == ours and ours not in run.observed.claims
+    volumes = [Create(children.workspace(run.job))] if missing else []
+    job = children.stage_job(run.job, run.settings, attempt, _parts(run, stage, attempt))
+    return Decision(actions=(*volumes, Create(job)), again=run.settings.progress_seconds)
 
-    def _start(self, attempts: Sequence[Attempt]) -> float | None:
-        """Record the next attempt, once nothing of the earlier ones runs any more."""
-        if attempts and not goes_on(attempts):
-            self._give_up(attempts)
-            return None
-        if self._something_still_runs(attempts) or self._held():
-            return self.settings.progress_seconds
-        attempt = next_attempt(self.observed.job, self.stage.name, attempts)
-        if not reemits([*attempts, attempt], attempt):
-            attempt = priced(self.observed.job, self.settings, attempt)
-        record_start(self.draft, attempt)
-        message = f"Attempt {attempt.number} of {self.stage.name} starts."
-        self.draft.set(self.stage.condition, None, "Pending", message)
-        self.draft.show(self.stage.title, self.stage.activity, message)
-        self.draft.event("Normal", f"{self.stage.title}Started", message)
-        return self.settings.progress_seconds
 
-    def _something_still_runs(self, attempts: Sequence[Attempt]) -> bool:
-        """Two attempts must never share a workspace, so the next one waits for the last pod."""
-        live = [
-            (attempt.job, child)
-            for attempt in attempts
-            if (child := self.observed.jobs.get(attempt.job)) is not None and not finished(child)
-        ]
-        for name, child in live:
-            self.draft.actions.extend(stop(child, name))
-        pods = [pod for attempt in attempts for pod in unfinished(self._pods(attempt))]
-        if pods:
-            where = text(pods[0], "spec", "nodeName") or "no node"
-            message = f"The next attempt waits until pod {name_of(pods[0])} ({where}) of an earlier one ends."
-            self.draft.show(self.stage.title, "Stopping", message)
-        return bool(live or pods)
+def _parts(run: Run, stage: Stage, attempt: Attempt) -> PodParts:
+    if attempt.reemits:
+        return PodParts("reemit", common(run.job, attempt.job), cpu_stage_resources(run.settings))
+    avoided = bad_nodes(of_stage(run.status.attempts, stage.name))
+    return replace(stage.parts(run.job, run.settings, attempt), avoided_nodes=avoided)
 
-    def _held(self) -> bool:
-        """Whether the user, the budget or a missing object keeps the stage from starting."""
-        if self._halted():
-            return True
-        found = violation(self.observed, self.settings, self.stage.name)
-        if found is None:
-            return False
-        self._show_trouble(Trouble(found.reason, found.message))
-        return True
 
-    def _halted(self) -> bool:
-        """Whether the user wants no pods, or the budget no GPUs."""
-        if self.observed.job.spec.suspend:
-            self._show_suspended()
-            return True
-        message = excess(self.draft) if gpus(self.observed.job, self.stage.name) else None
-        if message is None:
-            return False
-        self._show_trouble(Trouble("BudgetExceeded", message))
-        return True
+def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) -> Decision:
+    pods = run.observed.pods.get(attempt.job, ())
+    outcome = outcome_of(stage.name, child, pods)
+    if outcome is not None:
+        return _record(run, stage, attempt, outcome)
+    if child is None:
+        left = leftovers(run, [attempt])
+        return _stopping(run, stage, left) if left is not None else Decision()
+    if attempt.state == "Recorded":
+        return _released(run, stage, attempt, child)
+    return _watch(run, stage, attempt, child, pods)
 
-    def _create(self, attempt: Attempt) -> float:
-        """The attempt is recorded, so its Job may be created: again and again, the name allows one."""
-        if self._something_still_runs([attempt]) or self._held():
-            return self.settings.progress_seconds
-        job = self.observed.job
-        ours = workspace_claim(job) == workspace_name(job)
-        if ours and workspace_name(job) not in self.observed.claims:
-            self.draft.actions.append(Create(children.workspace(job)))
-        parts = self._parts(attempt)
-        self.draft.actions.append(Create(children.stage_job(job, self.settings, attempt, parts)))
-        return self.settings.progress_seconds
 
-    def _parts(self, attempt: Attempt) -> PodParts:
-        job = self.observed.job
-        if reemits(self._attempts(), attempt):
-            return PodParts("reemit", common(job, attempt.job), stage_resources(job))
-        return self.stage.parts(job, self.settings, attempt)
+def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
+    """Give the Job what its pods mount, which it owns, and let it have them."""
+    if terminating(child):
+        return Decision(again=run.settings.progress_seconds)
+    held = halt(run, stage.name)
+    if held is not None:
+        return _blocked(run, stage, held)
+    mounted: list[Action] = [
+        Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
+    ]
+    if (mapping(child, "spec").get("completions") or 1) != 1:
+        mounted.append(Create(children.rendezvous_service(run.job, attempt, child)))
+    # From here on the run is current for kstatus: a long training is not "in progress".
+    current = Fact("Reconciling", False, stage.activity, "The run works.")
+    return Decision(
+        actions=(*mounted, *_resuming(run, attempt, child)),
+        attempts=(attempt.model_copy(update={"state": "Running"}),),
+        facts=(current, *_running(stage, attempt)),
+        title=stage.title,
+        again=run.settings.progress_seconds,
+    )
 
-    def _follow(self, attempt: Attempt, child: Manifest | None) -> float | None:
-        if attempt.state == "Recorded":
-            attempt = attempt.model_copy(update={"state": "Running"})
-            self.draft.record(attempt)
-            # From here on the run is current for kstatus: a long training is not "in progress".
-            self.draft.set("Reconciling", False, self.stage.activity, "The run is under way.")
-        pods = self._pods(attempt)
-        outcome = outcome_of(self.stage.name, child, pods)
-        if outcome is None and child is not None:
-            outcome = self._watch(attempt, child, pods)
-        if outcome is not None:
-            self._record(attempt, outcome)
-        elif child is None:
-            self._something_still_runs([attempt])
-        return self.settings.progress_seconds
 
-    def _watch(self, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> AttemptOutcome | None:
-        """Show how a running attempt stands; the outcome if waiting for it has no use any more."""
-        if self._halted():
-            self._pause(attempt, child)
-            return None
-        self._resume(attempt, child)
-        trouble = trouble_of(self.observed.job, child, pods, self.settings, self.draft.now)
-        if trouble is not None:
-            outcome = trouble.outcome(self.draft.now, self._noted(trouble))
-            self._show_trouble(trouble)
-            return outcome
-        if scheduled(pods):
-            self.draft.set("Admitted", True, "Scheduled", f"The pods of {self.stage.name} have their nodes.")
-        self._show_progress(attempt)
-        return None
+def _resuming(run: Run, attempt: Attempt, child: Manifest) -> tuple[Action, ...]:
+    patch = let_run(child, run.observed.workloads.get(attempt.job), run.job.spec.scheduling.queue_name)
+    return () if patch is None else (patch,)
 
-    def _pause(self, attempt: Attempt, child: Manifest) -> None:
-        """Take the pods away and keep the Job; training writes a checkpoint before it ends."""
-        if mapping(child, "spec").get("suspend") is not True:
-            self.draft.event("Normal", "Suspended", f"The pods of {self.stage.name} are stopped.")
-            self.draft.actions.append(Patch("batch/v1", "Job", attempt.job, {"spec": {"suspend": True}}))
 
-    def _resume(self, attempt: Attempt, child: Manifest) -> None:
-        """Let the pods of a new or paused Job run; what they mount is owned by the Job, so it follows it."""
-        if mapping(child, "spec").get("suspend") is not True or text(child, "metadata", "deletionTimestamp"):
-            return
-        job = self.observed.job
-        self.draft.actions.append(
-            Create(children.job_config_map(job, attempt, self._document(attempt), child))
-        )
-        if (mapping(child, "spec").get("completions") or 1) != 1:
-            self.draft.actions.append(Create(children.rendezvous_service(job, attempt, child)))
-        self.draft.actions.append(Patch("batch/v1", "Job", attempt.job, {"spec": {"suspend": False}}))
+def _document(run: Run, attempt: Attempt) -> JobDocument:
+    decided = publish.decision(run.job, run.status.scores) if attempt.stage == "publish" else None
+    learnt = calibration(run.job, run.observed.runs) if attempt.stage == "prepare" else None
+    return children.job_document(run.job, run.settings, attempt, decided, learnt)
 
-    def _document(self, attempt: Attempt) -> JobDocument:
-        job, preparing = self.observed.job, self.stage.name == "prepare"
-        decided = publish.decision(job) if self.stage.name == "publish" else None
-        learnt = calibration(job, self.observed.runs) if preparing else None
-        return children.job_document(job, self.settings, attempt, decided, learnt)
 
-    def _noted(self, trouble: Trouble) -> datetime:
-        """When this trouble was first shown; now, if it is new."""
-        shown = self.draft.find("Admitted")
-        if shown is None or shown.status != "False" or shown.reason != trouble.reason:
-            return self.draft.now
-        return moment({"at": shown.last_transition_time}, "at") or self.draft.now
+def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Decision:
+    """Show how a running attempt stands; end it where waiting has no use any more."""
+    workload = run.observed.workloads.get(attempt.job)
+    held = halt(run, stage.name)
+    if held is not None:
+        patch = stop(child, workload)
+        told = event("Normal", "Suspended", f"The pods of {stage.name} are stopped: {held.message}")
+        return _blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
+    if suspended(child):
+        return _suspended(run, stage, attempt, child)
+    trouble = trouble_now(run, stage, attempt, child, pods)
+    if trouble is None:
+        return _works(run, stage, attempt, placed=scheduled(pods))
+    wait = waiting_for(run, trouble)
+    outcome = given_up(run, trouble, wait)
+    if outcome is not None:
+        return _record(run, stage, attempt, outcome)
+    return _waits(run, stage, wait, stalled=trouble.stalled)
 
-    def _show_suspended(self) -> None:
-        self.draft.set("Admitted", False, "Suspended", SUSPENDED)
-        self.draft.set("Reconciling", False, "Suspended", SUSPENDED)
-        self.draft.show("Suspended", "Suspended", SUSPENDED)
 
-    def _show_trouble(self, trouble: Trouble) -> None:
-        shown = self.draft.find("Admitted")
-        if shown is None or shown.reason != trouble.reason:
-            self.draft.event("Warning", trouble.reason, trouble.message)
-        self.draft.set("Admitted", False, trouble.reason, trouble.message)
-        self.draft.show(self.stage.title, trouble.reason, trouble.message)
+def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
+    """The Job is suspended though the run may go on: by us until now, by Kueue, or by somebody else."""
+    why = waiting(child, run.observed.workloads.get(attempt.job), kueue=run.observed.kueue)
+    resuming = _resuming(run, attempt, child)
+    if why is None:
+        return Decision(actions=resuming, again=run.settings.progress_seconds)
+    wait = _since(run, why.reason, why.message)
+    return _waits(run, stage, wait, stalled=False).adding(actions=resuming)
 
-    def _show_progress(self, attempt: Attempt) -> None:
-        progress = summaries.progress(self.observed.progress, self.stage.name)
-        if progress is not None:
-            self.draft.status["progress"] = progress
-            self.draft.merge("plan", summaries.measured_saving(self.observed.progress))
-        message = f"Attempt {attempt.number} of {self.stage.name} is running."
-        self.draft.set(self.stage.condition, None, self.stage.activity, message)
-        self.draft.show(self.stage.title, self.stage.activity, message)
 
-    def _record(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
-        """The one place where an outcome enters the status; it is final."""
-        lacking = self.stage.lacks(outcome.summary) if outcome.succeeded else None
-        if lacking is not None:
-            outcome = AttemptOutcome(False, "Unknown", f"The result of {self.stage.name} lacks {lacking}.")
-        record_outcome(self.draft, attempt, outcome)
-        self.draft.status["progress"] = None
-        if not outcome.succeeded:
-            self._after_failure(outcome)
-            return
-        self.draft.set("Admitted", True, "Scheduled", f"The pods of {self.stage.name} had their nodes.")
-        self.draft.event("Normal", f"{self.stage.title}Succeeded", outcome.message or "The stage succeeded.")
-        self.stage.read(self.draft, outcome)
+def _works(run: Run, stage: Stage, attempt: Attempt, *, placed: bool) -> Decision:
+    admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
+    moved = with_checkpoint(attempt, integer(run.observed.progress, "checkpointStep"))
+    saving = summaries.decimal(mapping(run.observed.progress).get("checkpointSeconds"), 1)
+    return Decision(
+        attempts=(moved,) if moved != attempt else (),
+        facts=(*_running(stage, attempt), NOTHING_WRONG, *([admitted] if placed else [])),
+        title=stage.title,
+        progress=progress_now(run, stage),
+        plan=MemoryPlan(checkpoint_seconds=saving) if stage.name == "train" else None,
+        again=QUIET_SECONDS if run.job.spec.budget is None else BUDGET_SECONDS,
+    )
 
-    def _after_failure(self, outcome: AttemptOutcome) -> None:
-        attempts = self._attempts()
-        if not goes_on(attempts):
-            self._give_up(attempts)
-            return
-        message = f"{outcome.message} Another attempt follows."
-        self.draft.set(self.stage.condition, None, outcome.reason, message)
-        self.draft.show(self.stage.title, outcome.reason, message)
-        self.draft.event("Warning", outcome.reason, message)
 
-    def _give_up(self, attempts: Sequence[Attempt]) -> None:
-        """End the run with the last failure that says something about the stage."""
-        telling = next((a for a in reversed(attempts) if a.reason != "NotStored"), attempts[-1])
-        reason = telling.reason or "Unknown"
-        message = telling.message or f"The {self.stage.name} stage failed."
-        if len(attempts) > 1:
-            message = f"{self.stage.name} failed {len(attempts)} times, at last: {message}"
-        self.draft.set(self.stage.condition, False, reason, message)
-        self.draft.end(succeeded=False, reason=reason, message=message, stalled=True)
+def _record(run: Run, stage: Stage, attempt: Attempt, outcome: AttemptOutcome) -> Decision:
+    """The one place where an outcome enters the status; it is final."""
+    lacking = stage.lacks(outcome.summary) if outcome.succeeded else None
+    if lacking is not None:
+        outcome = AttemptOutcome(False, "Unknown", f"The result of {stage.name} lacks {lacking}.")
+    closed = ended_as(attempt, outcome, run.now)
+    if not outcome.succeeded:
+        return _failed(run, stage, closed)
+    admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} had their nodes.")
+    told = event("Normal", f"{stage.title}Succeeded", outcome.message or "The stage succeeded.")
+    decision = replace(stage.read(run.job, outcome), attempts=(closed,), again=0)
+    return replace(
+        decision,
+        facts=(admitted, NOTHING_WRONG, *decision.facts),
+        actions=(told, *decision.actions),
+    )
+
+
+def _failed(run: Run, stage: Stage, closed: Attempt) -> Decision:
+    others = [a for a in of_stage(run.status.attempts, stage.name) if a.number != closed.number]
+    attempts = [*others, closed]
+    again = retry(attempts)
+    if again is None:
+        return replace(_give_up(stage, attempts), attempts=(closed,))
+    message = f"{closed.message or 'The stage failed.'} Retrying."
+    reason = closed.reason or "Unknown"
+    return Decision(
+        attempts=(closed,),
+        facts=(*_shown(stage, message, reason), Fact(stage.condition, None, reason, message)),
+        title=stage.title,
+        actions=(event("Warning", reason, message),),
+        again=0,
+    )
+
+
+def _backing_off(stage: Stage, last: Attempt, at: str, seconds: float) -> Decision:
+    message = f"{last.message or 'The stage failed.'} Retrying at {at}."
+    facts = (*_shown(stage, message, last.reason or "Unknown"), NOTHING_WRONG)
+    return Decision(facts=facts, title=stage.title, again=math.ceil(seconds))
+
+
+def _give_up(stage: Stage, attempts: Sequence[Attempt]) -> Decision:
+    """End the run with the last failure that says something about the stage."""
+    telling = next((a for a in reversed(attempts) if a.reason != "NotStored"), attempts[-1])
+    reason = telling.reason or "Unknown"
+    message = telling.message or f"The {stage.name} stage failed."
+    if len(attempts) > 1:
+        message = f"{stage.name} failed {len(attempts)} times; the last failure: {message}"
+    failed = Fact(stage.condition, False, reason, message)
+    return Decision(facts=(failed,)).ending_in(Ending(False, reason, message, stalled=True))
+
+
+def _stopping(run: Run, stage: Stage, left: Leftovers) -> Decision:
+    message = whereabouts(left)
+    return Decision(
+        actions=stopping(run, left),
+        facts=(*_shown(stage, message, "Stopping"), NOTHING_WRONG),
+        title=stage.title,
+        again=run.settings.progress_seconds,
+    )
+
+
+def _blocked(run: Run, stage: Stage, found: Blocker) -> Decision:
+    """Nothing of the stage may run: for the user, the budget, or what only a person can mend."""
+    wait = _since(run, found.reason, found.message)
+    decision = _waits(run, stage, wait, stalled=found.stalled)
+    if found.stalled:  # nothing tells of the missing objects of users
+        return replace(decision, again=run.settings.progress_seconds)
+    if found.reason != "Suspended":
+        return decision
+    meant = Fact("Reconciling", False, "Suspended", found.message)
+    return replace(decision.adding(meant), title="Suspended")
+
+
+def _since(run: Run, reason: str, message: str) -> Waiting:
+    known = run.status.waiting
+    since = known.since if known is not None and known.reason == reason else format_time(run.now)
+    return Waiting(reason=reason, message=clip(message), since=since)
+
+
+def _waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:
+    known = run.status.waiting
+    new = known is None or known.reason != wait.reason
+    told = event("Warning", wait.reason, wait.message)
+    facts = (
+        Fact("Admitted", False, wait.reason, wait.message),
+        *_shown(stage, wait.message, wait.reason),
+        *(_stalled(wait.reason, wait.message) if stalled else [NOTHING_WRONG]),
+    )
+    return Decision(
+        actions=(told,) if new and wait.reason != "Suspended" else (),
+        facts=facts,
+        title=stage.title,
+        waiting=wait,
+        again=_until(run, wait),
+    )
+
+
+def _until(run: Run, wait: Waiting) -> float:
+    """Until the deadline, which nothing else tells of."""
+    until = moment_of(wait.until)
+    left = QUIET_SECONDS if until is None else (until - run.now).total_seconds()
+    return max(1, min(left, QUIET_SECONDS))
+
+
+def _refused(stage: Stage, refusal: Refusal) -> Decision:
+    """A quota may be free later; anything else that the API server refuses takes a person."""
+    reason, message = refusal.reason, refusal.message
+    stalled = [NOTHING_WRONG] if "exceeded quota" in message else _stalled(reason, message)
+    facts = (Fact("Admitted", False, reason, message), *_shown(stage, message, reason), *stalled)
+    return Decision(facts=facts, title=stage.title)
+
+
+def _stalled(reason: str, message: str) -> list[Fact]:
+    """For kstatus a run that reconciles is in progress, whatever else is wrong."""
+    return [Fact("Stalled", True, reason, message), Fact("Reconciling", False, reason, message)]
+
+
+def _shown(stage: Stage, message: str, reason: str = "") -> tuple[Fact, ...]:
+    """What the run is doing now, in its summary condition."""
+    return (Fact("Succeeded", None, reason or stage.activity, message),)
+
+
+def _running(stage: Stage, attempt: Attempt) -> tuple[Fact, ...]:
+    message = f"Attempt {attempt.number} of {stage.name} is running."
+    return (*_shown(stage, message), Fact(stage.condition, None, stage.activity, message))

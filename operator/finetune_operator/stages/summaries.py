@@ -1,4 +1,7 @@
-"""Summaries of results as bounded status fields: a number too many must not make a status unwritable."""
+"""Summaries of results as typed status sections, and scores in words.
+
+Every field is bounded: a number too many must not make a status unwritable.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,18 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_operator.api.conditions import clip
+from finetune_operator.api.finetunejobstatus import (
+    Artifact,
+    Cost,
+    GraderScore,
+    Interval,
+    MemoryPlan,
+    Progress,
+    Resolved,
+    ResolvedLora,
+    ResolvedTraining,
+    Scores,
+)
 from finetune_operator.core.manifests import integer, items, mapping, number, text
 
 _GRADERS = 8
@@ -17,79 +32,69 @@ _RULES = 64
 _TARGETS = 32
 
 
-def resolved(summary: Mapping[str, Any], spec_digest: str) -> dict[str, Any]:
+def resolved(summary: Mapping[str, Any], spec_digest: str) -> Resolved:
     """`status.resolved` of the summary of prepare."""
-    training = mapping(summary, "training")
     warnings = summary.get("warnings")
     said = [clip(w) for w in warnings if isinstance(w, str)] if isinstance(warnings, (list, tuple)) else []
     overrides = _overrides(summary)
     said += [f"Rule {name} counts as {now}: spec.dataset.rules." for name, now in overrides.items()]
-    return {
-        "specDigest": spec_digest,
-        "baseName": _text(summary, "baseName", 512),
-        "baseRevision": _text(summary, "baseRevision", 64),
-        "baseFingerprint": _text(summary, "baseFingerprint", 71),
-        "rows": _count(summary, "rows"),
-        "holdoutRows": _count(summary, "holdoutRows"),
-        "tokens": _count(summary, "tokens"),
-        "datasetDigest": _text(summary, "datasetDigest", 71),
-        "holdoutDigest": _text(summary, "holdoutDigest", 71),
-        "training": _training(training) or None,
-        "method": _text(summary, "method", 16),
-        "lora": _lora(mapping(summary, "lora")) or None,
-        "rules": overrides or None,
-        "warnings": said[:_WARNINGS] or None,
-    }
+    return Resolved(
+        spec_digest=spec_digest,
+        base_name=_text(summary, "baseName", 512),
+        base_revision=_text(summary, "baseRevision", 64),
+        base_fingerprint=_text(summary, "baseFingerprint", 71),
+        rows=_count(summary, "rows"),
+        holdout_rows=_count(summary, "holdoutRows"),
+        tokens=_count(summary, "tokens"),
+        dataset_digest=_text(summary, "datasetDigest", 71),
+        holdout_digest=_text(summary, "holdoutDigest", 71),
+        training=_training(mapping(summary, "training")),
+        method=_text(summary, "method", 16),
+        lora=_lora(mapping(summary, "lora")),
+        severities=overrides or None,
+        warnings=tuple(said[:_WARNINGS]),
+    )
 
 
-def memory_plan(summary: Mapping[str, Any]) -> dict[str, Any]:
+def memory_plan(summary: Mapping[str, Any]) -> MemoryPlan:
     """`status.plan` of the summary of prepare."""
     memory = mapping(summary, "memory")
     chosen = mapping(memory, "chosen")
-    amounts = {key: decimal(memory.get(key), 2) for key in ("peakGiB", "limitGiB", "gpuMemoryGiB", "hostGiB")}
-    breakdown = {str(name)[:63]: decimal(size, 2) for name, size in mapping(memory, "breakdown").items()}
-    return {
-        **amounts,
-        **{key: memory[key] if isinstance(memory.get(key), bool) else None for key in ("fits", "tight")},
-        "breakdown": dict(list(_known(breakdown).items())[:_PARTS]) or None,
-        "zeroStage": _count(chosen, "zeroStage"),
-        "microBatchTokens": _count(chosen, "microBatchTokens"),
-        "gradientCheckpointing": _text(chosen, "gradientCheckpointing", 16),
-        "offload": _text(chosen, "offload", 16),
-        "checkpointBytes": _count(summary, "checkpointBytes"),
-    }
+    sizes = {str(name)[:63]: decimal(size, 2) for name, size in mapping(memory, "breakdown").items()}
+    breakdown = {name: size for name, size in list(sizes.items())[:_PARTS] if size is not None}
+    return MemoryPlan(
+        fits=_truth(memory, "fits"),
+        tight=_truth(memory, "tight"),
+        peak_gib=decimal(memory.get("peakGiB"), 2),
+        limit_gib=decimal(memory.get("limitGiB"), 2),
+        gpu_memory_gib=decimal(memory.get("gpuMemoryGiB"), 2),
+        host_gib=decimal(memory.get("hostGiB"), 2),
+        breakdown=breakdown or None,
+        zero_stage=_count(chosen, "zeroStage"),
+        micro_batch_tokens=_count(chosen, "microBatchTokens"),
+        gradient_checkpointing=_text(chosen, "gradientCheckpointing", 16),
+        offload=_text(chosen, "offload", 16),
+        checkpoint_bytes=_count(summary, "checkpointBytes"),
+        scoring_gpus=_count(mapping(summary, "scoring"), "gpus"),
+    )
 
 
-def expected_cost(summary: Mapping[str, Any]) -> dict[str, Any]:
+def expected_cost(summary: Mapping[str, Any]) -> Cost:
     """`status.cost` of the summary of prepare: the estimate, and what the model will save."""
     estimate, savings = mapping(summary, "estimate"), mapping(summary, "savings")
-    calibrated = estimate.get("calibrated")
-    return {
-        "estimate": in_money(number(estimate, "cost")),
-        "low": in_money(number(estimate, "costLow")),
-        "high": in_money(number(estimate, "costHigh")),
-        "currency": _text(estimate, "currency", 3),
-        **{key: decimal(estimate.get(key), 2) for key in ("hours", "hoursLow", "hoursHigh")},
-        "expectedMfu": decimal(estimate.get("mfu")),
-        "calibrated": calibrated if isinstance(calibrated, bool) else None,
-        "perMonthSaved": in_money(number(savings, "perMonth")),
-        "breakEvenDays": decimal(savings.get("breakEvenDays"), 1),
-    }
-
-
-def measured_memory(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """`status.plan` of the summary of train."""
-    return {"measuredGiB": decimal(summary.get("peakGiB"), 2)}
-
-
-def measured_saving(document: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`status.plan` of what training serves while it runs."""
-    return {"checkpointSeconds": decimal(mapping(document).get("checkpointSeconds"), 1)}
-
-
-def measured_speed(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """`status.cost` of the summary of train."""
-    return {"mfu": decimal(summary.get("mfu"))}
+    return Cost(
+        estimate=in_money(number(estimate, "cost")),
+        low=in_money(number(estimate, "costLow")),
+        high=in_money(number(estimate, "costHigh")),
+        currency=_text(estimate, "currency", 3),
+        hours=decimal(estimate.get("hours"), 2),
+        hours_low=decimal(estimate.get("hoursLow"), 2),
+        hours_high=decimal(estimate.get("hoursHigh"), 2),
+        expected_mfu=decimal(estimate.get("mfu")),
+        calibrated=_truth(estimate, "calibrated"),
+        per_month_saved=in_money(number(savings, "perMonth")),
+        break_even_days=decimal(savings.get("breakEvenDays"), 1),
+    )
 
 
 def advice(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -98,64 +103,98 @@ def advice(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [entry for entry in found if all(entry)][:_ADVICE]
 
 
-def baseline_scores(summary: Mapping[str, Any]) -> dict[str, Any]:
+def baseline_scores(summary: Mapping[str, Any]) -> Scores:
     """`status.scores` of the summary of baseline."""
-    graders = {name: {"base": decimal(value)} for name, value in mapping(summary, "graders").items()}
-    return {
-        "metric": _text(summary, "metric", 64),
-        "rows": _count(summary, "rows"),
-        "base": _interval(summary),
-        "graders": _bounded(graders),
-        "baselineVerdict": _text(summary, "verdict", 64),
-    }
+    graders = {name: GraderScore(base=decimal(value)) for name, value in mapping(summary, "graders").items()}
+    return Scores(
+        metric=_text(summary, "metric", 64),
+        rows=_count(summary, "rows"),
+        base=_interval(summary),
+        graders=_bounded(graders),
+        baseline_verdict=_text(summary, "verdict", 64),
+    )
 
 
-def comparison(summary: Mapping[str, Any]) -> dict[str, Any]:
+def comparison(summary: Mapping[str, Any]) -> Scores:
     """`status.scores` of the summary of evaluate."""
     graders = {
-        name: _known({side: decimal(mapping(pair).get(side)) for side in ("base", "tuned")})
+        name: GraderScore(base=decimal(mapping(pair).get("base")), tuned=decimal(mapping(pair).get("tuned")))
         for name, pair in mapping(summary, "graders").items()
     }
-    return {
-        "metric": _text(summary, "metric", 64),
-        "rows": _count(summary, "rows"),
-        **{side: _interval(mapping(summary, side)) for side in ("base", "tuned", "delta")},
-        "graders": _bounded(graders),
-        "verdict": _text(summary, "verdict", 64),
-    }
+    return Scores(
+        metric=_text(summary, "metric", 64),
+        rows=_count(summary, "rows"),
+        base=_interval(mapping(summary, "base")),
+        tuned=_interval(mapping(summary, "tuned")),
+        delta=_interval(mapping(summary, "delta")),
+        graders=_bounded(graders),
+        verdict=_text(summary, "verdict", 64),
+    )
 
 
-def artifact(summary: Mapping[str, Any], destination: str) -> dict[str, Any] | None:
+def artifact(summary: Mapping[str, Any], destination: str) -> Artifact | None:
     """`status.artifact` of the summary of publish, None when it names no digest."""
     digest = _text(summary, "digest", 71)
     if digest is None:
         return None
-    entry = {
-        "destination": _text(summary, "destination", 512) or destination,
-        "digest": digest,
-        "promoted": summary.get("promoted") is True,
-        "verdict": _text(summary, "verdict", 64),
-    }
-    return _known(entry)
+    return Artifact(
+        destination=_text(summary, "destination", 512) or destination,
+        digest=digest,
+        promoted=summary.get("promoted") is True,
+        verdict=_text(summary, "verdict", 64),
+    )
 
 
-def progress(document: Mapping[str, Any] | None, stage: str) -> dict[str, Any] | None:
+def progress(document: Mapping[str, Any] | None, stage: str) -> Progress | None:
     """`status.progress` of what the running stage serves, None while it serves nothing of this stage."""
     if document is None or text(document, "stage") != stage:
         return None
     fraction, eta = number(document, "fraction"), number(document, "etaSeconds")
     seconds = None if eta is None or eta < 0 else min(round(eta), 10**9)
-    entry = {
-        "percent": None if fraction is None else max(0, min(100, int(fraction * 100))),
-        "step": _count(document, "step"),
-        "totalSteps": _count(document, "totalSteps"),
-        "loss": decimal(document.get("loss")),
-        "tokensPerSecond": decimal(document.get("tokensPerSecond"), 1),
-        "etaSeconds": seconds,
-        "eta": None if seconds is None else span(seconds),
-        "message": clip(text(document, "message")) or None,
-    }
-    return _known(entry)
+    return Progress(
+        percent=None if fraction is None else max(0, min(100, int(fraction * 100))),
+        step=_count(document, "step"),
+        total_steps=_count(document, "totalSteps"),
+        loss=decimal(document.get("loss")),
+        tokens_per_second=decimal(document.get("tokensPerSecond"), 1),
+        eta_seconds=seconds,
+        eta=None if seconds is None else span(seconds),
+        message=clip(text(document, "message")) or None,
+        step_seconds=decimal(document.get("stepSeconds"), 1),
+    )
+
+
+def points(score: Interval | None) -> str:
+    """A score with its 95 % interval in per cent: `3.3 % [1.4, 7.6]`."""
+    if score is None or (value := as_number(score.score)) is None:
+        return "an unknown score"
+    return f"{100 * value:.1f} %{_between(score, '.1f')}"
+
+
+def difference(score: Interval | None) -> str:
+    """A paired difference with its interval in points: `+93.3 points [87.1, 96.6]`."""
+    if score is None or (value := as_number(score.score)) is None:
+        return "an unknown difference"
+    return f"{100 * value:+.1f} points{_between(score, '+.1f')}"
+
+
+def rows_and_metric(scores: Scores) -> str:
+    """What was scored and by what: `150 held-out rows (fields)`."""
+    rows = "the" if scores.rows is None else scores.rows
+    return f"{rows} held-out rows" + (f" ({scores.metric})" if scores.metric else "")
+
+
+def as_number(value: str | None) -> float | None:
+    """The finite number that a status holds as a string."""
+    try:
+        return number(float(value or ""))
+    except ValueError:
+        return None
+
+
+def _between(score: Interval, form: str) -> str:
+    low, high = as_number(score.low), as_number(score.high)
+    return "" if low is None or high is None else f" [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def span(seconds: int) -> str:
@@ -187,38 +226,45 @@ def _overrides(summary: Mapping[str, Any]) -> dict[str, str]:
     return {str(name)[:63]: now[:16] for name, now in list(given)[:_RULES] if isinstance(now, str)}
 
 
-def _training(training: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("epochs", "effectiveBatchSize", "maxLength", "seed", "steps")
-    counts = {key: _count(training, key) for key in keys}
+def _training(training: Mapping[str, Any]) -> ResolvedTraining | None:
     rate = training.get("learningRate")
     # A learning rate of 1e-5 has no four decimals.
     shown = f"{rate:g}" if number(rate) is not None else decimal(rate)
-    return _known({**counts, "learningRate": shown})
-
-
-def _lora(lora: Mapping[str, Any]) -> dict[str, Any]:
-    stabilized, targets = lora.get("rankStabilized"), lora.get("targetModules")
-    names = [name[:64] for name in targets if isinstance(name, str)] if isinstance(targets, list) else []
-    return _known(
-        {
-            "rank": _count(lora, "rank"),
-            "alpha": _count(lora, "alpha"),
-            "rankStabilized": stabilized if isinstance(stabilized, bool) else None,
-            "targetModules": names[:_TARGETS] or None,
-        }
+    found = ResolvedTraining(
+        epochs=_count(training, "epochs"),
+        learning_rate=shown,
+        effective_batch_size=_count(training, "effectiveBatchSize"),
+        max_length=_count(training, "maxLength"),
+        seed=_count(training, "seed"),
+        steps=_count(training, "steps"),
     )
+    return found if found.to_dict() else None
 
 
-def _interval(entry: Mapping[str, Any]) -> dict[str, Any] | None:
-    return _known({key: decimal(entry.get(key)) for key in ("score", "low", "high")}) or None
+def _lora(lora: Mapping[str, Any]) -> ResolvedLora | None:
+    targets = lora.get("targetModules")
+    names = [name[:64] for name in targets if isinstance(name, str)] if isinstance(targets, list) else []
+    found = ResolvedLora(
+        rank=_count(lora, "rank"),
+        alpha=_count(lora, "alpha"),
+        rank_stabilized=_truth(lora, "rankStabilized"),
+        target_modules=tuple(names[:_TARGETS]),
+    )
+    return found if lora else None
 
 
-def _bounded(graders: dict[str, Any]) -> dict[str, Any] | None:
-    return {str(name)[:63]: value for name, value in list(graders.items())[:_GRADERS]} or None
+def _interval(entry: Mapping[str, Any]) -> Interval | None:
+    score, low, high = (decimal(entry.get(key)) for key in ("score", "low", "high"))
+    return None if (score, low, high) == (None, None, None) else Interval(score=score, low=low, high=high)
 
 
-def _known(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if value is not None}
+def _bounded(graders: dict[str, GraderScore]) -> dict[str, GraderScore]:
+    return {str(name)[:63]: value for name, value in list(graders.items())[:_GRADERS]}
+
+
+def _truth(entry: Mapping[str, Any], key: str) -> bool | None:
+    found = entry.get(key)
+    return found if isinstance(found, bool) else None
 
 
 def _text(summary: Mapping[str, Any], key: str, limit: int) -> str | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 
+from finetune_operator.api.conditions import Fact
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan
+from finetune_operator.api.finetunejobstatus import Attempt, Cost, MemoryPlan
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import integer, number
 from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.placement import gpu_type
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import train_resources
-from finetune_operator.render.volumes import add_base, add_shared_memory, common
+from finetune_operator.render.resources import shared_memory, train_resources
+from finetune_operator.render.volumes import add_base, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.draft import Draft
+from finetune_operator.stages.decision import Decision
 from finetune_operator.stages.stage import Stage, Summary
 
 _STEP_SECONDS = 120
@@ -27,7 +29,7 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     asked = job.spec.resources
     mounts = common(job, attempt.job)
     add_base(mounts, job)
-    add_shared_memory(mounts, job)
+    mounts.shared_memory(shared_memory(asked.shared_memory, gpu_type(job, settings), asked.gpus_per_node))
     gang = attempt.job if asked.nodes > 1 else None
     processes = asked.gpus_per_node or asked.processes_per_node  # None: the pod knows its cores and memory
     env = {
@@ -52,17 +54,24 @@ def grace_seconds(plan: MemoryPlan | None) -> int:
     No fixed limit lies on top, or a run whose checkpoint takes longer could never save when it is stopped. A
     pod that hangs holds its GPUs for this time, which is in proportion to what stopping well takes.
     """
-    planned = ((plan and plan.checkpoint_bytes) or 0) / _BYTES_PER_SECOND
+    return math.ceil(_STEP_SECONDS + saving_seconds(plan))
+
+
+def saving_seconds(plan: MemoryPlan | None) -> float:
+    """How long a checkpoint may take: twice what the last one took, else its planned size at 200 MB/s."""
     measured = plan and plan.checkpoint_seconds
-    saving = 2 * float(measured) if measured else planned
-    return math.ceil(_STEP_SECONDS + saving)
+    planned = ((plan and plan.checkpoint_bytes) or 0) / _BYTES_PER_SECOND
+    return 2 * float(measured) if measured else planned
 
 
-def read(draft: Draft, outcome: AttemptOutcome) -> None:
+def read(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:  # noqa: ARG001 - as every stage
     """Training is done; how good it is, evaluate says. What it measured stands beside what was expected."""
-    draft.merge("plan", summaries.measured_memory(outcome.summary))
-    draft.merge("cost", summaries.measured_speed(outcome.summary))
-    draft.set("Trained", True, outcome.reason, outcome.message or _facts(outcome.summary))
+    summary = outcome.summary
+    return Decision(
+        facts=(Fact("Trained", True, outcome.reason, outcome.message or _facts(summary)),),
+        plan=MemoryPlan(measured_gib=summaries.decimal(summary.get("peakGiB"), 2)),
+        cost=Cost(mfu=summaries.decimal(summary.get("mfu"))),
+    )
 
 
 def _facts(summary: Summary) -> str:

@@ -1,8 +1,7 @@
-"""Digests, documents between the packages, and settings."""
+"""Digests, and the documents between the packages."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from finetune_operator.api.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_operator.contracts.digests import digest_of, input_digest, spec_digest
 from finetune_operator.contracts.documents import JobLora, JobSpec, PublishSpec, job_spec
-from finetune_operator.contracts.settings import SettingsError, parse_settings
 
 SAMPLES = Path(__file__).resolve().parents[3] / "crds" / "samples"
 JSON = st.recursive(
@@ -146,32 +144,3 @@ def test_a_default_that_is_written_out_changes_no_digest() -> None:
 
 def test_credentials_never_reach_job_json() -> None:
     assert "hub-token" not in job_spec(_spec()).to_json()
-
-
-def test_settings_name_every_wrong_field() -> None:
-    wrong = {"images": {"trainer": ""}, "progresSeconds": 5}
-    with pytest.raises(SettingsError, match=r"images\.trainer.*images\.serving.*progresSeconds"):
-        parse_settings(json.dumps(wrong))
-
-
-def test_settings_have_defaults() -> None:
-    settings = parse_settings('{"images": {"trainer": "t", "serving": "s"}, "gpuTypes": {"H200": {}}}')
-    assert settings.gpu_types["H200"].resource_name == "nvidia.com/gpu"
-    assert settings.image_pull_deadline_seconds == 600
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({"pricePerHour": "4"}, "currency"),
-        ({"pricePerHour": 4, "currency": "USD"}, "pricePerHour"),
-        ({"pricePerHour": "-4", "currency": "USD"}, "pricePerHour"),
-        ({"pricePerHour": "4", "currency": "dollars"}, "currency"),
-        ({"memoryGiB": 0}, "memoryGiB"),
-        ({"peakTFLOPS": 989}, "peakTFLOPS"),
-    ],
-)
-def test_a_wrong_gpu_type_is_named(given: dict[str, Any], says: str) -> None:
-    text = json.dumps({"images": {"trainer": "t", "serving": "s"}, "gpuTypes": {"h200": given}})
-    with pytest.raises(SettingsError, match=f"gpuTypes.h200.*{says}"):
-        parse_settings(text)

@@ -14,7 +14,7 @@ from typing import Any
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Create, Delete, Emit, Patch, Plan
+from finetune_operator.core.actions import Create, Delete, Emit, Patch, Plan, Refusal
 from finetune_operator.stages.observed import Observed
 from finetune_operator.stages.plan import plan
 
@@ -23,7 +23,7 @@ SETTINGS = Settings.model_validate(
     {
         "images": {"trainer": "trainer:1", "serving": "serving:1"},
         "gpuTypes": {
-            "H200": {
+            "h200": {
                 "resourceName": "nvidia.com/gpu",
                 "nodeSelector": {"gpu": "h200"},
                 "memoryGiB": 139,
@@ -119,6 +119,8 @@ class KubernetesSimulation:
         }
         self.configmaps = {"reviews", "reviews/train.jsonl", "reviews/holdout.jsonl"}
         self.progress: Object | None = None
+        self.progress_at: datetime | None = None
+        self.refusal: Refusal | None = None
         self.runs: tuple[Object, ...] = ()
         self.others: dict[tuple[str, str], Object] = {}
         self.events: list[Emit] = []
@@ -155,6 +157,8 @@ class KubernetesSimulation:
             frozenset(self.configmaps),
             self.progress,
             self.runs,
+            refusal=self.refusal,
+            progress_at=self.progress_at or self.now,
         )
 
     def decide(self) -> Plan:
@@ -218,6 +222,13 @@ class KubernetesSimulation:
             if pod["status"]["phase"] == "Running":
                 pod["status"]["phase"] = "Failed"
 
+    def fail(self, reason: str = "Unknown", **pod: Any) -> KubernetesSimulation:
+        """The stage that runs ends with this reason, and the longest wait for another attempt passes."""
+        stage = self.jobs[self.running()]["metadata"]["labels"]["finetune.dev/stage"]
+        outcome = "Interrupted" if reason == "Interrupted" else "Failed"
+        self.end(result_of(stage, outcome, reason), **pod)
+        return self.pass_time(600)
+
     def to(self, stage: str) -> KubernetesSimulation:
         """Let stage after stage succeed until this one runs."""
         self.settle()
@@ -233,6 +244,8 @@ class KubernetesSimulation:
                 before = json.dumps(self.jobs[name], sort_keys=True)
                 self.jobs[name] = merged(self.jobs[name], body)
                 return before != json.dumps(self.jobs[name], sort_keys=True)
+            case Delete(_, "Pod", name, _, grace_seconds=0):
+                return self._remove_pod(name)
             case Delete(_, kind, name, uid):
                 return self._delete(kind, name, uid)
             case Emit():
@@ -264,6 +277,14 @@ class KubernetesSimulation:
         if kind == "Job":
             self.delete_children(name, uid)
         return True
+
+    def _remove_pod(self, name: str) -> bool:
+        """By force: the object goes, whatever its node does."""
+        before = sum(map(len, self.pods.values()))
+        self.pods = {
+            job: [p for p in pods if p["metadata"]["name"] != name] for job, pods in self.pods.items()
+        }
+        return before != sum(map(len, self.pods.values()))
 
     def delete_children(self, name: str, uid: str) -> None:
         """The garbage collector follows owner references."""

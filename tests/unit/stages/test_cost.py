@@ -20,7 +20,7 @@ from tests.unit.stages.test_invariants import MOVES, assert_at_rest, play
 Object = dict[str, Any]
 HOUR = 3600
 PRICE = Decimal("3.60")
-GPUS: Object = {"resources": {"gpusPerNode": 4, "gpuType": "H200"}}
+GPUS: Object = {"resources": {"gpusPerNode": 4, "gpuType": "h200"}}
 ESTIMATE = {"hours": 2.5, "cost": 36.0, "costLow": 28.8, "costHigh": 46.5, "currency": "USD", "mfu": 0.4}
 
 
@@ -124,8 +124,8 @@ def test_a_pod_that_outlives_its_attempt_goes_on_costing_until_it_ends() -> None
 def test_a_later_price_changes_no_past() -> None:
     world = gpu_run().to("train")
     world.pass_time(HOUR)
-    dearer = SETTINGS.gpu_types["H200"].model_copy(update={"price_per_hour": "1000"})
-    world.settings = SETTINGS.model_copy(update={"gpu_types": {"H200": dearer}})
+    dearer = SETTINGS.gpu_types["h200"].model_copy(update={"price_per_hour": "1000"})
+    world.settings = SETTINGS.model_copy(update={"gpu_types": {"h200": dearer}})
     world.pass_time(HOUR)
     assert cost(world)["spent"] == "28.80"
 
@@ -313,7 +313,7 @@ NO_PRICE = [
     ({"gpuType": "bare"}, "USD", ["gpuTypes.bare.pricePerHour", "create a FineTuneJob without spec.budget"]),
     ({"gpuType": "bare", "spot": True}, "USD", ["gpuTypes.bare.spotPricePerHour"]),
     ({"gpuType": None}, "USD", ["set spec.resources.gpuType"]),
-    ({}, "EUR", ["spec.budget.currency is EUR", "gpuTypes.H200.pricePerHour", "USD"]),
+    ({}, "EUR", ["spec.budget.currency is EUR", "gpuTypes.h200.pricePerHour", "USD"]),
 ]
 
 
@@ -333,7 +333,7 @@ def test_a_budget_that_cannot_be_kept_is_refused_in_words(
 
 def test_a_run_that_waits_for_a_price_goes_on_when_the_administrator_sets_it() -> None:
     world = gpu_run("20", resources={"gpuType": "bare"}).settle()
-    world.settings = SETTINGS.model_copy(update={"gpu_types": {"bare": SETTINGS.gpu_types["H200"]}})
+    world.settings = SETTINGS.model_copy(update={"gpu_types": {"bare": SETTINGS.gpu_types["h200"]}})
     assert "-prepare-" in world.settle().running()
 
 
@@ -414,7 +414,7 @@ def test_overridden_rules_are_shown_and_warned_of() -> None:
     ]
 
 
-def finished(mfu: str | None, gpu: str = "H200", method: str | None = None, *, ended: bool = True) -> Object:
+def finished(mfu: str | None, gpu: str = "h200", method: str | None = None, *, ended: bool = True) -> Object:
     status: Object = {"cost": {} if mfu is None else {"mfu": mfu}}
     if ended:
         status["completionTime"] = at(0)
@@ -472,7 +472,7 @@ def test_prepare_is_told_the_gpu_the_budget_and_what_finished_runs_teach() -> No
     world.runs = (finished("0.4"), finished("0.5"))
     found = job_json(world.settle())
     assert found["accelerator"] == {
-        "name": "H200", "memoryGiB": 139, "peakTflops": 989, "pricePerHour": "1.80", "currency": "USD", "spot": True,
+        "name": "h200", "memoryGiB": 139, "peakTflops": 989, "pricePerHour": "1.80", "currency": "USD", "spot": True,
     }  # fmt: skip
     assert found["budget"] == {"limit": "50", "currency": "USD"}
     assert found["calibration"] == {"mfu": 0.45, "runs": 2}
@@ -481,7 +481,7 @@ def test_prepare_is_told_the_gpu_the_budget_and_what_finished_runs_teach() -> No
 
 def test_prepare_is_told_the_other_gpu_types_whose_memory_is_known() -> None:
     assert job_json(gpu_run(resources={"gpuType": "bare"}).settle())["otherGpus"] == [
-        {"name": "H200", "memoryGiB": 139}
+        {"name": "h200", "memoryGiB": 139}
     ]
     assert job_json(gpu_run().settle())["otherGpus"] == []
     assert job_json(cpu_run().settle())["otherGpus"] == []
@@ -494,7 +494,7 @@ def test_on_the_cpu_there_is_no_accelerator() -> None:
 def test_prices_and_calibration_change_no_digest() -> None:
     plain, dear = gpu_run(), gpu_run("50")
     dear.settings = SETTINGS.model_copy(
-        update={"gpu_types": {"H200": SETTINGS.gpu_types["H200"].model_copy(update={"price_per_hour": "9"})}}
+        update={"gpu_types": {"h200": SETTINGS.gpu_types["h200"].model_copy(update={"price_per_hour": "9"})}}
     )
     dear.runs = (finished("0.4"),)
     first, second = job_json(plain.settle()), job_json(dear.settle())

@@ -223,7 +223,7 @@ TROUBLES = [
 def test_a_pod_that_cannot_run_is_explained_at_once(status: Object, reason: str, words: list[str]) -> None:
     world = KubernetesSimulation(**HUB).settle()
     world.pods[world.running()][0]["status"] = {"phase": "Pending", **status}
-    world.pass_time(20)
+    world.pass_time(70)
     assert world.condition("Admitted") == ("False", reason)
     message = world.message("Succeeded")
     assert [w for w in words if w not in message] == []
@@ -261,9 +261,9 @@ def test_waiting_ends_after_the_administrators_deadline(status: Object, reason: 
     world = KubernetesSimulation().settle()
     world.pods[world.running()][0]["status"] = {"phase": "Pending", **status}
     world.pass_time(6)
-    world.pass_time(seconds - 1)
+    world.pass_time(seconds - 7)
     assert world.condition("Succeeded")[0] == "Unknown"
-    world.pass_time(2)
+    world.pass_time(8)
     assert world.condition("Succeeded") == ("False", reason)
     assert world.jobs == {}, "the stuck Job is gone"
 
@@ -273,13 +273,30 @@ def engine(reason: str, message: str) -> Object:
     return {"initContainerStatuses": [{"name": "engine", "restartCount": 3, "lastState": last, "state": {}}]}
 
 
-@pytest.mark.parametrize(("last", "reason"), [("Error", "EngineFailed"), ("OOMKilled", "OutOfMemory")])
-def test_an_engine_that_cannot_start_ends_the_attempt(last: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("last", "reason", "attempts"), [("Error", "EngineFailed", 3), ("OOMKilled", "OutOfMemory", 1)]
+)
+def test_an_engine_that_keeps_ending_is_tried_on_other_nodes_unless_it_needs_more_memory(
+    last: str, reason: str, attempts: int
+) -> None:
     world = KubernetesSimulation().to("baseline")
-    world.pods[world.running()][0]["status"] = {"phase": "Pending", **engine(last, "unsupported model")}
-    world.settle()
+    for number in range(1, attempts + 1):
+        assert f"-baseline-{number}-" in world.running()
+        world.pods[world.running()][0]["status"] = {"phase": "Pending", **engine(last, "unsupported model")}
+        world.settle().pass_time(600)
     assert world.condition("Succeeded") == ("False", reason)
     assert ("unsupported model" in world.message("Succeeded")) == (reason == "EngineFailed")
+
+
+def test_an_engine_that_runs_after_its_third_restart_is_no_trouble() -> None:
+    world = KubernetesSimulation().to("baseline")
+    status = engine("Error", "out of GPU memory")
+    status["initContainerStatuses"][0]["started"] = True
+    world.pods[world.running()][0]["status"] = {"phase": "Running", **status}
+    world.settle()
+    assert world.condition("Succeeded")[0] == "Unknown"
+    world.end()
+    assert "-train-" in world.running()
 
 
 def test_a_job_without_pods_points_to_quota_and_admission() -> None:
@@ -323,7 +340,7 @@ MISSING = [
     pytest.param(
         {"resources": {"gpusPerNode": 1, "gpuType": "b300"}},
         "UnknownGpuType",
-        "known: H200",
+        "known: bare, h200",
         id="a type of GPU",
     ),
 ]
@@ -336,13 +353,15 @@ def test_a_missing_object_is_named_and_awaited(changes: Object, reason: str, wor
     assert world.condition("Admitted") == ("False", reason)
     assert words in world.message("Succeeded")
     assert world.condition("Succeeded")[0] == "Unknown"
-    assert world.condition("Reconciling")[0] == "True"
+    assert (world.condition("Stalled"), world.condition("Reconciling")[0]) == (("True", reason), "False")
     assert world.decide().requeue_after == 10
 
 
 def test_the_run_goes_on_once_the_missing_object_exists() -> None:
     world = KubernetesSimulation(baseModel={"source": "pvc://absent/m"}).settle()
     world.claims["absent"] = {"metadata": {"uid": "x"}}
+    world.reconcile()
+    assert (world.condition("Stalled")[0], world.condition("Reconciling")[0]) == ("False", "True")
     world.settle()
     assert "-prepare-" in world.running()
     assert world.condition("Admitted")[0] == "True"

@@ -116,7 +116,7 @@ def full() -> Report:
         estimate=estimate(3 * lengths.total),
         training={"epochs": 3, "learningRate": 0.0003, "effectiveBatchSize": 8, "maxLength": 512, "seed": 17, "steps": 222},
         lora={"rank": 16, "alpha": 32},
-        advice=(Advice(reason="SmallTraffic", message="Under a million calls a day, renting tokens may cost less than a GPU of your own (R50)."),),
+        advice=(Advice(reason="SmallTraffic", message="Under a million calls a day, renting tokens may cost less than a GPU of your own."),),
         overrides={"secrets_pii": "Ignore"},
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The JSON documents that enter and leave the trainer (docs/architecture.md, "Contracts")."""
+"""The JSON documents that enter and leave the trainer (docs/contracts.md)."""
 
 from finetune_trainer.contracts.job import (
     AcceleratorSpec,

@@ -10,7 +10,7 @@ Outcome = Literal["Succeeded", "Failed", "Interrupted"]
 
 
 class Result(Document):
-    """How a stage ended; `summary` holds plain JSON values (shapes in docs/architecture.md)."""
+    """How a stage ended; `summary` holds plain JSON values (shapes in docs/contracts.md)."""
 
     schema_version: Literal[1] = 1
     stage: str

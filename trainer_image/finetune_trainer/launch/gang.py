@@ -49,7 +49,7 @@ class TrainingFailed(StageError):  # noqa: N818
 
 
 def main(job_path: Path, workspace_path: Path) -> int:
-    """Run this pod's part of the train stage and return the exit code of docs/architecture.md.
+    """Run this pod's part of the train stage and return the exit code of docs/contracts.md.
 
     Only the first pod of a gang stores the result: the others know no more than how they ended.
     """

@@ -64,7 +64,7 @@ class Answer:
 
 
 def socket_path() -> Path:
-    """Where the engine listens (`FT_ENGINE_SOCKET` replaces the path of docs/architecture.md)."""
+    """Where the engine listens (`FT_ENGINE_SOCKET` replaces the path of docs/contracts.md)."""
     return Path(os.environ.get("FT_ENGINE_SOCKET", SOCKET))
 
 

@@ -91,7 +91,7 @@ class Examined:
     options: TemplateOptions
 
     def summary(self, job: Job) -> dict[str, Any]:
-        """The keys of prepare's summary that come from rows and plan (docs/architecture.md)."""
+        """The keys of prepare's summary that come from rows and plan (docs/contracts.md)."""
         data, severities = self.data, dict(self.data.severities)
         return {
             "rows": len(self.table.kept),

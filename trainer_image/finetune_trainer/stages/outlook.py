@@ -70,7 +70,7 @@ def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_
 
 
 def summarise(job: Job, outlook: Outlook) -> dict[str, Any]:
-    """The keys of prepare's summary (docs/architecture.md); what is not known is absent."""
+    """The keys of prepare's summary (docs/contracts.md); what is not known is absent."""
     parts = {
         "method": outlook.method,
         "checkpointBytes": outlook.checkpoint_bytes,

@@ -1,69 +1,94 @@
-"""What must exist before a stage can start. A missing object is named and waited for: nothing is lost."""
+"""What keeps a stage from starting: the user, the budget, a missing object. It is named and waited for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.core.sources import SourceError
 from finetune_operator.render.job import access_mode
 from finetune_operator.render.names import workspace_name
+from finetune_operator.render.resources import gpus
 from finetune_operator.render.volumes import sources, workspace_claim
-from finetune_operator.stages.money import price_problem
-from finetune_operator.stages.observed import Observed
+from finetune_operator.stages.money import excess, price_problem
+from finetune_operator.stages.observed import Observed, Run
 from finetune_operator.stages.stage import evaluated
+
+SUSPENDED = "spec.suspend is true; set it to false to go on from where the run stopped."
 
 
 @dataclass(frozen=True)
-class Violation:
-    """Why a stage cannot start, in a word and in a sentence that names the object and the remedy."""
+class Blocker:
+    """Why no pod of a stage may run, in a word and a sentence that names the object and the remedy.
+
+    `stalled`: nothing happens until a person mends it, and nobody meant it so.
+    """
 
     reason: str
     message: str
+    stalled: bool = True
 
 
-def violation(observed: Observed, settings: Settings, stage: str) -> Violation | None:
+def halt(run: Run, stage: StageName) -> Blocker | None:
+    """Why a stage must not run although it could: the run is suspended, or its budget used up."""
+    if run.job.spec.suspend:
+        return Blocker("Suspended", SUSPENDED, stalled=False)
+    message = excess(run.job, run.status, run.now) if gpus(run.job, stage) else None
+    return None if message is None else Blocker("BudgetExceeded", message, stalled=False)
+
+
+def blocker(run: Run, stage: StageName) -> Blocker | None:
     """The first thing that keeps a stage from starting."""
-    checks: tuple[Callable[[], Iterator[Violation]], ...] = (
+    observed = run.observed
+    checks: tuple[Callable[[], Iterator[Blocker]], ...] = (
         lambda: _evaluation(observed),
-        lambda: _gpu_type(observed, settings),
-        lambda: _price(observed, settings),
+        lambda: _gpu_type(observed, run.settings),
+        lambda: _permission(observed, run.settings),
+        lambda: _price(observed, run.settings),
         lambda: _addresses(observed, stage),
         lambda: _workspace(observed, stage),
         lambda: _credentials(observed),
     )
-    return next((found for check in checks for found in check()), None)
+    return halt(run, stage) or next((found for check in checks for found in check()), None)
 
 
-def _evaluation(observed: Observed) -> Iterator[Violation]:
+def _evaluation(observed: Observed) -> Iterator[Blocker]:
     job = observed.job
     if not evaluated(job) and "EvalMissing" not in job.spec.accepted:
-        yield Violation(
+        yield Blocker(
             "EvalMissing",
             "Nobody could say whether the result is better: set spec.evaluation.dataset and graders, or add "
-            "EvalMissing to spec.evaluation.accept (R4).",
+            "EvalMissing to spec.evaluation.accept.",
         )
 
 
-def _gpu_type(observed: Observed, settings: Settings) -> Iterator[Violation]:
+def _gpu_type(observed: Observed, settings: Settings) -> Iterator[Blocker]:
     problem = settings.gpu_type_problem(observed.job.spec.resources.gpu_type)
     if problem is not None:
-        yield Violation("UnknownGpuType", problem)
+        yield Blocker("UnknownGpuType", problem)
 
 
-def _price(observed: Observed, settings: Settings) -> Iterator[Violation]:
+def _permission(observed: Observed, settings: Settings) -> Iterator[Blocker]:
+    spec = observed.job.spec
+    problem = settings.permission_problem(spec.pod_template, spec.scheduling)
+    if problem is not None:
+        yield Blocker("NotAllowed", problem)
+
+
+def _price(observed: Observed, settings: Settings) -> Iterator[Blocker]:
     problem = price_problem(observed.job, settings)
     if problem is not None:
-        yield Violation("NoPrice", problem)
+        yield Blocker("NoPrice", problem)
 
 
-def _addresses(observed: Observed, stage: str) -> Iterator[Violation]:
+def _addresses(observed: Observed, stage: str) -> Iterator[Blocker]:
     try:
         found = sources(observed.job)
     except SourceError as error:
-        yield Violation("InvalidSource", str(error))
+        yield Blocker("InvalidSource", str(error))
         return
     for field, source in found.items():
         if source.scheme == "pvc" and (stage == "prepare" or "dataset" not in field):
@@ -72,29 +97,29 @@ def _addresses(observed: Observed, stage: str) -> Iterator[Violation]:
             yield from _config_map(observed, field, source.name or "", source.path)
 
 
-def _claim(observed: Observed, field: str, claim: str) -> Iterator[Violation]:
+def _claim(observed: Observed, field: str, claim: str) -> Iterator[Blocker]:
     if claim not in observed.claims:
-        yield Violation(
+        yield Blocker(
             "ClaimNotFound",
             f"{field} names PersistentVolumeClaim {claim}, which is not in this namespace; create it.",
         )
     elif text(observed.claims[claim], "status", "phase") == "Lost":
         message = f"{field} names PersistentVolumeClaim {claim}, whose volume is lost; create it again."
-        yield Violation("ClaimLost", message)
+        yield Blocker("ClaimLost", message)
 
 
-def _config_map(observed: Observed, field: str, name: str, key: str) -> Iterator[Violation]:
+def _config_map(observed: Observed, field: str, name: str, key: str) -> Iterator[Blocker]:
     if name not in observed.configmaps:
-        yield Violation(
+        yield Blocker(
             "ConfigMapNotFound",
             f"{field} names ConfigMap {name}, which is not in this namespace; create it with the key {key}.",
         )
     elif f"{name}/{key}" not in observed.configmaps:
         message = f"{field} names the key {key}, which ConfigMap {name} does not have; add it."
-        yield Violation("ConfigMapKeyNotFound", message)
+        yield Blocker("ConfigMapKeyNotFound", message)
 
 
-def _workspace(observed: Observed, stage: str) -> Iterator[Violation]:
+def _workspace(observed: Observed, stage: str) -> Iterator[Blocker]:
     job = observed.job
     claim = workspace_claim(job)
     ours = claim == workspace_name(job)
@@ -103,7 +128,7 @@ def _workspace(observed: Observed, stage: str) -> Iterator[Violation]:
         if not ours:
             yield from _claim(observed, "spec.workspace.claimName", claim)
         elif stage != "prepare":
-            yield Violation(
+            yield Blocker(
                 "WorkspaceLost",
                 f"PersistentVolumeClaim {claim}, the workspace of this run, was deleted, and with it the "
                 "prepared data and the checkpoints; delete this FineTuneJob and create it again.",
@@ -112,20 +137,20 @@ def _workspace(observed: Observed, stage: str) -> Iterator[Violation]:
     modes = mapping(found, "spec").get("accessModes")
     shared = isinstance(modes, (list, tuple)) and "ReadWriteMany" in modes
     if access_mode(job) == "ReadWriteMany" and not shared:
-        yield Violation(
+        yield Blocker(
             "WorkspaceNotShared",
             f"spec.resources.nodes is {job.spec.resources.nodes}, so the workspace must be ReadWriteMany, "
             f"which PersistentVolumeClaim {claim} is not; name another claim in a new FineTuneJob.",
         )
 
 
-def _credentials(observed: Observed) -> Iterator[Violation]:
+def _credentials(observed: Observed) -> Iterator[Blocker]:
     spec = observed.job.spec
     held_out = spec.evaluation.dataset if spec.evaluation is not None else None
     first = spec.dataset.credentials_secret_ref
     second = held_out.credentials_secret_ref if held_out is not None else None
     if first is not None and second is not None and first.name != second.name:
-        yield Violation(
+        yield Blocker(
             "CredentialsDiffer",
             f"spec.dataset and spec.evaluation.dataset name different Secrets ({first.name}, {second.name}); "
             "one Secret serves both, so name the same Secret in a new FineTuneJob.",

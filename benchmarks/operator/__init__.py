@@ -1,0 +1,1 @@
+"""How the operator scales, on a real API server, beside a plain kopf handler."""

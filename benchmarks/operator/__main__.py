@@ -1,0 +1,134 @@
+"""How the operator scales: a real etcd and kube-apiserver, no kubelet, the operator as a process of its own.
+
+    python -m benchmarks.operator [--runs 1000] [--only first-jobs,under-way,...] [--quick] [--no-write]
+
+A stand-in plays Job controller, scheduler and kubelets; nothing else is played. Runs ask for one GPU and have
+all five stages, in ten namespaces. Requests are counted by the API server's audit log. Scenarios:
+
+- first-jobs: runs are created as fast as the server takes them, until each has its first Job; before it on
+  the same server a plain kopf handler that creates one Job per object of a kind of its own
+- under-way: every run trains and its progress changes every 10 s; requests and status writes per second
+- latency: 50 changes of specs a second, from sending a change to a status that has seen it
+- restart: from the start of the process until each active and twice as many finished runs are reconciled once
+- memory: the resident memory of that process after settling
+- growth: first-jobs, restart and memory again with 2.5 and 5 times as many runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.operator.client import Client
+from benchmarks.operator.control_plane import ControlPlane, control_plane, furnish
+from benchmarks.operator.copies import finish_one, multiply
+from benchmarks.operator.process import operator, plain_handler
+from benchmarks.operator.scenarios import KOPF, OURS, Figures, first_jobs, latency, restart, under_way
+from benchmarks.operator.stand_in import standing_in
+from benchmarks.record import write
+
+AFTERWARDS = ("under-way", "latency", "restart", "memory")
+SCENARIOS = ("first-jobs", *AFTERWARDS, "growth")
+GROWTH = (2.5, 5.0)
+FINISHED_PER_ACTIVE = 2
+
+
+@dataclass(frozen=True)
+class Durations:
+    """Seconds of looking, and of waiting for what is under way to come to rest."""
+
+    under_way: float
+    latency: float
+    settle: float
+
+
+FULL, QUICK = Durations(60, 60, 30), Durations(10, 5, 3)
+
+
+def main() -> None:
+    """Measure and record."""
+    options = _parser().parse_args()
+    start = time.monotonic()
+    measured = asyncio.run(measure(options.runs, options.only, QUICK if options.quick else FULL))
+    measured["seconds"] = round(time.monotonic() - start)
+    print(json.dumps(measured, indent=2))
+    if not options.no_write:
+        print("written:", write("operator", measured, ("kopf", "kubernetes", "aiohttp", "pydantic")))
+
+
+async def measure(runs: int, only: Sequence[str], durations: Durations) -> Figures:
+    """Every chosen scenario; `growth` has servers of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"runs": runs, **await at_size(Path(folder) / "0", runs, only, durations)}
+        if "growth" in only:
+            sizes = [round(runs * factor) for factor in GROWTH]
+            chosen = ("restart", "memory")
+            found["growth"] = [
+                {"runs": size, **await at_size(Path(folder) / str(size), size, chosen, durations)}
+                for size in sizes
+            ]
+    return found
+
+
+async def at_size(folder: Path, runs: int, only: Container[str], durations: Durations) -> Figures:
+    """The chosen scenarios on a new API server; the runs of first-jobs are what the others look at."""
+    with control_plane(folder) as plane:
+        async with plane.client() as client:
+            await furnish(client)
+            found: Figures = {"firstJobs": await _first_jobs(plane, client, runs, "first-jobs" in only)}
+            if all(name not in only for name in AFTERWARDS):
+                return found
+            async with standing_in(client) as player:
+                async with operator(plane) as running:
+                    await player.all_train(runs)
+                    await asyncio.sleep(durations.settle)
+                    if "under-way" in only:
+                        found["underWay"] = await under_way(plane, running, player, durations.under_way)
+                    if "latency" in only:
+                        found["latency"] = await latency(client, durations.latency)
+                    sample = await finish_one(client, durations.settle)
+                await multiply(client, sample, FINISHED_PER_ACTIVE * runs)
+                async with operator(plane) as running:
+                    found["restart"] = await restart(client, running)
+                    await asyncio.sleep(durations.settle)
+                    found["memory"] = {"residentMiB": running.resident_mib()}
+    return found
+
+
+async def _first_jobs(plane: ControlPlane, client: Client, runs: int, beside: bool) -> Figures:
+    found: Figures = {}
+    if beside:
+        async with plain_handler(plane):
+            found["kopf"] = await first_jobs(plane, client, KOPF, runs)
+    async with operator(plane):
+        found["ours"] = await first_jobs(plane, client, OURS, runs)
+    if beside:
+        found["ratio"] = round(found["ours"]["jobsPerSecond"] / found["kopf"]["jobsPerSecond"], 2)
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--only", type=_names, default=SCENARIOS, help="names with commas between them")
+    parser.add_argument("--quick", action="store_true", help="look for seconds instead of a minute")
+    parser.add_argument("--no-write", action="store_true", help="leave the recorded results as they are")
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = ", ".join(name for name in names if name not in SCENARIOS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown: {unknown}; known: {', '.join(SCENARIOS)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

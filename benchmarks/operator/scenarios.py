@@ -1,0 +1,169 @@
+"""The scenarios: each does one thing to the operator under test and returns its figures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.operator.client import Client, Object, in_parallel
+from benchmarks.operator.control_plane import OPERATOR, PLAIN, ControlPlane
+from benchmarks.operator.objects import PLAIN_KIND, named, place, spec
+from benchmarks.operator.process import LOOK_SECONDS, Running
+from benchmarks.operator.stand_in import StandIn
+from finetune_operator.core.manifests import suspended
+from finetune_operator.runtime.resources import FINETUNEJOB, JOB, Resource
+
+Figures = dict[str, Any]
+LIMIT_SECONDS = 900
+CHANGES_PER_SECOND = 50
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Objects of one kind, and the user whose process makes a Job for each."""
+
+    user: str
+    kind: Resource
+    spec: Object
+
+
+OURS = Arm(OPERATOR, FINETUNEJOB, spec())
+KOPF = Arm(PLAIN, PLAIN_KIND, {"image": "trainer:1"})
+
+
+async def first_jobs(plane: ControlPlane, client: Client, arm: Arm, count: int) -> Figures:
+    """Create objects as fast as the server takes them; seconds until each has a Job that may run."""
+    await _one_job(client, arm)
+    before = plane.requests(arm.user)
+    _, version = await client.list_all(JOB, None)
+    async with aclosing(client.watch(JOB, None, version)) as events, asyncio.timeout(LIMIT_SECONDS):
+        start = time.monotonic()
+        creating = asyncio.create_task(_create(client, arm, count))
+        there: dict[str, float] = {}
+        released: dict[str, float] = {}
+        while len(released) < count:
+            job = (await anext(events))["object"]
+            passed = time.monotonic() - start
+            there.setdefault(job["metadata"]["uid"], passed)
+            if not suspended(job):
+                released.setdefault(job["metadata"]["uid"], passed)
+        await creating
+    last = max(there.values())
+    return {
+        "seconds": round(last, 1),
+        "jobsPerSecond": round(count / last, 1),
+        "releasedPerSecond": round(count / max(released.values()), 1),
+        "requestsPerObject": _shares(plane.requests(arm.user) - before, count),
+    }
+
+
+async def under_way(plane: ControlPlane, running: Running, player: StandIn, seconds: float) -> Figures:
+    """What runs cost while they train: nothing happens but that their progress grows."""
+    requests, metrics = plane.requests(OPERATOR), await running.metrics()
+    processor, asked, start = running.processor_seconds(), player.pods.asked, time.monotonic()
+    await asyncio.sleep(seconds)
+    passed = time.monotonic() - start
+    made, own = plane.requests(OPERATOR) - requests, await running.metrics()
+    total = "finetune_operator_api_requests_total"
+    return {
+        "seconds": round(passed, 1),
+        "requestsPerSecond": round(made.total() / passed, 1),
+        "ownCountPerSecond": round((own[total] - metrics[total]) / passed, 1),
+        "statusWritesPerSecond": round(made["update finetunejobs/status"] / passed, 1),
+        "progressReadsPerSecond": round((player.pods.asked - asked) / passed, 1),
+        "processorShare": round((running.processor_seconds() - processor) / passed, 3),
+        "requests": _shares(made, passed),
+        "residentMiB": running.resident_mib(),
+    }
+
+
+async def latency(client: Client, seconds: float) -> Figures:
+    """Change specs 50 times a second; seconds from sending each change to a status that has seen it."""
+    runs, version = await client.list_all(FINETUNEJOB, None)
+    changes = Changes(client, runs)
+    watching = asyncio.create_task(changes.follow(version))
+    start, count = time.monotonic(), round(seconds * CHANGES_PER_SECOND)
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            await asyncio.sleep(max(0.0, start + number / CHANGES_PER_SECOND - time.monotonic()))
+            group.create_task(changes.change(number))
+    async with asyncio.timeout(LIMIT_SECONDS):
+        taken = sorted([await changes.taken.get() for _ in range(count)])
+    watching.cancel()
+    return {
+        "changes": count,
+        "changesPerSecond": CHANGES_PER_SECOND,
+        "p50Seconds": round(taken[count // 2], 3),
+        "p99Seconds": round(taken[count * 99 // 100], 3),
+        "maxSeconds": round(taken[-1], 3),
+    }
+
+
+async def restart(client: Client, running: Running) -> Figures:
+    """Seconds from the start of the process until it has reconciled every object once."""
+    objects = await client.count(FINETUNEJOB)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while (await running.metrics()).get("finetune_operator_objects", 0.0) < objects:
+            running.require_alive()
+            await asyncio.sleep(LOOK_SECONDS)
+    return {"objects": objects, "seconds": round(time.monotonic() - running.started, 1)}
+
+
+@dataclass
+class Changes:
+    """Changes of specs, and how long each took to be seen in a status."""
+
+    client: Client
+    runs: list[Object]
+    taken: asyncio.Queue[float] = field(default_factory=asyncio.Queue)
+    _sent: dict[str, dict[int, float]] = field(default_factory=dict)
+    _generations: dict[str, int] = field(default_factory=dict)
+
+    async def change(self, number: int) -> None:
+        """Give the next run another time to live, which changes nothing else while it trains."""
+        metadata = self.runs[number % len(self.runs)]["metadata"]
+        uid = metadata["uid"]
+        generation = self._generations.get(uid, metadata["generation"]) + 1
+        self._generations[uid] = generation
+        self._sent.setdefault(uid, {})[generation] = time.monotonic()
+        body = {"spec": {"ttlSecondsAfterFinished": 100_000 + number}}
+        await self.client.patch(FINETUNEJOB, metadata["namespace"], metadata["name"], body)
+
+    async def follow(self, version: str) -> None:
+        """Note which generations statuses have seen, until cancelled."""
+        async with aclosing(self.client.watch(FINETUNEJOB, None, version)) as events:
+            async for event in events:
+                self._note(event["object"], time.monotonic())
+
+    def _note(self, run: Object, now: float) -> None:
+        seen = run.get("status", {}).get("observedGeneration", 0)
+        sent = self._sent.get(run["metadata"]["uid"], {})
+        for generation in [known for known in sent if known <= seen]:
+            self.taken.put_nowait(now - sent.pop(generation))
+
+
+async def _one_job(client: Client, arm: Arm) -> None:
+    """Wait until the process makes Jobs, so that no start-up is measured."""
+    _, version = await client.list_all(JOB, None)
+    await client.create(arm.kind, place(0), named(arm.kind, "warm", spec=arm.spec))
+    async with aclosing(client.watch(JOB, None, version)) as events, asyncio.timeout(LIMIT_SECONDS):
+        while suspended((await anext(events))["object"]):
+            pass
+
+
+async def _create(client: Client, arm: Arm, count: int) -> None:
+    async def create(number: int) -> None:
+        await client.create(arm.kind, place(number), named(arm.kind, f"run-{number}", spec=arm.spec))
+
+    await in_parallel(create, range(count))
+
+
+def _shares(requests: Mapping[str, int], of: float) -> dict[str, float]:
+    """Requests per object or second, the most frequent first, and their sum."""
+    ordered = Counter(dict(requests)).most_common()
+    return {"all": round(sum(requests.values()) / of, 2), **{name: round(n / of, 2) for name, n in ordered}}

@@ -1,0 +1,108 @@
+"""A running attempt as users see it: what it waits for and for how long, how far it is, whether it hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from finetune_operator.api.conditions import clip
+from finetune_operator.api.finetunejobstatus import Attempt, Progress, Waiting
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import text
+from finetune_operator.core.times import format_time, moment_of
+from finetune_operator.observe.outcome import SUSPECT, AttemptOutcome
+from finetune_operator.observe.trouble import Trouble, trouble_of
+from finetune_operator.stages import summaries
+from finetune_operator.stages.observed import Run
+from finetune_operator.stages.stage import Stage
+from finetune_operator.stages.train import saving_seconds
+
+HANG_STEPS = 20
+"""A step that takes so many times the median is a hang, if it also takes the administrator's least time."""
+SILENCE_SECONDS = 60
+
+
+def trouble_now(
+    run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]
+) -> Trouble | None:
+    """What keeps the attempt from working: its pods, or a step that does not end."""
+    return trouble_of(run.job, child, pods, run.settings, run.now) or _hang(run, stage, attempt, pods)
+
+
+def waiting_for(run: Run, trouble: Trouble) -> Waiting:
+    """The trouble with its begin and its deadline.
+
+    The begin is noted in the status, since Kubernetes does not tell when a container began to wait. A pod
+    that came after an older trouble of the same sort has its own time.
+    """
+    known = run.status.waiting
+    noted = moment_of(known.since) if known is not None and known.reason == trouble.reason else None
+    since = max(filter(None, (noted, trouble.since)), default=run.now)
+    limit = trouble.deadline_seconds
+    return Waiting(
+        reason=trouble.reason,
+        message=clip(trouble.message),
+        node=trouble.node or None,
+        since=format_time(since),
+        until=None if limit is None else format_time(since + timedelta(seconds=limit)),
+    )
+
+
+def given_up(run: Run, trouble: Trouble, waiting: Waiting) -> AttemptOutcome | None:
+    """How the attempt ends because of its trouble; None while it may go on waiting."""
+    until, since = moment_of(waiting.until), moment_of(waiting.since)
+    if until is None or since is None or run.now < until:
+        return None
+    lasted = int((run.now - since).total_seconds())
+    limit = (
+        f" This has lasted {lasted} s, longer than the administrator allows."
+        if trouble.deadline_seconds
+        else ""
+    )
+    node = trouble.node if trouble.outcome in SUSPECT else None
+    return AttemptOutcome(False, trouble.outcome, trouble.message + limit, node=node or None)
+
+
+def progress_now(run: Run, stage: Stage) -> Progress | None:
+    """The progress to show: what the stage serves, with when it last moved and since when it is silent."""
+    shown, reported = run.status.progress, summaries.progress(run.observed.progress, stage.name)
+    if reported is None:
+        return None
+    same = shown is not None and shown.step == reported.step
+    stepped = shown.stepped_at if shown is not None and same else None
+    return reported.model_copy(
+        update={"stepped_at": stepped or format_time(run.now), "silent_since": _silent_since(run)}
+    )
+
+
+def _silent_since(run: Run) -> str | None:
+    at = run.observed.progress_at
+    if at is None or run.now - at < timedelta(seconds=SILENCE_SECONDS):
+        return None
+    return format_time(at)
+
+
+def _hang(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Trouble | None:
+    """A step that does not end. The trainer ends itself by then; one that cannot is ended at twice the time.
+
+    A stage that the operator cannot reach is not one that hangs.
+    """
+    progress = progress_now(run, stage)
+    if attempt.reemits or stage.name not in ("baseline", "train", "evaluate") or progress is None:
+        return None
+    since = moment_of(progress.stepped_at)
+    if since is None or progress.silent_since is not None:
+        return None
+    usual = summaries.as_number(progress.step_seconds) or 0
+    saving = saving_seconds(run.status.plan) if stage.name == "train" else 0
+    limit = max(run.settings.hang_deadline_seconds, HANG_STEPS * usual) + saving
+    if run.now - since < timedelta(seconds=limit):
+        return None
+    node = text(pods[0], "spec", "nodeName") if len(pods) == 1 else None  # of a gang any may be the cause
+    return Trouble("Hang", _standing_still(progress, usual, since), "Hang", since, 2 * limit, node=node)
+
+
+def _standing_still(progress: Progress, usual: float, since: datetime) -> str:
+    step = f"Step {progress.step} of {progress.total_steps or '?'}"
+    took = f"; a step took {usual:.1f} s before" if usual else ""
+    return f"{step} was the last to end, at {format_time(since)}{took}. See the log of the pod."
