@@ -71,7 +71,7 @@ def test_two_processes_then_one_then_two_have_the_losses_of_two_throughout(
 
 @pytest.mark.parametrize(
     ("moved", "hours"),
-    [(0, 0.5), (24_000_000, 0.5), (112_000_000_000, 0.66), (980_000_000_000, 1.86)],
+    [(0, 1), (24_000_000, 1), (112_000_000_000, 1.16), (980_000_000_000, 2.36)],
     ids=["nothing", "an adapter", "8B Full", "70B Full"],
 )
 def test_processes_wait_for_as_long_as_a_save_of_the_planned_size_takes(moved: int, hours: float) -> None:

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +27,16 @@ from finetune_trainer.errors import (
     StageError,
     UserError,
 )
-from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, WorkerOutcome, decide, lost, recorded
+from finetune_trainer.launch.heartbeat import DUMP_STACKS, heartbeats, hung, sentence, stacks
+from finetune_trainer.launch.outcome import (
+    INTERRUPTED,
+    SUCCEEDED,
+    WorkerOutcome,
+    decide,
+    lost,
+    record,
+    recorded,
+)
 from finetune_trainer.launch.processes import default_processes, memory_advice
 from finetune_trainer.launch.torchrun import Gang, command, missing_peers, read_gang, worker_environment
 from finetune_trainer.results import run_stage, succeeded
@@ -106,12 +117,35 @@ def _wait(child: "subprocess.Popen[bytes]", outcomes: Path, processes: int) -> i
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=_LOOK_SECONDS)
-        workers = _workers(child)
-        failed = lost(recorded(outcomes), len(workers), processes)
+        workers, told = _workers(child), recorded(outcomes)
+        failed = lost(told, len(workers), processes)
         if failed and suspected:
+            _log_stacks(outcomes)
             _log.error("a worker failed; the other %s of this pod are killed", len(workers))
             _kill(workers)
+        elif not failed:
+            _look_for_hang(workers, told, outcomes)
         suspected = failed
+
+
+def _look_for_hang(workers: list[psutil.Process], told: list[WorkerOutcome], outcomes: Path) -> None:
+    """Record Hang for a worker that gives no sign of life, and ask all for their stacks.
+
+    The next looks take it for failed like any other; until they kill, the stacks are written.
+    """
+    now = time.monotonic()
+    silent = hung(heartbeats(outcomes), {outcome.rank for outcome in told}, now)
+    if silent is None:
+        return
+    record(outcomes, WorkerOutcome(silent.rank, Hang.reason, sentence(silent, now, datetime.now(UTC))))
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.send_signal(DUMP_STACKS)
+
+
+def _log_stacks(outcomes: Path) -> None:
+    for name, text in stacks(outcomes).items():
+        _log.error("%s:\n%s", name, text)
 
 
 def _workers(child: "subprocess.Popen[bytes]") -> list[psutil.Process]:
