@@ -296,6 +296,11 @@ def test_the_engine_takes_the_rank_rounded_up_to_what_vllm_allows(rank: int, fla
         assert args[args.index("--max-lora-rank") + 1] == flag
 
 
+def test_on_gpus_the_context_of_a_scoring_engine_is_what_fits() -> None:
+    args = engine_of("baseline", resources={"gpusPerNode": 1})["args"]
+    assert args[args.index("--max-model-len") + 1] == "-1"
+
+
 def test_a_rank_that_prepare_chose_is_what_the_engine_is_told() -> None:
     args = engine_of("evaluate")["args"]
     assert args[args.index("--max-lora-rank") + 1] == "16"
