@@ -14,6 +14,9 @@ _WAIT = ("--wait", "--timeout", "240s")
 # would cost the first request of every engine 15 s and save none.
 _ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
 
+# Many stages at once on two cores, each slower for it.
+_CPU_STAGES = {"cpu": "100m", "memory": "3Gi", "ephemeralStorage": "1Gi"}
+
 
 class ChartError(RuntimeError):
     """Helm refused; the message is Helm's."""
@@ -58,4 +61,10 @@ def values(images: dict[str, str]) -> dict[str, object]:
     """The chart's values for this machine."""
     shipped = {name: images[name] for name in ("operator", "trainer", "serving")}
     arguments = ["--enforce-eager", "--dtype", engine_type(Path("/proc/cpuinfo").read_text())]
-    return {"images": shipped, "env": _ENV, "engineArgs": arguments, "progressSeconds": 2}
+    return {
+        "images": shipped,
+        "env": _ENV,
+        "engineArgs": arguments,
+        "cpuStages": _CPU_STAGES,
+        "progressSeconds": 2,
+    }

@@ -53,11 +53,6 @@ class Running:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def require_alive(self) -> None:
-        """RuntimeError with the end of the log once the process has ended."""
-        if self.process.returncode is not None:
-            raise RuntimeError(f"exit code {self.process.returncode}: {self.log.read_text()[-2000:]}")
-
 
 @asynccontextmanager
 async def operator(plane: ControlPlane) -> AsyncIterator[Running]:
@@ -94,19 +89,28 @@ async def _started(
         )
     running = Running(process, port, log, started)
     try:
-        await _until_listening(running)
-        yield running
+        async with asyncio.TaskGroup() as group:
+            guard = group.create_task(_guard(running))
+            await _listening(port)
+            yield running
+            guard.cancel()
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
 
 
-async def _until_listening(running: Running) -> None:
+async def _guard(running: Running) -> None:
+    """Fail as soon as the process ends, with the end of its log."""
+    code = await running.process.wait()
+    raise RuntimeError(f"{running.log.name} ended with exit code {code}: {running.log.read_text()[-2000:]}")
+
+
+async def _listening(port: int) -> None:
     async with asyncio.timeout(START_SECONDS):
         while True:
-            running.require_alive()
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
                 await asyncio.sleep(LOOK_SECONDS)
             else:

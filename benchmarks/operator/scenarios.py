@@ -109,7 +109,6 @@ async def restart(client: Client, running: Running) -> Figures:
     objects = await client.count(FINETUNEJOB)
     async with asyncio.timeout(LIMIT_SECONDS):
         while (await running.metrics()).get("finetune_operator_objects", 0.0) < objects:
-            running.require_alive()
             await asyncio.sleep(LOOK_SECONDS)
     return {"objects": objects, "seconds": round(time.monotonic() - running.started, 1)}
 

@@ -18,6 +18,7 @@ PATHS = {
     "Job": "/apis/batch/v1/namespaces/stages/jobs",
     "ConfigMap": "/api/v1/namespaces/stages/configmaps",
     "Service": "/api/v1/namespaces/stages/services",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/stages/networkpolicies",
     "PersistentVolumeClaim": "/api/v1/namespaces/stages/persistentvolumeclaims",
     "Pod": "/api/v1/namespaces/stages/pods",
 }
@@ -51,7 +52,6 @@ SHARED = {
         "annotations": {"sidecar.istio.io/inject": "false"},
         "imagePullSecrets": [{"name": "registry"}],
     },
-    "scheduling": {"queueName": "team-reviews"},
 }
 RUNS = [
     pytest.param({}, id="a small run"),

@@ -14,9 +14,11 @@ import yaml
 
 from dev.chart import CHART
 from finetune_operator.runtime.metrics import Metrics
+from finetune_operator.stages.plan import CHAIN
 
 RULES = CHART / "files" / "alerts.yaml"
 CASES = Path(__file__).with_name("alerts_test.yaml")
+OPERATOR = CHART.parents[1] / "operator" / "finetune_operator"
 METRIC = re.compile(r"finetune_operator_\w+")
 # The reconciler publishes this one; everything else is there from the start.
 PUBLISHED = {"finetune_operator_queue_wait_seconds"}
@@ -74,6 +76,20 @@ def test_the_alerts_use_metrics_that_the_operator_has() -> None:
     known = {family.name + suffix.get(family.type, "") for family in families} | PUBLISHED
     used = {name for rule in alerts().values() for name in METRIC.findall(rule["expr"])}
     assert used <= known
+
+
+def test_the_alerts_name_reasons_that_the_operator_gives() -> None:
+    sources = "".join(path.read_text() for path in OPERATOR.rglob("*.py"))
+    lists = [
+        found for rule in alerts().values() for found in re.findall(r'reason!?[=~]+"([^"]+)"', rule["expr"])
+    ]
+    named = {reason for found in lists for reason in found.split("|")}
+    assert {reason for reason in named if f'"{reason}"' not in sources} == set()
+
+
+def test_a_stage_that_works_is_not_one_that_waits() -> None:
+    (working,) = re.findall(r'reason!~"([^"]+)"', alerts()["FineTuneJobWaiting"]["expr"])
+    assert {stage.activity for stage in CHAIN} <= set(working.split("|"))
 
 
 def test_the_page_lists_every_alert() -> None:

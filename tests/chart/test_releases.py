@@ -20,6 +20,7 @@ pytestmark = pytest.mark.apiserver
 
 IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
 SAMPLE = CHART.parents[1] / "crds" / "samples" / "finetunejob-minimal.yaml"
+PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
 KINDS = [f"{plural}.finetune.dev" for plural in ("finetunejobs", "modelservers", "adapterdeployments")]
 Object = dict[str, Any]
 Done = subprocess.CompletedProcess[str]
@@ -161,6 +162,24 @@ def test_uninstalling_keeps_runs_and_another_release_takes_them_over_when_told(p
     done = programs.install("other", "one", "--take-ownership")
     assert done.returncode == 0, done.stderr
     assert uid_of_run(programs, "one") == uid
+
+
+def test_the_prometheus_operators_own_kinds_accept_the_monitors_and_the_alerts(programs: Programs) -> None:
+    folder = binaries.module_folder(PROMETHEUS_OPERATOR, "v0.85.0") / "example" / "prometheus-operator-crd"
+    plurals = ("servicemonitors", "podmonitors", "prometheusrules")
+    names = [f"{plural}.monitoring.coreos.com" for plural in plurals]
+    for plural in plurals:
+        programs.kubectl("create", "-f", str(folder / f"monitoring.coreos.com_{plural}.yaml"))
+    programs.kubectl("wait", "--for=condition=Established", "--timeout=20s", "crd", *names)
+    done = programs.install("first", "one")
+    assert done.returncode == 0, done.stderr
+    manifest = programs.helm("get", "manifest", "first", "--namespace", "one").stdout
+    rendered = [item for item in yaml.safe_load_all(manifest) if item["apiVersion"].startswith("monitoring.")]
+    assert len(rendered) == 3
+    for item in rendered:  # the server keeps every field, so it knows them all
+        stored = programs.get(item["kind"], item["metadata"]["name"], "-n", "one")
+        assert item["spec"].items() <= stored["spec"].items()
+    programs.kubectl("delete", "crd", *names)
 
 
 def test_the_operator_may_elect_its_leader_and_reads_no_secrets(programs: Programs) -> None:

@@ -21,62 +21,12 @@ Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 Path = tuple[str | int, ...]
 
-TOLERATION = {
-    "key": "gpu",
-    "operator": "Equal",
-    "value": "yes",
-    "effect": "NoExecute",
-    "tolerationSeconds": 9,
-}
-FULL: Object = {
-    "imagePullPolicy": "Always",
-    "runAsUser": 1234,
-    "gpuTypes": {
-        "h200": {
-            "resourceName": "nvidia.com/gpu",
-            "nodeSelector": {"gpu": "h200"},
-            "tolerations": [TOLERATION],
-            "memoryGiB": 139,
-            "peakTflops": 989,
-            "pricePerHour": "4.00",
-            "spotPricePerHour": "1.50",
-            "currency": "USD",
-            "labels": {"team": "ml"},
-            "annotations": {"example.com/note": "Any text."},
-            "env": {"NCCL_IB_HCA": "mlx5"},
-            "runtimeClassName": "nvidia",
-            "schedulerName": "volcano",
-            "priorityClassName": "low",
-            "cpuPerGpu": "20",
-            "memoryPerGpu": "200Gi",
-            "sharedMemoryPerGpu": "4Gi",
-            "extraResources": {"rdma/hca": "1"},
-            "ipcLock": True,
-            "topologyKey": "topology.example.com/rack",
-        }
-    },
-    "cpuStages": {
-        "cpu": "1",
-        "memory": "2Gi",
-        "ephemeralStorage": "1Gi",
-        "nodeSelector": {"pool": "cpu"},
-        "tolerations": [TOLERATION],
-    },
-    "allowedServiceAccounts": ["reader"],
-    "allowedPriorityClasses": ["high"],
-    "s3": {"endpoint": "http://minio.example:9000", "region": "us-east-1"},
-    "env": {"NAME": "value"},
-    "engineArgs": ["--enforce-eager"],
-    "engineStartSeconds": 3600,
-    "hubEndpoint": "http://hub.example",
-    "imagePullDeadlineSeconds": 60,
-    "unschedulableDeadlineSeconds": 3600,
-    "stuckDeadlineSeconds": 600,
-    "hangDeadlineSeconds": 900,
-    "ttlSecondsAfterFinished": 86400,
-    "progressSeconds": 5,
-}
-"""Every setting of the administrator, each with a value of its own."""
+PAGE = CHART.parents[1] / "docs" / "contracts.md"
+EXAMPLE = (
+    PAGE.read_text().partition("## Settings of the operator")[2].partition("```json")[2].partition("```")[0]
+)
+FULL: Object = {key: value for key, value in json.loads(EXAMPLE).items() if key != "images"}
+"""Every setting of the administrator, as the page on contracts has them."""
 
 
 def rendered_settings(render: Render, **given: Any) -> Object:
@@ -101,7 +51,7 @@ def test_the_values_of_the_embedded_cluster_are_accepted(render: Render) -> None
     assert parse_settings(json.dumps(document)).env["VLLM_CPU_KVCACHE_SPACE"] == "1"
 
 
-def test_the_example_of_these_tests_holds_every_setting() -> None:
+def test_the_pages_example_holds_every_setting() -> None:
     settings = parse_settings(json.dumps({"images": IMAGES_OF_PODS, **FULL}))
     assert settings.model_dump(mode="json", by_alias=True, exclude={"images"}) == FULL
 

@@ -70,7 +70,8 @@ def test_no_description_of_a_field_cites_a_requirement(folder: str) -> None:
 
 def test_every_page_and_section_that_code_cites_exists() -> None:
     missing = []
-    for path in (*sources(), *(ROOT / "charts").rglob("*.tpl"), ROOT / "pyproject.toml"):
+    others = (*(ROOT / "charts").rglob("*.tpl"), *(ROOT / "docs").glob("*.md"), ROOT / "pyproject.toml")
+    for path in (*sources(), *others):
         for page, section in PAGE.findall(path.read_text()):
             found = ROOT / "docs" / page
             headings = re.findall(r"^#+ (.+)$", found.read_text(), re.MULTILINE) if found.exists() else []

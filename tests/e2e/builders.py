@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 Object = dict[str, Any]
 DATA = Path("examples/drug-reviews/data")
 BASE = "pvc://models/smollm2-135m-instruct"
+LONG = {"epochs": 4, "learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 512, "seed": 17}
+"""Training that goes on long enough to be met in a step, also with one process per core."""
 KEY = "sk-e2e-canary-4711"
 """The API key of the server `shared`; no status, event or log may hold it."""
 SCHEMA = json.dumps({"type": "object", "required": ["condition", "sentiment"]})

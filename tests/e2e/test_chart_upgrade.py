@@ -13,7 +13,7 @@ import pytest
 from dev import chart
 from dev.cluster import up
 from dev.demo.objects import Cluster
-from tests.e2e.builders import Object, condition, ended, run, training_since
+from tests.e2e.builders import LONG, Object, condition, ended, run, training_since
 
 pytestmark = pytest.mark.e2e
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -79,11 +79,11 @@ def operator_pods(cluster: Cluster) -> set[str]:
 def test_an_upgrade_and_its_rollback_disturb_neither_a_run_nor_a_server(
     running: up.Running, cluster: Cluster, served: Object, serving: openai.OpenAI
 ) -> None:
-    cluster.apply(run("upgraded"))
+    cluster.apply(run("upgraded", training=LONG))
     cluster.wait("FineTuneJob", "upgraded", training_since(1), 900)
     servers, operators = serving_pods(cluster), operator_pods(cluster)
     with asking(serving, "reviews") as asked, upgraded(running):
-        assert not operators & operator_pods(cluster)
+        assert operator_pods(cluster) - operators
         cluster.wait("ModelServer", "shared", update_available, 120)
         job = cluster.wait("FineTuneJob", "upgraded", ended, 900)
     assert condition(job, "Succeeded")["status"] == "True", condition(job, "Succeeded")

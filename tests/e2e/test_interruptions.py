@@ -9,11 +9,9 @@ from kubernetes import watch
 from kubernetes.client import V1Pod
 
 from dev.demo.objects import Cluster, workspace_folder
-from tests.e2e.builders import Object, condition, ended, run, training_since
+from tests.e2e.builders import LONG, Object, condition, ended, run, training_since
 
 pytestmark = pytest.mark.e2e
-# Long enough that a suspension meets a running step, also with one process per core.
-LONG = {"epochs": 4, "learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 512, "seed": 17}
 
 
 def await_no_pods(cluster: Cluster, name: str, seconds: int = 180) -> None:

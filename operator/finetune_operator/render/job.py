@@ -1,4 +1,4 @@
-"""The children of a stage attempt: Job, ConfigMap, Service; and the workspace that all stages share."""
+"""The children of a stage attempt: Job, ConfigMap, and of a gang Service and NetworkPolicy; the workspace."""
 
 from __future__ import annotations
 
@@ -112,20 +112,41 @@ def job_config_map(job: FineTuneJob, attempt: Attempt, document: JobDocument, ch
     }
 
 
-def rendezvous_service(job: FineTuneJob, attempt: Attempt, child: Manifest) -> Manifest:
-    """The headless Service that names the pods of a gang, also before they are ready."""
+def rendezvous(job: FineTuneJob, attempt: Attempt, child: Manifest) -> tuple[Manifest, Manifest]:
+    """What a gang needs to meet: a headless Service and a NetworkPolicy.
+
+    The Service names the pods, also before they are ready. The policy lets them reach each other on every
+    port, as NCCL chooses its own, where the namespace denies by default; nobody else reaches them but for
+    their progress. It says nothing of what they may send: that would forbid what it does not list.
+    """
     carried = stage_labels(job, attempt.stage, attempt.number)
-    return {
+    metadata = {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]}
+    pods = {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid}
+    service = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]},
+        "metadata": metadata,
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid},
+            "selector": pods,
             "ports": [{"name": "progress", "port": PROGRESS_PORT}],
         },
     }
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata,
+        "spec": {
+            "podSelector": {"matchLabels": pods},
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": {"matchLabels": pods}}]},
+                {"ports": [{"port": PROGRESS_PORT, "protocol": "TCP"}]},
+            ],
+        },
+    }
+    return service, policy
 
 
 def workspace(job: FineTuneJob) -> Manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -113,12 +113,12 @@ def gang_affinity(job_name: str, gpu: GpuType, *, on_gpus: bool) -> dict[str, An
     return {"podAntiAffinity": spread, **({"podAffinity": near} if near else {})}
 
 
-def away_from(nodes: tuple[str, ...]) -> dict[str, Any]:
+def away_from(nodes: Sequence[str]) -> dict[str, Any]:
     """Other nodes than these, where there are any."""
     if not nodes:
         return {}
-    field = {"key": "metadata.name", "operator": "NotIn", "values": list(nodes)}
-    preferred = [{"weight": 100, "preference": {"matchFields": [field]}}]
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    preferred = [{"weight": 100, "preference": {"matchFields": fields}}]
     return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
 
 

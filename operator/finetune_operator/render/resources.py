@@ -25,8 +25,8 @@ _QUANTITY = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+|[numkMGTPE]|
 
 # What is requested where nobody says how much; without a limit, since it is a guess. A pod without requests
 # would be the first that a full node evicts.
-_FLOOR = {"cpu": "500m", "memory": "2Gi"}
-_FLOOR_PER_GPU = {"cpu": "2", "memory": "8Gi"}
+_FLOOR = {"cpu": "250m", "memory": "1Gi"}
+_FLOOR_PER_GPU = {"cpu": "1", "memory": "4Gi"}
 _DISK = "2Gi"
 _SCORER = {"cpu": Decimal("0.25"), "memory": Decimal(2**30)}
 _SHARED_MEMORY = "1Gi"
@@ -61,9 +61,9 @@ class Amounts:
 
 
 def cpu_stage_resources(settings: Settings) -> dict[str, Any]:
-    """What a stage without GPUs gets, by the administrator."""
+    """What a stage without GPUs gets, by the administrator; idle CPUs may be used too."""
     own = settings.cpu_stages
-    return Amounts({"cpu": own.cpu, "memory": own.memory}, {}).resources({}, own.ephemeral_storage)
+    return Amounts({"memory": own.memory}, {"cpu": own.cpu}).resources({}, own.ephemeral_storage)
 
 
 def train_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:

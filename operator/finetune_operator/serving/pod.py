@@ -29,7 +29,7 @@ ADAPTERS = "/adapters"
 GRACE_SECONDS = 120
 PROPAGATION_SECONDS = 5  # time for every node to take a terminating pod out of the Service
 _GATEWAY = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
-_FETCH = {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {}}
+_FETCH = {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {}}
 
 
 def pod_template(server: ModelServer, settings: Settings, image: str, labels: Mapping[str, str]) -> Manifest:
@@ -54,7 +54,10 @@ def base_name(server: ModelServer) -> str:
 
 
 def cpu_slots(server: ModelServer) -> int:
-    """How many adapters an engine holds; twice the GPU slots unless the server says otherwise."""
+    """How many adapters the server serves: twice the GPU slots unless its spec says otherwise.
+
+    The engine holds one more, the surge slot: with it a server whose slots are all taken can roll.
+    """
     return server.spec.max_cpu_loras or 2 * server.spec.max_loras
 
 
@@ -101,7 +104,7 @@ def _engine(server: ModelServer, settings: Settings, image: str, pod: Mounts) ->
         base_path(parse_source(spec.base_model.source)),
         base_name(server),
         spec.max_loras,
-        cpu_slots(server),
+        cpu_slots(server) + 1,
         spec.max_lora_rank,
         spec.resources.gpus,
         spec.max_model_length,

@@ -14,7 +14,7 @@ from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
 from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest, Refusal
-from finetune_operator.core.manifests import integer, mapping, suspended, terminating
+from finetune_operator.core.manifests import integer, mapping, suspended, terminating, text
 from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
@@ -120,7 +120,8 @@ def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) ->
     pods = run.observed.pods.get(attempt.job, ())
     outcome = outcome_of(stage.name, child, pods)
     if outcome is not None:
-        return _record(run, stage, attempt, outcome)
+        had_nodes = any(text(pod, "spec", "nodeName") for pod in pods)
+        return _record(run, stage, attempt, outcome, had_nodes=had_nodes)
     if child is None:
         left = leftovers(run, [attempt])
         return _stopping(run, stage, left) if left is not None else Decision()
@@ -135,12 +136,12 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
         return Decision(again=run.settings.progress_seconds)
     held = halt(run, stage.name)
     if held is not None:
-        return _blocked(run, stage, held)
+        return _halted(run, stage, attempt, child, held)
     mounted: list[Action] = [
         Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
     ]
     if (mapping(child, "spec").get("completions") or 1) != 1:
-        mounted.append(Create(children.rendezvous_service(run.job, attempt, child)))
+        mounted.extend(Create(needed) for needed in children.rendezvous(run.job, attempt, child))
     # From here on the run is current for kstatus: a long training is not "in progress".
     current = Fact("Reconciling", False, stage.activity, "The run works.")
     return Decision(
@@ -153,7 +154,8 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
 
 
 def _resuming(run: Run, attempt: Attempt, child: Manifest) -> tuple[Action, ...]:
-    patch = let_run(child, run.observed.workloads.get(attempt.job), run.job.spec.scheduling.queue_name)
+    workload, queue = run.observed.workloads.get(attempt.job), run.job.spec.scheduling.queue_name
+    patch = let_run(child, workload, queue, kueue=run.observed.kueue)
     return () if patch is None else (patch,)
 
 
@@ -165,12 +167,9 @@ def _document(run: Run, attempt: Attempt) -> JobDocument:
 
 def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Decision:
     """Show how a running attempt stands; end it where waiting has no use any more."""
-    workload = run.observed.workloads.get(attempt.job)
     held = halt(run, stage.name)
     if held is not None:
-        patch = stop(child, workload)
-        told = event("Normal", "Suspended", f"The pods of {stage.name} are stopped: {held.message}")
-        return _blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
+        return _halted(run, stage, attempt, child, held)
     if suspended(child):
         return _suspended(run, stage, attempt, child)
     trouble = trouble_now(run, stage, attempt, child, pods)
@@ -179,8 +178,15 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
-        return _record(run, stage, attempt, outcome)
+        return _record(run, stage, attempt, outcome, had_nodes=False)
     return _waits(run, stage, wait, stalled=trouble.stalled)
+
+
+def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blocker) -> Decision:
+    """The Job stays, without pods; Kueue might have given them to one that is not even released."""
+    patch = stop(child, run.observed.workloads.get(attempt.job))
+    told = event("Normal", "Suspended", f"The pods of {stage.name} are stopped: {held.message}")
+    return _blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
 
 
 def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
@@ -207,15 +213,18 @@ def _works(run: Run, stage: Stage, attempt: Attempt, *, placed: bool) -> Decisio
     )
 
 
-def _record(run: Run, stage: Stage, attempt: Attempt, outcome: AttemptOutcome) -> Decision:
+def _record(
+    run: Run, stage: Stage, attempt: Attempt, outcome: AttemptOutcome, *, had_nodes: bool
+) -> Decision:
     """The one place where an outcome enters the status; it is final."""
     lacking = stage.lacks(outcome.summary) if outcome.succeeded else None
     if lacking is not None:
         outcome = AttemptOutcome(False, "Unknown", f"The result of {stage.name} lacks {lacking}.")
     closed = ended_as(attempt, outcome, run.now)
-    if not outcome.succeeded:
-        return _failed(run, stage, closed)
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} had their nodes.")
+    if not outcome.succeeded:
+        failed = _failed(run, stage, closed)
+        return failed.adding(admitted) if had_nodes else failed
     told = event("Normal", f"{stage.title}Succeeded", outcome.message or "The stage succeeded.")
     decision = replace(stage.read(run.job, outcome), attempts=(closed,), again=0)
     return replace(

@@ -13,7 +13,7 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.plan import plan
 from finetune_operator.serving.pod import pod_template
-from tests.unit.server.test_plan import NOW, applied
+from tests.unit.server.builders import NOW, applied
 
 Object = dict[str, Any]
 HUB = {"source": "hf://org/name", "revision": "a" * 40, "credentialsSecretRef": {"name": "hub"}}
@@ -140,7 +140,7 @@ def test_the_cluster_may_choose_the_user() -> None:
 
 
 SIZES = [
-    pytest.param({"gpus": 2}, {}, {"cpu": "4000m", "memory": "16777216Ki"}, id="nobody says how large"),
+    pytest.param({"gpus": 2}, {}, {"cpu": "2000m", "memory": "8388608Ki"}, id="nobody says how large"),
     pytest.param(
         {"gpus": 2}, {"cpuPerGpu": "8", "memoryPerGpu": "64Gi"}, {"cpu": "16000m", "memory": "134217728Ki"},
         id="the administrator, for each GPU",
@@ -149,7 +149,7 @@ SIZES = [
         {"gpus": 2, "cpu": "10", "memory": "80Gi"}, {"cpuPerGpu": "8"}, {"cpu": "10", "memory": "80Gi"},
         id="the spec",
     ),
-    pytest.param({"gpus": 0}, {}, {"cpu": "500m", "memory": "2Gi"}, id="on the CPU"),
+    pytest.param({"gpus": 0}, {}, {"cpu": "250m", "memory": "1Gi"}, id="on the CPU"),
 ]  # fmt: skip
 
 

@@ -212,6 +212,7 @@ def test_a_failure_that_another_attempt_would_repeat_ends_the_run(reason: str) -
     world.end(result_of("train", "Failed", reason))
     assert world.condition("Succeeded") == ("False", reason)
     assert world.condition("Trained") == ("False", reason)
+    assert world.condition("Admitted") == ("True", "Scheduled"), "its pods had their nodes"
     assert world.condition("Stalled")[0] == "True"
     assert f"train says {reason}." in world.message("Succeeded")
     assert world.status["attempts"][-1]["number"] == 1

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.render.pod import PodParts, stage_pod
 from finetune_operator.render.resources import in_gib, times
+from finetune_operator.render.volumes import common
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation
 from tests.unit.stages.rendered import (
     STAGES,
@@ -194,6 +198,17 @@ def test_a_gang_is_kept_together_where_the_administrator_says_what_is_near() -> 
     assert "affinity" not in pod_of("baseline", settings, **on(nodes=2))
 
 
+def test_a_gang_keeps_its_distance_from_bad_nodes_too() -> None:
+    job = FineTuneJob.model_validate(KubernetesSimulation(**on(nodes=2)).object)
+    attempt = Attempt(stage="train", number=3, job="run-train-3-abcdef", state="Recorded")
+    parts = PodParts("train", common(job, attempt.job), {}, nodes=2, avoided_nodes=("node-1", "node-2"))
+    affinity = stage_pod(job, SETTINGS, attempt, parts)["spec"]["affinity"]
+    assert set(affinity) == {"nodeAffinity", "podAntiAffinity"}
+    (preferred,) = affinity["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    # The API server takes one value of a field at a time.
+    assert [field["values"] for field in preferred["preference"]["matchFields"]] == [["node-1"], ["node-2"]]
+
+
 @pytest.mark.parametrize(("nodes", "has"), [(1, False), (2, True)], ids=["one node", "two nodes"])
 def test_network_devices_and_ipc_lock_are_for_pods_that_train_over_the_network(nodes: int, has: bool) -> None:
     settings = gpu_settings(extraResources={"rdma/hca": "1", "hugepages-2Mi": "5120Mi"}, ipcLock=True)
@@ -212,8 +227,8 @@ def test_stages_without_gpus_are_as_large_as_the_administrator_says() -> None:
     large = {"gpusPerNode": 8, "cpu": "90", "memory": "1800Gi"}
     resources = [main_of(stage, settings, resources=large)["resources"] for stage in CPU_STAGES]
     for own in (*resources, reemitting(settings, resources=large)["containers"][0]["resources"]):
-        assert own["limits"] == {"cpu": "500m", "memory": "1Gi"}
-        assert own["requests"] == {**own["limits"], "ephemeral-storage": "3Gi"}
+        assert own["limits"] == {"memory": "1Gi"}
+        assert own["requests"] == {"cpu": "500m", "memory": "1Gi", "ephemeral-storage": "3Gi"}
 
 
 def test_a_training_pod_gets_what_the_spec_gives() -> None:
@@ -232,7 +247,7 @@ def test_a_pod_of_which_nobody_says_how_large_it_is_requests_enough_not_to_be_ev
     resources = main_of("train", SETTINGS, **on())["resources"]
     assert resources["limits"] == {"nvidia.com/gpu": "8"}
     assert resources["requests"] == {
-        "cpu": "16000m", "memory": f"{64 * 1024**2}Ki", "ephemeral-storage": "2Gi", "nvidia.com/gpu": "8",
+        "cpu": "8000m", "memory": f"{32 * 1024**2}Ki", "ephemeral-storage": "2Gi", "nvidia.com/gpu": "8",
     }  # fmt: skip
 
 

@@ -175,6 +175,12 @@ def test_training_on_several_nodes_is_a_gang_behind_a_headless_service() -> None
     assert (spec["completions"], spec["parallelism"], len(world.pods[name])) == (2, 2, 2)
     service = world.others["Service", name]
     assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    policy = world.others["NetworkPolicy", name]["spec"]
+    mates = {"matchLabels": {"batch.kubernetes.io/job-name": name, "finetune.dev/uid": "u-1"}}
+    assert (policy["podSelector"], policy["policyTypes"]) == (mates, ["Ingress"])
+    assert policy["ingress"][0] == {"from": [{"podSelector": mates}]}
+    assert [entry["port"] for entry in policy["ingress"][1]["ports"]] == [8080]
+    assert service["spec"]["selector"] == mates["matchLabels"]
     pod = spec["template"]["spec"]
     assert (pod["subdomain"], pod["terminationGracePeriodSeconds"]) == (name, 120)
     env = env_of(pod["containers"][0])
@@ -215,13 +221,13 @@ def test_a_train_pod_gets_the_time_that_its_checkpoint_takes(
     assert pod["terminationGracePeriodSeconds"] == seconds
 
 
-def test_one_node_needs_no_service() -> None:
+def test_one_node_needs_neither_service_nor_policy() -> None:
     world = KubernetesSimulation().to("train")
     pod = world.jobs[world.running()]["spec"]["template"]["spec"]
     assert "subdomain" not in pod
     env = env_of(pod["containers"][0])
     assert (env["FT_NODES"], env["FT_MASTER_ADDR"]) == ("1", "127.0.0.1")
-    assert "Service" not in {kind for kind, _ in world.others}
+    assert {"Service", "NetworkPolicy"}.isdisjoint(kind for kind, _ in world.others)
 
 
 @pytest.mark.parametrize(
