@@ -12,7 +12,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.training.checkpoints import Sharding, newest_complete, read_marker
 from finetune_trainer.training.resuming import needs_resharding
 from finetune_trainer.training.sharding import longest_wait
-from tests.unit.trainer_train.gangs import run_part, run_script, torchrun
+from tests.unit.trainer_train.launch.gangs import run_part, run_script, torchrun
 
 _STEPS = 10
 

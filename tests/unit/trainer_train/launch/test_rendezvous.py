@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from finetune_trainer.launch.torchrun import Gang, missing_peers
-from tests.unit.trainer_train.gangs import free_port, losses, start
+from tests.unit.trainer_train.launch.gangs import free_port, losses, start
 
 _ROWS_REPEATED = 16  # 148 steps
 

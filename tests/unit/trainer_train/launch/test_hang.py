@@ -16,7 +16,7 @@ from finetune_trainer.launch.heartbeat import Heartbeat, beat, heartbeats, hung,
 from finetune_trainer.launch.outcome import WorkerOutcome, recorded
 from finetune_trainer.stages import baseline
 from finetune_trainer.training.patience import Patience
-from tests.unit.trainer_train.gangs import free_port, start
+from tests.unit.trainer_train.launch.gangs import free_port, start
 
 _HANGING = (str(Path(__file__).with_name("hanging_worker.py")),)
 _ROWS_REPEATED = 16  # 148 steps

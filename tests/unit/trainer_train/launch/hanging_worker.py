@@ -11,7 +11,7 @@ from typing import Any
 from finetune_trainer.__main__ import main
 from finetune_trainer.launch import gang, worker
 from finetune_trainer.training import callbacks, core
-from tests.unit.trainer_train.frequent_saves import started_again
+from tests.unit.trainer_train.launch.frequent_saves import started_again
 
 
 class Stuck(callbacks.DivergenceCallback):
