@@ -49,6 +49,7 @@ _ERRORS: dict[str, type[StageError]] = {
 # How often process 1 looks for a failed worker. The files that workers write and the list of torchrun's
 # children are a few system calls, and no single event tells of both a recorded failure and a killed worker.
 _LOOK_SECONDS = 1.0
+_NCCL_ADVICE = "With NCCL_DEBUG: INFO in `env` of the operator's settings the next attempt also logs which transfer waits."
 _log = logging.getLogger(__name__)
 
 
@@ -84,6 +85,8 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
         raise DiskFull(f"{outcome.message} {kept}")
     if outcome.reason == OutOfMemory.reason:
         raise OutOfMemory(f"{outcome.message}{memory_advice(job, gang.processes)}")
+    if outcome.reason == Hang.reason and job.spec.resources.gpus_per_node:
+        raise Hang(f"{outcome.message} {_NCCL_ADVICE}")
     raise _ERRORS.get(outcome.reason, TrainingFailed)(outcome.message)
 
 
@@ -113,16 +116,18 @@ def _wait(child: "subprocess.Popen[bytes]", outcomes: Path, processes: int) -> i
     killed at the second look that finds one lost: those that can notice have recorded by then what they know,
     and workers that torchrun was about to start at the first one are there.
     """
-    suspected = False
+    suspected = killed = False
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=_LOOK_SECONDS)
         workers, told = _workers(child), recorded(outcomes)
         failed = lost(told, len(workers), processes)
         if failed and suspected:
-            _log_stacks(outcomes)
-            _log.error("a worker failed; the other %s of this pod are killed", len(workers))
+            if not killed:  # one inside the kernel may take its time to end
+                _log_stacks(outcomes)
+                _log.error("a worker failed; the other %s of this pod are killed", len(workers))
             _kill(workers)
+            killed = True
         elif not failed:
             _look_for_hang(workers, told, outcomes)
         suspected = failed

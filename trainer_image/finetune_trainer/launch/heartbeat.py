@@ -67,7 +67,4 @@ def sentence(heartbeat: Heartbeat, now: float, today: datetime) -> str:
     since = (today - silent).strftime("%Y-%m-%dT%H:%M:%SZ")
     usual = f", where a step took {heartbeat.usual:.1f} s before" if heartbeat.usual else ""
     hangs = f"Training hangs: {heartbeat.doing} did not end in {silent.total_seconds() / 60:.0f} minutes"
-    return (
-        f"{hangs}, since {since}{usual}. The pod's log has the stack of every training process; with "
-        "NCCL_DEBUG: INFO in the operator's setting `env` the next attempt also logs which transfer waits."
-    )
+    return f"{hangs}, since {since}{usual}; the pod's log has the stack of every training process."

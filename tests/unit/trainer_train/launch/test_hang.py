@@ -123,7 +123,7 @@ def test_a_hang_is_told_with_step_and_time() -> None:
     told = sentence(heartbeat, now=1960, today=datetime(2026, 11, 27, 10, 31, tzinfo=UTC))
     assert told.startswith(
         "Training hangs: step 13 of 74 did not end in 31 minutes, since 2026-11-27T10:00:00Z, where a step took "
-        "2.1 s before."
+        "2.1 s before; the pod's log has the stack of every training process."
     )
 
 
