@@ -49,7 +49,7 @@ _ERRORS: dict[str, type[StageError]] = {
 # How often process 1 looks for a failed worker. The files that workers write and the list of torchrun's
 # children are a few system calls, and no single event tells of both a recorded failure and a killed worker.
 _LOOK_SECONDS = 1.0
-_NCCL_ADVICE = "With NCCL_DEBUG: INFO in `env` of the operator's settings the next attempt also logs which transfer waits."
+_NCCL_ADVICE = "NCCL_DEBUG: INFO in the operator's setting `env` lets the next attempt log what NCCL does."
 _log = logging.getLogger(__name__)
 
 

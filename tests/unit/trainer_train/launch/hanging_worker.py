@@ -26,5 +26,5 @@ class Stuck(callbacks.DivergenceCallback):
 
 if __name__ == "__main__":
     gang.command = started_again(__file__)
-    core.DivergenceCallback = Stuck  # type: ignore[misc]
+    core.DivergenceCallback = Stuck
     sys.exit(worker.main() if "RANK" in os.environ else main(sys.argv[1:]))
