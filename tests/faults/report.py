@@ -75,8 +75,8 @@ def _table(title: str, outcomes: Sequence[Outcome], key: Callable[[Outcome], str
         f"| {title} | plays | writes of one play | longest, s | with a violation |",
         "|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(map(key, outcomes)):
-        rows.append(_row(name, [outcome for outcome in outcomes if key(outcome) == name]))
+    names = dict.fromkeys(map(key, outcomes))
+    rows.extend(_row(name, [outcome for outcome in outcomes if key(outcome) == name]) for name in names)
     return "\n".join(rows)
 
 
