@@ -49,8 +49,9 @@ def priority_class() -> Object:
 
 def queues(namespace: str) -> list[Object]:
     """The memory of one run for two LocalQueues; `held` admits nothing until its stopPolicy is None."""
-    quota = [{"name": "memory", "nominalQuota": RESOURCES["memory"]}]
-    groups = [{"coveredResources": ["memory"], "flavors": [{"name": "e2e", "resources": quota}]}]
+    amounts = {"cpu": "64", "ephemeral-storage": "1Ti", "memory": RESOURCES["memory"]}
+    quota = [{"name": name, "nominalQuota": amount} for name, amount in amounts.items()]
+    groups = [{"coveredResources": list(amounts), "flavors": [{"name": "e2e", "resources": quota}]}]
     cluster_queue = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
         "preemption": {"withinClusterQueue": "LowerPriority"},
