@@ -21,6 +21,7 @@ from finetune_operator.runtime.resources import FINETUNEJOB, JOB, Resource
 Figures = dict[str, Any]
 LIMIT_SECONDS = 900
 CHANGES_PER_SECOND = 50
+PREFIX = "run-"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ async def first_jobs(plane: ControlPlane, client: Client, arm: Arm, count: int) 
         released: dict[str, float] = {}
         while len(released) < count:
             job = (await anext(events))["object"]
+            if not job["metadata"]["name"].startswith(PREFIX):
+                continue
             passed = time.monotonic() - start
             there.setdefault(job["metadata"]["uid"], passed)
             if not suspended(job):
@@ -156,7 +159,7 @@ async def _one_job(client: Client, arm: Arm) -> None:
 
 async def _create(client: Client, arm: Arm, count: int) -> None:
     async def create(number: int) -> None:
-        await client.create(arm.kind, place(number), named(arm.kind, f"run-{number}", spec=arm.spec))
+        await client.create(arm.kind, place(number), named(arm.kind, f"{PREFIX}{number}", spec=arm.spec))
 
     await in_parallel(create, range(count))
 
