@@ -117,7 +117,7 @@ async def restart(client: Client, running: Running) -> Figures:
     """Seconds from the start of the process until it has reconciled every object once."""
     objects = await client.count(FINETUNEJOB)
     async with asyncio.timeout(LIMIT_SECONDS):
-        while (await running.metrics()).get("finetune_operator_objects", 0.0) < objects:
+        while (await running.metrics()).get("finetune_operator_objects", 0.0) < objects:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
     return {"objects": objects, "seconds": round(time.monotonic() - running.started, 1)}
 
