@@ -82,6 +82,8 @@ def queueing(folder: Path) -> int:
     from dev import kueue
 
     begun = time.monotonic()
+    if not State(folder).kubeconfig.exists():
+        raise ClusterError("the embedded cluster is not up; start it with: make up")
     kueue.install(folder, State(folder).kubeconfig, binaries.ensure() / "helm")
     print(f"Kueue {kueue.VERSION} runs in namespace {kueue.NAMESPACE} ({time.monotonic() - begun:.0f} s).")
     return 0

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from dev.cluster import binaries, up
+from dev.cluster import binaries, host, up
 
 SUITES = {
     "fast": ["-m", "not slow and not apiserver and not engine and not families and not e2e", "-n", "2"],
@@ -23,6 +23,8 @@ SUITES = {
 def main(home: Path, only: str | None = None) -> int:
     """Run the suites one after the other; stop at the first that fails, with its exit code."""
     for name in [only] if only else SUITES:
+        if name == "fast":
+            host.offer("promtool", "prometheus")
         if name == "apiserver":
             binaries.ensure(["kube-apiserver", "kubectl", "helm"])
         if name.startswith("e2e"):

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +76,23 @@ def prepare() -> None:
         raise ClusterError("the embedded cluster cannot run here: " + "; ".join(found))
     if not host.missing:
         return
-    print(f"installing Debian packages: {' '.join(host.missing)} ...", flush=True)
-    with _services_stay_off():
-        _apt("update", "--quiet")
-        _apt("install", "--yes", "--quiet", "--no-install-recommends", *host.missing)
+    _install(host.missing)
     if still := look().missing:
         raise ClusterError(f"apt-get did not bring {' '.join(still)}; install them and try again")
+
+
+def offer(program: str, package: str) -> None:
+    """Install a program that only tests need, where this machine lets us; without it they skip, saying so."""
+    host = look()
+    if shutil.which(program) is None and host.root and host.apt:
+        _install([package])
+
+
+def _install(packages: Sequence[str]) -> None:
+    print(f"installing Debian packages: {' '.join(packages)} ...", flush=True)
+    with _services_stay_off():
+        _apt("update", "--quiet")
+        _apt("install", "--yes", "--quiet", "--no-install-recommends", *packages)
 
 
 def _apt(*arguments: str) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,14 @@ def helm() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def render(helm: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., list[Object]]:
-    """The objects that the chart renders for some values, images given unless overridden."""
+    """The objects that the chart renders for some values, images given unless overridden.
 
-    def objects(**values: Any) -> list[Object]:
-        done = helm("template", {"images": IMAGES, **values}, "--kube-version", "1.36.3")
+    `apis` are what the cluster serves beside Kubernetes' own, for example monitoring.coreos.com/v1/PodMonitor.
+    """
+
+    def objects(apis: Sequence[str] = (), **values: Any) -> list[Object]:
+        flags = ["--kube-version", "1.36.3", *(f"--api-versions={api}" for api in apis)]
+        done = helm("template", {"images": IMAGES, **values}, *flags)
         assert done.returncode == 0, done.stderr
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 

@@ -10,8 +10,8 @@ from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.render.pod import pod_spec as stage_pod
-from finetune_operator.serving.pod import pod_spec as server_pod
+from finetune_operator.render.pod import stage_pod
+from finetune_operator.serving.pod import pod_template as server_pod
 from finetune_operator.stages.plan import CHAIN
 from finetune_serving.__main__ import _parser as serving_parser
 from finetune_serving.engine import engine_arguments
@@ -50,16 +50,25 @@ def parsed(spec: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_server_with_every_option_is_understood() -> None:
     server = ModelServer.model_validate({"metadata": META, "spec": SERVER})
-    found = parsed(server_pod(server, SETTINGS, "s"))
+    found = parsed(server_pod(server, SETTINGS, "s", {})["spec"])
     assert set(found) == {"fetch-base", "engine", "gateway"}
     assert found["engine"].max_model_len == 2048
     vllm = engine_arguments(found["engine"], "[]")
     assert vllm[vllm.index("--tensor-parallel-size") + 1] == "4"
 
 
+def test_vllm_is_told_to_shorten_the_context_of_a_scoring_engine_to_what_fits() -> None:
+    job = FineTuneJob.model_validate({"metadata": META, "spec": {**JOB, "resources": {"gpusPerNode": 1}}})
+    stage = next(stage for stage in CHAIN if stage.name == "baseline")
+    attempt = Attempt(stage="baseline", number=1, job="x-baseline-1-abcdef", state="Recorded")
+    found = parsed(stage_pod(job, SETTINGS, attempt, stage.parts(job, SETTINGS, attempt))["spec"])
+    vllm = engine_arguments(found["engine"], "[]")
+    assert vllm[vllm.index("--max-model-len") + 1] == "-1"
+
+
 @pytest.mark.parametrize("stage", CHAIN, ids=[stage.name for stage in CHAIN])
 def test_a_stage_is_understood(stage: Any) -> None:
     job = FineTuneJob.model_validate({"metadata": META, "spec": JOB})
     attempt = Attempt(stage=stage.name, number=1, job=f"x-{stage.name}-1-abcdef", state="Recorded")
-    found = parsed(stage_pod(job, SETTINGS, stage.name, stage.parts(job, SETTINGS, attempt)))
+    found = parsed(stage_pod(job, SETTINGS, attempt, stage.parts(job, SETTINGS, attempt))["spec"])
     assert found[stage.name].stage == stage.name

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.contracts.documents import ManifestBase
+from finetune_operator.contracts.documents import ManifestBase, ManifestVersion
 from finetune_operator.serving.observed import PodState
-from finetune_operator.serving.routing import EMPTY, Table, Wanted, next_table, report, write_table
+from finetune_operator.serving.report import AliasReport, report
+from finetune_operator.serving.routing import Slots, next_step
+from finetune_operator.serving.table import Table, write_table
+from finetune_operator.serving.wanted import Wanted
 from finetune_serving.agent.converge import Record, World, after_engine_restart, converge, failed
 from finetune_serving.agent.report import Process, state
 from finetune_serving.documents import ServerManifest, json_schemas
@@ -21,12 +24,20 @@ from finetune_serving.gateway.routing import resolve, table_of
 
 NEXT = {"Fetch": "Loading", "Load": "Verifying", "Verify": "Ready"}
 PROCESS = Process("engine-1", "sha256:" + "b" * 64)
-SLOTS = 4
+SLOTS = Slots(aliases=4, engine=5)
+EMPTY = Table()
 
 
 def want(alias: str, digit: str) -> Wanted:
-    digest = "sha256:" + digit * 64
-    return Wanted(alias, f"{alias}-deployment", f"{alias}--{digit * 12}", f"pvc://adapters/{digit}", digest)
+    source, digest = f"pvc://adapters/{digit}", "sha256:" + digit * 64
+    target = ManifestVersion(name=f"{alias}--{digit * 12}", source=source, digest=digest)
+    return Wanted(alias, f"{alias}-deployment", target)
+
+
+def told(one: Wanted, table: Table, pod: "Pod") -> AliasReport:
+    """What the operator says of an alias."""
+    pods = [pod.report()]
+    return report(one, next_step(table, [one], pods, SLOTS), pods, [p for p in pods if p.ready], 1)
 
 
 class Pod:
@@ -76,7 +87,7 @@ def settle(table: Table, wanted: list[Wanted], pod: Pod) -> Table:
     """Operator and pod in turns until neither changes anything; the alias is answered at every step."""
     served = {w.alias for w in wanted if pod.answers(w.alias)}
     for _ in range(12):
-        after, _ = next_table(table, wanted, [pod.report()], SLOTS)
+        after = next_step(table, wanted, [pod.report()], SLOTS).table
         pod.read(write_table(after, ManifestBase(name="base")).model_dump_json(by_alias=True))
         assert served <= {w.alias for w in wanted if pod.answers(w.alias)}
         if after == table:
@@ -92,7 +103,7 @@ def test_an_alias_rolls_to_a_new_version_and_the_old_one_goes() -> None:
     table = settle(table, [want("reviews", "b")], pod)
     assert pod.answers("reviews") == "reviews--" + "b" * 12
     assert list(table.versions) == list(pod.world.records) == ["reviews--" + "b" * 12]
-    assert report(want("reviews", "b"), table, [pod.report()], frozenset()).state == "Serving"
+    assert told(want("reviews", "b"), table, pod).standing.state == "Serving"
 
 
 def test_a_broken_version_is_reported_with_its_reason_and_the_old_one_stays() -> None:
@@ -100,8 +111,9 @@ def test_a_broken_version_is_reported_with_its_reason_and_the_old_one_stays() ->
     table = settle(EMPTY, [want("reviews", "a")], pod)
     table = settle(table, [want("reviews", "b")], pod)
     assert pod.answers("reviews") == "reviews--" + "a" * 12
-    said = report(want("reviews", "b"), table, [pod.report()], frozenset())
-    assert (said.state, said.reason, said.serving) == ("Failed", "InvalidArtifact", "reviews--" + "a" * 12)
+    said = told(want("reviews", "b"), table, pod)
+    assert (said.standing.state, said.standing.reason) == ("Failed", "InvalidArtifact")
+    assert said.serving == "reviews--" + "a" * 12
 
 
 def test_a_version_with_a_request_in_flight_stays_until_it_is_answered() -> None:
@@ -120,7 +132,7 @@ def test_a_restarted_engine_is_not_ready_until_it_holds_everything_again() -> No
     table = settle(EMPTY, [want("reviews", "a")], pod)
     pod.world = replace(pod.world, records=after_engine_restart(pod.world.records))
     assert not pod.report().ready
-    assert next_table(table, [want("reviews", "a")], [pod.report()], SLOTS)[0] == table
+    assert next_step(table, [want("reviews", "a")], [pod.report()], SLOTS).table == table
     pod.read(write_table(table, ManifestBase(name="base")).model_dump_json(by_alias=True))
     assert pod.report().ready
 

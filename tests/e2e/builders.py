@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from safetensors.torch import load_file, save_file
 Object = dict[str, Any]
 DATA = Path("examples/drug-reviews/data")
 BASE = "pvc://models/smollm2-135m-instruct"
+LONG = {"epochs": 4, "learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 512, "seed": 17}
+"""Training that goes on long enough to be met in a step, also with one process per core."""
+KEY = "sk-e2e-canary-4711"
+"""The API key of the server `shared`; no status, event or log may hold it."""
 SCHEMA = json.dumps({"type": "object", "required": ["condition", "sentiment"]})
 
 
@@ -123,6 +128,21 @@ def condition(obj: Object, kind: str) -> Object:
 def ended(obj: Object) -> bool:
     """A run that has succeeded or failed."""
     return condition(obj, "Succeeded").get("status") in ("True", "False")
+
+
+def ready(obj: Object) -> bool:
+    """A server or an alias that answers as wanted."""
+    return condition(obj, "Ready").get("status") == "True"
+
+
+def training_since(step: int) -> Callable[[Object], bool]:
+    """True once the train stage has done this many steps."""
+
+    def reached(job: Object) -> bool:
+        progress = job.get("status", {}).get("progress", {})
+        return job.get("status", {}).get("stage") == "Train" and int(progress.get("step") or 0) >= step
+
+    return reached
 
 
 def copy_version(folder: Path, source: str, target: str, **manifest_changes: Any) -> Object:

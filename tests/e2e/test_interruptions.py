@@ -9,21 +9,9 @@ from kubernetes import watch
 from kubernetes.client import V1Pod
 
 from dev.demo.objects import Cluster, workspace_folder
-from tests.e2e.builders import Object, condition, ended, run
+from tests.e2e.builders import LONG, Object, condition, ended, run, training_since
 
 pytestmark = pytest.mark.e2e
-# Long enough that a suspension meets a running step, also with one process per core.
-LONG = {"epochs": 4, "learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 512, "seed": 17}
-
-
-def training_since(step: int) -> object:
-    """True once the train stage has done this many steps."""
-
-    def reached(job: Object) -> bool:
-        progress = job.get("status", {}).get("progress", {})
-        return job.get("status", {}).get("stage") == "Train" and int(progress.get("step") or 0) >= step
-
-    return reached
 
 
 def await_no_pods(cluster: Cluster, name: str, seconds: int = 180) -> None:
@@ -55,7 +43,7 @@ def test_suspending_stops_the_pods_and_resuming_goes_on_from_the_checkpoint(
 ) -> None:
     name = f"pause-{repetition}"
     cluster.apply(run(name, training=LONG))
-    cluster.wait("FineTuneJob", name, training_since(3), 900)  # type: ignore[arg-type]
+    cluster.wait("FineTuneJob", name, training_since(3), 900)
     cluster.kubectl("patch", "ftj", name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
     await_no_pods(cluster, name)
     cluster.kubectl("patch", "ftj", name, "--type=merge", "-p", '{"spec":{"suspend":false}}')

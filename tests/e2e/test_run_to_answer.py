@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -12,47 +11,19 @@ import pytest
 
 from dev.demo.objects import Cluster
 from tests.e2e.builders import (
+    KEY,
     Object,
     adapter_deployment,
     condition,
     copy_version,
     ended,
     evaluation,
+    ready,
     run,
-    server,
 )
 
 pytestmark = pytest.mark.e2e
-KEY = "sk-e2e-canary-4711"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@pytest.fixture(scope="module")
-def trained(cluster: Cluster) -> Object:
-    """A run through all five stages on the small data."""
-    cluster.apply(run("reviews-v1", evaluation=evaluation()))
-    return cluster.wait("FineTuneJob", "reviews-v1", ended, 1800)
-
-
-@pytest.fixture(scope="module")
-def serving(cluster: Cluster) -> Iterator[openai.OpenAI]:
-    """A server with one key, and the official client for it."""
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"e2e": KEY}}
-    cluster.apply(secret, server("shared", apiKeys={"secretRef": {"name": "keys"}}))
-    cluster.wait("ModelServer", "shared", lambda s: condition(s, "Ready").get("status") == "True", 900)
-    service = cluster.core.read_namespaced_service("shared-server", cluster.namespace)
-    return openai.OpenAI(base_url=f"http://{service.spec.cluster_ip}:8000/v1", api_key=KEY, max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def served(cluster: Cluster, trained: Object, serving: openai.OpenAI) -> Object:
-    """The run's adapter behind the alias `reviews`."""
-    cluster.apply(adapter_deployment("reviews", "shared", {"fineTuneJobRef": {"name": "reviews-v1"}}))
-    return cluster.wait("AdapterDeployment", "reviews", ready, 300)
-
-
-def ready(deployment: Object) -> bool:
-    return condition(deployment, "Ready").get("status") == "True"
 
 
 def test_a_run_goes_through_all_stages_and_tells_its_scores(trained: Object) -> None:

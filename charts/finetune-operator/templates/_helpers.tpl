@@ -19,6 +19,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{- /* With the labels by which a Prometheus selects what it reads. */ -}}
+{{- define "finetune.monitoring.labels" -}}
+{{ merge (deepCopy .Values.monitoring.labels) (include "finetune.labels" . | fromYaml) | toYaml }}
+{{- end -}}
+
 {{- define "finetune.image" -}}
 {{- $value := index .Values.images .image -}}
 {{- required (printf "images.%s is empty: give the full reference of the image that you built from %s and pushed" .image .folder) $value -}}

@@ -102,6 +102,10 @@ class ServingAdapter(ApiModel):
 
     version: str = Field(description="The name of the version.", max_length=128)
     digest: str | None = Field(None, description="sha256:... of its manifest.json.", max_length=71)
+    source: str | None = Field(None, description="Where the adapter is.", max_length=512)
+    allow_unpromoted: bool | None = Field(
+        None, description="Whether it was taken into service although its gate may not have promoted it."
+    )
     since: str | None = Field(
         None, description="Since when it answers.", json_schema_extra={"format": "date-time"}
     )

@@ -311,12 +311,12 @@ class FineTuneJobSpec(ApiModel):
     goal: Goal | None = Field(
         None,
         description="What the tuning is for. It changes nothing about the run; Knowledge is advised against, "
-        "since facts are better looked up (retrieval) than trained, see the condition Advised (R1, R2).",
+        "since facts are better looked up (retrieval) than trained, see the condition Advised.",
     )
     knowledge_changes: Pace | None = Field(
         None,
         description="How often the facts that the model must know change. It changes nothing about the run; "
-        "facts that change every month or faster call for retrieval, see the condition Advised (R3).",
+        "facts that change every month or faster call for retrieval, see the condition Advised.",
     )
     base_model: BaseModelSource = Field(description="The model to tune.")
     method: Method = Field(
@@ -328,7 +328,7 @@ class FineTuneJobSpec(ApiModel):
     fallback_method: FallbackMethod | None = Field(
         None,
         description="QLoRA: use it where the memory plan shows that LoRA cannot fit; status.resolved.method "
-        "says which is in force (R21).",
+        "says which is in force.",
     )
     lora: Lora | None = Field(None, description="Size and place of the adapter, for methods LoRA and QLoRA.")
     dataset: TrainingDataset = Field(description="The training data.")
@@ -338,7 +338,7 @@ class FineTuneJobSpec(ApiModel):
     evaluation: Evaluation | None = Field(
         None,
         description="How base and tuned model are compared. Required, unless accept: [EvalMissing] says that "
-        "the run may go without (R4).",
+        "the run may go without.",
     )
     resources: Resources = Field(Resources(), description="What training gets. Default: one GPU.")
     node_selector: NodeSelector = Field(
@@ -356,7 +356,7 @@ class FineTuneJobSpec(ApiModel):
     output: Output = Field(description="Where the result is published.")
     budget: Budget | None = Field(None, description="What the GPUs of the run may cost. Default: no limit.")
     savings: Savings | None = Field(
-        None, description="What the tuned model saves in use, for the break-even in status.cost (R50 to R52)."
+        None, description="What the tuned model saves in use, for the break-even in status.cost."
     )
     suspend: bool = Field(
         False, description="Stop the pods and keep the checkpoints; false goes on from the newest one."

@@ -72,13 +72,34 @@ class ApiKeys(ApiModel):
     )
 
 
+class Upgrade(ApiModel):
+    """How the server comes by a new image or new settings of the operator, and how its pods are replaced."""
+
+    policy: Literal["Manual", "Automatic"] = Field(
+        "Manual",
+        description="When the server takes what the operator would render now: Manual when revision changes, "
+        "Automatic by itself, one server of the cluster after the other. A change of the spec always does.",
+    )
+    revision: str | None = Field(
+        None,
+        description="Any text, for example a date. A new value takes the operator's image and settings now.",
+        min_length=1,
+        max_length=63,
+    )
+    strategy: Literal["Surge", "Recreate"] = Field(
+        "Surge",
+        description="Surge starts a new pod before an old one goes, which needs room for one more. Recreate "
+        "takes one pod away first: with one replica nobody answers until the new one is up.",
+    )
+
+
 class ModelServerSpec(ApiModel):
     """A shared server: one base model, and slots for adapters."""
 
     rules = (
         Cel(
             "self.baseModel == oldSelf.baseModel",
-            "spec.baseModel cannot be changed, the adapters on the server are tied to it (R13); create a "
+            "spec.baseModel cannot be changed, the adapters on the server are tied to it; create a "
             "ModelServer with a new name and move the AdapterDeployments",
             ".baseModel",
         ),
@@ -103,8 +124,8 @@ class ModelServerSpec(ApiModel):
     )
     max_cpu_loras: int | None = Field(
         None,
-        description="How many adapters a replica holds in all, the slots of the server; at least maxLoras. "
-        "Default: twice maxLoras.",
+        description="How many adapters the server serves, its slots; at least maxLoras. A replica keeps room "
+        "for one more, so that a full server can still roll one of them. Default: twice maxLoras.",
         ge=1,
         le=1024,
     )
@@ -124,6 +145,9 @@ class ModelServerSpec(ApiModel):
         None,
         description="Keys that callers must send. Left out, whoever reaches the server may call it.",
     )
+    upgrade: Upgrade = Field(
+        Upgrade(), description="When new images and settings of the operator reach the server."
+    )
     node_selector: NodeSelector = Field(default_factory=dict, description=NODE_SELECTOR)
     tolerations: Tolerations = Field((), description=TOLERATIONS)
     pod_template: PodTemplate = Field(PodTemplate(), description="What the pods carry.")
@@ -136,18 +160,37 @@ class AdapterState(ApiModel):
     alias: str = Field(description="The model name that applications use.", max_length=63)
     deployment: str = Field(description="The AdapterDeployment that asks for it.", max_length=253)
     version: str | None = Field(None, description="The version that should answer.", max_length=128)
-    digest: str | None = Field(None, description="sha256:... of that version.", max_length=71)
     state: AdapterPhase = Field(description="How far the wanted version is.")
     serving_version: str | None = Field(None, description="The version that answers now.", max_length=128)
-    reason: str = Field("", description="One word that says why, for programs.", max_length=128)
-    message: str = Field("", description="A sentence that says why, for people.", max_length=1024)
+    reason: str | None = Field(None, description="One word that says why, for programs.", max_length=128)
+    message: str | None = Field(None, description="A sentence that says why, for people.", max_length=1024)
     replicas_ready: int = Field(0, description="Replicas that hold and verified the wanted version.", ge=0)
+
+
+class SlotsStatus(ApiModel):
+    """The adapter slots of the server."""
+
+    total: int = Field(description="How many adapters the server serves at most.", ge=0)
+    used: int = Field(description="How many aliases take one.", ge=0)
+    surge: Literal["Free", "InUse", "Missing"] = Field(
+        description="The slot beside them that a new version is loaded into. Missing: the pods were started "
+        "without one."
+    )
+
+
+class TemplateRecord(ApiModel):
+    """The pod template that the server keeps until its spec or spec.upgrade asks for a new one."""
+
+    spec_digest: str = Field(description="sha256:... of the spec that it was rendered from.", max_length=71)
+    revision: str | None = Field(None, description="spec.upgrade.revision at that time.", max_length=63)
+    cause: Literal["Spec", "Revision", "Automatic"] = Field(description="What made the server take it.")
+    template: str = Field(description="The template as JSON.", max_length=65536)
 
 
 class ModelServerStatus(Status):
     """What the server is and what it serves."""
 
-    replicas: int | None = Field(None, description="Pods that exist.", ge=0)
+    replicas: int | None = Field(None, description="Pods that run or are about to.", ge=0)
     ready_replicas: int | None = Field(None, description="Pods that answer.", ge=0)
     selector: str | None = Field(
         None, description="Labels of the pods, for the scale subresource.", max_length=512
@@ -163,6 +206,7 @@ class ModelServerStatus(Status):
     manifest_generation: int | None = Field(
         None, description="Generation of the list of adapters that the pods follow.", ge=0
     )
+    slots: SlotsStatus | None = Field(None, description="The adapter slots of the server.")
     adapters_serving: str | None = Field(
         None,
         description="Adapters that answer in their wanted version, of all, for display.",
@@ -170,9 +214,15 @@ class ModelServerStatus(Status):
     )
     adapters: tuple[AdapterState, ...] = Field(
         (),
-        description="One entry for each AdapterDeployment on this server.",
+        description="One entry for each AdapterDeployment on this server, as many as there is room for.",
         max_length=1024,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["deployment"]},
+    )
+    adapters_left_out: int | None = Field(
+        None, description="How many AdapterDeployments have no entry for want of room.", ge=0
+    )
+    pod_template: TemplateRecord | None = Field(
+        None, description="The pod template in force; written and read by the operator only."
     )
 
 

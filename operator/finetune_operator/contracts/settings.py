@@ -64,11 +64,10 @@ class Placement(_Part):
 class CpuStages(Placement):
     """What the pods of the stages without GPUs get: prepare, publish, and re-emission of a lost result.
 
-    The limits are the requests: prepare tokenises in as many processes as it may use cores.
-    `ephemeral_storage` bounds /tmp.
+    All three are requested; memory is also the limit.
     """
 
-    cpu: Quantity = "2"
+    cpu: Quantity = "1"
     memory: Quantity = "4Gi"
     ephemeral_storage: Quantity = "2Gi"
 

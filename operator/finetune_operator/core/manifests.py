@@ -5,12 +5,23 @@ Deciding must never fail on an odd observation, or one strange object would stop
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.times import parse_time
+
+_FACTORS = {
+    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"),
+    "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12),
+    "P": Decimal(10**15), "E": Decimal(10**18),
+    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50), "Ei": Decimal(2**60),
+}  # fmt: skip
+_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)([numkMGTPE]|[KMGTPE]i|)")
 
 
 def mapping(value: Any, *path: str) -> Mapping[str, Any]:
@@ -45,6 +56,12 @@ def number(value: Any, *path: str) -> float | None:
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return None
     return float(found) if abs(found) < 1e18 else None  # false for NaN and infinities too
+
+
+def quantity(value: Any, *path: str) -> Decimal | None:
+    """The amount that a Kubernetes quantity (`500m`, `1.5Gi`, `2e3`) at a path of keys stands for."""
+    found = _QUANTITY.fullmatch(str(_walk(value, path)))
+    return None if found is None else Decimal(found[1]) * _FACTORS.get(found[2], Decimal(1))
 
 
 def moment(value: Any, *path: str) -> datetime | None:

@@ -47,6 +47,7 @@ _TELLING = (
     "PeersMissing",
     "ChildDeleted",
 )
+_LOG_LENGTH = 400
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"})
 
 
@@ -124,7 +125,7 @@ def _of_pod(stage: str, pod: Manifest) -> AttemptOutcome | None:
     reported = _reported(stage, pod)
     if reported is not None:
         return _on_its_node(_with_disruption(reported, pod), pod)
-    return _out_of_memory(pod) or _disrupted(pod) or _crashed(pod)
+    return _out_of_memory(stage, pod) or _disrupted(pod) or _crashed(pod)
 
 
 def _on_its_node(outcome: AttemptOutcome, pod: Manifest) -> AttemptOutcome:
@@ -165,25 +166,30 @@ def _with_disruption(outcome: AttemptOutcome, pod: Manifest) -> AttemptOutcome:
     return AttemptOutcome(False, outcome.reason, f"{outcome.message} Cause: {why}", outcome.summary)
 
 
-def _out_of_memory(pod: Manifest) -> AttemptOutcome | None:
+def _out_of_memory(stage: str, pod: Manifest) -> AttemptOutcome | None:
     containers = items(pod, "status", "containerStatuses")
     for container in (*containers, *items(pod, "status", "initContainerStatuses")):
         ended = mapping(container, "state", "terminated") or mapping(container, "lastState", "terminated")
         if text(ended, "reason") == "OOMKilled":
-            return AttemptOutcome(False, "OutOfMemory", _memory_advice(pod, text(container, "name")))
+            return AttemptOutcome(False, "OutOfMemory", _memory_advice(stage, pod, text(container, "name")))
     return None
 
 
-def _memory_advice(pod: Manifest, container: str) -> str:
+def _memory_advice(stage: str, pod: Manifest, container: str) -> str:
     specs = (*items(pod, "spec", "containers"), *items(pod, "spec", "initContainers"))
     spec = next((c for c in specs if c.get("name") == container), {})
     limit = text(spec, "resources", "limits", "memory") or "its node's memory"
-    fewer = ", train in one process (spec.resources.processesPerNode: 1) if its log tells of several"
-    remedy = f"raise spec.resources.memory{fewer if _chose_processes(spec) else ''}"
     return (
         f"Container {container} of pod {name_of(pod)} was killed because it needed more memory than {limit}; "
-        f"{remedy}, or lower spec.training.maxLength."
+        f"{_more_memory(stage, spec)}, or lower spec.training.maxLength."
     )
+
+
+def _more_memory(stage: str, container: Mapping[str, Any]) -> str:
+    if stage in ("prepare", "publish"):
+        return "let the administrator raise cpuStages.memory of the chart"
+    fewer = ", train in one process (spec.resources.processesPerNode: 1) if its log tells of several"
+    return f"raise spec.resources.memory{fewer if _chose_processes(container) else ''}"
 
 
 def _chose_processes(container: Mapping[str, Any]) -> bool:
@@ -208,12 +214,20 @@ def _disrupted(pod: Manifest) -> AttemptOutcome | None:
 
 
 def _crashed(pod: Manifest) -> AttemptOutcome | None:
+    """The end of the main container, or of one that runs before it and whose log is its message."""
     for container in items(pod, "status", "containerStatuses"):
-        ended = mapping(container, "state", "terminated")
-        code = integer(ended, "exitCode")
+        code = integer(container, "state", "terminated", "exitCode")
         if code:
-            who = f"Container {text(container, 'name')} of pod {name_of(pod)}"
-            return AttemptOutcome(
-                False, "Unknown", f"{who} exited with code {code} and no result; see its log."
-            )
+            return _no_result(pod, container, code, "see its log")
+    for container in items(pod, "status", "initContainerStatuses"):
+        code = integer(container, "state", "terminated", "exitCode")
+        if code:
+            log = text(container, "state", "terminated", "message").strip()
+            return _no_result(pod, container, code, log[-_LOG_LENGTH:] or "see its log")
     return None
+
+
+def _no_result(pod: Manifest, container: Manifest, code: int, why: str) -> AttemptOutcome:
+    who = f"Container {text(container, 'name')} of pod {name_of(pod)}"
+    message = f"{who} exited with code {code} and no result: {why.rstrip('.')}."
+    return AttemptOutcome(False, "Unknown", message)

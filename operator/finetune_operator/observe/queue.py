@@ -40,13 +40,15 @@ def stop(child: Manifest, workload: Manifest | None) -> Patch | None:
     return None if suspended(child) else _patch(child, MANAGED_BY, {"suspend": True})
 
 
-def let_run(child: Manifest, workload: Manifest | None, queue: str | None) -> Patch | None:
+def let_run(child: Manifest, workload: Manifest | None, queue: str | None, *, kueue: bool) -> Patch | None:
     """What lets the Job have pods; None when it may have them, or when others keep it from them.
 
-    Where Kueue manages every Job (`manageJobsWithoutQueueName`), one that names no queue gets the run's.
+    A Job with a queue is left to Kueue where the cluster has it, also before there is a Workload. Where Kueue
+    manages every Job (`manageJobsWithoutQueueName`), one that names no queue gets the run's.
     """
     if workload is None:
-        return _patch(child, None, {"suspend": False}) if suspended(child) and _ours(child) else None
+        left = not suspended(child) or not _ours(child) or (kueue and label(child, QUEUE_LABEL))
+        return None if left else _patch(child, None, {"suspend": False})
     if _inactive(workload):
         return _patch(workload, None, {"active": True}) if _ours(workload) else None
     if queue is None or text(workload, "spec", "queueName") or label(child, QUEUE_LABEL):

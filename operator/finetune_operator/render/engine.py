@@ -1,19 +1,24 @@
-"""The engine beside a scoring stage: vLLM from the serving image as a native sidecar.
+"""The engine: vLLM from the serving image as a native sidecar that answers on a socket.
 
-It starts before the scorer, which begins once the startup probe has answered, and stops after it, so the
-Job ends when the scorer does. Base and tuned model are scored with the same flags.
+It starts before the container that asks it, which begins once the startup probe has answered, and stops
+after it. Beside a scorer base and tuned model are served alike, whatever the settings have become.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.contracts.settings import Settings
-from finetune_operator.render.pod import Container, container
-from finetune_operator.render.resources import engine_resources
-from finetune_operator.render.volumes import WORKSPACE, Mounts, add_base, add_shared_memory, workspace_claim
+from finetune_operator.contracts.settings import GpuType, Settings, pinned
+from finetune_operator.render.containers import Container, container
+from finetune_operator.render.mounts import Mounts
+from finetune_operator.render.placement import gpu_type
+from finetune_operator.render.resources import engine_resources, scoring_gpus, shared_memory
+from finetune_operator.render.volumes import add_base, add_workspace
 
 SOCKET_FOLDER = "/run/engine"
 SOCKET = f"{SOCKET_FOLDER}/engine.sock"
@@ -21,41 +26,84 @@ SERVED_NAME = "base"
 RANKS = (8, 16, 32, 64, 128, 256)
 """The values that vLLM takes for --max-lora-rank."""
 UNKNOWN_RANK = 64  # prepare chose the rank, but its summary did not fit into the termination message
+HEALTH = {"exec": {"command": ["python", "-m", "finetune_serving", "health", "--uds", SOCKET]}}
+_STARTUP_PERIOD = 5
+_FITTING_LENGTH = -1  # vLLM shortens the context to what fits; prepare saw to it that the run's rows do
 
 
-def engine(job: FineTuneJob, settings: Settings, model: str, pod: Mounts) -> Container:
-    """The sidecar that serves the model folder on a socket; adds its volumes and the socket's to the pod."""
-    pod.empty_dir("engine", SOCKET_FOLDER)
-    env = {"HF_HUB_OFFLINE": "1", "FT_ENGINE_ARGS": json.dumps(settings.engine_args)}
-    sidecar = container("engine", settings.images.serving, settings, env)
-    sidecar["command"] = ["python", "-m", "finetune_serving"]
-    sidecar["args"] = [
-        "engine", "--model", model, "--served-name", SERVED_NAME, "--uds", SOCKET,
-        "--max-loras", "1", "--max-cpu-loras", "1", "--max-lora-rank", str(max_rank(job)),
-    ]  # fmt: skip
-    sidecar["restartPolicy"] = "Always"
-    sidecar["startupProbe"] = {
-        "exec": {"command": ["python", "-m", "finetune_serving", "health", "--uds", SOCKET]},
-        "periodSeconds": 5,
-        "timeoutSeconds": 10,
-        "failureThreshold": 360,
+@dataclass(frozen=True)
+class Engine:
+    """What an engine serves: the model folder under a name, with room for adapters, on so many GPUs."""
+
+    model: str
+    served_name: str
+    max_loras: int
+    max_cpu_loras: int
+    max_lora_rank: int
+    gpus: int
+    max_model_length: int | None = None
+
+    def arguments(self) -> list[str]:
+        """The command line of the serving image."""
+        options = {
+            "--model": self.model,
+            "--served-name": self.served_name,
+            "--uds": SOCKET,
+            "--max-loras": self.max_loras,
+            "--max-cpu-loras": self.max_cpu_loras,
+            "--max-lora-rank": self.max_lora_rank,
+            "--tensor-parallel-size": self.gpus if self.gpus > 1 else None,
+            "--max-model-len": self.max_model_length,
+        }
+        given = [(name, str(value)) for name, value in options.items() if value is not None]
+        return ["engine", *(part for option in given for part in option)]
+
+
+def engine_container(
+    engine: Engine,
+    image: str,
+    settings: Settings,
+    gpu: GpuType,
+    resources: Mapping[str, Any],
+    mounts: Mounts,
+) -> Container:
+    """The sidecar. It writes only its socket and /tmp; `mounts` holds the models that it reads."""
+    mounts.tmp("engine-tmp")
+    add_socket(mounts)
+    env = {**gpu.env, "HF_HUB_OFFLINE": "1", "FT_ENGINE_ARGS": json.dumps(settings.engine_args)}
+    return {
+        **container("engine", image, settings, env),
+        "command": ["python", "-m", "finetune_serving"],
+        "args": engine.arguments(),
+        "restartPolicy": "Always",
+        "startupProbe": {
+            **HEALTH,
+            "periodSeconds": _STARTUP_PERIOD,
+            "timeoutSeconds": 10,
+            "failureThreshold": math.ceil(settings.engine_start_seconds / _STARTUP_PERIOD),
+        },
+        "resources": resources,
+        # An engine that cannot start says why only in its log.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts.mounts,
     }
-    sidecar["resources"] = engine_resources(job, settings)
-    # An engine that cannot start says why only in its log.
-    sidecar["terminationMessagePolicy"] = "FallbackToLogsOnError"
-    sidecar["volumeMounts"] = _mounts(job, pod)
-    return sidecar
 
 
-def _mounts(job: FineTuneJob, pod: Mounts) -> list[dict[str, Any]]:
-    """The engine reads the models and writes only its socket; job and destination are not its business."""
-    own = Mounts(pod.volumes)
-    own.claim(workspace_claim(job), WORKSPACE, read_only=True)
-    add_base(own, job)
-    add_shared_memory(own, job)
-    own.empty_dir("engine", SOCKET_FOLDER)
-    own.empty_dir("engine-tmp", "/tmp")  # noqa: S108
-    return own.mounts
+def add_socket(mounts: Mounts) -> None:
+    """The folder of the engine's socket."""
+    mounts.sockets("engine", SOCKET_FOLDER)
+
+
+def scoring_engine(job: FineTuneJob, settings: Settings, model: str, pod: Mounts) -> Container:
+    """The engine beside a scoring stage, which is given the socket."""
+    add_socket(pod)
+    gpu, count, kept = gpu_type(job, settings), scoring_gpus(job), pinned(job, settings)
+    mounts = pod.of_another_container()
+    add_workspace(mounts, job, read_only=True)
+    add_base(mounts, job)
+    mounts.shared_memory(shared_memory(job.spec.resources.shared_memory, gpu, count))
+    serves = Engine(model, SERVED_NAME, 1, 1, max_rank(job), count, _FITTING_LENGTH if count else None)
+    return engine_container(serves, kept.images.serving, kept, gpu, engine_resources(job, settings), mounts)
 
 
 def max_rank(job: FineTuneJob) -> int:

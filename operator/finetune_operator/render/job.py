@@ -1,4 +1,4 @@
-"""The children of a stage attempt: Job, ConfigMap, Service; and the workspace that all stages share."""
+"""The children of a stage attempt: Job, ConfigMap, and of a gang Service and NetworkPolicy; the workspace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from finetune_operator.render.names import (
     stage_labels,
     workspace_name,
 )
-from finetune_operator.render.pod import PROGRESS_PORT, PodParts, pod_spec
+from finetune_operator.render.placement import JOB_NAME
+from finetune_operator.render.pod import PROGRESS_PORT, PodParts, stage_pod
 from finetune_operator.render.resources import accelerator, other_gpus
 
 DEFAULT_WORKSPACE_SIZE = "50Gi"
@@ -62,10 +63,7 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
             "completions": parts.nodes,
             "parallelism": parts.nodes,
             "podReplacementPolicy": "Failed",
-            "template": {
-                "metadata": {"labels": carried},
-                "spec": pod_spec(job, settings, attempt.stage, parts),
-            },
+            "template": stage_pod(job, settings, attempt, parts),
         },
     }
 
@@ -114,20 +112,41 @@ def job_config_map(job: FineTuneJob, attempt: Attempt, document: JobDocument, ch
     }
 
 
-def rendezvous_service(job: FineTuneJob, attempt: Attempt, child: Manifest) -> Manifest:
-    """The headless Service that names the pods of a gang, also before they are ready."""
+def rendezvous(job: FineTuneJob, attempt: Attempt, child: Manifest) -> tuple[Manifest, Manifest]:
+    """What a gang needs to meet: a headless Service and a NetworkPolicy.
+
+    The Service names the pods, also before they are ready. The policy lets them reach each other on every
+    port, as NCCL chooses its own, where the namespace denies by default; nobody else reaches them but for
+    their progress. It says nothing of what they may send: that would forbid what it does not list.
+    """
     carried = stage_labels(job, attempt.stage, attempt.number)
-    return {
+    metadata = {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]}
+    pods = {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid}
+    service = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]},
+        "metadata": metadata,
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {"batch.kubernetes.io/job-name": attempt.job, UID_LABEL: job.metadata.uid},
+            "selector": pods,
             "ports": [{"name": "progress", "port": PROGRESS_PORT}],
         },
     }
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata,
+        "spec": {
+            "podSelector": {"matchLabels": pods},
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": {"matchLabels": pods}}]},
+                {"ports": [{"port": PROGRESS_PORT, "protocol": "TCP"}]},
+            ],
+        },
+    }
+    return service, policy
 
 
 def workspace(job: FineTuneJob) -> Manifest:

@@ -33,6 +33,11 @@ def workspace_name(owner: ApiObject) -> str:
     return f"{owner.metadata.name}-work-{owner_hash(owner.metadata.uid)}"
 
 
+def folder_name(owner: ApiObject) -> str:
+    """The folder of a run in a workspace that the user named, which other runs may share."""
+    return f"{owner.metadata.name}-{owner_hash(owner.metadata.uid)}"
+
+
 def server_name(owner: ApiObject) -> str:
     """The Deployment, Service and NetworkPolicy of a ModelServer; users put the Service name in code."""
     return f"{owner.metadata.name}-server"

@@ -1,4 +1,4 @@
-"""The pod of a stage attempt, admitted by Pod Security `restricted`."""
+"""The pod of a stage attempt, admitted by Pod Security `restricted` unless its gpuType sets ipcLock."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.contracts.settings import Settings
-from finetune_operator.render.resources import node_selector
-from finetune_operator.render.security import container_security, pod_security
-from finetune_operator.render.volumes import JOB_FILE, Mounts
+from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.contracts.settings import Settings, pinned
+from finetune_operator.core.actions import Manifest
+from finetune_operator.render.containers import Container, container
+from finetune_operator.render.mounts import Mounts
+from finetune_operator.render.names import stage_labels
+from finetune_operator.render.placement import away_from, cpu_stage, gang_affinity, gpu_type, with_gpus
+from finetune_operator.render.volumes import JOB_FILE, workspace_claim, workspace_folder
 
 PROGRESS_PORT = 8080
 GRACE_SECONDS = 30
-
-Container = dict[str, Any]
+_CPU_COMMANDS = ("prepare", "publish", "reemit")
+_CLAIM = "/claim"
 
 
 @dataclass(frozen=True)
@@ -37,59 +41,61 @@ class PodParts:
     avoided_nodes: tuple[str, ...] = ()
 
 
-def pod_spec(job: FineTuneJob, settings: Settings, stage: str, parts: PodParts) -> dict[str, Any]:
-    """The pod template's spec."""
-    spec: dict[str, Any] = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
+def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
+    """The pod template of an attempt."""
+    gpu = gpu_type(job, settings)
+    place = cpu_stage(job, settings) if parts.command in _CPU_COMMANDS else with_gpus(job.spec, gpu)
+    special: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": parts.grace_seconds,
-        "securityContext": pod_security(),
-        "containers": [_main(settings, stage, parts)],
-        "volumes": list(parts.mounts.volumes.values()),
-        "nodeSelector": node_selector(job, settings),
-        "tolerations": [toleration.to_dict() for toleration in job.spec.tolerations],
+        "containers": [_main(job, settings, attempt, parts)],
     }
-    if parts.sidecars:
-        spec["initContainers"] = list(parts.sidecars)
+    if starters := [*_folder_makers(job, settings, parts), *parts.sidecars]:
+        special["initContainers"] = starters
     if parts.subdomain is not None:
-        spec["subdomain"] = parts.subdomain
-    if parts.avoided_nodes:
-        spec["affinity"] = {"nodeAffinity": _away_from(parts.avoided_nodes)}
-    return spec
+        special["subdomain"] = parts.subdomain
+    on_gpus = job.spec.resources.gpus_per_node > 0
+    gang = gang_affinity(attempt.job, gpu, on_gpus=on_gpus) if parts.nodes > 1 else {}
+    if affinity := {**away_from(parts.avoided_nodes), **gang}:
+        special["affinity"] = affinity
+    labels = stage_labels(job, attempt.stage, attempt.number)
+    return place.pod_template(settings, labels, parts.mounts, special)
 
 
-def _away_from(nodes: tuple[str, ...]) -> dict[str, Any]:
-    """Other nodes, where there are any."""
-    field = {"key": "metadata.name", "operator": "NotIn", "values": list(nodes)}
+def _main(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Container:
+    offline = {} if attempt.stage == "prepare" else {"HF_HUB_OFFLINE": "1"}  # the one stage that fetches
+    gpu = gpu_type(job, settings)
+    watched = {**gpu.env, "FT_HANG_SECONDS": str(settings.hang_deadline_seconds)}
+    capabilities = ("IPC_LOCK",) if gpu.ipc_lock and parts.nodes > 1 else ()
+    env = {**({} if parts.command in _CPU_COMMANDS else watched), **offline, **parts.env}
     return {
-        "preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 100, "preference": {"matchFields": [field]}}
-        ]
+        **container(attempt.stage, pinned(job, settings).images.trainer, settings, env, capabilities),
+        "command": ["python", "-m", "finetune_trainer"],
+        "args": [parts.command, "--job", JOB_FILE],
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+        "resources": parts.resources,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": parts.mounts.mounts,
     }
 
 
-def container(name: str, image: str, settings: Settings, env: dict[str, str]) -> Container:
-    """A container without privileges; `env` goes over the administrator's variables."""
-    variables = {**settings.env, "HOME": "/tmp", **env}  # noqa: S108 - the only writable folder of the image
-    return {
-        "name": name,
-        "image": image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "env": [{"name": key, "value": value} for key, value in variables.items()],
-        "securityContext": container_security(),
-    }
+def _folder_makers(job: FineTuneJob, settings: Settings, parts: PodParts) -> list[Container]:
+    """In prepare, what creates the run's folder on a claim of the user, before it is mounted as /workspace.
 
-
-def _main(settings: Settings, stage: str, parts: PodParts) -> Container:
-    env = {"HF_HUB_OFFLINE": "1", **parts.env}
-    if stage == "prepare":
-        del env["HF_HUB_OFFLINE"]  # the one stage that fetches
-    main = container(stage, settings.images.trainer, settings, env)
-    main["command"] = ["python", "-m", "finetune_trainer"]
-    main["args"] = [parts.command, "--job", JOB_FILE]
-    main["ports"] = [{"name": "progress", "containerPort": PROGRESS_PORT}]
-    main["resources"] = parts.resources
-    main["terminationMessagePolicy"] = "File"
-    main["volumeMounts"] = parts.mounts.mounts
-    return main
+    The kubelet would create it too, but as root: often not writable for the pod's user, and refused by
+    network volumes that trust no root.
+    """
+    folder = workspace_folder(job)
+    if folder is None or parts.command != "prepare":
+        return []
+    mounts = parts.mounts.of_another_container()
+    mounts.claim(workspace_claim(job), _CLAIM, read_only=False)
+    return [
+        {
+            **container("workspace", pinned(job, settings).images.trainer, settings, {}),
+            "command": ["mkdir", "-p", f"{_CLAIM}/{folder}"],
+            "resources": parts.resources,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "volumeMounts": mounts.mounts,
+        }
+    ]

@@ -1,65 +1,108 @@
-"""CPU, memory, GPUs and placement of stage pods, and what the administrator says of the GPU."""
+"""CPU, memory, disk and GPUs of pods, and what the administrator says of the GPU."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import StageName
+from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.documents import JobAccelerator, JobGpu
 from finetune_operator.contracts.settings import GpuType, Settings
+from finetune_operator.core import manifests
+from finetune_operator.render.placement import gpu_type
 
-_FACTORS = {
-    "m": Decimal("0.001"), "": Decimal(1),
-    "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12),
-    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
-}  # fmt: skip
-_QUANTITY = re.compile(r"([0-9]*\.?[0-9]+)(m|k|M|G|T|Ki|Mi|Gi|Ti|)")
-_SCORER_CPU = Decimal("0.25")
-_SCORER_MEMORY = Decimal(2**30)
+# What is requested where nobody says how much; without a limit, since it is a guess. A pod without requests
+# would be the first that a full node evicts.
+_FLOOR = {"cpu": "250m", "memory": "1Gi"}
+_FLOOR_PER_GPU = {"cpu": "1", "memory": "4Gi"}
+_DISK = "2Gi"
+_SCORER = {"cpu": Decimal("0.25"), "memory": Decimal(2**30)}
+_SHARED_MEMORY = "1Gi"
 
 
-def stage_resources(job: FineTuneJob) -> dict[str, Any]:
-    """Requests equal to limits with everything that the spec gives a pod, GPUs aside."""
-    asked = job.spec.resources
-    return _equal({"cpu": asked.cpu, "memory": asked.memory})
+@dataclass(frozen=True)
+class Amounts:
+    """CPU and memory: what was `given` is request and limit, the `floor` of what was not is requested."""
+
+    given: Mapping[str, str]
+    floor: Mapping[str, str]
+
+    def resources(self, devices: Mapping[str, str], disk: str = _DISK) -> dict[str, Any]:
+        """A container's resources with these devices and this much of the node's disk."""
+        limits = {**self.given, **devices}
+        return {"requests": {"ephemeral-storage": disk, **self.floor, **limits}, "limits": limits}
+
+    def for_scorer(self) -> Amounts:
+        """What the client of the engine gets: little, and never more than a quarter."""
+        return self._part(0)
+
+    def for_engine(self) -> Amounts:
+        """The rest."""
+        return self._part(1)
+
+    def _part(self, index: int) -> Amounts:
+        given, floor = (
+            {key: _split(quantity, _SCORER[key])[index] for key, quantity in amounts.items()}
+            for amounts in (self.given, self.floor)
+        )
+        return Amounts(given, floor)
+
+
+def cpu_stage_resources(settings: Settings) -> dict[str, Any]:
+    """What a stage without GPUs gets, by the administrator; idle CPUs may be used too."""
+    own = settings.cpu_stages
+    return Amounts({"memory": own.memory}, {"cpu": own.cpu}).resources({}, own.ephemeral_storage)
 
 
 def train_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
-    """What a training pod gets: CPU, memory and all GPUs of the node."""
-    asked = job.spec.resources
-    return _equal({"cpu": asked.cpu, "memory": asked.memory, **_gpus(job, settings, asked.gpus_per_node)})
-
-
-def scorer_resources(job: FineTuneJob) -> dict[str, Any]:
-    """What the client of the engine gets: little, and never more than a quarter of the pod."""
-    asked = job.spec.resources
-    return _equal(
-        {"cpu": _share(asked.cpu, _SCORER_CPU)[0], "memory": _share(asked.memory, _SCORER_MEMORY)[0]}
+    """What a training pod gets: CPU, memory, all GPUs of the node, and as part of a gang network devices."""
+    asked, gpu = job.spec.resources, gpu_type(job, settings)
+    network = gpu.extra_resources if asked.nodes > 1 else {}
+    return _amounts(job, settings, asked.gpus_per_node).resources(
+        {**_gpus(gpu, asked.gpus_per_node), **network}
     )
 
 
+def scorer_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
+    """What the client of the engine gets; with the engine it is as large as the GPUs' share of the node."""
+    return _amounts(job, settings, scoring_gpus(job)).for_scorer().resources({})
+
+
 def engine_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
-    """What the engine gets: a GPU and the rest, so that a scoring pod is as large as a training pod."""
-    asked = job.spec.resources
-    amounts = {"cpu": _share(asked.cpu, _SCORER_CPU)[1], "memory": _share(asked.memory, _SCORER_MEMORY)[1]}
-    return _equal({**amounts, **_gpus(job, settings, _engine_gpus(job))})
+    """What the engine beside a scorer gets."""
+    count = scoring_gpus(job)
+    amounts = _amounts(job, settings, count).for_engine()
+    return amounts.resources(_gpus(gpu_type(job, settings), count))
+
+
+def replica_resources(server: ModelServer, gpu: GpuType) -> dict[str, Any]:
+    """What the engine of a server's replica gets."""
+    asked = server.spec.resources
+    amounts = _given_or_floor(asked.cpu, asked.memory, gpu, asked.gpus)
+    return amounts.resources(_gpus(gpu, asked.gpus), asked.ephemeral_storage or _DISK)
+
+
+def shared_memory(asked: str | None, gpu: GpuType, count: int) -> str:
+    """The size of /dev/shm for a pod with so many GPUs."""
+    return asked or (times(gpu.shared_memory_per_gpu, count) if count else _SHARED_MEMORY)
+
+
+def scoring_gpus(job: FineTuneJob) -> int:
+    """The GPUs that an engine needs for the base, by the plan; 0 without GPUs."""
+    planned = job.status.plan.scoring_gpus if job.status.plan is not None else None
+    return max(1, planned or 1) if job.spec.resources.gpus_per_node else 0
 
 
 def gpus(job: FineTuneJob, stage: StageName) -> int:
     """The GPUs that all pods of a stage hold together."""
     if stage == "train":
         return job.spec.resources.nodes * job.spec.resources.gpus_per_node
-    return _engine_gpus(job) if stage in ("baseline", "evaluate") else 0
-
-
-def node_selector(job: FineTuneJob, settings: Settings) -> dict[str, str]:
-    """Where every stage runs: where training can, so that a zonal workspace is bound in the right zone."""
-    kind = settings.gpu_type(job.spec.resources.gpu_type)
-    chosen = kind.node_selector if kind is not None and job.spec.resources.gpus_per_node else {}
-    return {**chosen, **job.spec.node_selector}
+    return scoring_gpus(job) if stage in ("baseline", "evaluate") else 0
 
 
 def accelerator(job: FineTuneJob, settings: Settings) -> JobAccelerator | None:
@@ -92,26 +135,45 @@ def other_gpus(job: FineTuneJob, settings: Settings) -> tuple[JobGpu, ...]:
 
 
 def in_gib(quantity: str | None) -> float | None:
-    """Bytes as GiB; None where the spec says nothing or writes them in a form that is not read here."""
-    found = _QUANTITY.fullmatch(quantity or "")
-    return float(Decimal(found[1]) * _FACTORS[found[2]] / 2**30) if found else None
+    """Bytes as GiB; None where the spec says nothing."""
+    amount = manifests.quantity(quantity)
+    return None if amount is None else float(amount / 2**30)
 
 
-def _engine_gpus(job: FineTuneJob) -> int:
-    return min(1, job.spec.resources.gpus_per_node)
+def times(quantity: str, factor: int | Fraction) -> str:
+    """A multiple of a quantity, rounded down; one that cannot be read stays as it is."""
+    amount = manifests.quantity(quantity)
+    return (
+        quantity if amount is None or factor == 1 else _write(amount * factor.numerator / factor.denominator)
+    )
 
 
-def _gpus(job: FineTuneJob, settings: Settings, count: int) -> dict[str, str | None]:
-    kind = settings.gpu_type(job.spec.resources.gpu_type) or GpuType()
-    return {kind.resource_name: str(count)} if count else {}
+def _amounts(job: FineTuneJob, settings: Settings, count: int) -> Amounts:
+    """Of a pod with so many of the GPUs that a training pod has."""
+    asked = job.spec.resources
+    share = Fraction(count, asked.gpus_per_node) if asked.gpus_per_node else Fraction(1)
+    cpu, memory = (times(q, share) if q is not None else None for q in (asked.cpu, asked.memory))
+    return _given_or_floor(cpu, memory, gpu_type(job, settings), count)
 
 
-def _share(quantity: str | None, most: Decimal) -> tuple[str | None, str | None]:
-    """A quantity split in two, the first part at most `most` and a quarter; the units stay readable."""
-    found = _QUANTITY.fullmatch(quantity or "")
-    if found is None or quantity is None:
+def _given_or_floor(cpu: str | None, memory: str | None, gpu: GpuType, count: int) -> Amounts:
+    per_gpu = {"cpu": gpu.cpu_per_gpu, "memory": gpu.memory_per_gpu} if count else {}
+    defaults = {key: times(quantity, count) for key, quantity in per_gpu.items() if quantity is not None}
+    asked = {key: quantity for key, quantity in (("cpu", cpu), ("memory", memory)) if quantity is not None}
+    given = {**defaults, **asked}
+    floor = {key: times(q, count) for key, q in _FLOOR_PER_GPU.items()} if count else _FLOOR
+    return Amounts(given, {key: quantity for key, quantity in floor.items() if key not in given})
+
+
+def _gpus(gpu: GpuType, count: int) -> dict[str, str]:
+    return {gpu.resource_name: str(count)} if count else {}
+
+
+def _split(quantity: str, most: Decimal) -> tuple[str, str]:
+    """A quantity in two parts, the first at most `most` and a quarter."""
+    whole = manifests.quantity(quantity)
+    if whole is None:
         return quantity, quantity
-    whole = Decimal(found[1]) * _FACTORS[found[2]]
     part = min(most, whole / 4)
     return _write(part), _write(whole - part)
 
@@ -119,8 +181,3 @@ def _share(quantity: str | None, most: Decimal) -> tuple[str | None, str | None]
 def _write(amount: Decimal) -> str:
     """Thousandths below a thousand (CPU), else whole kibibytes (memory)."""
     return f"{int(amount * 1000)}m" if amount < 1024 else f"{int(amount // 1024)}Ki"
-
-
-def _equal(amounts: dict[str, str | None]) -> dict[str, Any]:
-    given = {key: value for key, value in amounts.items() if value is not None}
-    return {"requests": given, "limits": dict(given)}

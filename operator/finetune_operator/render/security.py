@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-RUN_AS = 10001  # the user of the images
 
+def pod_security(user: int | None) -> dict[str, Any]:
+    """The pod's securityContext: an unprivileged user whose group owns the volumes.
 
-def pod_security() -> dict[str, Any]:
-    """The pod's securityContext: one unprivileged user whose group owns the volumes."""
+    Without a user the cluster chooses user and group, as OpenShift does.
+    """
+    fixed = {} if user is None else {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
     return {
         "runAsNonRoot": True,
-        "runAsUser": RUN_AS,
-        "runAsGroup": RUN_AS,
-        "fsGroup": RUN_AS,
+        **fixed,
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
 
 
-def container_security() -> dict[str, Any]:
-    """The container's securityContext: no privileges, nothing of the image can be written."""
+def container_security(capabilities: Sequence[str] = ()) -> dict[str, Any]:
+    """The container's securityContext: no privileges but these, nothing of the image can be written."""
+    added = {"add": list(capabilities)} if capabilities else {}
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
+        "capabilities": {"drop": ["ALL"], **added},
     }

@@ -12,9 +12,13 @@ from finetune_operator.core.actions import Refusal
 
 @dataclass(frozen=True)
 class Observed:
-    """An AdapterDeployment with the run and the server it names (None while absent)."""
+    """An AdapterDeployment with the run and the server it names (None while absent).
+
+    `unreadable` says of one of the two that it exists and cannot be read.
+    """
 
     deployment: AdapterDeployment
     job: FineTuneJob | None
     server: ModelServer | None
+    unreadable: str | None = None
     refusal: Refusal | None = None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from finetune_operator.api.adapterdeployment import AdapterDeployment
+from finetune_operator.api.adapterdeployment import AdapterDeployment, ResolvedAdapter
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.render.names import version_name
 
@@ -15,7 +13,7 @@ from finetune_operator.render.names import version_name
 class Resolution:
     """`target` is `status.resolved` (the last good one when `current` is False, None before the first)."""
 
-    target: Mapping[str, Any] | None
+    target: ResolvedAdapter | None
     current: bool
     reason: str
     message: str
@@ -33,7 +31,7 @@ def resolve(deployment: AdapterDeployment, job: FineTuneJob | None) -> Resolutio
         return _without_job(deployment, name)
     problem = _problem(deployment, job)
     if problem is not None:
-        return Resolution(_last_good(deployment), False, *problem)
+        return Resolution(deployment.status.resolved, False, *problem)
     assert job.status.artifact is not None
     return _found(deployment, job.status.artifact.destination, job.status.artifact.digest, name)
 
@@ -64,22 +62,16 @@ def _without_job(deployment: AdapterDeployment, name: str) -> Resolution:
     if last is not None and last.fine_tune_job == name:
         return _found(deployment, last.source, last.digest, name)
     text = f"FineTuneJob {name} does not exist in this namespace; create it or correct spec.adapter."
-    return Resolution(_last_good(deployment), False, "WaitingForFineTuneJob", text)
+    return Resolution(deployment.status.resolved, False, "WaitingForFineTuneJob", text)
 
 
 def _found(deployment: AdapterDeployment, source: str, digest: str, job: str | None) -> Resolution:
     version = version_name(deployment.spec.alias, digest)
-    target: dict[str, Any] = {
-        "source": source,
-        "digest": digest,
-        "version": version,
-        "allowUnpromoted": deployment.spec.allow_unpromoted,
-    }
-    if job is not None:
-        target["fineTuneJob"] = job
+    target = ResolvedAdapter(
+        source=source,
+        digest=digest,
+        version=version,
+        allow_unpromoted=deployment.spec.allow_unpromoted,
+        fine_tune_job=job,
+    )
     return Resolution(target, True, "Resolved", f"{source} at {digest[:19]} is served as {version}.")
-
-
-def _last_good(deployment: AdapterDeployment) -> Mapping[str, Any] | None:
-    last = deployment.status.resolved
-    return None if last is None else last.to_dict()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import AdapterState, ModelServer
+from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.resolve import Resolution
 
-WAITING = frozenset({"WaitingForFineTuneJob", "ServerNotFound", "ServerStarting", "Rolling", "NotResolved"})
+WAITING = frozenset(
+    {"WaitingForFineTuneJob", "ServerNotFound", "ServerNotReady", "Rolling", "WaitingForSlot", "NotResolved"}
+)
+STOPPED = "Stopped"
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,6 @@ class Standing:
     """`serving` is the version that answers now, also while a newer one rolls or was refused."""
 
     ready: bool
-    loaded: bool
     serving: str | None
     reason: str
     message: str
@@ -29,43 +32,85 @@ class Standing:
     @property
     def stalled(self) -> bool:
         """Not there, and it will not get there without a change."""
-        return not self.ready and not self.moving
+        return not self.ready and not self.moving and self.reason != STOPPED
 
 
-def standing(deployment: AdapterDeployment, resolution: Resolution, server: ModelServer | None) -> Standing:
+def standing(observed: Observed, resolution: Resolution) -> Standing:
     """Combine both sides; a problem before the server is told before a problem on it."""
-    if server is None:
-        name = deployment.spec.server_ref.name
-        return Standing(
-            False, False, None, "ServerNotFound", f"ModelServer {name} does not exist; create it."
-        )
+    deployment, server = observed.deployment, observed.server
     entry = _entry(deployment, server)
     serving = entry.serving_version if entry is not None else None
+    if observed.refusal is not None:
+        return Standing(False, serving, observed.refusal.reason, observed.refusal.message)
+    if observed.unreadable is not None:
+        return Standing(False, _last_serving(deployment), "Unreadable", observed.unreadable)
+    if server is None:
+        name = deployment.spec.server_ref.name
+        return Standing(False, None, "ServerNotFound", f"ModelServer {name} does not exist; create it.")
     if not resolution.current:
-        return Standing(False, False, serving, resolution.reason, resolution.message + _kept(serving))
-    assert resolution.target is not None
-    version = resolution.target["version"]
+        return _kept(Standing(False, serving, resolution.reason, resolution.message))
+    return _on_server(deployment, resolution, server, entry)
+
+
+def _on_server(
+    deployment: AdapterDeployment, resolution: Resolution, server: ModelServer, entry: AdapterState | None
+) -> Standing:
+    version = resolution.target.version if resolution.target is not None else ""
     if entry is None or entry.version != version:
-        waits = f"Waiting for ModelServer {server.metadata.name}."
-        return Standing(False, False, serving, "Rolling", waits + _trouble(server))
+        return _unreported(server, entry)
+    serving, reason, message = entry.serving_version, entry.reason or entry.state, entry.message or ""
     if entry.state == "Serving":
-        return Standing(True, True, serving, "Serving", entry.message)
+        said = f"Every ready replica answers {deployment.spec.alias} with {version}."
+        return Standing(True, serving, "Serving", said + _taken_back(deployment, version))
     if entry.state == "Failed":
-        return Standing(False, False, serving, entry.reason, entry.message + _kept(serving))
-    return Standing(False, False, serving, "Rolling", entry.message + _trouble(server))
+        return _kept(Standing(False, serving, reason, message))
+    return Standing(False, serving, reason, message + _trouble(server))
 
 
-def _entry(deployment: AdapterDeployment, server: ModelServer) -> AdapterState | None:
-    return next((a for a in server.status.adapters if a.deployment == deployment.metadata.name), None)
+def _unreported(server: ModelServer, entry: AdapterState | None) -> Standing:
+    name = server.metadata.name
+    if entry is None and server.status.adapters_left_out:
+        message = (
+            f"ModelServer {name} has more AdapterDeployments than its status has room for, and this one is "
+            "left out; move some to another ModelServer."
+        )
+        return Standing(False, None, "NotReported", message)
+    serving = entry.serving_version if entry is not None else None
+    return Standing(False, serving, "Rolling", f"Waiting for ModelServer {name}." + _trouble(server))
 
 
-def _kept(serving: str | None) -> str:
-    return f" {serving} keeps answering." if serving else ""
+def _entry(deployment: AdapterDeployment, server: ModelServer | None) -> AdapterState | None:
+    adapters = server.status.adapters if server is not None else ()
+    return next((a for a in adapters if a.deployment == deployment.metadata.name), None)
+
+
+def _last_serving(deployment: AdapterDeployment) -> str | None:
+    return deployment.status.serving.version if deployment.status.serving is not None else None
+
+
+def _kept(standing: Standing) -> Standing:
+    """With the version that goes on answering."""
+    if standing.serving is None:
+        return standing
+    return replace(standing, message=f"{standing.message} {standing.serving} keeps answering.")
+
+
+def _taken_back(deployment: AdapterDeployment, version: str) -> str:
+    """A replica checks the gate when it loads a version, not again afterwards."""
+    serving = deployment.status.serving
+    if serving is None or serving.version != version or not serving.allow_unpromoted:
+        return ""
+    if deployment.spec.allow_unpromoted:
+        return ""
+    return (
+        " It was taken into service with spec.allowUnpromoted: replicas that start from now on refuse it "
+        "unless its evaluation gate promoted it."
+    )
 
 
 def _trouble(server: ModelServer) -> str:
     """What keeps the server itself from being ready: it is what the rollout waits for."""
-    ready = next((c for c in server.status.conditions if c.type == "Ready"), None)
+    ready = server.status.condition("Ready")
     if ready is None or ready.status != "False":
         return ""
     return f" ModelServer {server.metadata.name} is not ready: {ready.message}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import ValidationError
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
@@ -19,12 +19,14 @@ from finetune_operator.runtime.resources import (
     ADAPTERDEPLOYMENT,
     CONFIGMAP,
     DEPLOYMENT,
+    MODELSERVER,
     NETWORKPOLICY,
     SERVICE,
 )
 from finetune_operator.runtime.stores import Stores
-from finetune_operator.serving.observed import Observed, PodState
+from finetune_operator.serving.observed import Observed, PodState, Unreadable, is_replica
 from finetune_operator.serving.pod import mounted_claims
+from finetune_operator.serving.template import waits_for_turn
 
 STATE_PORT = 8001
 
@@ -38,6 +40,7 @@ class ServerObserver:
     api: Api
     stores: Stores
     fetch: Fetch
+    namespace: str | None = None
 
     async def __call__(self, owner: Object) -> Observed:
         """Read everything that the plan for this server may look at; raises ApiError."""
@@ -49,36 +52,92 @@ class ServerObserver:
             self.api.get(SERVICE, namespace, name),
             self.api.get(NETWORKPOLICY, namespace, name),
         )
-        pods, deployments, claims = await asyncio.gather(
-            self._pods(server.metadata.uid),
+        pods, (deployments, unreadable), claims, peers = await asyncio.gather(
+            self._pods(server),
             self._deployments(namespace, server.metadata.name),
             read_claims(self.api, namespace, mounted_claims(server)),
+            self._peers(server),
         )
-        return Observed(server, deployment, manifest, pods, deployments, claims, service, policy)
+        return Observed(
+            server,
+            deployment,
+            manifest,
+            pods,
+            deployments,
+            claims,
+            service,
+            policy,
+            unreadable=unreadable,
+            peers=peers,
+        )
 
     async def _deployment(self, namespace: str, name: str) -> Manifest | None:
         """The Deployment; live when the store lacks it, which also finds one that is not ours."""
         return self.stores.deployments.get(namespace, name) or await self.api.get(DEPLOYMENT, namespace, name)
 
-    async def _deployments(self, namespace: str, server: str) -> tuple[AdapterDeployment, ...]:
+    async def _deployments(
+        self, namespace: str, server: str
+    ) -> tuple[tuple[AdapterDeployment, ...], tuple[Unreadable, ...]]:
+        """The AdapterDeployments of this server; one that cannot be read harms no other."""
         found, _ = await self.api.list_all(ADAPTERDEPLOYMENT, namespace)
-        every = [AdapterDeployment.model_validate(manifest) for manifest in found]
-        return tuple(deployment for deployment in every if deployment.spec.server_ref.name == server)
+        mine = [m for m in found if manifests.text(m, "spec", "serverRef", "name") == server]
+        read = [_readable(manifest) for manifest in mine]
+        good = tuple(one for one in read if isinstance(one, AdapterDeployment))
+        return good, tuple(one for one in read if isinstance(one, Unreadable))
 
-    async def _pods(self, uid: str) -> tuple[PodState, ...]:
-        pods = self.stores.pods.owned_by(uid)
-        return tuple(await asyncio.gather(*map(self._pod, pods)))
+    async def _peers(self, server: ModelServer) -> tuple[ModelServer, ...]:
+        """The other servers, for one that upgrades by itself and has to know whose turn it is."""
+        if not waits_for_turn(server):
+            return ()
+        found, _ = await self.api.list_all(MODELSERVER, self.namespace)
+        others = [m for m in found if manifests.uid_of(m) != server.metadata.uid]
+        read = [_peer(manifest) for manifest in others]
+        return tuple(peer for peer in read if peer is not None)
+
+    async def _pods(self, server: ModelServer) -> tuple[PodState, ...]:
+        pods = self.stores.pods.owned_by(server.metadata.uid)
+        mine = [pod for pod in pods if _is_in(pod, server) and is_replica(server, pod)]
+        return tuple(await asyncio.gather(*map(self._pod, mine)))
 
     async def _pod(self, pod: Manifest) -> PodState:
+        where = manifests.address(pod)
+        state = None if where is None else await self.fetch(where, STATE_PORT, "/state")
+        ready_since = manifests.moment(manifests.condition(pod, "Ready"), "lastTransitionTime")
         return PodState(
             name=manifests.name_of(pod),
-            uid=pod["metadata"]["uid"],
+            uid=manifests.uid_of(pod),
             ready=manifests.is_true(pod, "Ready"),
             terminating=manifests.terminating(pod),
             pod=pod,
-            state=await self._state(pod),
+            state=state,
+            state_at=None if state is not None else ready_since,
         )
 
-    async def _state(self, pod: Manifest) -> Mapping[str, Any] | None:
-        where = manifests.address(pod)
-        return None if where is None else await self.fetch(where, STATE_PORT, "/state")
+
+def _is_in(pod: Manifest, server: ModelServer) -> bool:
+    return manifests.text(pod, "metadata", "namespace") == server.metadata.namespace
+
+
+def _readable(manifest: Manifest) -> AdapterDeployment | Unreadable:
+    try:
+        return AdapterDeployment.model_validate(manifest)
+    except ValidationError as error:
+        return Unreadable(
+            name=manifests.name_of(manifest),
+            alias=manifests.text(manifest, "spec", "alias"),
+            created=manifests.text(manifest, "metadata", "creationTimestamp"),
+            message=f"The AdapterDeployment cannot be read: {first_problem(error)}; correct it.",
+        )
+
+
+def _peer(manifest: Manifest) -> ModelServer | None:
+    try:
+        return ModelServer.model_validate(manifest)
+    except ValidationError:  # told on that object
+        return None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first field that does not fit, and why."""
+    found = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"

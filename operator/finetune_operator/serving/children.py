@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.documents import ServerManifest
-from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import integer, items, mapping, text
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, labels, manifest_name, server_name
-from finetune_operator.serving.pod import pod_spec
 
 INTENT = "finetune.dev/intent"
+SPEC = "finetune.dev/spec"
+DOCUMENT = "manifest.json"
 GATEWAY_PORT = 8000
 AGENT_PORT = 8001
+FETCH_SECONDS = 3600  # for pulling images and fetching the base, before the engine starts
+_ROLLING = {
+    "Surge": {"maxSurge": 1, "maxUnavailable": 0},
+    "Recreate": {"maxSurge": 0, "maxUnavailable": 1},
+}
 
 
-def deployment(server: ModelServer, settings: Settings, image: str) -> Manifest:
-    """The Deployment; a surge pod lets it change without a moment with fewer ready replicas."""
-    selector = _selector(server)
+def deployment(server: ModelServer, template: Manifest, spec_digest: str) -> Manifest:
+    """The Deployment of a template, which says from which spec it was rendered.
+
+    By Surge it changes without a moment with fewer ready replicas.
+    """
     spec = {
         "replicas": server.spec.replicas,
-        "selector": {"matchLabels": selector},
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-        "progressDeadlineSeconds": 3600,
-        "template": {
-            "metadata": {"labels": {**labels(server), **selector}},
-            "spec": pod_spec(server, settings, image),
-        },
+        "paused": False,
+        "selector": {"matchLabels": selector(server)},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": dict(_ROLLING[server.spec.upgrade.strategy])},
+        "progressDeadlineSeconds": FETCH_SECONDS + _start_seconds(template),
+        "template": template,
     }
-    return _child(server, "apps/v1", "Deployment", server_name(server), {"spec": spec})
+    child = _child(server, "apps/v1", "Deployment", server_name(server), {"spec": spec})
+    child["metadata"]["annotations"][SPEC] = spec_digest
+    return child
 
 
 def service(server: ModelServer) -> Manifest:
     """The address that applications call; only ready pods answer behind it."""
     port = {"name": "http", "port": GATEWAY_PORT, "targetPort": "http", "protocol": "TCP"}
-    spec = {"selector": _selector(server), "ports": [port], "type": "ClusterIP"}
+    spec = {"selector": selector(server), "ports": [port], "type": "ClusterIP"}
     return _child(server, "v1", "Service", server_name(server), {"spec": spec})
 
 
@@ -45,7 +52,7 @@ def network_policy(server: ModelServer) -> Manifest:
     """Pods take traffic on the gateway's and the agent's port only (the engine has no port at all)."""
     ports = [{"port": GATEWAY_PORT, "protocol": "TCP"}, {"port": AGENT_PORT, "protocol": "TCP"}]
     spec = {
-        "podSelector": {"matchLabels": _selector(server)},
+        "podSelector": {"matchLabels": selector(server)},
         "policyTypes": ["Ingress"],
         "ingress": [{"ports": ports}],
     }
@@ -54,19 +61,33 @@ def network_policy(server: ModelServer) -> Manifest:
 
 def manifest_configmap(server: ModelServer, document: ServerManifest) -> Manifest:
     """The server manifest, mounted into every pod."""
-    data = {"manifest.json": document.to_json()}
+    data = {DOCUMENT: document.to_json()}
     return _child(server, "v1", "ConfigMap", manifest_name(server), {"data": data})
 
 
 def intent_of(manifest: Manifest | None) -> str | None:
     """The digest of the intent that was last applied to a child, None while the child is absent."""
-    if manifest is None:
-        return None
-    annotations: Mapping[str, str] = manifest["metadata"].get("annotations") or {}
-    return annotations.get(INTENT)
+    return text(manifest, "metadata", "annotations", INTENT) or None
 
 
-def _child(server: ModelServer, api_version: str, kind: str, name: str, body: dict[str, Any]) -> Manifest:
+def selector(server: ModelServer) -> dict[str, str]:
+    """The labels by which Deployment, Service and NetworkPolicy find the pods."""
+    return {KIND_LABEL: server.kind_name, OWNER_LABEL: server.metadata.name}
+
+
+def _start_seconds(template: Manifest) -> int:
+    """How long the slowest container may take to start, by its startup probe."""
+    containers = (*items(template, "spec", "initContainers"), *items(template, "spec", "containers"))
+    probes = [mapping(container, "startupProbe") for container in containers]
+    return max(
+        ((integer(p, "periodSeconds") or 10) * (integer(p, "failureThreshold") or 3) for p in probes if p),
+        default=0,
+    )
+
+
+def _child(
+    server: ModelServer, api_version: str, kind: str, name: str, body: dict[str, Any]
+) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "name": name,
         "namespace": server.metadata.namespace,
@@ -75,7 +96,3 @@ def _child(server: ModelServer, api_version: str, kind: str, name: str, body: di
         "ownerReferences": [server.owner_reference()],
     }
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
-
-
-def _selector(server: ModelServer) -> dict[str, str]:
-    return {KIND_LABEL: server.kind_name, OWNER_LABEL: server.metadata.name}

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Manifest, Refusal
+from finetune_operator.core.manifests import controller_uid, integer, items, label, text
+from finetune_operator.render.names import server_name
+
+AGENT_PATIENCE = timedelta(seconds=30)
+MOST_GENERATIONS = 2**53  # no number that a pod makes up may overflow the status
 
 
 @dataclass(frozen=True)
 class PodState:
-    """One serving pod and what its agent says of itself (None while unreachable)."""
+    """One serving pod and what its agent said last under `/state` (None while it never answered).
+
+    `state_at` is when it answered last, or, if it never did, when it was first asked; None means that
+    nobody has asked yet.
+    """
 
     name: str
     uid: str
@@ -21,15 +32,74 @@ class PodState:
     terminating: bool
     pod: Manifest
     state: Mapping[str, Any] | None
+    state_at: datetime | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether it counts as a replica: evicted pods and pods that are being deleted do not."""
+        return not self.terminating and text(self.pod, "status", "phase") not in ("Failed", "Succeeded")
+
+    @property
+    def unasked(self) -> bool:
+        """Whether it serves and nobody has asked its agent yet, as after a restart of the operator."""
+        return self.ready and self.live and self.state is None and self.state_at is None
+
+    def unreachable(self, now: datetime) -> bool:
+        """Whether it is Ready for the kubelet, but has not told the operator anything for a while."""
+        silent = self.state_at is not None and now - self.state_at > AGENT_PATIENCE
+        return self.ready and self.live and silent
+
+    def answers(self, now: datetime) -> bool:
+        """Whether it serves requests, by the kubelet and by its own word."""
+        says_no = self.state is not None and self.state.get("ready") is False
+        return self.ready and self.live and not says_no and not self.unreachable(now)
+
+    @property
+    def generation(self) -> int:
+        """The newest server manifest that it has seen, 0 before the first."""
+        return max(self._number("generation"), self.applied)
+
+    @property
+    def applied(self) -> int:
+        """The server manifest whose routes are in force on it, 0 before the first."""
+        return self._number("appliedGeneration")
+
+    @cached_property
+    def versions(self) -> Mapping[str, Mapping[str, Any]]:
+        """What it says of each version that it holds or fetches, by name."""
+        return {text(entry, "name"): entry for entry in items(self.state, "versions")}
+
+    def version(self, name: str) -> Mapping[str, Any]:
+        """What it says of one version, empty when it does not know it."""
+        return self.versions.get(name, {})
+
+    def _number(self, key: str) -> int:
+        told = integer(self.state, key) or 0
+        return told if 0 < told < MOST_GENERATIONS else 0
+
+    def phase(self, name: str) -> str:
+        """The phase of a version on this pod, "" when it does not know it."""
+        return text(self.version(name), "phase")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An AdapterDeployment that cannot be read (stored by another version, say), and why."""
+
+    name: str
+    alias: str
+    created: str
+    message: str
 
 
 @dataclass(frozen=True)
 class Observed:
     """A ModelServer, its children and everything that wants to be served on it.
 
-    `deployment`, `service`, `policy` and `manifest` (the ConfigMap) are None while absent;
-    `deployments` are the AdapterDeployments that name this server; `claims` holds the
-    PersistentVolumeClaims that the server mounts, a missing one being an absent key.
+    `deployment`, `service`, `policy` and `manifest` (the ConfigMap) are the objects of these names whoever
+    owns them, None while absent; `pods` are the server's own. `deployments` are the AdapterDeployments that
+    name this server; `claims` holds the PersistentVolumeClaims that the server mounts, a missing one being an
+    absent key. `peers` are the other ModelServers, read only while this one waits for its turn to upgrade.
     """
 
     server: ModelServer
@@ -40,4 +110,31 @@ class Observed:
     claims: Mapping[str, Manifest] = field(default_factory=dict)
     service: Manifest | None = None
     policy: Manifest | None = None
+    unreadable: tuple[Unreadable, ...] = ()
+    peers: tuple[ModelServer, ...] = ()
     refusal: Refusal | None = None
+
+    def owns(self, child: Manifest | None) -> bool:
+        """Whether the server controls an object."""
+        return child is not None and controller_uid(child) == self.server.metadata.uid
+
+    @property
+    def live(self) -> tuple[PodState, ...]:
+        """The pods that count as replicas."""
+        return tuple(pod for pod in self.pods if pod.live)
+
+    def answering(self, now: datetime) -> tuple[PodState, ...]:
+        """The pods that serve requests now."""
+        return tuple(pod for pod in self.pods if pod.answers(now))
+
+
+def is_replica(server: ModelServer, pod: Manifest) -> bool:
+    """Whether a pod was made for this server: a ReplicaSet of its Deployment controls it.
+
+    A copy of a pod carries the labels, but nothing controls it.
+    """
+    expected = f"{server_name(server)}-{label(pod, 'pod-template-hash')}"
+    return any(
+        ref.get("controller") is True and ref.get("kind") == "ReplicaSet" and ref.get("name") == expected
+        for ref in items(pod, "metadata", "ownerReferences")
+    )

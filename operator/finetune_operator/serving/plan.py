@@ -2,77 +2,98 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
+from finetune_operator.api.modelserver import ModelServerStatus
 from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Action, Apply, Manifest, Patch, Plan
+from finetune_operator.core.actions import Action, Emit, Manifest, Patch, Plan
+from finetune_operator.core.manifests import text
 from finetune_operator.serving import children
 from finetune_operator.serving.observed import Observed, PodState
+from finetune_operator.serving.ownership import Taken, put_right, taken
 from finetune_operator.serving.pod import base_name, cpu_slots
-from finetune_operator.serving.routing import AliasReport, Table, next_table, read_table, report, write_table
-from finetune_operator.serving.status import next_status
+from finetune_operator.serving.report import AliasReport, report
+from finetune_operator.serving.routing import Slots, next_step
+from finetune_operator.serving.status import Decided, next_status
+from finetune_operator.serving.table import Table, current_table, write_table
+from finetune_operator.serving.template import Template, chosen
 from finetune_operator.serving.wanted import wanted_versions
 
 GENERATION = "finetune.dev/manifest-generation"
-CONVERGING_SECONDS = 1.0  # while ready pods converge the operator asks /state this often
+UNASKED_SECONDS = 1.0
+CONVERGING_SECONDS = 1.0  # while ready pods converge the operator looks at what they say this often
 STARTING_SECONDS = 5.0  # without a ready pod there is little to see
 STEADY_SECONDS = 15.0
 
 
 def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
-    """Decide children, manifest and status; owner references clean up after a deleted server."""
+    """Decide children, manifest and status; owner references clean up after a deleted server.
+
+    Until every ready pod was asked once nothing is decided: an operator that has just started knows nothing.
+    """
     if observed.server.metadata.deletion_timestamp is not None:
         return Plan()
-    table, reports = _rollout(observed)
-    image = _image(observed, settings)
-    actions = [*_children(observed, settings, image, table), *_nudges(observed.pods, table)]
-    status = next_status(observed, settings, image, table, reports, now)
-    return Plan(tuple(actions), status, _look_again(observed, table, reports))
+    if any(pod.unasked for pod in observed.pods):
+        return Plan(requeue_after=UNASKED_SECONDS)
+    decided = _decided(observed, settings, now)
+    status = next_status(observed, settings, decided, now)
+    actions = (
+        *_children(observed, decided),
+        *_nudges(observed.live, decided.step.table),
+        *_events(observed, decided, status),
+    )
+    return Plan(actions, status.to_status(), _look_again(observed, decided, now))
 
 
-def _look_again(observed: Observed, table: Table, reports: Sequence[AliasReport]) -> float:
-    if _settled(observed, table, reports):
-        return STEADY_SECONDS
-    return CONVERGING_SECONDS if any(p.ready for p in observed.pods) else STARTING_SECONDS
+def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
+    template = chosen(observed, settings)
+    slots = _slots(observed, template)
+    wanted = wanted_versions(observed)
+    current = current_table(observed, wanted)
+    step = next_step(current, wanted, observed.live, slots)
+    answering, replicas = observed.answering(now), observed.server.spec.replicas
+    reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
+    return Decided(
+        template, _deployment(observed, template), step, slots, reports, taken(observed), current.rebuilt
+    )
 
 
-def _rollout(observed: Observed) -> tuple[Table, list[AliasReport]]:
-    current = read_table(_document(observed.manifest))
-    wanted = wanted_versions(observed.server, observed.deployments)
-    table, without_slot = next_table(current, wanted, observed.pods, cpu_slots(observed.server))
-    return table, [report(want, table, observed.pods, without_slot) for want in wanted]
-
-
-def _document(configmap: Manifest | None) -> Mapping[str, Any] | None:
-    if configmap is None:
+def _deployment(observed: Observed, template: Template | None) -> Manifest | None:
+    if template is None:
         return None
-    document: Mapping[str, Any] = json.loads((configmap.get("data") or {}).get("manifest.json", "{}"))
-    return document
+    return children.deployment(observed.server, template.body, template.record.spec_digest)
 
 
-def _children(observed: Observed, settings: Settings, image: str, table: Table) -> list[Action]:
+def _slots(observed: Observed, template: Template | None) -> Slots:
+    aliases = cpu_slots(observed.server)
+    engine = template.engine_slots if template is not None else None
+    return Slots(aliases, engine or aliases + 1)
+
+
+def _children(observed: Observed, decided: Decided) -> list[Action]:
+    """Children of ours, put right. Pods come only once every name is ours: nobody would reach them."""
     server = observed.server
     base = ManifestBase(name=base_name(server), fingerprint=server.spec.base_model.fingerprint)
+    manifest = children.manifest_configmap(server, write_table(decided.step.table, base))
     intended = [
-        (observed.manifest, children.manifest_configmap(server, write_table(table, base))),
-        (observed.service, children.service(server)),
-        (observed.policy, children.network_policy(server)),
+        (manifest, observed.manifest),
+        (children.service(server), observed.service),
+        (children.network_policy(server), observed.policy),
     ]
-    if settings.gpu_type(server.spec.resources.gpu_type) is not None:
-        intended.append((observed.deployment, children.deployment(server, settings, image)))
-    return [Apply(want) for have, want in intended if children.intent_of(have) != children.intent_of(want)]
+    if decided.deployment is not None and (observed.deployment is not None or not decided.taken):
+        intended.append((decided.deployment, observed.deployment))
+    return [
+        action
+        for intent, live in intended
+        if not _is_taken(intent["kind"], decided.taken)
+        for action in put_right(intent, live)
+    ]
 
 
-def _image(observed: Observed, settings: Settings) -> str:
-    """A server keeps the image it was created with, so upgrading the operator rolls no server."""
-    if observed.deployment is None:
-        return settings.images.serving
-    containers = observed.deployment["spec"]["template"]["spec"]["containers"]
-    return str(containers[0]["image"])
+def _is_taken(kind: str, names: Sequence[Taken]) -> bool:
+    return any(entry.kind == kind for entry in names)
 
 
 def _nudges(pods: Sequence[PodState], table: Table) -> list[Action]:
@@ -81,15 +102,41 @@ def _nudges(pods: Sequence[PodState], table: Table) -> list[Action]:
     return [
         Patch("v1", "Pod", pod.name, {"metadata": {"annotations": {GENERATION: wanted}}})
         for pod in pods
-        if not pod.terminating and (pod.pod["metadata"].get("annotations") or {}).get(GENERATION) != wanted
+        if text(pod.pod, "metadata", "annotations", GENERATION) != wanted
     ]
 
 
-def _settled(observed: Observed, table: Table, reports: Sequence[AliasReport]) -> bool:
-    needed = set(table.routes.values()) | {r.wanted.version for r in reports if r.state == "Failed"}
-    ready = [p for p in observed.pods if p.ready and not p.terminating]
-    return (
-        len(ready) == observed.server.spec.replicas == len(observed.pods)
-        and set(table.versions) <= needed
-        and all(r.state in ("Serving", "Failed", "Pending") for r in reports)
-    )
+def _events(observed: Observed, decided: Decided, status: ModelServerStatus) -> list[Action]:
+    rebuilt = "The server manifest was lost or edited; it is made again from what pods and statuses hold."
+    return [
+        *([Emit("Warning", "ManifestRebuilt", rebuilt)] if decided.rebuilt else []),
+        *_news(observed, status),
+    ]
+
+
+def _news(observed: Observed, status: ModelServerStatus) -> list[Action]:
+    """One event per change of the Ready reason."""
+    before, after = observed.server.status.condition("Ready"), status.condition("Ready")
+    if after is None or (before is not None and before.reason == after.reason):
+        return []
+    stalled = status.condition("Stalled")
+    warning = stalled is not None and stalled.status == "True"
+    return [Emit("Warning" if warning else "Normal", after.reason, after.message)]
+
+
+def _look_again(observed: Observed, decided: Decided, now: datetime) -> float:
+    answering = observed.answering(now)
+    if len(answering) == observed.server.spec.replicas == len(observed.live) and _settled(decided):
+        return STEADY_SECONDS
+    return CONVERGING_SECONDS if any(pod.ready for pod in observed.live) else STARTING_SECONDS
+
+
+def _settled(decided: Decided) -> bool:
+    """Whether no version is on its way in or out."""
+    failed = {r.wanted.version for r in decided.reports if r.standing.state == "Failed"}
+    needed = set(decided.step.table.routes.values()) | failed
+    return set(decided.step.table.versions) <= needed and not any(map(_moving, decided.reports))
+
+
+def _moving(one: AliasReport) -> bool:
+    return one.standing.state == "Loading"

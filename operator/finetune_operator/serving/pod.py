@@ -6,37 +6,41 @@ gateway drains. The engine listens only on a unix socket in a volume the two sha
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import GpuType, Settings
+from finetune_operator.core.actions import Manifest
 from finetune_operator.core.sources import Source, parse_source
+from finetune_operator.render.containers import Container, container
+from finetune_operator.render.credentials import CREDENTIALS
+from finetune_operator.render.engine import HEALTH, SOCKET, Engine, add_socket, engine_container
+from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.names import manifest_name
-from finetune_operator.render.security import container_security, pod_security
+from finetune_operator.render.placement import with_gpus
+from finetune_operator.render.resources import replica_resources, shared_memory
 
-SOCKET = "/run/engine/engine.sock"
-HF_BASE = "/models/base"
+MANIFEST_FOLDER = "/etc/finetune/server"
+KEYS_FOLDER = "/etc/finetune/keys"
+MODELS = "/models"
+HF_BASE = f"{MODELS}/base"
+ADAPTERS = "/adapters"
 GRACE_SECONDS = 120
 PROPAGATION_SECONDS = 5  # time for every node to take a terminating pod out of the Service
+_GATEWAY = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+_FETCH = {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {}}
 
-Container = dict[str, Any]
 
-
-def pod_spec(server: ModelServer, settings: Settings, image: str) -> dict[str, Any]:
-    """The pod template's spec, admitted by Pod Security `restricted`."""
-    spec: dict[str, Any] = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
+def pod_template(server: ModelServer, settings: Settings, image: str, labels: Mapping[str, str]) -> Manifest:
+    """The pod template with these labels, admitted by Pod Security `restricted`."""
+    pod = Mounts(only_reads=True)
+    special = {
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": pod_security(),
-        "initContainers": [*_fetch(server, settings, image), _engine(server, settings, image)],
-        "containers": [_gateway(server, settings, image)],
-        "volumes": _volumes(server),
-        "nodeSelector": {**_gpu(server, settings).node_selector, **server.spec.node_selector},
-        "tolerations": [t.to_dict() for t in server.spec.tolerations],
+        "initContainers": [*_fetch(server, settings, image, pod), _engine(server, settings, image, pod)],
+        "containers": [_gateway(server, settings, image, pod)],
     }
-    return spec
+    return with_gpus(server.spec, _gpu(server, settings)).pod_template(settings, labels, pod, special)
 
 
 def base_path(source: Source) -> str:
@@ -49,105 +53,11 @@ def base_name(server: ModelServer) -> str:
     return server.spec.base_model.source.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _container(name: str, image: str, settings: Settings, args: list[str]) -> Container:
-    env = {"HOME": "/tmp", **settings.env}  # noqa: S108 - the only writable folder of the pod
-    return {
-        "name": name,
-        "image": image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "command": ["python", "-m", "finetune_serving"],
-        "args": args,
-        "env": [{"name": key, "value": value} for key, value in env.items()],
-        "securityContext": container_security(),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
-    }
-
-
-def _engine(server: ModelServer, settings: Settings, image: str) -> Container:
-    spec = server.spec
-    args = [
-        "engine",
-        "--model",
-        base_path(parse_source(spec.base_model.source)),
-        "--served-name",
-        base_name(server),
-    ]
-    args += ["--uds", SOCKET, "--max-loras", str(spec.max_loras), "--max-cpu-loras", str(cpu_slots(server))]
-    args += ["--max-lora-rank", str(spec.max_lora_rank)]
-    if spec.resources.gpus > 1:
-        args += ["--tensor-parallel-size", str(spec.resources.gpus)]
-    if spec.max_model_length:
-        args += ["--max-model-len", str(spec.max_model_length)]
-    container = _container("engine", image, settings, args)
-    container["env"] += [
-        {"name": "HF_HUB_OFFLINE", "value": "1"},
-        {"name": "FT_ENGINE_ARGS", "value": json.dumps(settings.engine_args)},
-    ]
-    container["restartPolicy"] = "Always"
-    container["resources"] = _resources(server, settings)
-    asks = {"exec": {"command": ["python", "-m", "finetune_serving", "health", "--uds", SOCKET]}}
-    container["startupProbe"] = {**asks, "periodSeconds": 5, "timeoutSeconds": 10, "failureThreshold": 360}
-    # Patient: only an engine that hangs is killed, never one that is busy; a crashed one ends by itself.
-    container["livenessProbe"] = {**asks, "periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 10}
-    container["volumeMounts"] += [
-        {"name": "run", "mountPath": "/run/engine"},
-        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
-        {"name": "adapters", "mountPath": "/adapters", "readOnly": True},
-        *_base_mounts(server, read_only=True),
-    ]
-    return container
-
-
-def _gateway(server: ModelServer, settings: Settings, image: str) -> Container:
-    base = parse_source(server.spec.base_model.source)
-    args = ["gateway", "--manifest", "/etc/finetune/server/manifest.json", "--uds", SOCKET]
-    args += ["--model", base_path(base), "--max-lora-rank", str(server.spec.max_lora_rank)]
-    if server.spec.api_keys is not None:
-        args += ["--keys", "/etc/finetune/keys"]
-    container = _container("gateway", image, settings, args)
-    container["ports"] = [{"name": "http", "containerPort": 8000}, {"name": "agent", "containerPort": 8001}]
-    container["readinessProbe"] = {"httpGet": {"path": "/readyz", "port": "agent"}, "periodSeconds": 2}
-    container["livenessProbe"] = {
-        "httpGet": {"path": "/healthz", "port": "agent"},
-        "periodSeconds": 10,
-        "timeoutSeconds": 5,
-        "failureThreshold": 6,
-    }
-    container["lifecycle"] = {"preStop": {"sleep": {"seconds": PROPAGATION_SECONDS}}}
-    container["resources"] = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
-    container["volumeMounts"] += [
-        {"name": "run", "mountPath": "/run/engine"},
-        {"name": "adapters", "mountPath": "/adapters"},
-        {"name": "manifest", "mountPath": "/etc/finetune/server", "readOnly": True},
-        *_base_mounts(server, read_only=True),
-        *_store_mounts(server),
-    ]
-    if server.spec.api_keys is not None:
-        container["volumeMounts"].append(
-            {"name": "keys", "mountPath": "/etc/finetune/keys", "readOnly": True}
-        )
-    return container
-
-
-def _fetch(server: ModelServer, settings: Settings, image: str) -> list[Container]:
-    """An hf base is downloaded once per pod, by the only container that has network and the token."""
-    base = server.spec.base_model
-    if parse_source(base.source).scheme != "hf":
-        return []
-    args = ["fetch-base", "--source", base.source, "--revision", base.revision or "", "--to", HF_BASE]
-    container = _container("fetch-base", image, settings, args)
-    if settings.hub_endpoint:
-        container["env"].append({"name": "HF_ENDPOINT", "value": settings.hub_endpoint})
-    container["volumeMounts"] += _base_mounts(server, read_only=False)
-    if base.credentials_secret_ref is not None:
-        mount = {"name": "token", "mountPath": "/etc/finetune/credentials/base-model", "readOnly": True}
-        container["volumeMounts"].append(mount)
-    return [container]
-
-
 def cpu_slots(server: ModelServer) -> int:
-    """How many adapters an engine holds; twice the GPU slots unless the server says otherwise."""
+    """How many adapters the server serves: twice the GPU slots unless its spec says otherwise.
+
+    The engine holds one more, the surge slot: with it a server whose slots are all taken can roll.
+    """
     return server.spec.max_cpu_loras or 2 * server.spec.max_loras
 
 
@@ -169,58 +79,102 @@ def mounted_secrets(server: ModelServer) -> list[str]:
     return [ref.name for ref in refs if ref is not None]
 
 
-def _base_mounts(server: ModelServer, *, read_only: bool) -> list[dict[str, Any]]:
+def _fetch(server: ModelServer, settings: Settings, image: str, pod: Mounts) -> list[Container]:
+    """An hf base is downloaded once per pod, by the only container that has network and the token."""
+    base = server.spec.base_model
+    if parse_source(base.source).scheme != "hf":
+        return []
+    mounts = pod.of_another_container()
+    mounts.tmp()
+    _add_base(mounts, server, read_only=False)
+    if base.credentials_secret_ref is not None:
+        mounts.secret("token", base.credentials_secret_ref.name, f"{CREDENTIALS}/base-model")
+    env = {"HF_ENDPOINT": settings.hub_endpoint} if settings.hub_endpoint else {}
+    args = ["fetch-base", "--source", base.source, "--revision", base.revision or "", "--to", HF_BASE]
+    return [{**_container("fetch-base", image, settings, args, mounts, env), "resources": _FETCH}]
+
+
+def _engine(server: ModelServer, settings: Settings, image: str, pod: Mounts) -> Container:
+    spec, gpu = server.spec, _gpu(server, settings)
+    mounts = pod.of_another_container()
+    mounts.empty_dir("adapters", ADAPTERS, spec.resources.ephemeral_storage, read_only=True)
+    mounts.shared_memory(shared_memory(spec.resources.shared_memory, gpu, spec.resources.gpus))
+    _add_base(mounts, server, read_only=True)
+    serves = Engine(
+        base_path(parse_source(spec.base_model.source)),
+        base_name(server),
+        spec.max_loras,
+        cpu_slots(server) + 1,
+        spec.max_lora_rank,
+        spec.resources.gpus,
+        spec.max_model_length,
+    )
+    sidecar = engine_container(serves, image, settings, gpu, replica_resources(server, gpu), mounts)
+    # Patient: only an engine that hangs is killed, never one that is busy; a crashed one ends by itself.
+    return {
+        **sidecar,
+        "livenessProbe": {**HEALTH, "periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 10},
+    }
+
+
+def _gateway(server: ModelServer, settings: Settings, image: str, pod: Mounts) -> Container:
+    return {
+        **_container(
+            "gateway", image, settings, _gateway_arguments(server), _gateway_mounts(server, pod), {}
+        ),
+        "ports": [{"name": "http", "containerPort": 8000}, {"name": "agent", "containerPort": 8001}],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "agent"}, "periodSeconds": 2},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "agent"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "lifecycle": {"preStop": {"sleep": {"seconds": PROPAGATION_SECONDS}}},
+        "resources": _GATEWAY,
+    }
+
+
+def _gateway_arguments(server: ModelServer) -> list[str]:
+    model = base_path(parse_source(server.spec.base_model.source))
+    keys = ["--keys", KEYS_FOLDER] if server.spec.api_keys is not None else []
+    return [
+        "gateway", "--manifest", f"{MANIFEST_FOLDER}/manifest.json", "--uds", SOCKET,
+        "--model", model, "--max-lora-rank", str(server.spec.max_lora_rank), *keys,
+    ]  # fmt: skip
+
+
+def _gateway_mounts(server: ModelServer, pod: Mounts) -> Mounts:
+    mounts = pod.of_another_container()
+    mounts.tmp()
+    add_socket(mounts)
+    mounts.empty_dir("adapters", ADAPTERS, server.spec.resources.ephemeral_storage)
+    mounts.config_map(manifest_name(server), MANIFEST_FOLDER)
+    _add_base(mounts, server, read_only=True)
+    mounts.claim(store_claim(server), f"/sources/pvc/{store_claim(server)}", read_only=True)
+    if server.spec.api_keys is not None:
+        mounts.secret("keys", server.spec.api_keys.secret_ref.name, KEYS_FOLDER)
+    return mounts
+
+
+def _add_base(mounts: Mounts, server: ModelServer, *, read_only: bool) -> None:
     source = parse_source(server.spec.base_model.source)
     if source.scheme == "hf":
-        return [{"name": "base", "mountPath": "/models", "readOnly": read_only}]
-    return [
-        {"name": _claim_volume(source.claim), "mountPath": f"/sources/pvc/{source.claim}", "readOnly": True}
-    ]
+        mounts.empty_dir("base", MODELS, server.spec.resources.ephemeral_storage, read_only=read_only)
+    else:
+        mounts.claim(source.claim or "", f"/sources/pvc/{source.claim}", read_only=True)
 
 
-def _store_mounts(server: ModelServer) -> list[dict[str, Any]]:
-    claim = store_claim(server)
-    if claim == parse_source(server.spec.base_model.source).claim:
-        return []  # already mounted for the base
-    return [{"name": _claim_volume(claim), "mountPath": f"/sources/pvc/{claim}", "readOnly": True}]
-
-
-def _claim_volume(claim: str | None) -> str:
-    return f"claim-{claim}"[:63].rstrip("-.")
-
-
-def _volumes(server: ModelServer) -> list[dict[str, Any]]:
-    spec = server.spec
-    shm: dict[str, Any] = {"medium": "Memory", "sizeLimit": spec.resources.shared_memory or "1Gi"}
-    volumes: list[dict[str, Any]] = [
-        {"name": "tmp", "emptyDir": {}},
-        {"name": "run", "emptyDir": {}},
-        {"name": "adapters", "emptyDir": {}},
-        {"name": "shm", "emptyDir": shm},
-        {"name": "manifest", "configMap": {"name": manifest_name(server)}},
-    ]
-    volumes += [
-        {"name": _claim_volume(claim), "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-        for claim in mounted_claims(server)
-    ]
-    if parse_source(spec.base_model.source).scheme == "hf":
-        volumes.append({"name": "base", "emptyDir": {}})
-    if spec.base_model.credentials_secret_ref is not None:
-        volumes.append(
-            {"name": "token", "secret": {"secretName": spec.base_model.credentials_secret_ref.name}}
-        )
-    if spec.api_keys is not None:
-        volumes.append({"name": "keys", "secret": {"secretName": spec.api_keys.secret_ref.name}})
-    return volumes
-
-
-def _resources(server: ModelServer, settings: Settings) -> dict[str, Any]:
-    asked = server.spec.resources
-    limits: dict[str, Any] = {"cpu": asked.cpu, "memory": asked.memory}
-    if asked.gpus:
-        limits[_gpu(server, settings).resource_name] = str(asked.gpus)
-    amounts = {key: value for key, value in limits.items() if value is not None}
-    return {"requests": amounts, "limits": dict(amounts)}
+def _container(
+    name: str, image: str, settings: Settings, args: list[str], mounts: Mounts, env: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        **container(name, image, settings, env),
+        "command": ["python", "-m", "finetune_serving"],
+        "args": args,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts.mounts,
+    }
 
 
 def _gpu(server: ModelServer, settings: Settings) -> GpuType:

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from finetune_operator.api.conditions import clip, set_condition
+from finetune_operator.api.conditions import Fact, clip, with_facts
+from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
+from finetune_operator.observe.trouble import Trouble
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
 from finetune_operator.serving.children import GATEWAY_PORT
 from finetune_operator.serving.observed import Observed
-from finetune_operator.serving.routing import AliasReport, Table
+from finetune_operator.serving.ownership import Taken
+from finetune_operator.serving.report import AliasReport
+from finetune_operator.serving.routing import Slots, Step
+from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, in_force, rolled_out
 from finetune_operator.serving.trouble import trouble_of
+
+ENTRIES = 1024  # what the schema takes
+ADAPTERS_BYTES = 240_000  # etcd takes 1.5 MB of an object; readers and caches hold it many times
+SHORTEST_MESSAGE = 80
+STOPPED = "Stopped"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the plan decided, for the status to tell; `deployment` is the intended one."""
+
+    template: Template | None
+    deployment: Manifest | None
+    step: Step
+    slots: Slots
+    reports: Sequence[AliasReport]
+    taken: Sequence[Taken]
+    rebuilt: bool
 
 
 def endpoint(name: str, namespace: str) -> str:
@@ -21,58 +45,124 @@ def endpoint(name: str, namespace: str) -> str:
     return f"http://{name}.{namespace}.svc:{GATEWAY_PORT}/v1"
 
 
-def next_status(
-    observed: Observed,
-    settings: Settings,
-    image: str,
-    table: Table,
-    reports: Sequence[AliasReport],
-    now: datetime,
-) -> Manifest:
+def next_status(observed: Observed, settings: Settings, decided: Decided, now: datetime) -> ModelServerStatus:
     """The whole status; conditions keep their transition times."""
-    server = observed.server
-    ready = sum(1 for p in observed.pods if p.ready and not p.terminating)
-    return {
-        "observedGeneration": server.metadata.generation,
-        "conditions": _conditions(observed, settings, ready, now),
-        "replicas": len([p for p in observed.pods if not p.terminating]),
-        "readyReplicas": ready,
-        "selector": f"{KIND_LABEL}={server.kind_name},{OWNER_LABEL}={server.metadata.name}",
-        "endpoint": endpoint(server_name(server), server.metadata.namespace),
-        "image": image,
-        "manifestGeneration": table.generation,
-        "adaptersServing": f"{sum(r.state == 'Serving' for r in reports)}/{len(reports)}",
-        "adapters": [_adapter(r) for r in reports],
-    }
-
-
-def _adapter(report: AliasReport) -> dict[str, Any]:
-    want = report.wanted
-    entry = {
-        "alias": want.alias,
-        "deployment": want.deployment,
-        "version": want.version,
-        "digest": want.digest or None,
-        "state": report.state,
-        "servingVersion": report.serving,
-        "reason": report.reason,
-        "message": clip(report.message),
-        "replicasReady": report.replicas_ready,
-    }
-    return {key: value for key, value in entry.items() if value is not None}
-
-
-def _conditions(observed: Observed, settings: Settings, ready: int, now: datetime) -> list[dict[str, Any]]:
-    server = observed.server
-    replicas = server.spec.replicas
-    good = ready >= replicas
-    reason, message = (
-        ("Serving", f"{ready} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}.")
-        if good
-        else trouble_of(observed, settings, now)
-    )
+    server, template = observed.server, decided.template
     generation = server.metadata.generation
-    conditions = set_condition(server.status.conditions, "Ready", good, reason, message, generation, now)
-    starting = not good and reason == "Starting"
-    conditions = set_condition(conditions, "Reconciling", starting, reason, message, generation, now)
-    return set_condition(conditions, "Stalled", not good and not starting, reason, message, generation, now)
+    facts = [*_facts(observed, settings, decided, now), _update(observed, decided)]
+    entries = _entries(decided.reports)
+    return ModelServerStatus(
+        observed_generation=generation,
+        conditions=with_facts(server.status.conditions, facts, generation, now),
+        replicas=len(observed.live),
+        ready_replicas=len(observed.answering(now)),
+        selector=f"{KIND_LABEL}={server.kind_name},{OWNER_LABEL}={server.metadata.name}",
+        endpoint=endpoint(server_name(server), server.metadata.namespace),
+        image=template.image if template is not None else None,
+        manifest_generation=decided.step.table.generation,
+        slots=_slots(decided),
+        adapters_serving=f"{sum(_serves(r) for r in decided.reports)}/{len(decided.reports)}",
+        adapters=entries,
+        adapters_left_out=len(decided.reports) - len(entries) or None,
+        pod_template=template.record if template is not None else None,
+    )
+
+
+def _facts(observed: Observed, settings: Settings, decided: Decided, now: datetime) -> Iterator[Fact]:
+    """Ready says whether replicas answer; Reconciling and Stalled whether the server is as its spec says."""
+    replicas, answering = observed.server.spec.replicas, len(observed.answering(now))
+    trouble = _blocked(observed, decided)
+    ready = trouble is None and answering >= replicas
+    if trouble is None and not (ready and _as_specified(observed, decided)):
+        trouble = trouble_of(observed, decided.template, decided.step.table, settings, now)
+    counted = f"{answering} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}."
+    fine = Trouble("Serving", counted)
+    shown, told = trouble or fine, fine if ready else trouble or fine
+    moving = trouble is not None and not trouble.stalled and trouble.reason != STOPPED
+    yield Fact("Ready", ready, told.reason, told.message)
+    yield Fact("Reconciling", moving, shown.reason, shown.message)
+    yield Fact("Stalled", trouble is not None and trouble.stalled, shown.reason, shown.message)
+
+
+def _as_specified(observed: Observed, decided: Decided) -> bool:
+    current = in_force(observed.server, decided.template)
+    return current and rolled_out(observed.deployment, decided.deployment)
+
+
+def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
+    """What makes it useless to look at pods."""
+    if observed.refusal is not None:
+        return Trouble(observed.refusal.reason, observed.refusal.message, stalled=True)
+    for taken in sorted(decided.taken, key=lambda entry: entry.passing):
+        reason = "WaitingForDeletion" if taken.passing else "NameConflict"
+        return Trouble(reason, taken.message, stalled=not taken.passing)
+    if observed.server.spec.replicas == 0:
+        message = "The server is scaled to zero; set spec.replicas to 1 or more to serve."
+        return Trouble(STOPPED, message)
+    return None
+
+
+def _update(observed: Observed, decided: Decided) -> Fact:
+    """Whether the operator would render other pods now, and how they come."""
+    template = decided.template
+    if template is None or not in_force(observed.server, template):
+        return Fact(UPDATE_AVAILABLE, None, "NotRendered", "There are no pods for this spec; see Stalled.")
+    if template.upgrade is not None:
+        return _available(observed.server.spec.upgrade.policy, template.upgrade)
+    if template.record.cause == "Automatic" and not rolled_out(observed.deployment, decided.deployment):
+        message = "Pods with the operator's present image and settings replace the others."
+        return Fact(UPDATE_AVAILABLE, False, "Upgrading", message)
+    return Fact(UPDATE_AVAILABLE, False, "UpToDate", "The pods are what the operator would render now.")
+
+
+def _available(policy: str, upgrade: Upgrade) -> Fact:
+    changes = f"The operator would render now: {upgrade.changes}."
+    if policy == "Manual":
+        how = "Set spec.upgrade.revision to a new value to roll it out, or spec.upgrade.policy to Automatic."
+        return Fact(UPDATE_AVAILABLE, True, "UpdateAvailable", f"{changes} {how}")
+    turn = f"Waiting for ModelServer {upgrade.waits_for}." if upgrade.waits_for else "It is next."
+    return Fact(UPDATE_AVAILABLE, True, "WaitingForTurn", f"{changes} {turn}")
+
+
+def _slots(decided: Decided) -> SlotsStatus:
+    aliases = len(decided.step.aliases)
+    if decided.slots.engine <= decided.slots.aliases:
+        return SlotsStatus(total=decided.slots.aliases, used=aliases, surge="Missing")
+    in_use = len(decided.step.holding) > decided.slots.aliases
+    return SlotsStatus(total=decided.slots.aliases, used=aliases, surge="InUse" if in_use else "Free")
+
+
+def _serves(report: AliasReport) -> bool:
+    return report.standing.state == "Serving"
+
+
+def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
+    """As many entries as there is room for, those that need somebody's attention first."""
+    ordered = sorted(reports, key=_serves)
+    telling = sum(not _serves(report) for report in reports)
+    longest = max(SHORTEST_MESSAGE, ADAPTERS_BYTES // 2 // max(telling, 1))
+    entries: list[AdapterState] = []
+    room = ADAPTERS_BYTES
+    for report in ordered[:ENTRIES]:
+        entry = _entry(report, longest)
+        room -= len(json.dumps(entry.to_dict(), separators=(",", ":")))
+        if room < 0:
+            break
+        entries.append(entry)
+    return tuple(entries)
+
+
+def _entry(report: AliasReport, longest: int) -> AdapterState:
+    """One that serves needs no words: state and version say it all."""
+    want, standing = report.wanted, report.standing
+    serves = _serves(report)
+    return AdapterState(
+        alias=want.alias,
+        deployment=want.deployment,
+        version=want.version,
+        state=standing.state,
+        serving_version=report.serving,
+        reason=None if serves else standing.reason,
+        message=None if serves else clip(standing.message, min(longest, 1024)),
+        replicas_ready=report.replicas_ready,
+    )

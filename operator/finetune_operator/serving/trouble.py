@@ -2,92 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
 
-from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.times import parse_time
+from finetune_operator.core.manifests import condition, integer, items, mapping, text
+from finetune_operator.observe.trouble import ENGINE_STARTS, Trouble, pod_troubles
+from finetune_operator.render.names import server_name
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims, mounted_secrets
+from finetune_operator.serving.table import Table
+from finetune_operator.serving.template import Template, in_force, refused
 
-Trouble: TypeAlias = tuple[str, str]
-MOUNT_PATIENCE = timedelta(seconds=15)
-
-
-def trouble_of(observed: Observed, settings: Settings, now: datetime) -> Trouble:
-    """(reason, message): a GPU type or claim that is not there, what the kubelet says, or just time."""
-    unknown = settings.gpu_type_problem(observed.server.spec.resources.gpu_type)
-    if unknown is not None:
-        return "UnknownGpuType", unknown
-    missing = [c for c in mounted_claims(observed.server) if c not in observed.claims]
-    if missing:
-        return (
-            "ClaimNotFound",
-            f"PersistentVolumeClaim {missing[0]} does not exist in this namespace; create it.",
-        )
-    for pod in observed.pods:
-        found = None if pod.ready or pod.terminating else _of_pod(observed.server, pod, now)
-        if found is not None:
-            return found
-    return "Starting", "The engine is loading the base model." if observed.pods else "Pods are being created."
+PATIENCE = timedelta(minutes=10)  # an autoscaler brings a node, a cloud attaches a disk
+NO_ROOM = frozenset({"Unschedulable", "PodsRefused"})
 
 
-def _of_pod(server: ModelServer, pod: PodState, now: datetime) -> Trouble | None:
-    status = pod.pod.get("status", {})
-    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-        found = _restarts(pod, container) or _waits(pod, container)
-        if found is not None:
-            return found
-    conditions = {c.get("type"): c for c in status.get("conditions", [])}
-    return _unscheduled(pod, conditions) or _unmounted(server, pod, conditions, now)
-
-
-def _unscheduled(pod: PodState, conditions: Mapping[Any, Manifest]) -> Trouble | None:
-    placed = conditions.get("PodScheduled", {})
-    if placed.get("status") != "False":
-        return None
-    return "Unschedulable", f"{pod.name}: {placed.get('message', 'no node fits')}"
-
-
-def _unmounted(
-    server: ModelServer, pod: PodState, conditions: Mapping[Any, Manifest], now: datetime
-) -> Trouble | None:
-    """The kubelet tells only in events which volume it waits for, and the operator reads no Secrets."""
-    if pod.pod["status"].get("phase") != "Pending":
-        return None
-    since = conditions.get("PodScheduled", {}).get("lastTransitionTime")
-    if conditions.get("PodReadyToStartContainers", {}).get("status") != "False" or since is None:
-        return None
-    if now - parse_time(since) < MOUNT_PATIENCE:
-        return None
-    secrets = [f"Secret {name}" for name in mounted_secrets(server)]
-    claims = [f"PersistentVolumeClaim {name}" for name in mounted_claims(server)]
-    return (
-        "SecretOrVolumeMissing" if secrets else "VolumesNotMounted",
-        f"{pod.name} waits for its volumes; check that these exist here and can be mounted: "
-        f"{', '.join([*secrets, *claims])}.",
+def trouble_of(
+    observed: Observed, template: Template | None, table: Table, settings: Settings, now: datetime
+) -> Trouble:
+    """The first thing that keeps replicas from answering, or that they need time."""
+    checks: tuple[Callable[[], Iterator[Trouble]], ...] = (
+        lambda: _spec(observed, template, settings),
+        lambda: _refused_pods(observed),
+        lambda: _pods(observed, table, settings, now),
+        lambda: _unreachable(observed, now),
+        lambda: _deadline(observed),
     )
+    found = next((trouble for check in checks for trouble in check()), None)
+    return _starting(observed) if found is None else _with_remedy(observed, found)
 
 
-def _restarts(pod: PodState, container: Manifest) -> Trouble | None:
-    """A container that ended before: how its last run ended says more than that it is started again."""
-    ended = container.get("lastState", {}).get("terminated")
-    if not ended:
-        return None
-    where = f"{pod.name}, container {container['name']}"
-    if ended.get("reason") == "OOMKilled":
-        return "OutOfMemory", f"{where}: it was ended for memory; raise spec.resources.memory."
-    said = str(ended.get("message") or ended.get("reason") or "no message").strip()
-    text = f"{where}: the last run ended with exit code {ended.get('exitCode', '?')}: {said[-600:]}"
-    return "CrashLoopBackOff", text
+def _with_remedy(observed: Observed, trouble: Trouble) -> Trouble:
+    """A new pod of a rolling update that finds no room beside the old ones can be let in their place."""
+    replicas = observed.server.spec.replicas
+    surges = sum(1 for pod in observed.live if pod.ready) >= replicas > 0
+    if trouble.reason not in NO_ROOM or not surges or observed.server.spec.upgrade.strategy == "Recreate":
+        return trouble
+    message = (
+        f"{trouble.message.rstrip('.')}. It is the new pod of a rolling update, which starts before an old "
+        "one goes; if there is no room for both, the server must recreate: set spec.upgrade.strategy to "
+        "Recreate."
+    )
+    return replace(trouble, message=message)
 
 
-def _waits(pod: PodState, container: Manifest) -> Trouble | None:
-    waiting = container.get("state", {}).get("waiting") or {}
-    reason = str(waiting.get("reason") or "")
-    if reason in ("", "PodInitializing", "ContainerCreating"):
-        return None
-    return reason, f"{pod.name}, container {container['name']}: {waiting.get('message') or reason}"
+def _spec(observed: Observed, template: Template | None, settings: Settings) -> Iterator[Trouble]:
+    problem = refused(observed.server, settings)
+    if problem is not None and not in_force(observed.server, template):
+        yield Trouble(*problem, stalled=True)
+    for claim in mounted_claims(observed.server):
+        if claim not in observed.claims:
+            message = f"PersistentVolumeClaim {claim} does not exist in this namespace; create it."
+            yield Trouble("ClaimNotFound", message, stalled=True)
+
+
+def _refused_pods(observed: Observed) -> Iterator[Trouble]:
+    """The Deployment's controller says what the API server answers when it creates pods."""
+    failure = condition(observed.deployment, "ReplicaFailure")
+    if text(failure, "status") == "True":
+        name = server_name(observed.server)
+        message = f"The API server refuses pods of Deployment {name}: {text(failure, 'message')}"
+        yield Trouble("PodsRefused", message, stalled=True)
+
+
+def _pods(observed: Observed, table: Table, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    secrets = [f"Secret {name}" for name in mounted_secrets(observed.server)]
+    for pod in observed.live:
+        if pod.answers(now) or pod.unreachable(now):
+            continue
+        yield from _restarted(pod)
+        for trouble in pod_troubles(pod.pod, secrets, settings, now):
+            lasting = trouble.since is not None and now - trouble.since >= PATIENCE
+            yield replace(trouble, stalled=trouble.stalled or lasting)
+        yield from _unready(pod, table)
+
+
+def _restarted(pod: PodState) -> Iterator[Trouble]:
+    """How the last run of a container ended says more than that it is started again."""
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for container in items(pod.pod, "status", kind):
+            ended = mapping(container, "lastState", "terminated")
+            if ended:
+                yield _ended(f"Pod {pod.name}, container {text(container, 'name')}", container, ended)
+
+
+def _ended(where: str, container: Manifest, ended: Manifest) -> Trouble:
+    if text(ended, "reason") == "OOMKilled":
+        message = f"{where} was OOM-killed; raise spec.resources.memory."
+        return Trouble("OutOfMemory", message, stalled=True)
+    said = (text(ended, "message") or text(ended, "reason") or "no message").strip()
+    code = integer(ended, "exitCode")
+    message = f"{where}: the last run ended with exit code {code}: {said[-600:]}"
+    waits = text(container, "state", "waiting", "reason") == "CrashLoopBackOff"
+    stalled = waits or (integer(container, "restartCount") or 0) >= ENGINE_STARTS
+    return Trouble("CrashLoopBackOff" if stalled else "Restarted", message, stalled=stalled)
+
+
+def _unready(pod: PodState, table: Table) -> Iterator[Trouble]:
+    """The engine is up and the agent says why it takes no requests yet."""
+    for alias, version in sorted(table.routes.items()):
+        entry = pod.version(version)
+        if text(entry, "phase") == "Failed":
+            reason, said = text(entry, "reason") or "LoadFailed", text(entry, "message")
+            yield Trouble(
+                "AdapterFailed", f"Pod {pod.name} cannot serve {alias}: {reason}: {said}", stalled=True
+            )
+    said = text(pod.state, "message")
+    if said:
+        yield Trouble("Starting", f"Pod {pod.name}: {said}.")
+
+
+def _unreachable(observed: Observed, now: datetime) -> Iterator[Trouble]:
+    for pod in observed.live:
+        if pod.unreachable(now):
+            since = pod.state_at.strftime("%H:%M:%S UTC") if pod.state_at is not None else ""
+            yield Trouble(
+                "AgentUnreachable",
+                f"Pod {pod.name} is Ready, but the operator gets no answer from its port 8001 since {since}: "
+                "check that NetworkPolicies and a service mesh (strict mTLS) let the operator in.",
+                stalled=True,
+            )
+
+
+def _deadline(observed: Observed) -> Iterator[Trouble]:
+    progress = condition(observed.deployment, "Progressing")
+    if text(progress, "reason") == "ProgressDeadlineExceeded":
+        message = f"The rollout stands still: {text(progress, 'message')}"
+        yield Trouble("ProgressDeadlineExceeded", message, stalled=True)
+
+
+def _starting(observed: Observed) -> Trouble:
+    if any(not pod.ready for pod in observed.live):
+        return Trouble("Starting", "The engine is loading the base model.")
+    if len(observed.live) < observed.server.spec.replicas:
+        return Trouble("Starting", "Pods are being created.")
+    return Trouble("RollingUpdate", "Pods are being replaced.")

@@ -2,68 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.core.sources import parse_source
+from finetune_operator.contracts.documents import ManifestVersion
+from finetune_operator.core.sources import SourceError, parse_source
+from finetune_operator.serving.observed import Observed, Unreadable
 from finetune_operator.serving.pod import base_name, store_claim
-from finetune_operator.serving.routing import Wanted
 
 
-def wanted_versions(server: ModelServer, deployments: Sequence[AdapterDeployment]) -> list[Wanted]:
-    """One entry per AdapterDeployment, oldest first: the older of two with one alias wins."""
+@dataclass(frozen=True)
+class Rejection:
+    """Why a version is kept off the server. `keeps_route`: the version that answers until now goes on."""
+
+    reason: str
+    message: str
+    keeps_route: bool = True
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One AdapterDeployment's request: an alias, and the version it asks for (None while not resolved).
+
+    `served` is the version that its status says answers now, where that is known completely.
+    """
+
+    alias: str
+    deployment: str
+    target: ManifestVersion | None = None
+    rejection: Rejection | None = None
+    served: ManifestVersion | None = None
+
+    @property
+    def version(self) -> str | None:
+        """The name of the version that is asked for."""
+        return self.target.name if self.target is not None else None
+
+    @property
+    def loadable(self) -> bool:
+        """Whether pods should load the version."""
+        return self.target is not None and self.rejection is None
+
+    @property
+    def keeps_route(self) -> bool:
+        """Whether the alias is this AdapterDeployment's."""
+        return self.rejection is None or self.rejection.keeps_route
+
+
+def wanted_versions(observed: Observed) -> tuple[Wanted, ...]:
+    """One entry per AdapterDeployment, oldest first: the older of two with one alias has it."""
+    askers: list[AdapterDeployment | Unreadable] = [*observed.deployments, *observed.unreadable]
     taken: dict[str, str] = {}
     wanted: list[Wanted] = []
-    for deployment in sorted(deployments, key=_age):
-        if deployment.metadata.deletion_timestamp is not None:
+    for one in sorted(askers, key=_age):
+        if isinstance(one, Unreadable):
+            request = Wanted(one.alias, one.name, rejection=Rejection("Unreadable", one.message))
+        elif one.metadata.deletion_timestamp is None:
+            request = _wanted(observed.server, one, taken)
+        else:
             continue
-        refusal = _conflict(server, deployment, taken) or _outside_store(server, deployment)
-        taken.setdefault(deployment.spec.alias, deployment.metadata.name)
-        wanted.append(_wanted(deployment, refusal))
-    return wanted
+        taken.setdefault(request.alias, request.deployment)
+        wanted.append(request)
+    return tuple(wanted)
 
 
-def _age(deployment: AdapterDeployment) -> tuple[str, str]:
-    return str(deployment.metadata.creation_timestamp), deployment.metadata.name
+def _age(one: AdapterDeployment | Unreadable) -> tuple[str, str]:
+    if isinstance(one, Unreadable):
+        return one.created, one.name
+    return str(one.metadata.creation_timestamp), one.metadata.name
 
 
-def _wanted(deployment: AdapterDeployment, refusal: tuple[str, str] | None) -> Wanted:
-    name, alias = deployment.metadata.name, deployment.spec.alias
+def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Wanted:
+    rejection = _conflict(server, deployment, taken) or _outside_store(server, deployment)
+    target, served = _target(deployment), _served(server, deployment)
+    return Wanted(deployment.spec.alias, deployment.metadata.name, target, rejection, served)
+
+
+def _target(deployment: AdapterDeployment) -> ManifestVersion | None:
     resolved = deployment.status.resolved
     if resolved is None:
-        return Wanted(alias, name, refusal=refusal)
-    return Wanted(
-        alias,
-        name,
-        resolved.version,
-        resolved.source,
-        resolved.digest,
-        bool(resolved.allow_unpromoted),
-        refusal,
-    )
+        return None
+    return _entry(resolved.version, resolved.source, resolved.digest, resolved.allow_unpromoted)
 
 
-def _conflict(
-    server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]
-) -> tuple[str, str] | None:
+def _served(server: ModelServer, deployment: AdapterDeployment) -> ManifestVersion | None:
+    """Before sources were recorded, the store stands for the source: pods that hold the version keep it."""
+    serving = deployment.status.serving
+    if serving is None or serving.digest is None:
+        return None
+    source = serving.source or server.spec.artifact_store
+    return _entry(serving.version, source, serving.digest, bool(serving.allow_unpromoted))
+
+
+def _entry(name: str, source: str, digest: str, allow_unpromoted: bool) -> ManifestVersion | None:
+    try:
+        return ManifestVersion(name=name, source=source, digest=digest, allow_unpromoted=allow_unpromoted)
+    except ValidationError:  # a status that somebody else wrote
+        return None
+
+
+def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Rejection | None:
     alias = deployment.spec.alias
     if alias == base_name(server):
-        return "AliasConflict", f"{alias} is the name of the server's base model; choose another alias."
+        message = f"{alias} is the name of the server's base model; choose another alias."
+        return Rejection("AliasConflict", message, keeps_route=False)
     if alias in taken:
-        return (
-            "AliasConflict",
-            f"{alias} is already served by AdapterDeployment {taken[alias]}, which is older.",
-        )
+        message = f"{alias} is already served by AdapterDeployment {taken[alias]}, which is older."
+        return Rejection("AliasConflict", message, keeps_route=False)
     return None
 
 
-def _outside_store(server: ModelServer, deployment: AdapterDeployment) -> tuple[str, str] | None:
+def _outside_store(server: ModelServer, deployment: AdapterDeployment) -> Rejection | None:
     resolved = deployment.status.resolved
-    if resolved is None or parse_source(resolved.source).claim == store_claim(server):
+    if resolved is None:
         return None
+    try:
+        inside = parse_source(resolved.source).claim == store_claim(server)
+    except SourceError as error:
+        return Rejection("InvalidSource", str(error))
     store = server.spec.artifact_store
-    return (
-        "OutsideStore",
-        f"{resolved.source} is not in the server's artifact store {store}; publish it there.",
-    )
+    message = f"{resolved.source} is not in the server's artifact store {store}; publish it there."
+    return None if inside else Rejection("OutsideStore", message)

@@ -9,6 +9,7 @@ from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.core.sources import SourceError
+from finetune_operator.observe.queue import queue_problem
 from finetune_operator.render.job import access_mode
 from finetune_operator.render.names import workspace_name
 from finetune_operator.render.resources import gpus
@@ -46,6 +47,8 @@ def blocker(run: Run, stage: StageName) -> Blocker | None:
     checks: tuple[Callable[[], Iterator[Blocker]], ...] = (
         lambda: _evaluation(observed),
         lambda: _gpu_type(observed, run.settings),
+        lambda: _permission(observed, run.settings),
+        lambda: _queue(observed, stage),
         lambda: _price(observed, run.settings),
         lambda: _addresses(observed, stage),
         lambda: _workspace(observed, stage),
@@ -68,6 +71,19 @@ def _gpu_type(observed: Observed, settings: Settings) -> Iterator[Blocker]:
     problem = settings.gpu_type_problem(observed.job.spec.resources.gpu_type)
     if problem is not None:
         yield Blocker("UnknownGpuType", problem)
+
+
+def _permission(observed: Observed, settings: Settings) -> Iterator[Blocker]:
+    spec = observed.job.spec
+    problem = settings.permission_problem(spec.pod_template, spec.scheduling)
+    if problem is not None:
+        yield Blocker("NotAllowed", problem)
+
+
+def _queue(observed: Observed, stage: StageName) -> Iterator[Blocker]:
+    problem = queue_problem(observed.job, stage, kueue=observed.kueue)
+    if problem is not None:
+        yield Blocker("KueueNotInstalled", problem)
 
 
 def _price(observed: Observed, settings: Settings) -> Iterator[Blocker]:

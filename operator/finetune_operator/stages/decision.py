@@ -15,6 +15,7 @@ from finetune_operator.api.finetunejobstatus import (
     Cost,
     FineTuneJobStatus,
     MemoryPlan,
+    Pinned,
     Progress,
     Resolved,
     Scores,
@@ -46,7 +47,7 @@ class Decision:
     """What one step of a run decides. What is left out stays as it is, but `waiting` must be said each time.
 
     `attempts` are new or changed ones; of `resolved`, `plan`, `cost` and `scores` what is known replaces what
-    was; `title` is the stage as kubectl shows it; `again` is in seconds.
+    was, `pinned` is kept; `title` is the stage as kubectl shows it; `again` is in seconds.
     """
 
     actions: tuple[Action, ...] = ()
@@ -55,6 +56,7 @@ class Decision:
     title: str | None = None
     waiting: Waiting | None = None
     progress: Progress | None = None
+    pinned: Pinned | None = None
     resolved: Resolved | None = None
     plan: MemoryPlan | None = None
     cost: Cost | None = None
@@ -118,6 +120,7 @@ def fold(status: FineTuneJobStatus, decision: Decision, generation: int, now: da
         "stage": decision.title or status.stage,
         "waiting": decision.waiting,
         "progress": None if closes else decision.progress or status.progress,
+        "pinned": status.pinned or decision.pinned,
         "resolved": merged(status.resolved, decision.resolved),
         "plan": merged(status.plan, decision.plan),
         "cost": merged(status.cost, decision.cost),

@@ -12,7 +12,7 @@ from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import mapping, number
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import in_gib, stage_resources
+from finetune_operator.render.resources import cpu_stage_resources, in_gib
 from finetune_operator.render.volumes import add_base, add_credentials, add_data, add_destination, common
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, event
@@ -32,7 +32,7 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
         "FT_S3_REGION": settings.s3.region,
     }
     env = {name: value for name, value in places.items() if value}
-    return PodParts("prepare", mounts, stage_resources(job), env)
+    return PodParts("prepare", mounts, cpu_stage_resources(settings), env)
 
 
 def read(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:

@@ -9,7 +9,7 @@ from finetune_operator.contracts.documents import PublishSpec
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import stage_resources
+from finetune_operator.render.resources import cpu_stage_resources
 from finetune_operator.render.volumes import add_base, add_destination, common
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending
@@ -27,12 +27,12 @@ _ADVICE = {
 _ACCEPTABLE = ("NoClearImprovement",)
 
 
-def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:  # noqa: ARG001
+def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     """A CPU pod that copies the result to its destination."""
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
-    return PodParts("publish", mounts, stage_resources(job))
+    return PodParts("publish", mounts, cpu_stage_resources(settings))
 
 
 def decision(job: FineTuneJob, scores: Scores | None) -> PublishSpec:

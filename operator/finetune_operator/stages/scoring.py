@@ -8,7 +8,7 @@ from finetune_operator.api.finetunejobstatus import Attempt, Scores
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import text
 from finetune_operator.observe.outcome import AttemptOutcome
-from finetune_operator.render.engine import engine
+from finetune_operator.render.engine import scoring_engine
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import scorer_resources
 from finetune_operator.render.volumes import WORKSPACE, add_base, add_destination, base_path, common
@@ -29,8 +29,8 @@ def baseline_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Po
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
-    sidecar = engine(job, settings, base_path(job), mounts)
-    return PodParts("baseline", mounts, scorer_resources(job), sidecars=(sidecar,))
+    sidecar = scoring_engine(job, settings, base_path(job), mounts)
+    return PodParts("baseline", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
 
 
 def evaluate_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
@@ -38,8 +38,8 @@ def evaluate_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Po
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     model = f"{WORKSPACE}/output/model" if job.spec.method == "Full" else base_path(job)
-    sidecar = engine(job, settings, model, mounts)
-    return PodParts("evaluate", mounts, scorer_resources(job), sidecars=(sidecar,))
+    sidecar = scoring_engine(job, settings, model, mounts)
+    return PodParts("evaluate", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
 
 
 def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:

@@ -10,9 +10,10 @@ from finetune_operator.api.finetunejobstatus import Attempt, Cost, MemoryPlan
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.manifests import integer, number
 from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.placement import gpu_type
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import train_resources
-from finetune_operator.render.volumes import add_base, add_shared_memory, common
+from finetune_operator.render.resources import shared_memory, train_resources
+from finetune_operator.render.volumes import add_base, common
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision
 from finetune_operator.stages.stage import Stage, Summary
@@ -28,13 +29,14 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     asked = job.spec.resources
     mounts = common(job, attempt.job)
     add_base(mounts, job)
-    add_shared_memory(mounts, job)
+    mounts.shared_memory(shared_memory(asked.shared_memory, gpu_type(job, settings), asked.gpus_per_node))
     gang = attempt.job if asked.nodes > 1 else None
     processes = asked.gpus_per_node or asked.processes_per_node  # None: the pod knows its cores and memory
     env = {
         "FT_NODES": str(asked.nodes),
         **({"FT_PROCESSES": str(processes)} if processes else {}),
         "FT_MASTER_ADDR": "127.0.0.1" if gang is None else f"{attempt.job}-0.{gang}",
+        "FT_RENDEZVOUS_SECONDS": str(settings.unschedulable_deadline_seconds),
     }
     return PodParts(
         "train",

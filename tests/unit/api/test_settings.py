@@ -126,8 +126,22 @@ def test_the_chart_ships_the_operators_defaults() -> None:
     assert parsed(**shipped) == parsed()
 
 
+def test_the_example_of_the_values_file_is_accepted_by_both() -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    begin, end = (
+        next(n for n, line in enumerate(lines) if line.strip("# ") == "h200:"),
+        lines.index("gpuTypes: {}"),
+    )
+    example = yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines[begin:end]))
+    assert set(example["h200"]) == set(FULL_TYPE)
+    parsed(gpuTypes=example)
+    assert refused_by_the_chart({"gpuTypes": example}) == []
+
+
 def test_every_field_of_a_gpu_type_is_in_the_chart() -> None:
-    known = SCHEMA.schema["properties"]["gpuTypes"]["additionalProperties"]["properties"]
+    (known,) = [
+        part["properties"] for part in SCHEMA.schema["properties"]["gpuTypes"]["patternProperties"].values()
+    ]
     (settings,) = parsed(**gpu()).gpu_types.values()
     assert set(known) == {field.alias for field in type(settings).model_fields.values()} == set(FULL_TYPE)
 

@@ -106,7 +106,7 @@ def test_a_job_without_kueue_is_suspended_and_resumed_with_a_note_of_who_did_it(
     assert stop(child(suspend=False, queue=None), None) == Patch(
         "batch/v1", "Job", "run-train-1", JOB_STOPPED
     )
-    assert let_run(child(queue=None, ours=True), None, None) == Patch(
+    assert let_run(child(queue=None, ours=True), None, None, kueue=True) == Patch(
         "batch/v1", "Job", "run-train-1", JOB_RESUMED
     )
 
@@ -118,7 +118,9 @@ def test_a_job_of_kueues_is_stopped_and_let_run_by_its_workload() -> None:
     assert stop(child(), workload("quota used by another")) is not None
     held = workload("deactivated while running", ours=True)
     active = {"metadata": {"annotations": {KEY: None}}, "spec": {"active": True}}
-    assert let_run(child(), held, "team") == Patch(version, "Workload", held["metadata"]["name"], active)
+    assert let_run(child(), held, "team", kueue=True) == Patch(
+        version, "Workload", held["metadata"]["name"], active
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,6 +128,7 @@ def test_a_job_of_kueues_is_stopped_and_let_run_by_its_workload() -> None:
     [
         (child(queue=None), None),
         (child(), None),
+        (child(ours=True), None),  # a LocalQueue `default` was given to a Job that named none
         (child(), "deactivated while running"),
         (child(), "quota used by another"),
         (child(), "preempted, queued again"),
@@ -135,14 +138,14 @@ def test_a_job_of_kueues_is_stopped_and_let_run_by_its_workload() -> None:
     ],
 )
 def test_what_others_suspended_is_left_alone(job: dict[str, Any], state: str | None) -> None:
-    assert let_run(job, workload(state) if state else None, "team") is None
+    assert let_run(job, workload(state) if state else None, "team", kueue=True) is None
 
 
 @pytest.mark.parametrize("job", [child(queue=None), child(queue=None, ours=True)])
 def test_where_kueue_manages_every_job_a_job_without_queue_gets_that_of_the_run(job: dict[str, Any]) -> None:
     found = workload("Job without a queue")
-    assert let_run(job, found, "team") == Patch("batch/v1", "Job", "run-train-1", QUEUED)
-    assert let_run(job, found, None) is None
+    assert let_run(job, found, "team", kueue=True) == Patch("batch/v1", "Job", "run-train-1", QUEUED)
+    assert let_run(job, found, None, kueue=True) is None
 
 
 def test_stopping_what_is_stopped_writes_nothing() -> None:
@@ -174,7 +177,7 @@ def test_no_write_is_repeated_and_what_was_stopped_can_be_let_run(
         return
     job, found = (job, patched(found, held)) if found is not None else (patched(job, held), None)
     assert stop(job, found) is None
-    let = let_run(job, found, None)
+    let = let_run(job, found, None, kueue=found is not None)
     assert let is not None
     job, found = (job, patched(found, let)) if found is not None else (patched(job, let), None)
-    assert let_run(job, found, None) is None
+    assert let_run(job, found, None, kueue=found is not None) is None

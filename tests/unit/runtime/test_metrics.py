@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,15 @@ def test_names_follow_the_rules_of_prometheus() -> None:
         if family.type == "histogram":
             assert family.name.endswith("_seconds"), family.name
     assert "_created" not in exercised().render().decode()
+
+
+def test_promtool_finds_nothing_to_say_about_the_names() -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed (Debian: prometheus); `make test` installs it as root")
+    text = exercised().render()
+    done = subprocess.run([program, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_error_can_be_seen_in_a_rate_from_the_first_on() -> None:

@@ -1,91 +1,82 @@
-"""The children of a ModelServer and when they are written."""
+"""The children of a ModelServer, what their pods are, and when something is written."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
-from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Apply, Manifest, Patch, Plan
-from finetune_operator.serving.observed import Observed, PodState
+from finetune_operator.core.actions import Emit, Patch
+from finetune_operator.serving.observed import PodState, Unreadable, is_replica
 from finetune_operator.serving.plan import plan
-from finetune_operator.serving.wanted import wanted_versions
+from finetune_operator.serving.wanted import Wanted, wanted_versions
+from tests.unit.server.builders import NOW, World, adapter, applied, pod, server, version
 
-NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-SETTINGS = Settings.model_validate({"images": {"trainer": "t", "serving": "serving:1"}})
-DIGEST = "sha256:" + "a" * 64
-
-
-def server(**spec: Any) -> ModelServer:
-    body = {"baseModel": {"source": "pvc://models/smollm2"}, "artifactStore": "pvc://adapters"}
-    meta = {"name": "shared", "namespace": "demo", "uid": "u1", "generation": 1}
-    return ModelServer.model_validate({"metadata": meta, "spec": {**body, **spec}})
+SEEN = {"finetune.dev/manifest-generation": "1"}
 
 
-def adapter(name: str, alias: str, created: str, source: str = "pvc://adapters/x") -> AdapterDeployment:
-    meta = {"name": name, "namespace": "demo", "uid": name, "creationTimestamp": created}
-    spec = {"serverRef": {"name": "shared"}, "alias": alias, "adapter": {"source": source, "digest": DIGEST}}
-    resolved = {"source": source, "digest": DIGEST, "version": f"{alias}--{'a' * 12}"}
-    return AdapterDeployment.model_validate(
-        {"metadata": meta, "spec": spec, "status": {"resolved": resolved}}
-    )
+def template(**spec: Any) -> dict[str, Any]:
+    found: dict[str, Any] = World(spec).settle().children["Deployment"]["spec"]["template"]["spec"]
+    return found
 
 
-def applied(decided: Plan) -> dict[str, Manifest]:
-    return {a.manifest["kind"]: a.manifest for a in decided.actions if isinstance(a, Apply)}
-
-
-def observed_after(decided: Plan, **more: Any) -> Observed:
-    made = applied(decided)
-    return Observed(
-        more.pop("server", server()),
-        deployment=made["Deployment"],
-        manifest=made["ConfigMap"],
-        service=made["Service"],
-        policy=made["NetworkPolicy"],
-        claims={"models": {}, "adapters": {}},
-        **more,
-    )
+def wanted(*deployments: AdapterDeployment, unreadable: tuple[Unreadable, ...] = ()) -> dict[str, Wanted]:
+    world = World(deployments=deployments, more={"unreadable": unreadable})
+    return {want.deployment: want for want in wanted_versions(world.observed())}
 
 
 def test_a_new_server_gets_its_four_children() -> None:
-    decided = plan(Observed(server(), None, None), SETTINGS, NOW)
-    assert set(applied(decided)) == {"Deployment", "Service", "NetworkPolicy", "ConfigMap"}
-    assert all(m["metadata"]["ownerReferences"][0]["uid"] == "u1" for m in applied(decided).values())
+    made = applied(World().plan())
+    assert set(made) == {"Deployment", "Service", "NetworkPolicy", "ConfigMap"}
+    assert all(m["metadata"]["ownerReferences"][0]["uid"] == "u1" for m in made.values())
 
 
 def test_nothing_is_written_twice() -> None:
-    first = plan(Observed(server(), None, None), SETTINGS, NOW)
-    assert plan(observed_after(first), SETTINGS, NOW).actions == ()
+    world = World().settle()
+    assert world.plan().actions == ()
+    assert world.plan().status == world.status
 
 
-def test_an_operator_with_another_image_rolls_no_server() -> None:
-    first = plan(Observed(server(), None, None), SETTINGS, NOW)
-    newer = SETTINGS.model_copy(
-        update={"images": SETTINGS.images.model_copy(update={"serving": "serving:2"})}
-    )
-    assert plan(observed_after(first), newer, NOW).actions == ()
+def test_a_deleted_server_is_left_to_the_garbage_collector() -> None:
+    gone = server()
+    meta = gone.metadata.model_copy(update={"deletion_timestamp": "2026-11-23T12:00:00Z"})
+    observed = World().observed()
+    observed = type(observed)(gone.model_copy(update={"metadata": meta}), None, None)
+    assert plan(observed, World().settings, NOW).actions == ()
 
 
 def test_a_pod_that_has_not_seen_the_manifest_is_nudged_once() -> None:
-    first = plan(Observed(server(), None, None), SETTINGS, NOW)
-    pod = PodState("pod-1", "p1", True, False, {"metadata": {}}, {"appliedGeneration": 1})
-    nudges = plan(observed_after(first, pods=(pod,)), SETTINGS, NOW).actions
-    assert [type(a) for a in nudges] == [Patch]
-    seen = {"metadata": {"annotations": {"finetune.dev/manifest-generation": "1"}}}
-    told = PodState("pod-1", "p1", True, False, seen, {"appliedGeneration": 1})
-    assert plan(observed_after(first, pods=(told,)), SETTINGS, NOW).actions == ()
+    world = World().settle()
+    world.pods = (pod(applied=1),)
+    assert [type(action) for action in world.plan().actions if not isinstance(action, Emit)] == [Patch]
+    world.pods = (_annotated(SEEN),)
+    assert [action for action in world.plan().actions if not isinstance(action, Emit)] == []
+
+
+def _annotated(annotations: dict[str, str], **more: Any) -> PodState:
+    found = pod(applied=1, **more)
+    manifest = {**found.pod, "metadata": {"name": found.name, "annotations": annotations}}
+    return PodState(found.name, found.uid, found.ready, found.terminating, manifest, found.state, NOW)
+
+
+def test_pods_that_are_over_are_not_nudged() -> None:
+    world = World().settle()
+    world.pods = (pod(phase="Failed", ready=False), pod(name="pod-2", terminating=True))
+    assert [action for action in world.plan().actions if isinstance(action, Patch)] == []
+
+
+def test_until_every_ready_pod_was_asked_nothing_is_decided() -> None:
+    world = World().settle()
+    manifest = pod().pod
+    world.pods = (PodState("pod-1", "p1", True, False, manifest, None, None),)
+    decided = world.plan()
+    assert (decided.actions, decided.status, decided.requeue_after) == ((), None, 1.0)
 
 
 def test_the_pod_is_what_pod_security_restricted_admits() -> None:
-    spec = applied(plan(Observed(server(), None, None), SETTINGS, NOW))["Deployment"]["spec"]["template"][
-        "spec"
-    ]
+    spec = template()
     assert spec["securityContext"]["runAsNonRoot"]
     assert not spec["automountServiceAccountToken"]
     for container in [*spec["initContainers"], *spec["containers"]]:
@@ -94,8 +85,7 @@ def test_the_pod_is_what_pod_security_restricted_admits() -> None:
 
 
 def test_the_engine_has_no_port_and_no_keys_and_only_the_gateway_mounts_them() -> None:
-    mine = server(apiKeys={"secretRef": {"name": "keys"}})
-    spec = applied(plan(Observed(mine, None, None), SETTINGS, NOW))["Deployment"]["spec"]["template"]["spec"]
+    spec = template(apiKeys={"secretRef": {"name": "keys"}})
     engine, gateway = spec["initContainers"][-1], spec["containers"][0]
     assert "ports" not in engine
     assert "keys" not in {m["name"] for m in engine["volumeMounts"]}
@@ -104,137 +94,103 @@ def test_the_engine_has_no_port_and_no_keys_and_only_the_gateway_mounts_them() -
 
 def test_an_hf_base_is_fetched_by_a_container_of_its_own_with_the_token() -> None:
     base = {"source": "hf://org/name", "revision": "a" * 40, "credentialsSecretRef": {"name": "hub"}}
-    spec = applied(plan(Observed(server(baseModel=base), None, None), SETTINGS, NOW))["Deployment"]["spec"]
-    fetch, engine = spec["template"]["spec"]["initContainers"]
+    fetch, engine = template(baseModel=base)["initContainers"]
     assert fetch["args"][:4] == ["fetch-base", "--source", "hf://org/name", "--revision"]
     assert "token" in {m["name"] for m in fetch["volumeMounts"]}
     assert "token" not in {m["name"] for m in engine["volumeMounts"]}
 
 
-def test_the_older_of_two_deployments_with_one_alias_wins() -> None:
-    old, young = (
-        adapter("old", "reviews", "2026-01-01T00:00:00Z"),
-        adapter("young", "reviews", "2026-01-02T00:00:00Z"),
-    )
-    wanted = {w.deployment: w.refusal for w in wanted_versions(server(), [young, old])}
-    assert wanted["old"] is None
-    assert wanted["young"] is not None
-    assert wanted["young"][0] == "AliasConflict"
-    assert "old" in wanted["young"][1]
-
-
-REFUSED = [
-    pytest.param(adapter("a", "smollm2", "t"), "AliasConflict", id="an alias that is the base's name"),
-    pytest.param(
-        adapter("a", "x", "t", "pvc://elsewhere/x"), "OutsideStore", id="an adapter outside the store"
-    ),
-]
-
-
-@pytest.mark.parametrize(("deployment", "reason"), REFUSED)
-def test_refused_before_any_pod_sees_it(deployment: AdapterDeployment, reason: str) -> None:
-    (only,) = wanted_versions(server(), [deployment])
-    assert only.refusal is not None
-    assert only.refusal[0] == reason
-
-
-def test_a_missing_claim_is_named() -> None:
-    decided = plan(Observed(server(), None, None), SETTINGS, NOW)
-    assert decided.status is not None
-    ready = next(c for c in decided.status["conditions"] if c["type"] == "Ready")
-    assert (ready["status"], ready["reason"]) == ("False", "ClaimNotFound")
-    assert "adapters" in ready["message"]
-
-
-BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
-ENGINES = [
-    pytest.param(
-        {"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}},
-        "ErrImagePull",
-        "no such image",
-        id="an image that cannot be pulled",
-    ),
-    pytest.param(
-        {"state": BACK_OFF, "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
-        "OutOfMemory",
-        "raise spec.resources.memory",
-        id="an engine that was ended for memory",
-    ),
-    pytest.param(
-        {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
-        "OutOfMemory",
-        "raise spec.resources.memory",
-        id="the same while it starts again",
-    ),
-    pytest.param(
-        {"state": BACK_OFF, "lastState": {"terminated": {"exitCode": 1, "message": "unknown option --x"}}},
-        "CrashLoopBackOff",
-        "exit code 1: unknown option --x",
-        id="an engine that refuses its arguments",
-    ),
-    pytest.param({"state": {"running": {}}}, "Starting", "loading", id="an engine that loads"),
-]
-
-
-@pytest.mark.parametrize(("engine", "reason", "words"), ENGINES)
-def test_a_replica_that_is_missing_is_explained(engine: Manifest, reason: str, words: str) -> None:
-    status = {"initContainerStatuses": [{"name": "engine", **engine}]}
-    pod = PodState(
-        "p-0", "u-0", ready=False, terminating=False, pod={"metadata": {}, "status": status}, state=None
-    )
-    first = plan(Observed(server(), None, None), SETTINGS, NOW)
-    decided = plan(observed_after(first, pods=(pod,)), SETTINGS, NOW)
-    assert decided.status is not None
-    ready = next(c for c in decided.status["conditions"] if c["type"] == "Ready")
-    assert (ready["status"], ready["reason"]) == ("False", reason)
-    assert words in ready["message"]
-
-
-def test_a_pod_that_waits_for_a_missing_secret_names_it_after_a_while() -> None:
-    mine = server(apiKeys={"secretRef": {"name": "keys"}})
-    first = plan(Observed(mine, None, None), SETTINGS, NOW)
-    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-23T11:59:50Z"}
-    waits = {"type": "PodReadyToStartContainers", "status": "False"}
-    status = {"phase": "Pending", "conditions": [placed, waits]}
-    pod = PodState("p-0", "u-0", False, False, {"metadata": {}, "status": status}, None)
-    seen = observed_after(first, server=mine, pods=(pod,))
-    assert _ready(plan(seen, SETTINGS, NOW))[0] == "Starting"
-    reason, message = _ready(plan(seen, SETTINGS, NOW + timedelta(seconds=10)))
-    assert reason == "SecretOrVolumeMissing"
-    assert "Secret keys" in message
-
-
-def test_a_gpu_type_that_nobody_configured_gets_no_pods_and_is_named() -> None:
-    mine = server(resources={"gpus": 1, "gpuType": "H900"})
-    decided = plan(Observed(mine, None, None), SETTINGS, NOW)
-    assert "Deployment" not in applied(decided)
-    reason, message = _ready(decided)
-    assert reason == "UnknownGpuType"
-    assert "H900" in message
-
-
 def test_several_gpus_share_one_engine() -> None:
-    mine = server(resources={"gpus": 4})
-    spec = applied(plan(Observed(mine, None, None), SETTINGS, NOW))["Deployment"]["spec"]["template"]["spec"]
-    engine = spec["initContainers"][-1]
+    engine = template(resources={"gpus": 4})["initContainers"][-1]
     assert engine["resources"]["limits"]["nvidia.com/gpu"] == "4"
     assert engine["args"][engine["args"].index("--tensor-parallel-size") + 1] == "4"
 
 
-def _ready(decided: Plan) -> tuple[str, str]:
-    assert decided.status is not None
-    ready = next(c for c in decided.status["conditions"] if c["type"] == "Ready")
-    assert ready["status"] == "False"
-    return ready["reason"], ready["message"]
+def test_the_engine_holds_one_adapter_more_than_the_server_serves() -> None:
+    args = template(maxCpuLoras=4)["initContainers"][-1]["args"]
+    assert args[args.index("--max-cpu-loras") + 1] == "5"
+
+
+def test_the_rollout_may_take_as_long_as_the_engine_may_take_to_start() -> None:
+    world = World().settle()
+    probe = template()["initContainers"][-1]["startupProbe"]
+    engine = probe["periodSeconds"] * probe["failureThreshold"]
+    assert world.children["Deployment"]["spec"]["progressDeadlineSeconds"] > engine
+
+
+ROLLING = [
+    pytest.param("Surge", {"maxSurge": 1, "maxUnavailable": 0}, id="a new pod before an old one goes"),
+    pytest.param("Recreate", {"maxSurge": 0, "maxUnavailable": 1}, id="a pod goes first"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "rolling"), ROLLING)
+def test_how_pods_are_replaced(strategy: str, rolling: dict[str, int]) -> None:
+    spec = World({"upgrade": {"strategy": strategy}}).settle().children["Deployment"]["spec"]
+    assert spec["strategy"]["rollingUpdate"] == rolling
+
+
+def test_a_gpu_type_that_nobody_configured_gets_no_pods_and_is_named() -> None:
+    world = World({"resources": {"gpus": 1, "gpuType": "H900"}})
+    assert "Deployment" not in applied(world.reconcile())
+    ready = world.condition("Ready")
+    assert (ready.status, ready.reason) == ("False", "UnknownGpuType")
+    assert "H900" in ready.message
 
 
 def test_the_manifest_lists_a_wanted_version_before_it_is_routed() -> None:
-    mine = (adapter("a", "reviews", "t"),)
-    document = json.loads(
-        applied(plan(Observed(server(), None, None, deployments=mine), SETTINGS, NOW))["ConfigMap"]["data"][
-            "manifest.json"
-        ]
-    )
-    assert [v["name"] for v in document["versions"]] == [f"reviews--{'a' * 12}"]
+    made = applied(World(deployments=(adapter("a", "reviews"),)).plan())
+    document = json.loads(made["ConfigMap"]["data"]["manifest.json"])
+    assert [v["name"] for v in document["versions"]] == [version("reviews")]
     assert document["routes"] == []
     assert document["base"] == {"name": "smollm2", "fingerprint": None}
+
+
+def test_the_older_of_two_deployments_with_one_alias_wins() -> None:
+    old, young = adapter("old", "reviews", "2026-01-01"), adapter("young", "reviews", "2026-01-02")
+    found = wanted(young, old)
+    assert found["old"].rejection is None
+    assert found["young"].rejection is not None
+    assert found["young"].rejection.reason == "AliasConflict"
+    assert "old" in found["young"].rejection.message
+
+
+REJECTED = [
+    pytest.param(adapter("a", "smollm2"), "AliasConflict", id="an alias that is the base's name"),
+    pytest.param(adapter("a", "x", source="pvc://elsewhere/x"), "OutsideStore", id="an adapter elsewhere"),
+    pytest.param(adapter("a", "x", source="../x"), "InvalidSource", id="an address that is none"),
+]
+
+
+@pytest.mark.parametrize(("deployment", "reason"), REJECTED)
+def test_refused_before_any_pod_sees_it(deployment: AdapterDeployment, reason: str) -> None:
+    (only,) = wanted(deployment).values()
+    assert only.rejection is not None
+    assert only.rejection.reason == reason
+
+
+def test_a_deployment_that_cannot_be_read_is_told_and_keeps_its_alias() -> None:
+    broken = Unreadable("broken", "reviews", "2026-01-01", "spec.adapter: Field required")
+    found = wanted(adapter("good", "other"), adapter("late", "reviews", "2026-01-02"), unreadable=(broken,))
+    assert found["good"].rejection is None
+    assert found["broken"].rejection is not None
+    assert found["broken"].rejection.reason == "Unreadable"
+    assert found["late"].rejection is not None
+    assert found["late"].rejection.reason == "AliasConflict"
+
+
+CONTROLLER = {"kind": "ReplicaSet", "name": "shared-server-7d9", "controller": True}
+PODS = [
+    pytest.param({"ownerReferences": [CONTROLLER]}, True, id="a pod of the Deployment's ReplicaSet"),
+    pytest.param({}, False, id="a copy that nothing controls"),
+    pytest.param({"ownerReferences": [{**CONTROLLER, "kind": "Job"}]}, False, id="a pod of a Job"),
+    pytest.param(
+        {"ownerReferences": [{**CONTROLLER, "name": "web-7d9"}]}, False, id="a pod of another Deployment"
+    ),
+]
+
+
+@pytest.mark.parametrize(("metadata", "ours"), PODS)
+def test_a_pod_with_our_labels_is_ours_only_by_its_controller(metadata: dict[str, Any], ours: bool) -> None:
+    found = {"metadata": {"name": "p", "labels": {"pod-template-hash": "7d9"}, **metadata}}
+    assert is_replica(server(), found) == ours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,38 +9,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.contracts.documents import ManifestBase
+from finetune_operator.serving.children import manifest_configmap
 from finetune_operator.serving.observed import PodState
-from finetune_operator.serving.routing import (
-    EMPTY,
-    Table,
-    Wanted,
-    next_table,
-    read_table,
-    report,
-    write_table,
-)
+from finetune_operator.serving.report import AliasReport, report
+from finetune_operator.serving.routing import Slots, next_step
+from finetune_operator.serving.table import Table, read_table, write_table
+from finetune_operator.serving.wanted import Rejection, Wanted
+from tests.unit.server.builders import entry, held, pod, server, want
 
-V1, V2 = "reviews--aaaaaaaaaaaa", "reviews--bbbbbbbbbbbb"
-
-
-def want(version: str | None, alias: str = "reviews", **more: Any) -> Wanted:
-    return Wanted(alias, f"{alias}-deployment", version, "pvc://adapters/x", "sha256:" + "a" * 64, **more)
-
-
-def pod(
-    name: str = "pod-1", applied: int = 0, ready: bool = True, terminating: bool = False, **phases: Any
-) -> PodState:
-    versions = [{"name": n.replace("__", "--"), **v} for n, v in phases.items()]
-    return PodState(name, name, ready, terminating, {}, {"appliedGeneration": applied, "versions": versions})
-
-
-def holds(*names: str, **more: Any) -> dict[str, Mapping[str, Any]]:
-    return {n.replace("--", "__"): {"phase": "Ready", "inFlight": 0, **more} for n in names}
+V1, V2, V3 = "reviews--aaaaaaaaaaaa", "reviews--bbbbbbbbbbbb", "reviews--cccccccccccc"
+OTHER = "other--dddddddddddd"
+ROOMY = Slots(aliases=4, engine=5)
+EMPTY = Table()
+CONFLICT = Rejection("AliasConflict", "taken", keeps_route=False)
 
 
 def table(generation: int, versions: tuple[str, ...], **routes: str) -> Table:
-    entry = {"source": "pvc://adapters/x", "digest": "sha256:" + "a" * 64, "allowUnpromoted": False}
-    return Table(generation, {n: {"name": n, **entry} for n in versions}, routes)
+    return Table(generation, {name: entry(name) for name in versions}, routes)
+
+
+def step(current: Table, wanted: list[Wanted], pods: list[PodState], slots: Slots = ROOMY) -> Table:
+    return next_step(current, wanted, pods, slots).table
+
+
+def said(
+    one: Wanted, current: Table, wanted: list[Wanted], pods: list[PodState], slots: Slots = ROOMY
+) -> AliasReport:
+    """What the server reports of one alias after a step."""
+    answering = [p for p in pods if p.ready]
+    return report(one, next_step(current, wanted, pods, slots), pods, answering, replicas=1)
 
 
 STEPS = [
@@ -58,21 +54,21 @@ STEPS = [
     pytest.param(
         table(1, (V1,)),
         [want(V1)],
-        [pod(applied=1, **holds(V1))],
+        [pod(V1, applied=1)],
         table(2, (V1,), reviews=V1),
         id="the alias points to a version that every ready pod has verified",
     ),
     pytest.param(
         table(1, (V1,)),
         [want(V1)],
-        [pod(applied=1, **holds(V1)), pod("pod-2", applied=1)],
+        [pod(V1, applied=1), pod(name="pod-2", applied=1)],
         table(1, (V1,)),
         id="one ready pod without the version holds the route back",
     ),
     pytest.param(
         table(1, (V1,)),
         [want(V1)],
-        [pod(applied=1, **holds(V1)), pod("pod-2", ready=False)],
+        [pod(V1, applied=1), pod(name="pod-2", ready=False)],
         table(2, (V1,), reviews=V1),
         id="a pod that is not ready does not hold the route back, it becomes ready only with the routed versions",
     ),
@@ -82,122 +78,190 @@ STEPS = [
     pytest.param(
         table(2, (V1,), reviews=V1),
         [want(V2)],
-        [pod(applied=2, **holds(V1))],
+        [pod(V1, applied=2)],
         table(3, (V1, V2), reviews=V1),
         id="a changed adapter is listed beside the one that serves",
     ),
     pytest.param(
         table(3, (V1, V2), reviews=V1),
         [want(V2)],
-        [pod(applied=3, **holds(V1, V2))],
+        [pod(V1, V2, applied=3)],
         table(4, (V1, V2), reviews=V2),
         id="the alias moves and the old version stays until every pod follows",
     ),
     pytest.param(
         table(4, (V1, V2), reviews=V2),
         [want(V2)],
-        [pod(applied=4, **holds(V1, V2)), pod("pod-2", applied=3, **holds(V1, V2))],
+        [pod(V1, V2, applied=4), pod(V1, V2, name="pod-2", applied=3)],
         table(4, (V1, V2), reviews=V2),
         id="a pod that has not followed yet keeps the old version loaded",
     ),
     pytest.param(
         table(4, (V1, V2), reviews=V2),
         [want(V2)],
-        [pod(applied=4, **{**holds(V2), **holds(V1, inFlight=1)})],
+        [pod(held(V1, inFlight=1), V2, applied=4)],
         table(4, (V1, V2), reviews=V2),
         id="a request in flight keeps the old version loaded",
     ),
     pytest.param(
         table(4, (V1, V2), reviews=V2),
         [want(V2)],
-        [pod(applied=4, **holds(V1, V2))],
+        [pod(V1, V2, applied=4)],
         table(5, (V2,), reviews=V2),
         id="the drained version is dropped",
     ),
     pytest.param(
         table(4, (V2,), reviews=V2),
         [],
-        [pod(applied=4, **holds(V2))],
+        [pod(V2, applied=4)],
         table(5, (V2,)),
         id="a deleted deployment loses its route first",
     ),
     pytest.param(
         table(2, (V1,), reviews=V1),
         [want(None)],
-        [pod(applied=2, **holds(V1))],
+        [pod(V1, applied=2)],
         table(2, (V1,), reviews=V1),
         id="an adapter that is not resolved yet leaves the serving one alone",
     ),
     pytest.param(
+        table(2, (V1,), reviews=V1),
+        [want(None, rejection=Rejection("Unreadable", "spec.adapter: Field required"))],
+        [pod(V1, applied=2)],
+        table(2, (V1,), reviews=V1),
+        id="a deployment that cannot be read leaves the serving one alone",
+    ),
+    pytest.param(
         EMPTY,
-        [want(V1, refusal=("AliasConflict", "taken"))],
+        [want(V1, rejection=CONFLICT)],
         [pod()],
         table(1, ()),
         id="a refused deployment never reaches the pods",
+    ),
+    pytest.param(
+        table(3, (V1, V2), reviews=V1),
+        [want(V2)],
+        [pod({"name": V1, "phase": 7, "inFlight": "many"}, {"name": [V2]}, applied=3)],
+        table(3, (V1, V2), reviews=V1),
+        id="nonsense of a pod moves nothing",
     ),
 ]
 
 
 @pytest.mark.parametrize(("current", "wanted", "pods", "expected"), STEPS)
 def test_one_step(current: Table, wanted: list[Wanted], pods: list[PodState], expected: Table) -> None:
-    after, _ = next_table(current, wanted, pods, slots=4)
-    assert after == expected
+    assert step(current, wanted, pods) == expected
 
 
-def test_a_version_without_a_slot_is_refused_in_words_and_evicts_nothing() -> None:
-    current = table(2, (V1,), reviews=V1)
-    pods = [pod(applied=2, **holds(V1))]
-    wanted = [want(V1), want("other--cccccccccccc", alias="other")]
-    after, without_slot = next_table(current, wanted, pods, slots=1)
-    assert (set(after.versions), without_slot) == ({V1}, {"other--cccccccccccc"})
-    said = report(wanted[1], after, pods, without_slot)
-    assert (said.state, said.reason) == ("Failed", "InsufficientSlots")
-    assert "maxCpuLoras" in said.message
+FULL = Slots(aliases=2, engine=3)
+TWO = table(2, (V1, OTHER), reviews=V1, other=OTHER)
+NEXT_OTHER = "other--eeeeeeeeeeee"
+
+
+def test_a_full_server_can_still_roll() -> None:
+    pods = [pod(V1, OTHER, applied=2)]
+    after = step(TWO, [want(V2), want(OTHER, "other")], pods, FULL)
+    assert set(after.versions) == {V1, V2, OTHER}
+
+
+def test_a_full_server_takes_no_other_alias_into_the_surge_slot() -> None:
+    wanted = [want(V1), want(OTHER, "other"), want("third--ffffffffffff", "third")]
+    pods = [pod(V1, OTHER, applied=2)]
+    assert step(TWO, wanted, pods, FULL) == TWO
+    third = said(wanted[2], TWO, wanted, pods, FULL).standing
+    assert (third.state, third.reason) == ("Failed", "InsufficientSlots")
+    assert "other, reviews" in third.message
+    assert "maxCpuLoras" in third.message
+
+
+def test_two_rolls_on_a_full_server_take_turns_and_the_second_names_the_first() -> None:
+    wanted = [want(V2), want(NEXT_OTHER, "other")]
+    pods = [pod(V1, OTHER, held(V2, "Loading"), applied=2)]
+    first = next_step(TWO, wanted, pods, FULL)
+    assert (first.holding, first.without_slot) == ({V1, V2, OTHER}, {NEXT_OTHER})
+    second = said(wanted[1], TWO, wanted, pods, FULL).standing
+    assert (second.state, second.reason) == ("Loading", "WaitingForSlot")
+    assert V2 in second.message
+
+
+def test_a_version_that_drains_for_ever_is_named_with_its_requests() -> None:
+    current = table(4, (V1, V2, OTHER), reviews=V2, other=OTHER)
+    pods = [pod(held(V1, "Draining", inFlight=1), V2, OTHER, applied=4)]
+    wanted = [want(V2), want(NEXT_OTHER, "other")]
+    told = said(wanted[1], current, wanted, pods, FULL).standing
+    assert told.message == f"The surge slot is in use by {V1} (1 requests in flight)."
+
+
+def test_a_refused_version_holds_no_slot() -> None:
+    broken = held(V2, "Failed", reason="BaseMismatch", message="trained on another base")
+    current = table(3, (V1, V2, OTHER), reviews=V1, other=OTHER)
+    after = step(current, [want(V2), want(NEXT_OTHER, "other")], [pod(V1, broken, OTHER, applied=3)], FULL)
+    assert NEXT_OTHER in after.versions
+
+
+def test_pods_without_a_surge_slot_are_told_how_to_get_one() -> None:
+    wanted = [want(V2), want(OTHER, "other")]
+    pods = [pod(V1, OTHER, applied=2)]
+    told = said(wanted[0], TWO, wanted, pods, Slots(aliases=2, engine=2))
+    assert (told.standing.state, told.standing.reason, told.serving) == ("Failed", "InsufficientSlots", V1)
+    assert "spec.upgrade.revision" in told.standing.message
 
 
 def test_a_version_that_failed_on_a_pod_is_reported_with_the_agents_words_and_the_old_one_serves() -> None:
     current = table(3, (V1, V2), reviews=V1)
-    broken = {"phase": "Failed", "reason": "BaseMismatch", "message": "trained on another base"}
-    pods = [pod(applied=3, **{**holds(V1), V2.replace("--", "__"): broken})]
-    after, without_slot = next_table(current, [want(V2)], pods, slots=4)
-    said = report(want(V2), after, pods, without_slot)
-    assert after == current
-    assert (said.state, said.reason, said.serving) == ("Failed", "BaseMismatch", V1)
-    assert "trained on another base" in said.message
+    broken = held(V2, "Failed", reason="BaseMismatch", message="trained on another base")
+    pods = [pod(V1, broken, applied=3)]
+    assert step(current, [want(V2)], pods) == current
+    told = said(want(V2), current, [want(V2)], pods)
+    assert (told.standing.state, told.standing.reason, told.serving) == ("Failed", "BaseMismatch", V1)
+    assert "trained on another base" in told.standing.message
 
 
-def test_serving_is_reported_only_when_every_ready_pod_follows_the_route() -> None:
-    current = table(2, (V1,), reviews=V1)
-    behind = [pod(applied=1, **holds(V1))]
-    assert report(want(V1), current, behind, frozenset()).state == "Loading"
-    assert report(want(V1), current, [pod(applied=2, **holds(V1))], frozenset()).state == "Serving"
+ROUTED = table(2, (V1,), reviews=V1)
+STANDINGS = [
+    pytest.param([pod(V1, applied=2)], 1, "Serving", V1, id="a ready pod that follows the route answers"),
+    pytest.param([pod(V1, applied=1)], 1, "Rolling", V1, id="a ready pod that is behind"),
+    pytest.param([], 1, "ServerNotReady", None, id="no pods"),
+    pytest.param([pod(V1, applied=2, ready=False)], 1, "ServerNotReady", None, id="no ready pod"),
+    pytest.param([], 0, "Stopped", None, id="scaled to zero"),
+    pytest.param([pod(held(V1, "Loading"), applied=2)], 1, "Rolling", None, id="a ready pod that lost it"),
+]
+
+
+@pytest.mark.parametrize(("pods", "replicas", "reason", "serving"), STANDINGS)
+def test_serving_means_that_a_ready_replica_answers(
+    pods: list[PodState], replicas: int, reason: str, serving: str | None
+) -> None:
+    answering = [p for p in pods if p.ready]
+    told = report(want(V1), next_step(ROUTED, [want(V1)], pods, ROOMY), pods, answering, replicas)
+    assert (told.standing.reason, told.serving) == (reason, serving)
 
 
 def test_the_table_survives_the_manifest_that_carries_it() -> None:
     current = table(7, (V1, V2), reviews=V2)
-    assert read_table(write_table(current, ManifestBase(name="base")).to_json_value()) == current
+    assert (
+        read_table(manifest_configmap(server(), write_table(current, ManifestBase(name="base")))) == current
+    )
 
 
-NAMES = st.sampled_from([V1, V2, "reviews--cccccccccccc"])
-PODS = st.lists(
-    st.builds(
-        lambda ready, held, applied: pod(ready=ready, applied=applied, **holds(*held)),
-        st.booleans(),
-        st.sets(NAMES),
-        st.integers(0, 9),
-    ),
-    max_size=3,
-)
+NAMES = st.sampled_from([V1, V2, V3])
 
 
-@given(st.lists(st.tuples(NAMES, PODS), min_size=1, max_size=8))
+def _pod(ready: bool, versions: set[str], applied: int) -> PodState:
+    return pod(*sorted(versions), ready=ready, applied=applied)
+
+
+PODS = st.lists(st.builds(_pod, st.booleans(), st.sets(NAMES), st.integers(0, 9)), max_size=3)
+
+
+@given(st.lists(st.tuples(NAMES, PODS), min_size=1, max_size=8), st.integers(1, 3))
 def test_whatever_pods_report_a_routed_version_is_always_listed(
-    steps: list[tuple[str, list[PodState]]],
+    steps: list[tuple[str, list[PodState]]], engine: int
 ) -> None:
     current = EMPTY
-    for version, pods in steps:
+    for name, pods in steps:
         before = current
-        current, _ = next_table(current, [want(version)], pods, slots=3)
+        current = step(current, [want(name)], pods, Slots(1, engine))
         assert set(current.routes.values()) <= set(current.versions)
         assert set(before.routes) <= set(current.routes), "an alias once served is never taken away by a roll"
         assert current.generation - before.generation in (0, 1)
@@ -205,6 +269,5 @@ def test_whatever_pods_report_a_routed_version_is_always_listed(
 
 @given(PODS)
 def test_a_step_that_changes_nothing_keeps_the_generation(pods: list[PodState]) -> None:
-    current = table(3, (V1,), reviews=V1)
-    after, _ = next_table(current, [want(V1)], pods, slots=4)
-    assert after == current
+    current: Any = table(3, (V1,), reviews=V1)
+    assert step(current, [want(V1)], pods) == current

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from finetune_operator.contracts.settings import S3
+from finetune_operator.contracts.settings import S3, pins
 from finetune_operator.observe.outcome import outcome_of
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation, result_of
-
-STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
-Object = dict[str, Any]
-
-
-def job_of(stage: str, **changes: Any) -> Object:
-    world = KubernetesSimulation(**changes)
-    world.claims["shared"] = {"metadata": {"uid": "shared"}, "spec": {"accessModes": ["ReadWriteMany"]}}
-    world.to(stage)
-    found: Object = world.jobs[world.running()]
-    return found
-
-
-def pod_of(stage: str, **changes: Any) -> Object:
-    spec: Object = job_of(stage, **changes)["spec"]["template"]["spec"]
-    return spec
-
-
-def main_of(stage: str, **changes: Any) -> Object:
-    container: Object = pod_of(stage, **changes)["containers"][0]
-    return container
-
-
-def engine_of(stage: str, **changes: Any) -> Object:
-    container: Object = pod_of(stage, **changes)["initContainers"][0]
-    return container
-
-
-def env_of(container: Object) -> dict[str, str]:
-    return {entry["name"]: entry["value"] for entry in container["env"]}
-
-
-def mounts_of(container: Object) -> dict[str, bool]:
-    return {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}
+from tests.unit.stages.rendered import (
+    STAGES,
+    Object,
+    engine_of,
+    env_of,
+    job_of,
+    main_of,
+    mounts_of,
+    pod_of,
+    with_settings,
+)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -57,7 +32,6 @@ def test_every_pod_is_admitted_by_pod_security_restricted_and_holds_no_credentia
         assert own["capabilities"] == {"drop": ["ALL"]}
         assert (own["allowPrivilegeEscalation"], own["readOnlyRootFilesystem"]) == (False, True)
         assert "/tmp" in mounts_of(container)
-        assert container["resources"]["requests"] == container["resources"]["limits"] != {}
         assert env_of(container)["HOME"] == "/tmp"
         assert env_of(container)["PROXY"] == "none"
 
@@ -201,10 +175,18 @@ def test_training_on_several_nodes_is_a_gang_behind_a_headless_service() -> None
     assert (spec["completions"], spec["parallelism"], len(world.pods[name])) == (2, 2, 2)
     service = world.others["Service", name]
     assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    policy = world.others["NetworkPolicy", name]["spec"]
+    mates = {"matchLabels": {"batch.kubernetes.io/job-name": name, "finetune.dev/uid": "u-1"}}
+    assert (policy["podSelector"], policy["policyTypes"]) == (mates, ["Ingress"])
+    assert policy["ingress"][0] == {"from": [{"podSelector": mates}]}
+    assert [entry["port"] for entry in policy["ingress"][1]["ports"]] == [8080]
+    assert service["spec"]["selector"] == mates["matchLabels"]
     pod = spec["template"]["spec"]
     assert (pod["subdomain"], pod["terminationGracePeriodSeconds"]) == (name, 120)
     env = env_of(pod["containers"][0])
     assert (env["FT_NODES"], env["FT_PROCESSES"], env["FT_MASTER_ADDR"]) == ("2", "2", f"{name}-0.{name}")
+    # As long as the scheduler may take: torchrun alone waits for 15 minutes.
+    assert env["FT_RENDEZVOUS_SECONDS"] == str(SETTINGS.unschedulable_deadline_seconds)
     assert all(("Service", other) not in world.others for other in world.jobs if other != name)
     assert next(c for n, c in world.claims.items() if n.startswith("run-work"))["spec"]["accessModes"] == [
         "ReadWriteMany"
@@ -241,13 +223,25 @@ def test_a_train_pod_gets_the_time_that_its_checkpoint_takes(
     assert pod["terminationGracePeriodSeconds"] == seconds
 
 
-def test_one_node_needs_no_service() -> None:
+def test_stages_that_hold_gpus_are_told_how_long_nothing_may_go_on() -> None:
+    told = {stage: env_of(main_of(stage)).get("FT_HANG_SECONDS") for stage in STAGES}
+    seconds = str(SETTINGS.hang_deadline_seconds)
+    assert told == {
+        "prepare": None,
+        "baseline": seconds,
+        "train": seconds,
+        "evaluate": seconds,
+        "publish": None,
+    }
+
+
+def test_one_node_needs_neither_service_nor_policy() -> None:
     world = KubernetesSimulation().to("train")
     pod = world.jobs[world.running()]["spec"]["template"]["spec"]
     assert "subdomain" not in pod
     env = env_of(pod["containers"][0])
     assert (env["FT_NODES"], env["FT_MASTER_ADDR"]) == ("1", "127.0.0.1")
-    assert "Service" not in {kind for kind, _ in world.others}
+    assert {"Service", "NetworkPolicy"}.isdisjoint(kind for kind, _ in world.others)
 
 
 @pytest.mark.parametrize(
@@ -291,23 +285,6 @@ def test_a_pod_without_memory_is_told_to_train_in_one_process_where_it_chose_the
     assert ("processesPerNode: 1" in outcome.message) is named
 
 
-def test_gpus_go_to_training_and_to_the_engine_and_place_every_stage() -> None:
-    changes = {"resources": {"gpusPerNode": 4, "gpuType": "h200"}, "nodeSelector": {"zone": "a"}}
-    assert main_of("train", **changes)["resources"]["limits"]["nvidia.com/gpu"] == "4"
-    assert engine_of("baseline", **changes)["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    for stage in STAGES:
-        assert pod_of(stage, **changes)["nodeSelector"] == {"gpu": "h200", "zone": "a"}
-    for stage in ("prepare", "publish", "baseline"):
-        assert "nvidia.com/gpu" not in main_of(stage, **changes)["resources"]["limits"]
-    assert env_of(main_of("train", **changes))["FT_PROCESSES"] == "4"
-
-
-def test_scorer_and_engine_together_are_as_large_as_a_training_pod() -> None:
-    scorer, engine = main_of("baseline"), engine_of("baseline")
-    assert scorer["resources"]["limits"] == {"cpu": "250m", "memory": "1048576Ki"}
-    assert engine["resources"]["limits"] == {"cpu": "1750m", "memory": "5242880Ki"}
-
-
 def test_the_engine_is_a_native_sidecar_on_a_socket() -> None:
     engine = engine_of("baseline")
     assert (engine["image"], engine["restartPolicy"]) == ("serving:1", "Always")
@@ -339,6 +316,11 @@ def test_the_engine_takes_the_rank_rounded_up_to_what_vllm_allows(rank: int, fla
         assert args[args.index("--max-lora-rank") + 1] == flag
 
 
+def test_on_gpus_the_context_of_a_scoring_engine_is_what_fits() -> None:
+    args = engine_of("baseline", resources={"gpusPerNode": 1})["args"]
+    assert args[args.index("--max-model-len") + 1] == "-1"
+
+
 def test_a_rank_that_prepare_chose_is_what_the_engine_is_told() -> None:
     args = engine_of("evaluate")["args"]
     assert args[args.index("--max-lora-rank") + 1] == "16"
@@ -349,18 +331,6 @@ def test_a_full_model_is_evaluated_from_the_workspace_and_an_adapter_on_its_base
     assert engine_of("baseline", method="Full")["args"][2] == "/sources/pvc/models/small"
     assert engine_of("evaluate")["args"][2] == "/sources/pvc/models/small"
     assert engine_of("evaluate", **HUB)["args"][2] == "/workspace/base"
-
-
-def test_shared_memory_has_the_size_that_was_asked_for() -> None:
-    pod = pod_of("train", resources={"sharedMemory": "8Gi"})
-    volume = next(v for v in pod["volumes"] if v["name"] == "shm")
-    assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
-
-
-def test_tolerations_reach_every_stage() -> None:
-    tolerations = [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    for stage in STAGES:
-        assert pod_of(stage, tolerations=tolerations)["tolerations"] == tolerations
 
 
 WORKSPACES = [
@@ -391,3 +361,74 @@ def test_a_claim_of_the_user_is_the_workspace() -> None:
     assert not [n for n in world.claims if n.startswith("run-work-")]
     volumes = world.jobs[world.running()]["spec"]["template"]["spec"]["volumes"]
     assert {"name": "claim-1", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
+
+
+def folder_of(container: Object, path: str = "/workspace") -> str | None:
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == path]
+    folder: str | None = mount.get("subPath")
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_runs_that_share_a_claim_work_in_folders_of_their_own(stage: str) -> None:
+    shared = {"claimName": "shared"}
+    name = job_of(stage)["metadata"]["name"]
+    pod = pod_of(stage, workspace=shared)
+    folder = f"run-{name[-6:]}"
+    containers = {c["name"]: c for c in (*pod["containers"], *pod.get("initContainers", []))}
+    maker = containers.pop("workspace", None)
+    assert {folder_of(container) for container in containers.values()} == {folder}
+    assert folder_of(main_of(stage)) is None
+    assert (maker is not None) is (stage == "prepare")
+
+
+def test_the_folder_of_a_run_is_made_by_the_user_that_writes_to_it() -> None:
+    pod = pod_of("prepare", workspace={"claimName": "shared"})
+    (maker,) = pod["initContainers"]
+    folder = folder_of(pod["containers"][0])
+    assert maker["command"] == ["mkdir", "-p", f"/claim/{folder}"]
+    assert folder_of(maker, "/claim") is None
+    assert mounts_of(maker) == {"/claim": False}
+    assert "restartPolicy" not in maker
+    names = {mount["name"] for mount in maker["volumeMounts"]}
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] in names]
+    assert volume["persistentVolumeClaim"] == {"claimName": "shared"}
+
+
+def test_a_run_keeps_its_images_and_engine_arguments_through_an_upgrade() -> None:
+    world = KubernetesSimulation().to("prepare")
+    world.status["pinned"] = pins(world.settings).to_dict()
+    images = world.settings.images.model_copy(update={"trainer": "trainer:2", "serving": "serving:2"})
+    world.settings = world.settings.model_copy(update={"images": images, "engine_args": ("--dtype", "half")})
+    world.to("evaluate")
+    pod = world.jobs[world.running()]["spec"]["template"]["spec"]
+    engine, scorer = pod["initContainers"][0], pod["containers"][0]
+    assert (engine["image"], scorer["image"]) == ("serving:1", "trainer:1")
+    assert env_of(engine)["FT_ENGINE_ARGS"] == '["--enforce-eager"]'
+
+
+def test_an_engine_may_take_as_long_to_start_as_the_administrator_says() -> None:
+    probe = engine_of("baseline", with_settings(engineStartSeconds=3600))["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 3600
+
+
+def test_variables_are_merged_by_name_and_ours_decide() -> None:
+    variables = {"HF_HUB_OFFLINE": "0", "HOME": "/root", "PROXY": "mine"}
+    for container in (
+        main_of("train", with_settings(env=variables)),
+        engine_of("baseline", with_settings(env=variables)),
+    ):
+        names = [entry["name"] for entry in container["env"]]
+        assert len(names) == len(set(names))
+        told = env_of(container)
+        assert (told["HF_HUB_OFFLINE"], told["HOME"], told["PROXY"]) == ("1", "/tmp", "mine")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_cluster_may_choose_the_user(stage: str) -> None:
+    pod = pod_of(stage, with_settings(runAsUser=None))
+    context = pod["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert {"runAsUser", "runAsGroup", "fsGroup"}.isdisjoint(context)
+    for container in (*pod["containers"], *pod.get("initContainers", [])):
+        assert env_of(container)["USER"]  # a number that the image has no name for

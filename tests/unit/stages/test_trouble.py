@@ -29,6 +29,13 @@ def pod(index: int = 0, message: str = "", code: int = 1, reason: str = "Error",
     return {"metadata": metadata, "spec": spec, "status": {**status, **more}}
 
 
+def starting(ended: Object) -> Object:
+    """A pod whose first container did not do its work."""
+    waiting = [{"name": "prepare", "state": {"waiting": {"reason": "PodInitializing"}}}]
+    first = [{"name": "workspace", "state": {"terminated": ended}}]
+    return pod(containerStatuses=waiting, initContainerStatuses=first)
+
+
 def disrupted(reason: str) -> Object:
     return {
         "conditions": [
@@ -51,6 +58,13 @@ OUTCOMES = [
     ),
     pytest.param(
         FAILED, [pod(code=137, reason="OOMKilled")], "OutOfMemory", "6Gi", id="a container killed for memory"
+    ),
+    pytest.param(
+        FAILED,
+        [starting({"exitCode": 1, "reason": "Error", "message": "mkdir: Permission denied"})],
+        "Unknown",
+        "Container workspace of pod p-0 exited with code 1 and no result: mkdir: Permission denied.",
+        id="a container that runs before the trainer",
     ),
     pytest.param(
         FAILED,
@@ -286,6 +300,21 @@ def test_an_engine_that_keeps_ending_is_tried_on_other_nodes_unless_it_needs_mor
         world.settle().pass_time(600)
     assert world.condition("Succeeded") == ("False", reason)
     assert ("unsupported model" in world.message("Succeeded")) == (reason == "EngineFailed")
+
+
+@pytest.mark.parametrize(
+    ("stage", "remedy"),
+    [
+        ("prepare", "cpuStages.memory of the chart"),
+        ("train", "raise spec.resources.memory"),
+        ("publish", "cpuStages.memory of the chart"),
+    ],
+)
+def test_memory_is_raised_where_it_is_set(stage: str, remedy: str) -> None:
+    outcome = outcome_of(stage, FAILED, [pod(code=137, reason="OOMKilled")])
+    assert outcome is not None
+    assert outcome.reason == "OutOfMemory"
+    assert remedy in outcome.message
 
 
 def test_an_engine_that_runs_after_its_third_restart_is_no_trouble() -> None:

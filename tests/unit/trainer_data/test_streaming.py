@@ -101,6 +101,25 @@ def test_a_split_in_a_folder_of_its_own_is_told_with_its_folder(tmp_path: Path) 
     assert "is read: train/rows.jsonl; not read: test/." in told.message
 
 
+@pytest.mark.parametrize(
+    ("size", "cores", "gib", "processes"),
+    [
+        (1 << 20, 64, 64, 1),
+        (1 << 30, 4, 64, 4),
+        (1 << 30, 64, 64, 16),
+        (1 << 30, 64, 4, 8),
+        (1 << 30, 64, 0.1, 1),
+    ],
+    ids=["little data", "few cores", "many cores", "many cores and little memory", "hardly any memory"],
+)
+def test_there_are_as_many_processes_as_cores_and_memory_hold(
+    size: int, cores: int, gib: float, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "usable_cores", lambda: cores)
+    monkeypatch.setattr(workers, "usable_memory", lambda: int(gib * 2**30))
+    assert workers.worth(size) == processes
+
+
 def test_an_error_of_the_reader_ends_the_work_of_all_processes(tmp_path: Path, one_by_one: None) -> None:
     (tmp_path / "rows.csv").write_text("prompt,completion\n" + "a,b\n" * 50 + '"' + "x" * (9 << 20))
     with pytest.raises(UserError, match="has no end"):

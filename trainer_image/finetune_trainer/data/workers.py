@@ -7,7 +7,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from finetune_trainer.container import usable_cores
+from finetune_trainer.container import usable_cores, usable_memory
 from finetune_trainer.errors import UserError
 from finetune_trainer.lean import hide_torch, use_one_thread
 
@@ -17,6 +17,7 @@ State = TypeVar("State")
 # Starting a process costs seconds (imports, the tokenizer), as much as this many bytes take.
 WORTH_BYTES = 8 << 20
 _MOST = 16  # more processes than this wait for the one that reads
+_BYTES = 512 << 20  # of memory for each, its tokenizer and chunks included
 
 
 def each(
@@ -27,11 +28,17 @@ def each(
     Data of less than WORTH_BYTES (`size`) is examined by this process. Few chunks are in memory at a time.
     `work` and `make` are sent to the processes, so both are functions of a module or partials of them.
     """
-    processes = min(usable_cores(), _MOST) if size >= WORTH_BYTES else 1
+    processes = worth(size)
     if processes == 1:
         state = make()
         return (work(state, chunk) for chunk in chunks)
     return _parallel(work, make, chunks, processes)
+
+
+def worth(size: int) -> int:
+    """The processes for so many bytes of data: as many as the container's cores and memory hold."""
+    most = min(usable_cores(), usable_memory() // _BYTES, _MOST)
+    return max(1, most) if size >= WORTH_BYTES else 1
 
 
 def _parallel(

@@ -1,0 +1,29 @@
+"""The containers of stages and servers: image, environment and privileges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.render.security import container_security
+
+Container = dict[str, Any]
+
+# /tmp is the only writable folder of the images. A user without a name in the image, as OpenShift chooses
+# it, needs one in the environment: torch and getpass look it up.
+_HOME = {"HOME": "/tmp", "USER": "finetune"}  # noqa: S108
+
+
+def container(
+    name: str, image: str, settings: Settings, env: Mapping[str, str], capabilities: Sequence[str] = ()
+) -> Container:
+    """A container; `env` goes over the administrator's variables, each name once."""
+    variables = {**settings.env, **_HOME, **env}
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": [{"name": key, "value": value} for key, value in variables.items()],
+        "securityContext": container_security(capabilities),
+    }

@@ -1,0 +1,79 @@
+"""Whose the objects are that have the names of a server's children: what is not ours is never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from finetune_operator.core.actions import Action, Apply, Emit, Manifest
+from finetune_operator.core.manifests import items, name_of, terminating, text
+from finetune_operator.serving.children import intent_of
+from finetune_operator.serving.drift import difference
+from finetune_operator.serving.observed import Observed
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A child's name that this server cannot use: for good, or until its predecessor's object is gone."""
+
+    kind: str
+    name: str
+    message: str
+    passing: bool
+
+
+def taken(observed: Observed) -> tuple[Taken, ...]:
+    """The names that other objects have."""
+    held = {
+        "Deployment": observed.deployment,
+        "Service": observed.service,
+        "NetworkPolicy": observed.policy,
+        "ConfigMap": observed.manifest,
+    }
+    found = (_taken(observed, kind, live) for kind, live in held.items() if live is not None)
+    return tuple(entry for entry in found if entry is not None)
+
+
+def put_right(intent: Manifest, live: Manifest | None) -> list[Action]:
+    """Apply a child of ours that is absent or not as intended, and say so where somebody changed it."""
+    if live is None:
+        return [Apply(intent)]
+    path = difference(intent, live)
+    if path is None or terminating(live):
+        return []
+    if intent_of(live) != intent_of(intent):
+        return [Apply(intent)]
+    message = (
+        f"{path} of {intent['kind']} {name_of(intent)} was changed, by somebody or a webhook; the "
+        "ModelServer puts it back."
+    )
+    return [Apply(intent), Emit("Normal", "ChangeReverted", message)]
+
+
+def _taken(observed: Observed, kind: str, live: Manifest) -> Taken | None:
+    server, name = observed.server.metadata, name_of(live)
+    if observed.owns(live):
+        return None
+    controller = _controller(live)
+    if controller.get("kind") == "ModelServer" and controller.get("name") == server.name:
+        message = (
+            f"{kind} {name} belongs to an earlier ModelServer {server.name}; waiting until it is "
+            f"garbage-collected{_since(live)}."
+        )
+        return Taken(kind, name, message, passing=True)
+    owner = f"{text(controller, 'kind')} {text(controller, 'name')}" if controller else "nobody"
+    message = (
+        f"{kind} {name} exists and is controlled by {owner}, not by this ModelServer, which leaves it alone. "
+        "Delete or rename it, or create the ModelServer under another name."
+    )
+    return Taken(kind, name, message, passing=False)
+
+
+def _controller(live: Manifest) -> Mapping[str, object]:
+    references = items(live, "metadata", "ownerReferences")
+    return next((ref for ref in references if ref.get("controller") is True), {})
+
+
+def _since(live: Manifest) -> str:
+    since = text(live, "metadata", "deletionTimestamp")
+    return f" (being deleted since {since})" if since else ""

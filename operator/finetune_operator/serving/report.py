@@ -1,0 +1,104 @@
+"""Where each alias stands, in words that an AdapterDeployment can show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune_operator.core.manifests import integer, text
+from finetune_operator.serving.observed import PodState
+from finetune_operator.serving.routing import Step, followed
+from finetune_operator.serving.wanted import Wanted
+
+SHOWN = 8  # aliases in a sentence
+State = Literal["Pending", "Loading", "Serving", "Failed"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a wanted version is, and why it is not further."""
+
+    state: State
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class AliasReport:
+    """What the server says about one AdapterDeployment; `serving` is the version that answers now."""
+
+    wanted: Wanted
+    standing: Standing
+    serving: str | None
+    replicas_ready: int
+
+
+def report(
+    want: Wanted, step: Step, pods: Sequence[PodState], answering: Sequence[PodState], replicas: int
+) -> AliasReport:
+    """`pods` are the live ones, `answering` those that serve requests, `replicas` is the spec's number."""
+    routed = step.table.routes.get(want.alias) if want.keeps_route else None
+    answers = routed is not None and any(pod.phase(routed) == "Ready" for pod in answering)
+    holders = sum(1 for pod in pods if want.version and pod.phase(want.version) == "Ready")
+    standing = _refused(want, step, pods) or _on_its_way(want, step, pods, answering, replicas)
+    return AliasReport(want, standing, routed if answers else None, holders)
+
+
+def _refused(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing | None:
+    if want.rejection is not None:
+        return Standing("Failed", want.rejection.reason, want.rejection.message)
+    if want.version is None:
+        return Standing("Pending", "NotResolved", "The AdapterDeployment has no adapter resolved yet.")
+    if want.version in step.without_slot:
+        return _no_slot(want, step, pods)
+    return _failure(want.version, pods)
+
+
+def _on_its_way(
+    want: Wanted, step: Step, pods: Sequence[PodState], answering: Sequence[PodState], replicas: int
+) -> Standing:
+    version = want.version or ""
+    if replicas == 0:
+        return Standing("Pending", "Stopped", "The ModelServer is scaled to zero: spec.replicas is 0.")
+    if not answering:
+        return Standing("Loading", "ServerNotReady", "No replica answers.")
+    routed = step.table.routes.get(want.alias) == version and followed(step.table.generation, pods)
+    if routed and any(pod.phase(version) == "Ready" for pod in answering):
+        return Standing("Serving", "Serving", f"Every ready replica answers {want.alias} with {version}.")
+    return Standing("Loading", "Rolling", f"{version} is being loaded and verified on every replica.")
+
+
+def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing:
+    """A slot that is used for a moment comes free by itself; aliases that fill the server do not go."""
+    passing = sorted(step.holding - set(step.table.routes.values()))
+    if want.alias in step.table.routes and passing:
+        uses = ", ".join(f"{name}{_in_flight(name, pods)}" for name in passing)
+        return Standing("Loading", "WaitingForSlot", f"The surge slot is in use by {uses}.")
+    if want.alias in step.table.routes:
+        return Standing(
+            "Failed",
+            "InsufficientSlots",
+            "The engines were started without a surge slot, so a full server cannot roll: set "
+            "spec.upgrade.revision of the ModelServer to a new value to start its pods with one.",
+        )
+    count, shown = len(step.aliases), ", ".join(step.aliases[:SHOWN])
+    more = f" and {count - SHOWN} more" if count > SHOWN else ""
+    message = (
+        f"All {count} adapter slots of the ModelServer are taken ({shown}{more}); raise its spec.maxCpuLoras."
+    )
+    return Standing("Failed", "InsufficientSlots", message)
+
+
+def _in_flight(version: str, pods: Sequence[PodState]) -> str:
+    requests = sum(integer(pod.version(version), "inFlight") or 0 for pod in pods)
+    return f" ({requests} requests in flight)" if requests else ""
+
+
+def _failure(version: str, pods: Sequence[PodState]) -> Standing | None:
+    for pod in pods:
+        entry = pod.version(version)
+        if entry.get("phase") == "Failed":
+            message = text(entry, "message") or "The agent gave no message."
+            return Standing("Failed", text(entry, "reason") or "LoadFailed", f"{pod.name}: {message}")
+    return None

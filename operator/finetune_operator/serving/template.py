@@ -1,0 +1,220 @@
+"""Which pod template a server runs: the one it has, until its spec or spec.upgrade asks for a new one.
+
+Image and arguments, environment and probes belong together, and all of them come from the operator and its
+settings. So the whole template is kept, in the status, which only the operator writes: an upgrade of the
+operator or a change of its settings rolls no server, and a Deployment that was edited or deleted comes back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+from finetune_operator.api.modelserver import ModelServer, TemplateRecord
+from finetune_operator.contracts.digests import digest_of
+from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import condition, integer, items, mapping, text
+from finetune_operator.render.names import labels
+from finetune_operator.serving.children import SPEC, intent_of, selector
+from finetune_operator.serving.drift import difference
+from finetune_operator.serving.observed import Observed
+from finetune_operator.serving.pod import pod_template
+
+UPDATE_AVAILABLE = "UpdateAvailable"
+Cause: TypeAlias = Literal["Spec", "Revision", "Automatic"]
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """What rendering today would change; `waits_for` is the ModelServer whose upgrade comes first."""
+
+    changes: str
+    waits_for: str | None = None
+
+
+@dataclass(frozen=True)
+class Template:
+    """The pod template in force, and the upgrade that waits."""
+
+    body: Manifest
+    record: TemplateRecord
+    upgrade: Upgrade | None = None
+
+    @property
+    def image(self) -> str:
+        """The image of the gateway, which is that of every container unless an administrator changes it."""
+        return next((text(c, "image") for c in items(self.body, "spec", "containers")), "")
+
+    @property
+    def engine_slots(self) -> int | None:
+        """How many adapters the engine holds, as its arguments say."""
+        args = [arg for c in items(self.body, "spec", "initContainers") for arg in _arguments_of(c)]
+        given = str(dict(pairwise(args)).get("--max-cpu-loras", ""))
+        return int(given) if given.isdigit() else None
+
+
+def refused(server: ModelServer, settings: Settings) -> tuple[str, str] | None:
+    """A reason and a sentence where the administrator lacks or does not allow what the spec asks for."""
+    unknown = settings.gpu_type_problem(server.spec.resources.gpu_type)
+    if unknown is not None:
+        return "UnknownGpuType", unknown
+    forbidden = settings.permission_problem(server.spec.pod_template, server.spec.scheduling)
+    return None if forbidden is None else ("NotAllowed", forbidden)
+
+
+def chosen(observed: Observed, settings: Settings) -> Template | None:
+    """The template to apply: of what is refused the one before, None where there is none yet."""
+    server = observed.server
+    kept = _kept(observed)
+    if refused(server, settings) is not None:
+        return kept
+    fresh = _rendered(server, settings)
+    cause = _cause(server, kept)
+    if kept is None or cause is not None:
+        return _recorded(server, fresh, cause or "Spec")
+    if server.status.pod_template is None and difference(fresh, kept.body) is None:
+        return _recorded(server, fresh, "Spec")  # the same but for the API server's defaults
+    changes = _changes(kept.body, fresh)
+    if not changes:
+        return kept
+    upgrade = Upgrade(changes, _first(server, observed.peers))
+    if server.spec.upgrade.policy == "Automatic" and _told(server) and upgrade.waits_for is None:
+        return _recorded(server, fresh, "Automatic")
+    return Template(kept.body, kept.record, upgrade)
+
+
+def in_force(server: ModelServer, template: Template | None) -> bool:
+    """Whether the template is that of the spec as it is now."""
+    return template is not None and template.record.spec_digest == _spec_digest(server)
+
+
+def rolled_out(live: Manifest | None, intent: Manifest | None) -> bool:
+    """Whether every pod was replaced by one of the intended Deployment; what becomes of those later does not
+    matter.
+    """
+    if intent is None or intent_of(live) != intent_of(intent):
+        return False
+    seen = integer(live, "status", "observedGeneration") or 0
+    if seen < (integer(live, "metadata", "generation") or 0):
+        return False
+    return text(condition(live, "Progressing"), "reason") == "NewReplicaSetAvailable"
+
+
+def waits_for_turn(server: ModelServer) -> bool:
+    """Whether the server upgrades by itself and has said that there is something to take."""
+    return server.spec.upgrade.policy == "Automatic" and _told(server)
+
+
+def _told(server: ModelServer) -> bool:
+    found = server.status.condition(UPDATE_AVAILABLE)
+    return found is not None and found.status == "True"
+
+
+def _first(server: ModelServer, peers: Sequence[ModelServer]) -> str | None:
+    """One at a time: the server that is being upgraded, else the first by name of those that wait."""
+    upgrading = sorted(map(_full_name, filter(_upgrading, peers)))
+    earlier = sorted(_full_name(peer) for peer in peers if waits_for_turn(peer))
+    earlier = [name for name in earlier if name < _full_name(server)]
+    return next(iter([*upgrading, *earlier]), None)
+
+
+def _upgrading(peer: ModelServer) -> bool:
+    found = peer.status.condition(UPDATE_AVAILABLE)
+    return found is not None and found.reason == "Upgrading"
+
+
+def _full_name(server: ModelServer) -> str:
+    return f"{server.metadata.namespace}/{server.metadata.name}"
+
+
+def _rendered(server: ModelServer, settings: Settings) -> Manifest:
+    rendered = pod_template(server, settings, settings.images.serving, {**labels(server), **selector(server)})
+    plain: Manifest = json.loads(json.dumps(rendered))
+    return plain
+
+
+def _recorded(server: ModelServer, body: Manifest, cause: Cause) -> Template:
+    record = TemplateRecord(
+        spec_digest=_spec_digest(server),
+        revision=server.spec.upgrade.revision,
+        cause=cause,
+        template=json.dumps(body, separators=(",", ":"), sort_keys=True),
+    )
+    return Template(body, record)
+
+
+def _kept(observed: Observed) -> Template | None:
+    """The recorded template; where the record is missing, that of the Deployment that is there."""
+    server, live, record = observed.server, observed.deployment, observed.server.status.pod_template
+    if record is not None and (body := _parsed(record)) is not None:
+        return Template(body, record)
+    if not observed.owns(live):
+        return None
+    found = _recorded(server, mapping(live, "spec", "template"), "Spec")
+    rendered_from = text(live, "metadata", "annotations", SPEC) or found.record.spec_digest
+    return Template(found.body, found.record.model_copy(update={"spec_digest": rendered_from}))
+
+
+def _parsed(record: TemplateRecord) -> Manifest | None:
+    try:
+        body = json.loads(record.template)
+    except (ValueError, RecursionError):  # a status that somebody else wrote
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _cause(server: ModelServer, kept: Template | None) -> Cause | None:
+    if kept is None or kept.record.spec_digest != _spec_digest(server):
+        return "Spec"
+    return "Revision" if kept.record.revision != server.spec.upgrade.revision else None
+
+
+def _spec_digest(server: ModelServer) -> str:
+    """What the user wrote of the pods; a field that a newer operator brings counts once it is set."""
+    given = server.spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    return digest_of({key: value for key, value in given.items() if key not in ("replicas", "upgrade")})
+
+
+def _changes(kept: Manifest, fresh: Manifest) -> str:
+    """What rendering today would change, "" when nothing."""
+    found = [*_images(kept, fresh), *_arguments(kept, fresh)]
+    if not found and (path := difference(fresh, kept) or difference(kept, fresh)) is not None:
+        found.append(f"pod template ({path})")
+    return "; ".join(found)
+
+
+def _images(kept: Manifest, fresh: Manifest) -> Iterator[str]:
+    before, after = ({text(c, "image") for c in _containers(body)} for body in (kept, fresh))
+    if before != after:
+        yield f"image {_list(before - after)} -> {_list(after - before)}"
+
+
+def _arguments(kept: Manifest, fresh: Manifest) -> Iterator[str]:
+    before = {text(container, "name"): _arguments_of(container) for container in _containers(kept)}
+    for container in _containers(fresh):
+        name, after = text(container, "name"), _arguments_of(container)
+        old = before.get(name, [])
+        if old != after:
+            gone, new = [a for a in old if a not in after], [a for a in after if a not in old]
+            yield f"arguments of {name}: {_list(gone)} -> {_list(new)}"
+
+
+def _arguments_of(container: Mapping[str, Any]) -> list[str]:
+    """The command line; the administrator's engine arguments are an environment variable."""
+    engine = [
+        text(entry, "value") for entry in items(container, "env") if entry.get("name") == "FT_ENGINE_ARGS"
+    ]
+    args = container.get("args")
+    return [*(map(str, args) if isinstance(args, list) else ()), *engine]
+
+
+def _containers(body: Manifest) -> list[Mapping[str, Any]]:
+    return [*items(body, "spec", "initContainers"), *items(body, "spec", "containers")]
+
+
+def _list(values: Any) -> str:
+    return " ".join(sorted(map(str, values))) or "none"

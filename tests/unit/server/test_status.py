@@ -1,0 +1,377 @@
+"""What a ModelServer says of itself: never more than somebody can see."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_operator.core.actions import Emit, Manifest, Refusal
+from finetune_operator.serving.observed import PodState
+from tests.unit.server.builders import NOW, World, adapter, held, pod, serve, version
+
+V1 = version("reviews")
+ROUTED = [
+    pytest.param(World({"replicas": 0}), (), "Stopped", id="scaled to zero"),
+    pytest.param(World(), (), "ServerNotReady", id="no pods"),
+    pytest.param(World(), (pod(V1, ready=False),), "ServerNotReady", id="no ready pod"),
+    pytest.param(World(), (pod(V1, terminating=True),), "ServerNotReady", id="only a pod that is deleted"),
+]
+
+
+def routed(world: World) -> World:
+    """A server that answered `reviews` a moment ago."""
+    world.deployments = (adapter("reviews"),)
+    serve(world, V1)
+    return world
+
+
+@pytest.mark.parametrize(("world", "pods", "reason"), ROUTED)
+def test_nothing_serves_without_a_replica_that_answers(world: World, pods: Any, reason: str) -> None:
+    world = routed(World(world.spec))
+    world.pods = pods
+    world.reconcile()
+    told = world.adapters()["reviews"]
+    assert (told["state"] == "Serving", told["reason"], "servingVersion" in told) == (False, reason, False)
+    assert world.status["adaptersServing"] == "0/1"
+    assert world.condition("Ready").status == "False"
+    assert world.status["readyReplicas"] == 0
+
+
+def test_a_server_that_is_scaled_to_zero_is_stopped_and_not_stalled() -> None:
+    world = World({"replicas": 0}).settle()
+    ready = world.condition("Ready")
+    assert (ready.status, ready.reason) == ("False", "Stopped")
+    assert {world.condition(kind).status for kind in ("Reconciling", "Stalled")} == {"False"}
+
+
+def test_a_server_is_ready_when_its_replicas_answer() -> None:
+    world = routed(World().settle())
+    world.roll_out()
+    world.reconcile()
+    assert (world.condition("Ready").status, world.condition("Ready").message) == (
+        "True",
+        "1 of 1 replica answers.",
+    )
+    assert world.adapters()["reviews"]["state"] == "Serving"
+    assert {world.condition(kind).status for kind in ("Reconciling", "Stalled")} == {"False"}
+
+
+def test_evicted_pods_are_no_replicas_and_keep_nobody_busy() -> None:
+    world = routed(World().settle())
+    evicted = pod(name="pod-0", ready=False, phase="Failed", reason="Evicted")
+    world.pods = (evicted, pod(V1, applied=3, name="pod-1"))
+    decided = world.reconcile()
+    assert (world.status["replicas"], world.status["readyReplicas"]) == (1, 1)
+    assert decided.requeue_after == 15.0
+
+
+def test_a_pod_that_says_that_it_is_not_ready_answers_nobody() -> None:
+    world = World().settle()
+    one = pod(applied=1)
+    assert one.state is not None
+    world.pods = (replace(one, state={**one.state, "ready": False, "message": "waiting for the engine"}),)
+    world.reconcile()
+    assert world.condition("Ready").status == "False"
+    assert "waiting for the engine" in world.condition("Ready").message
+
+
+SILENT = NOW - timedelta(seconds=31)
+
+
+def test_a_ready_pod_whose_agent_cannot_be_reached_is_told_after_a_while() -> None:
+    world = routed(World().settle())
+    world.pods = (replace(pod(V1, applied=3), state_at=NOW - timedelta(seconds=20)),)
+    world.reconcile()
+    assert world.condition("Ready").status == "True"
+    world.pods = (replace(pod(V1, applied=3), state_at=SILENT),)
+    world.reconcile()
+    ready = world.condition("Ready")
+    assert (ready.status, ready.reason, world.condition("Stalled").status) == (
+        "False",
+        "AgentUnreachable",
+        "True",
+    )
+    assert all(word in ready.message for word in ("pod-1", "8001", "NetworkPolicies", "mesh"))
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"versions": 7}, {"versions": [7, {"name": 7}], "generation": "x"}, None]
+)
+def test_nonsense_of_an_agent_harms_nobody(state: Any) -> None:
+    world = routed(World().settle())
+    world.pods = (replace(pod(V1, applied=3), state=state),)
+    world.reconcile()
+    assert world.adapters()["reviews"]["state"] == "Loading"
+
+
+def containers(**engine: Any) -> dict[str, Any]:
+    return {"initContainerStatuses": [{"name": "engine", "image": "serving:1", **engine}]}
+
+
+def condition(kind: str, status: str, seconds: float = 3600, **more: Any) -> dict[str, Any]:
+    since = (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": kind, "status": status, "lastTransitionTime": since, **more}
+
+
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
+KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+PENDING = {
+    "phase": "Pending",
+    "conditions": [condition("PodScheduled", "True", 700), condition("PodReadyToStartContainers", "False")],
+}
+JUST_PLACED = {
+    "phase": "Pending",
+    "conditions": [condition("PodScheduled", "True", 20), condition("PodReadyToStartContainers", "False")],
+}
+NO_NODE = {"conditions": [condition("PodScheduled", "False", message="0/12 nodes are available")]}
+NO_NODE_YET = {"conditions": [condition("PodScheduled", "False", 60, message="0/12 nodes are available")]}
+TROUBLES = [
+    pytest.param(
+        containers(state={"waiting": {"reason": "ErrImagePull", "message": "no such image"}}),
+        "ImagePull", "no such image", True, id="an image that cannot be pulled",
+    ),
+    pytest.param(
+        containers(state=BACK_OFF, lastState=KILLED),
+        "OutOfMemory", "was OOM-killed; raise spec.resources.memory", True, id="an engine that was OOM-killed",
+    ),
+    pytest.param(
+        containers(state={"running": {}}, lastState=KILLED),
+        "OutOfMemory", "raise spec.resources.memory", True, id="the same while it starts again",
+    ),
+    pytest.param(
+        containers(state=BACK_OFF, lastState={"terminated": {"exitCode": 1, "message": "unknown option --x"}}),
+        "CrashLoopBackOff", "exit code 1: unknown option --x", True, id="an engine that refuses its arguments",
+    ),
+    pytest.param(
+        containers(state={"running": {}}, restartCount=1, lastState={"terminated": {"exitCode": 255}}),
+        "Restarted", "exit code 255", False, id="a container that was restarted once",
+    ),
+    pytest.param(
+        containers(state={"waiting": {"reason": "CreateContainerConfigError", "message": "no Secret"}}),
+        "ContainerConfig", "no Secret", True, id="a container that cannot be made",
+    ),
+    pytest.param(containers(state={"running": {}}), "Starting", "loading", False, id="an engine that loads"),
+    pytest.param(NO_NODE, "Unschedulable", "0/12 nodes are available", True, id="no node for an hour"),
+    pytest.param(NO_NODE_YET, "Unschedulable", "0/12 nodes", False, id="no node for a minute: an autoscaler may help"),
+    pytest.param(PENDING, "PodNotStarted", "kubectl describe pod pod-1", True, id="volumes or network for minutes"),
+    pytest.param(JUST_PLACED, "Starting", "loading", False, id="volumes for seconds"),
+    pytest.param({"initContainerStatuses": "?", "conditions": 7}, "Starting", "loading", False, id="a strange pod"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "reason", "words", "stalled"), TROUBLES)
+def test_a_replica_that_is_missing_is_explained(
+    status: Manifest, reason: str, words: str, stalled: bool
+) -> None:
+    world = World().settle()
+    world.pods = (_starting(status),)
+    world.reconcile()
+    ready = world.condition("Ready")
+    assert (ready.status, ready.reason) == ("False", reason)
+    assert words in ready.message
+    assert world.condition("Stalled").status == str(stalled)
+    assert world.condition("Reconciling").status == str(not stalled)
+
+
+def _starting(status: Manifest) -> PodState:
+    return PodState("pod-1", "u", False, False, {"metadata": {"name": "pod-1"}, "status": status}, None)
+
+
+def test_a_pod_that_waits_for_a_secret_names_what_it_mounts() -> None:
+    world = World({"apiKeys": {"secretRef": {"name": "keys"}}}).settle()
+    world.pods = (_starting(PENDING),)
+    world.reconcile()
+    ready = world.condition("Ready")
+    assert (ready.reason, "Secret keys" in ready.message) == ("SecretOrVolumeMissing", True)
+
+
+def test_an_alias_that_keeps_a_new_pod_from_being_ready_is_named() -> None:
+    world = routed(World().settle())
+    broken = held(V1, "Failed", reason="ArtifactMissing", message="manifest.json is missing")
+    world.pods = (pod(broken, applied=3, ready=False),)
+    world.reconcile()
+    ready = world.condition("Ready")
+    assert ready.reason == "AdapterFailed"
+    assert "pod-1 cannot serve reviews: ArtifactMissing: manifest.json is missing" in ready.message
+    told = world.adapters()["reviews"]
+    assert (told["state"], told["reason"], "servingVersion" in told) == ("Failed", "ArtifactMissing", False)
+
+
+def test_an_engine_that_is_up_is_not_said_to_be_loading() -> None:
+    world = World().settle()
+    one = pod(ready=False)
+    assert one.state is not None
+    world.pods = (replace(one, state={**one.state, "message": "routed but not ready: b--1"}),)
+    world.reconcile()
+    assert world.condition("Ready").message == "Pod pod-1: routed but not ready: b--1."
+
+
+def test_a_missing_claim_is_named() -> None:
+    world = World(more={"claims": {}})
+    world.reconcile()
+    ready = world.condition("Ready")
+    assert (ready.status, ready.reason) == ("False", "ClaimNotFound")
+    assert "adapters" in ready.message
+
+
+QUOTA = "pods is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: 8, limited: 8"
+
+
+def deployment_says(world: World, *conditions: dict[str, Any], **status: Any) -> None:
+    world.children["Deployment"]["status"] = {
+        "observedGeneration": 1,
+        "conditions": list(conditions),
+        **status,
+    }
+
+
+def test_pods_that_a_quota_refuses_are_told_with_the_servers_sentence() -> None:
+    world = World().settle()
+    deployment_says(world, condition("ReplicaFailure", "True", reason="FailedCreate", message=QUOTA))
+    decided = world.reconcile()
+    ready = world.condition("Ready")
+    assert (ready.reason, world.condition("Stalled").status) == ("PodsRefused", "True")
+    assert QUOTA in ready.message
+    (event,) = (action for action in decided.actions if isinstance(action, Emit))
+    assert (event.type, event.reason) == ("Warning", "PodsRefused")
+
+
+def _changed() -> World:
+    """A server that answers with the pods of its old spec while a new one rolls out."""
+    world = routed(World().settle())
+    world.roll_out()
+    world.spec = {"maxModelLength": 4096}
+    world.reconcile()
+    return world
+
+
+def test_a_rollout_is_told_while_the_old_pods_answer() -> None:
+    world = _changed()
+    world.pods = (pod(V1, applied=3), _starting({"initContainerStatuses": [{"name": "engine"}]}))
+    world.reconcile()
+    assert world.condition("Ready").status == "True"
+    assert (world.condition("Reconciling").status, world.condition("Stalled").status) == ("True", "False")
+
+
+def test_a_new_pod_for_which_the_pool_has_no_room_is_told_with_the_remedy() -> None:
+    world = _changed()
+    world.pods = (pod(V1, applied=3, name="old"), _starting(NO_NODE))
+    world.reconcile()
+    assert world.condition("Ready").status == "True"
+    stalled = world.condition("Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "Unschedulable")
+    assert "set spec.upgrade.strategy to Recreate" in stalled.message
+    world.spec = {**world.spec, "upgrade": {"strategy": "Recreate"}}
+    world.reconcile()
+    assert "must recreate" not in world.condition("Stalled").message
+
+
+def test_a_new_pod_that_a_quota_refuses_is_told_with_the_remedy() -> None:
+    world = _changed()
+    world.pods = (pod(V1, applied=3),)
+    deployment_says(world, condition("ReplicaFailure", "True", reason="FailedCreate", message=QUOTA))
+    world.reconcile()
+    assert world.condition("Ready").status == "True"
+    stalled = world.condition("Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "PodsRefused")
+    assert all(words in stalled.message for words in (QUOTA, "spec.upgrade.strategy to Recreate"))
+
+
+def test_a_rollout_that_stands_still_is_stalled() -> None:
+    world = _changed()
+    late = condition(
+        "Progressing", "False", reason="ProgressDeadlineExceeded", message="timed out progressing"
+    )
+    deployment_says(world, late, updatedReplicas=1)
+    world.reconcile()
+    stalled = world.condition("Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "ProgressDeadlineExceeded")
+
+
+@pytest.mark.parametrize("reason", ["Refused", "NameConflict"])
+def test_what_the_api_server_refuses_is_told_in_its_words(reason: Any) -> None:
+    refusal = Refusal(
+        "Deployment", "shared-server", reason, "admission webhook denied the request: no GPUs today"
+    )
+    world = World(more={"refusal": refusal})
+    world.reconcile()
+    ready = world.condition("Ready")
+    assert (ready.status, ready.reason, ready.message) == ("False", reason, refusal.message)
+    assert world.condition("Stalled").status == "True"
+
+
+def test_an_event_is_told_when_the_reason_changes_and_not_when_its_words_do() -> None:
+    world = World().settle()
+    assert [type(action) for action in _with(world, NO_NODE)] == [Emit]
+    other = {"conditions": [condition("PodScheduled", "False", message="0/13 nodes are available")]}
+    assert _with(world, other) == []
+
+
+def _with(world: World, status: Manifest) -> list[Any]:
+    world.pods = (_starting(status),)
+    return [action for action in world.reconcile().actions if isinstance(action, Emit)]
+
+
+LOADED = [
+    pytest.param(1000, 1000, id="a thousand"),
+    pytest.param(1100, 1100, id="more than the schema's list takes"),
+]
+
+
+@pytest.mark.parametrize(("count", "failing"), LOADED)
+def test_the_status_of_a_thousand_adapters_stays_small(count: int, failing: int) -> None:
+    names = [f"customer-{number:04}" for number in range(count)]
+    world = World(
+        {"maxCpuLoras": 1024},
+        deployments=tuple(adapter(name, source=f"pvc://adapters/{name}") for name in names),
+    )
+    said = [held(version(name), "Failed", reason="LoadFailed", message="it broke " * 100) for name in names]
+    world.pods = (pod(*said, applied=1),)
+    world.reconcile()
+    assert size(world.status) < 256 * 1024
+    assert len(world.status["adapters"]) + world.status.get("adaptersLeftOut", 0) == count
+    assert len(world.status["adapters"]) <= 1024
+
+
+def test_a_thousand_adapters_that_serve_all_have_an_entry() -> None:
+    names = [f"customer-{number:04}-reviews" for number in range(1000)]
+    world = World({"maxCpuLoras": 1024}, deployments=tuple(map(adapter, names)))
+    serve(world, *map(version, names))
+    assert world.status["adaptersServing"] == "1000/1000"
+    assert len(world.status["adapters"]) == 1000
+    assert size(world.status) < 256 * 1024
+
+
+def size(status: Manifest) -> int:
+    """In bytes, as etcd stores it."""
+    return len(json.dumps(status, separators=(",", ":")))
+
+
+SLOTS = [
+    pytest.param(1, (), {"total": 2, "used": 1, "surge": "Free"}, id="room"),
+    pytest.param(2, (), {"total": 2, "used": 2, "surge": "Free"}, id="full with the surge slot"),
+    pytest.param(2, ("b",), {"total": 2, "used": 2, "surge": "InUse"}, id="full and rolling"),
+]
+
+
+@pytest.mark.parametrize(("count", "rolls", "slots"), SLOTS)
+def test_the_slots_are_told(count: int, rolls: tuple[str, ...], slots: dict[str, Any]) -> None:
+    names = ["one", "two"][:count]
+    world = World({"maxLoras": 2, "maxCpuLoras": 2}, deployments=tuple(map(adapter, names)))
+    serve(world, *map(version, names))
+    world.deployments = (*(adapter("one", digit=digit) for digit in rolls), *world.deployments[len(rolls) :])
+    world.reconcile()
+    assert world.status["slots"] == slots
+
+
+def test_pods_of_an_operator_before_the_surge_slot_have_none() -> None:
+    world = World({"maxCpuLoras": 4}).settle()
+    args = world.children["Deployment"]["spec"]["template"]["spec"]["initContainers"][0]["args"]
+    args[args.index("--max-cpu-loras") + 1] = "4"
+    world.status = {}
+    world.reconcile()
+    assert world.status["slots"]["surge"] == "Missing"

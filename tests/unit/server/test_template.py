@@ -1,0 +1,160 @@
+"""A server keeps its pod template until its spec or spec.upgrade asks for the operator's present one."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from finetune_operator.api.modelserver import ModelServer
+from tests.unit.server.builders import NEWER, SETTINGS, World, applied, server
+
+AUTOMATIC = {"upgrade": {"policy": "Automatic"}}
+SETTINGS_CHANGES = [
+    pytest.param(NEWER, "image serving:1 -> serving:2", id="another image"),
+    pytest.param(
+        SETTINGS.model_copy(update={"engine_args": ("--enforce-eager",)}),
+        "--enforce-eager",
+        id="engine arguments",
+    ),
+    pytest.param(SETTINGS.model_copy(update={"env": {"A": "1"}}), "env[A]", id="an environment variable"),
+    pytest.param(
+        SETTINGS.model_copy(update={"image_pull_policy": "Always"}), "imagePullPolicy", id="a policy"
+    ),
+]
+
+
+def image(world: World) -> str:
+    found: str = world.children["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    return found
+
+
+@pytest.mark.parametrize(("settings", "told"), SETTINGS_CHANGES)
+def test_a_change_of_settings_rolls_no_server_and_is_told(settings: Any, told: str) -> None:
+    world = World().settle()
+    world.settings = settings
+    assert applied(world.reconcile()) == {}
+    update = world.condition("UpdateAvailable")
+    assert (update.status, update.reason) == ("True", "UpdateAvailable")
+    assert told in update.message
+    assert "spec.upgrade.revision" in update.message
+    assert world.status["image"] == "serving:1"
+
+
+def test_a_new_revision_takes_what_the_operator_renders_now_once() -> None:
+    world = World().settle()
+    world.settings = NEWER
+    world.settle()
+    world.spec = {"upgrade": {"revision": "2026-11-27"}}
+    world.settle()
+    assert (image(world), world.status["image"]) == ("serving:2", "serving:2")
+    assert world.condition("UpdateAvailable").status == "False"
+    world.settings = SETTINGS
+    world.settle()
+    assert image(world) == "serving:2"
+
+
+def test_a_change_of_the_spec_takes_the_present_image_with_it() -> None:
+    world = World().settle()
+    world.settings = NEWER
+    world.spec = {"maxModelLength": 2048}
+    world.settle()
+    assert image(world) == "serving:2"
+
+
+@pytest.mark.parametrize("spec", [{"replicas": 3}, {"upgrade": {"strategy": "Recreate"}}])
+def test_scaling_and_the_way_of_replacing_change_no_pod(spec: dict[str, Any]) -> None:
+    world = World().settle()
+    before = copy.deepcopy(world.children["Deployment"]["spec"]["template"])
+    world.settings, world.spec = NEWER, spec
+    world.settle()
+    assert world.children["Deployment"]["spec"]["template"] == before
+
+
+def test_a_deleted_deployment_comes_back_as_it_was() -> None:
+    world = World().settle()
+    before = copy.deepcopy(world.children.pop("Deployment"))
+    world.settings = NEWER
+    world.settle()
+    assert world.children["Deployment"]["spec"] == before["spec"]
+
+
+def test_the_deployment_of_an_operator_before_this_one_is_kept() -> None:
+    world = World().settle()
+    world.status = {}
+    container = world.children["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    container["terminationMessagePath"] = "/dev/termination-log"
+    world.settings = NEWER
+    world.reconcile()
+    assert image(world) == "serving:1"
+    assert world.condition("UpdateAvailable").status == "True"
+
+
+def test_a_change_of_the_spec_is_seen_where_the_status_was_lost() -> None:
+    world = World().settle()
+    world.status, world.settings, world.spec = {}, NEWER, {"maxModelLength": 2048}
+    world.settle()
+    assert image(world) == "serving:2"
+
+
+def test_the_first_look_at_it_finds_no_update_where_only_defaults_differ() -> None:
+    world = World().settle()
+    world.status = {}
+    world.children["Deployment"]["spec"]["template"]["spec"]["schedulerName"] = "default-scheduler"
+    world.reconcile()
+    assert world.condition("UpdateAvailable").status == "False"
+
+
+def test_a_server_whose_gpu_type_was_taken_from_the_settings_keeps_its_pods() -> None:
+    gpus = {"a100": {"resourceName": "nvidia.com/gpu"}}
+    world = World({"resources": {"gpus": 1, "gpuType": "a100"}})
+    world.settings = SETTINGS.model_validate({**SETTINGS.model_dump(by_alias=True), "gpuTypes": gpus})
+    world.settle()
+    world.settings = SETTINGS
+    assert applied(world.plan()) == {}
+
+
+def waiting(name: str, **upgrade: Any) -> ModelServer:
+    """A server that upgrades by itself and has something to take."""
+    found = {"type": "UpdateAvailable", "status": "True", "reason": "WaitingForTurn"}
+    return server({"conditions": [found]}, name, name, upgrade={"policy": "Automatic", **upgrade})
+
+
+def upgrading(name: str) -> ModelServer:
+    found = {"type": "UpdateAvailable", "status": "False", "reason": "Upgrading"}
+    return server({"conditions": [found]}, name, name, upgrade={"policy": "Automatic"})
+
+
+TURNS = [
+    pytest.param((), "serving:2", id="nobody else"),
+    pytest.param((waiting("zebra"),), "serving:2", id="the first by name goes first"),
+    pytest.param((waiting("alpha"),), "serving:1", id="another is before it"),
+    pytest.param((upgrading("zebra"),), "serving:1", id="another is being upgraded"),
+    pytest.param(
+        (server(name="alpha", uid="u2"),), "serving:2", id="a server that is to be upgraded by hand"
+    ),
+]
+
+
+@pytest.mark.parametrize(("peers", "expected"), TURNS)
+def test_automatic_upgrades_take_turns(peers: tuple[ModelServer, ...], expected: str) -> None:
+    world = World(AUTOMATIC).settle()
+    world.settings, world.more = NEWER, {"peers": peers}
+    assert applied(world.reconcile()) == {}, "first it says that there is something to take"
+    world.reconcile()
+    assert image(world) == expected
+    update = world.condition("UpdateAvailable")
+    assert update.reason == ("Upgrading" if expected == "serving:2" else "WaitingForTurn")
+    if expected == "serving:1":
+        assert f"Waiting for ModelServer demo/{peers[0].metadata.name}" in update.message
+
+
+def test_an_automatic_upgrade_lets_the_next_one_go_once_every_pod_is_new() -> None:
+    world = World(AUTOMATIC).settle()
+    world.settings = NEWER
+    world.reconcile()
+    world.reconcile()
+    assert world.condition("UpdateAvailable").reason == "Upgrading"
+    world.settle()
+    assert world.condition("UpdateAvailable").reason == "UpToDate"
