@@ -8,7 +8,7 @@ all five stages, in ten namespaces. Requests are counted by the API server's aud
 - first-jobs: runs are created as fast as the server takes them, until each has its first Job; before it on
   the same server a plain kopf handler that creates one Job per object of a kind of its own
 - under-way: every run trains and its progress changes every 10 s; requests and status writes per second
-- latency: 50 changes of specs a second, from sending a change to a status that has seen it
+- latency: 50 changes of specs a second, from the event of a change to a status that has seen it
 - restart: from the start of the process until each active and twice as many finished runs are reconciled once
 - memory: the resident memory of that process after settling
 - growth: first-jobs, restart and memory again with 2.5 and 5 times as many runs, which stay in their first
