@@ -42,6 +42,8 @@ def exercised() -> Metrics:
     metrics.acted("Create")
     metrics.watch_restarted("Job", "ended")
     metrics.watch_alive("Job")
+    metrics.refused("Job", "Refused")
+    metrics.stale_watches(lambda: {"Job": 1.0})
     return metrics
 
 
