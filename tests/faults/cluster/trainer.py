@@ -97,6 +97,13 @@ def fail(reason: str, code: int) -> Fate:
     return fate
 
 
+async def go_on(pod: PlayedPod) -> None:
+    """After a loss: succeed, or find that nothing was stored if that is what the pod looks for."""
+    lost = fail("NotStored", 78)
+    looks = any("reemit" in container.get("args", ()) for container in pod.manifest["spec"]["containers"])
+    await (lost if looks else succeed)(pod)
+
+
 async def be_killed_for_memory(pod: PlayedPod) -> None:
     """The kernel ends the container: no result."""
     await pod.run()
