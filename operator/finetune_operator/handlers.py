@@ -86,7 +86,23 @@ def _register_watch(
     kopf.on.event(group, version, plural, registry=registry, id=f"seen-{plural}")(seen)
 
 
+class NoDifferences(kopf.DiffBaseStorage):
+    """kopf copies every object to find out what changed in it, for change handlers, of which we have none."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing of an object is compared."""
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Nothing was stored."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is stored."""
+
+
 def _configure(settings: kopf.OperatorSettings) -> None:
+    settings.persistence.diffbase_storage = NoDifferences()
     settings.posting.enabled = False  # our recorder folds equal events, kopf's posts each
     settings.scanning.disabled = True  # no list of namespaces and CRDs: their existence is checked before
     settings.peering.standalone = True
