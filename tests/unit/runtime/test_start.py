@@ -9,7 +9,7 @@ import pytest
 
 from finetune_operator.app import require_crds
 from finetune_operator.contracts.settings import SettingsError
-from finetune_operator.runtime.process import StartError
+from finetune_operator.runtime.process.lifecycle import StartError
 from finetune_operator.settings import load_settings
 
 
