@@ -78,6 +78,26 @@ def test_the_operator_pod_satisfies_pod_security_restricted(render: Render, user
         }
 
 
+def test_replicas_elect_their_leader_by_a_lease_that_only_they_may_touch(render: Render) -> None:
+    objects = render()
+    deployment = of_kind(objects, "Deployment")[0]
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert "--lease=$(POD_NAMESPACE)/finetune-operator" in container["args"]
+    assert {variable["name"] for variable in container["env"]} == {"POD_NAME", "POD_NAMESPACE"}
+    role = next(r for r in of_kind(objects, "Role") if r["metadata"]["name"] == "finetune-operator-lease")
+    assert role["metadata"]["namespace"] == "finetune-system"
+    assert permissions(role) == {
+        ("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "update")
+    }
+    named = [rule for rule in role["rules"] if "create" not in rule["verbs"]]
+    assert [rule["resourceNames"] for rule in named] == [["finetune-operator"]]
+
+
 @pytest.mark.parametrize("replicas", [0, 1, 2, 3])
 def test_a_drain_takes_one_of_several_replicas_at_a_time(render: Render, replicas: int) -> None:
     objects = render(replicas=replicas)
