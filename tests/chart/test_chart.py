@@ -10,9 +10,8 @@ import yaml
 
 from dev.chart import CHART
 from finetune_operator.runtime import resources
+from tests.chart.releases import IMAGES, Object
 
-IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
-Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 
 
