@@ -1,72 +1,45 @@
-"""A real etcd and kube-apiserver; Job controller and kubelet are played by kubelet.py."""
+"""One control plane and one campaign for all tests of this folder."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
-import yaml
+import pytest_asyncio
 
-from dev.cluster import binaries
-from dev.cluster.controlplane import ApiServer
-from finetune_operator.core.manifests import is_true
-from finetune_operator.runtime.kube import KubernetesApi, load_configuration
-from finetune_operator.runtime.resources import Resource
-from tests.faults.kubelet import Kubelet
+from tests.faults.campaign import Attacked, Campaign, Crashes, Undisturbed
+from tests.faults.cluster.controlplane import Cluster
+from tests.faults.play import Outcome, Player
+from tests.faults.report import tables
 
-CRDS = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Both processes, with our CRDs served."""
-    folder = tmp_path_factory.mktemp("faults")
-    with ApiServer(folder, binaries.ensure(["kube-apiserver"])) as server:
-        asyncio.run(_install_crds(server))
-        yield server
+PLAYED = pytest.StashKey[list[Outcome]]()
+QUIET_SECONDS = 10.0
+QUIET_SECONDS_ATTACKED = 1.0
 
 
-@pytest.fixture
-def configuration(control_plane: ApiServer) -> Any:
-    """The administrator's client configuration."""
-    return load_configuration(control_plane.kubeconfig)
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    """etcd, kube-apiserver, kube-controller-manager and played nodes."""
+    async with Cluster(tmp_path_factory.mktemp("faults")) as one:
+        yield one
+    assert one.nodes.faults == [], "the played nodes failed, which must not pass for a fault of the operator"
 
 
-@pytest.fixture
-async def admin(configuration: Any) -> AsyncIterator[KubernetesApi]:
-    """The test's own connection."""
-    api = KubernetesApi(configuration, lambda verb, status: None)
-    yield api
-    api.close()
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def campaign(cluster: Cluster, request: pytest.FixtureRequest) -> AsyncIterator[Campaign]:
+    """All trials of this session, played side by side while the first tests wait for theirs."""
+    one = Campaign(Player(cluster, QUIET_SECONDS), Player(cluster, QUIET_SECONDS_ATTACKED))
+    parameters = [getattr(item, "callspec", None) for item in request.session.items]
+    trials = [p.params.get("trial") for p in parameters if p is not None]
+    one.schedule(trial for trial in trials if isinstance(trial, Undisturbed | Attacked | Crashes))
+    yield one
+    request.config.stash[PLAYED] = one.played
+    await one.close()
 
 
-@pytest.fixture
-async def kubelet(admin: KubernetesApi) -> AsyncIterator[Kubelet]:
-    """Runs every Job that appears."""
-    player = Kubelet(admin)
-    task = asyncio.create_task(player.run())
-    yield player
-    if task.done():
-        task.result()  # it only ends by a fault of its own, which must not pass for one of the operator
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def _install_crds(server: ApiServer) -> None:
-    """Create them and watch until the server says that it serves each."""
-    api = KubernetesApi(load_configuration(server.kubeconfig), lambda verb, status: None)
-    for file in sorted((ROOT / "crds").glob("*.yaml")):
-        await api.create(CRDS, None, yaml.safe_load(file.read_text()))  # type: ignore[arg-type]
-    found, version = await api.list_all(CRDS, None)
-    waiting = {crd["metadata"]["name"] for crd in found if not is_true(crd, "Established")}
-    async with asyncio.timeout(30), aclosing(api.watch(CRDS, None, None, version)) as events:
-        while waiting:
-            event = await anext(events)
-            if event["type"] != "BOOKMARK" and is_true(event["object"], "Established"):
-                waiting.discard(event["object"]["metadata"]["name"])
-    api.close()
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was tried, scenario by scenario."""
+    played = terminalreporter.config.stash.get(PLAYED, [])
+    if played:
+        terminalreporter.write_sep("=", "faults tried on the operator")
+        terminalreporter.write_line(tables(played))

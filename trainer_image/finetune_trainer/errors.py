@@ -64,6 +64,20 @@ class NotStored(StageError):  # noqa: N818
     exit_code = 78
 
 
+class Hang(StageError):  # noqa: N818
+    """Nothing went on for much longer than it may take; another attempt may help."""
+
+    reason = "Hang"
+    exit_code = 79
+
+
+class PeersMissing(StageError):  # noqa: N818
+    """Not all pods that train together came; another attempt may find them all."""
+
+    reason = "PeersMissing"
+    exit_code = 80
+
+
 class SourceUnavailableError(StageError):
     """A source did not answer; trying again may help, so the attempt counts as one of unknown cause."""
 
@@ -81,7 +95,10 @@ class Interrupted(BaseException):
 UNKNOWN_EXIT_CODE = 1
 EXIT_CODES: dict[str, int] = {
     error.reason: error.exit_code
-    for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged, TemplateDrift, NotStored)
+    for error in (
+        *(UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged, TemplateDrift, NotStored),
+        *(Hang, PeersMissing),
+    )
 } | {Interrupted.reason: Interrupted.exit_code, "Unknown": UNKNOWN_EXIT_CODE}
 
 # Libraries that write files outside Python (torch, safetensors) report a full volume in their own words.

@@ -279,6 +279,14 @@ def test_long_steps_and_long_saves_are_no_hang() -> None:
     assert world.condition("Succeeded")[1] == "Hang"
 
 
+def test_loading_a_large_base_is_no_hang_before_a_step_is_measured() -> None:
+    world = training()
+    serve(world, 0)
+    world.pass_time(10**4)
+    assert world.condition("Succeeded")[1] == "Training"
+    assert "-train-1-" in world.running()
+
+
 def test_a_stage_that_the_operator_cannot_reach_is_shown_as_silent_and_not_ended() -> None:
     world = training()
     serve(world, 12, stepSeconds=3.0)

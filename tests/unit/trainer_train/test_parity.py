@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.trainer_train.gangs import free_port, losses, start, train
+from tests.unit.trainer_train.launch.gangs import free_port, losses, start, train
 
 pytestmark = pytest.mark.slow
 

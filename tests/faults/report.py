@@ -1,0 +1,115 @@
+"""`python -m tests.faults.report`: plays every trial and writes docs/faults.md; pytest prints the same tables.
+
+It takes the better part of an hour on two cores. `make test` plays a part, `make test-long` the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from tests.faults.campaign import Campaign
+from tests.faults.cluster.controlplane import Cluster
+from tests.faults.oracles import CHECKS
+from tests.faults.own_clusters import older_crds, restarts
+from tests.faults.play import Outcome, Player
+from tests.faults.trials import ALL_CRASHES, ATTACKS_ON_ALL, ATTACKS_ON_TWO, UNDISTURBED
+
+PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
+QUIET_SECONDS = 60.0
+
+INTRODUCTION = """# Faults
+
+What the operator is put through, on real etcd, kube-apiserver and kube-controller-manager; the operators are
+real processes behind a proxy, nodes and what runs in pods are played (tests/faults). Written by
+`python -m tests.faults.report`, do not edit.
+"""
+
+
+async def play_all(folder: Path) -> list[Outcome]:
+    """Every scenario undisturbed, under every attack, and with a death before and after each of its writes."""
+    async with Cluster(folder / "shared") as cluster:
+        campaign = Campaign(Player(cluster, QUIET_SECONDS), Player(cluster, quiet=1))
+        for trials in (UNDISTURBED, ATTACKS_ON_TWO, ATTACKS_ON_ALL, ALL_CRASHES):
+            campaign.schedule(trials)
+            for trial in trials:
+                await campaign.outcomes(trial)
+    outcomes = list(campaign.played)
+    for trial, name in ((restarts, "restarts"), (older_crds, "older")):
+        async with Cluster(folder / name) as cluster:
+            outcomes += await trial(cluster)
+    return outcomes
+
+
+def tables(outcomes: Sequence[Outcome]) -> str:
+    """All of it in Markdown: by scenario, by attack, and what was violated."""
+    wrong = [f"- {o.scenario}, {o.attack}: {v}" for o in outcomes for v in o.violations]
+    return "\n\n".join(
+        [
+            _totals(outcomes),
+            "What must hold in every play:\n\n" + "\n".join(f"- {check}" for check in CHECKS),
+            _table("Scenario", outcomes, lambda outcome: outcome.scenario),
+            _table("What is done to the operator", outcomes, _sort),
+            "Violations:\n\n" + ("\n".join(wrong) if wrong else "none."),
+        ]
+    )
+
+
+def _totals(outcomes: Sequence[Outcome]) -> str:
+    writes, lives = sum(len(o.writes) for o in outcomes), sum(o.lives for o in outcomes)
+    revisions, wrong = sum(o.revisions for o in outcomes), sum(bool(o.violations) for o in outcomes)
+    return (
+        f"{len(outcomes)} plays, {lives} operators started, {writes} writes of theirs, {revisions} stored "
+        f"revisions checked; plays with a violation: {wrong}."
+    )
+
+
+def _table(title: str, outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> str:
+    rows = [
+        f"| {title} | plays | writes of one play | longest, s | with a violation |",
+        "|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(map(key, outcomes)):
+        rows.append(_row(name, [outcome for outcome in outcomes if key(outcome) == name]))
+    return "\n".join(rows)
+
+
+def _row(name: str, outcomes: Sequence[Outcome]) -> str:
+    writes = sorted(len(outcome.writes) for outcome in outcomes)
+    span = str(writes[0]) if writes[0] == writes[-1] else f"{writes[0]} to {writes[-1]}"
+    longest, wrong = max(outcome.seconds for outcome in outcomes), _count(outcomes)
+    return f"| {name} | {len(outcomes)} | {span} | {longest:.0f} | {wrong} |"
+
+
+def _count(outcomes: Iterable[Outcome]) -> int:
+    return sum(bool(outcome.violations) for outcome in outcomes)
+
+
+def _sort(outcome: Outcome) -> str:
+    """All deaths before a write are one sort of attack, and so are those after one."""
+    return re.sub(r"(death (before|after)) write \d+", r"\1 a write", outcome.attack)
+
+
+def main() -> int:
+    """Write the page; the exit code says whether anything was violated."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = asyncio.run(play_all(Path(folder)))
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    minutes = (time.monotonic() - started) / 60
+    when = f"This run: commit {commit.stdout.strip() or 'unknown'}, {minutes:.0f} minutes.\n"
+    PAGE.write_text("\n".join([INTRODUCTION, when, tables(outcomes), ""]))
+    print(_totals(outcomes))
+    return int(_count(outcomes) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Which plays `make test` takes, which `make test-long` adds, and which faults are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.faults.attacks import ATTACKS
+from tests.faults.campaign import Attacked, Crashes, Trial, Undisturbed
+from tests.faults.scenarios import runs, servers
+
+SCENARIOS = (*runs.SCENARIOS, *servers.SCENARIOS)
+ATTACKED = ("training crashes once", "an adapter rolls and rolls back")
+"""The scenarios that meet every attack in `make test`: one with two attempts, one with three manifests."""
+
+UNDISTURBED = tuple(Undisturbed(scenario) for scenario in SCENARIOS)
+SOME_CRASHES = tuple(Crashes(scenario, sample=2, turn=turn) for turn, scenario in enumerate(SCENARIOS))
+ALL_CRASHES = tuple(Crashes(scenario) for scenario in SCENARIOS)
+ATTACKS_ON_TWO = tuple(
+    Attacked(scenario, attack) for scenario in SCENARIOS if scenario.name in ATTACKED for attack in ATTACKS
+)
+ATTACKS_ON_ALL = tuple(
+    Attacked(scenario, attack)
+    for scenario in SCENARIOS
+    if scenario.name not in ATTACKED
+    for attack in ATTACKS
+)
+
+KNOWN: dict[str, str] = {
+    "a quota refuses the Job": "1.10: the status does not say that the API server refuses a child",
+    "an admission policy refuses the Job": "1.10: the status does not say that the API server refuses a child",
+    "the node of the training pod dies": "1.3: a dead node is not noticed",
+    "the manifest of a server is deleted": "cluster case 11: the routes are lost with the ConfigMap",
+    "the children of a server are edited": "1.14: drift is not put back",
+    "a Service of somebody else has the name": "1.11: other people's objects are taken over",
+}
+"""Faults that are being mended, by scenario: their trials are expected to fail until then."""
+
+
+def parameters(trials: Sequence[Trial]) -> list[Any]:
+    """Trials as parameters of a test, with sentences as ids."""
+    return [pytest.param(trial, id=trial.title, marks=_marks(trial)) for trial in trials]
+
+
+def _marks(trial: Trial) -> list[pytest.MarkDecorator]:
+    known = KNOWN.get(trial.scenario.name)
+    return [] if known is None else [pytest.mark.xfail(reason=known, strict=True)]
