@@ -7,6 +7,7 @@ library has to provide (`kube.py` is the one implementation).
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from finetune_operator.core.actions import Manifest
@@ -30,6 +31,14 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True)
+class Page:
+    """Part of a list; `version` is the resourceVersion of the whole list, to watch from."""
+
+    items: list[Object]
+    version: str
+
+
 class Api(Protocol):
     """Every method raises ApiError; `namespace` None means all namespaces."""
 
@@ -41,6 +50,12 @@ class Api(Protocol):
         self, resource: Resource, namespace: str | None, selector: str | None = None
     ) -> tuple[list[Object], str]:
         """All matching objects, read in pages, and the resourceVersion to watch from."""
+        ...
+
+    def pages(
+        self, resource: Resource, namespace: str | None, selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """As `list_all`, page by page: thousands of objects are not held at the same time."""
         ...
 
     async def list_metadata(self, resource: Resource, namespace: str | None) -> tuple[list[Object], str]:

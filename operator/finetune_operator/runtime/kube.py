@@ -18,11 +18,11 @@ from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
 from finetune_operator.core.actions import Manifest
-from finetune_operator.runtime.client import ApiError, Object
+from finetune_operator.runtime.client import ApiError, Object, Page
 from finetune_operator.runtime.resources import Resource
 
 FIELD_MANAGER = "finetune-operator"
-PAGE = 500
+PAGE = 200
 REQUESTS_AT_ONCE = 32
 TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 WATCH_SECONDS = 300
@@ -141,15 +141,20 @@ class KubernetesApi:
         self, resource: Resource, namespace: str | None, selector: str | None = None
     ) -> tuple[list[Object], str]:
         """All matching objects, read in pages, and the resourceVersion to watch from."""
-        items, version = await self._pages(resource, namespace, selector, "application/json")
+        return await _together(self.pages(resource, namespace, selector))
+
+    async def pages(
+        self, resource: Resource, namespace: str | None, selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """As `list_all`, page by page: thousands of objects are not held at the same time."""
         # The server leaves these two out of the items of a list.
-        return [
-            {"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in items
-        ], version
+        known = {"apiVersion": resource.api_version, "kind": resource.kind}
+        async for page in self._pages(resource, namespace, selector, "application/json"):
+            yield Page([{**known, **item} for item in page.items], page.version)
 
     async def list_metadata(self, resource: Resource, namespace: str | None) -> tuple[list[Object], str]:
         """As `list_all`, but nothing of the objects except their metadata."""
-        return await self._pages(resource, namespace, None, METADATA_ONLY)
+        return await _together(self._pages(resource, namespace, None, METADATA_ONLY))
 
     async def watch(
         self, resource: Resource, namespace: str | None, selector: str | None, version: str
@@ -227,15 +232,14 @@ class KubernetesApi:
 
     async def _pages(
         self, resource: Resource, namespace: str | None, selector: str | None, accept: str
-    ) -> tuple[list[Object], str]:
+    ) -> AsyncGenerator[Page, None]:
         query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
-        items: list[Object] = []
         while True:
             page = await self._call("list", Request("GET", resource.path(namespace), query, accept=accept))
-            items += page["items"] or []  # null in an empty list of metadata
             metadata = page["metadata"]
+            yield Page(page["items"] or [], metadata["resourceVersion"])  # null in an empty list of metadata
             if not metadata.get("continue"):
-                return items, metadata["resourceVersion"]
+                return
             query = {**query, "continue": metadata["continue"]}
 
     async def _call(self, verb: str, request: Request) -> Object:
@@ -294,6 +298,14 @@ class KubernetesApi:
             self._token = await asyncio.to_thread(self._configuration.authorization)
             self._token_until = time.monotonic() + TOKEN_SECONDS
         return {} if self._token is None else {"Authorization": self._token}
+
+
+async def _together(pages: AsyncGenerator[Page, None]) -> tuple[list[Object], str]:
+    items, version = list[Object](), ""
+    async for page in pages:
+        items += page.items
+        version = page.version
+    return items, version
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -99,7 +99,7 @@ class WorkQueue(Generic[K]):
 
     def __init__(self, clock: Callable[[], float], schedule: Schedule[K] | None = None):
         self._clock = clock
-        self._schedule = schedule or Schedule()
+        self._schedule: Schedule[K] = Schedule() if schedule is None else schedule
         self._changed = asyncio.Event()
         self._closed = False
 

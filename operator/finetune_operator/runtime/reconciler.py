@@ -7,6 +7,8 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 
+from pydantic import ValidationError
+
 from finetune_operator.core.actions import Plan, Refusal
 from finetune_operator.core.manifests import terminating
 from finetune_operator.runtime.cache.owners import Owners
@@ -15,6 +17,7 @@ from finetune_operator.runtime.events import Recorder
 from finetune_operator.runtime.executor import PERMANENT, ExecutionResult, Executor, RefusedError
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observers.controllers import AnyController, Decide
+from finetune_operator.runtime.observers.servers import first_problem
 from finetune_operator.runtime.queue import QueueClosedError, WorkQueue
 from finetune_operator.runtime.resources import Key, own_resource
 from finetune_operator.runtime.statuses import StatusWriter
@@ -71,7 +74,7 @@ class Reconciler:
             except QueueClosedError:
                 return
             try:
-                await self._timed(key)
+                await self.reconcile(key)
             finally:
                 self.queue.done(key)
 
@@ -82,7 +85,8 @@ class Reconciler:
             for key in self._owners.known():
                 self.queue.add(key, random.uniform(0.0, RESYNC_SECONDS / 10))  # noqa: S311
 
-    async def _timed(self, key: Key) -> None:
+    async def reconcile(self, key: Key) -> None:
+        """Reconcile one object now. Whatever goes wrong with it is logged and tried again later."""
         started = self._clock()
         try:
             result = await self._reconcile(key)
@@ -103,7 +107,10 @@ class Reconciler:
             self._forget(key)
             return "gone"
         self._metrics.show(key, owner)
-        decide = await self._controllers[key.kind].observe(owner)
+        try:
+            decide = await self._controllers[key.kind].observe(owner)
+        except ValidationError as error:
+            return self._unreadable(key, owner, error)
         plan = decide(None)
         try:
             result = await self._execute(key, owner, plan)
@@ -111,6 +118,13 @@ class Reconciler:
             return await self._refused(key, owner, decide, error.refusal)
         await self._follow_up(key, plan, result)
         return result.value
+
+    def _unreadable(self, key: Key, owner: Object, error: ValidationError) -> str:
+        """Another version stored it, or the CRD is not ours: nothing can be done until it is corrected."""
+        text = f"This {key.kind} cannot be read: {first_problem(error)}; correct it."
+        self._recorder.record(owner, "Warning", "Unreadable", text)
+        log.warning("unreadable", extra=_fields(key, error=text, retry_seconds=self.queue.backoff(key)))
+        return "error"
 
     async def _execute(self, key: Key, owner: Object, plan: Plan) -> ExecutionResult:
         try:

@@ -53,7 +53,7 @@ class WorkloadReflector(Reflector):
 
     def _empty(self) -> None:
         self._workloads.served = False
-        for manifest in self.store.replace([]):
+        for manifest in self.store.keep_only(()):
             self._on_change(manifest, True)
         self._touch()
         self.synced.set()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import integer, mapping, text
-from finetune_operator.runtime.cache.store import Store
+from finetune_operator.runtime.cache.store import ObjectName, Store, object_name
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Resource
@@ -74,11 +74,14 @@ class Reflector:
                 await self._recover(error)
 
     async def _list(self) -> None:
-        watched = self._watched
-        found, version = await self._api.list_all(watched.resource, watched.namespace, watched.selector)
-        for manifest in self.store.replace(found):
-            gone = self.store.get(text(manifest, "metadata", "namespace"), text(manifest, "metadata", "name"))
-            self._on_change(manifest, gone is None)
+        watched, listed, version = self._watched, set[ObjectName](), ""
+        async for page in self._api.pages(watched.resource, watched.namespace, watched.selector):
+            version = page.version
+            for manifest in page.items:
+                listed.add(object_name(manifest))
+                self._keep(manifest)
+        for gone in self.store.keep_only(listed):
+            self._on_change(gone, True)
         self._version = version
         self._touch()
         self.synced.set()
@@ -109,15 +112,15 @@ class Reflector:
         self._version = version
         self._failures = 0
         self._touch()
-        if kind != "BOOKMARK":
-            self._keep(manifest, deleted=kind == "DELETED")
-
-    def _keep(self, manifest: Manifest, *, deleted: bool) -> None:
-        if deleted:
+        if kind == "DELETED":
             self.store.remove(manifest)
-        else:
-            self.store.put(manifest)
-        self._on_change(manifest, deleted)
+            self._on_change(manifest, True)
+        elif kind != "BOOKMARK":
+            self._keep(manifest)
+
+    def _keep(self, manifest: Manifest) -> None:
+        if self.store.put(manifest):
+            self._on_change(manifest, False)
 
     def _touch(self) -> None:
         self.fresh_at = self._clock()

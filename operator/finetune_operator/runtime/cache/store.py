@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ from finetune_operator.core.manifests import controller_uid, label, text, uid_of
 from finetune_operator.render.names import UID_LABEL
 from finetune_operator.runtime.cache import projections
 
-_Name: TypeAlias = tuple[str, str]
+ObjectName: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class _Entry:
     """A projection as JSON, which takes a fifth of the memory of dictionaries."""
 
     version: tuple[str, str]
-    owner: _Name
+    owner: ObjectName
     body: bytes
 
 
@@ -37,8 +37,8 @@ class Store:
     ):
         self._projection = projection
         self._owner = owner
-        self._entries: dict[_Name, _Entry] = {}
-        self._by_owner: dict[_Name, set[_Name]] = {}
+        self._entries: dict[ObjectName, _Entry] = {}
+        self._by_owner: dict[ObjectName, set[ObjectName]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -52,18 +52,22 @@ class Store:
         """The objects of an owner, ordered by name."""
         return [_read(self._entries[name]) for name in sorted(self._by_owner.get((namespace, uid), ()))]
 
-    def put(self, manifest: Manifest) -> None:
-        """Remember an object."""
+    def put(self, manifest: Manifest) -> bool:
+        """Remember an object; whether it is new or has changed."""
+        name, version = object_name(manifest), _version(manifest)
+        known = self._entries.get(name)
+        if known is not None and known.version == version:
+            return False
         self.remove(manifest)
-        name = _name(manifest)
         owner = name[0], self._owner(manifest)
         body = json.dumps(self._projection(manifest), separators=(",", ":")).encode()
-        self._entries[name] = _Entry(_version(manifest), owner, body)
+        self._entries[name] = _Entry(version, owner, body)
         self._by_owner.setdefault(owner, set()).add(name)
+        return True
 
     def remove(self, manifest: Manifest) -> None:
         """Forget an object."""
-        name = _name(manifest)
+        name = object_name(manifest)
         before = self._entries.pop(name, None)
         if before is None:
             return
@@ -72,21 +76,12 @@ class Store:
         if not owned:
             del self._by_owner[before.owner]
 
-    def replace(self, manifests: Iterable[Manifest]) -> list[Manifest]:
-        """Make the store equal to a fresh list; returns every object that is new, changed or gone.
-
-        Gone ones must be reported: no watch ever tells what was deleted while it was cut.
-        """
-        fresh = {_name(manifest): manifest for manifest in manifests}
-        gone = [_read(entry) for name, entry in self._entries.items() if name not in fresh]
-        changed = [
-            m for n, m in fresh.items() if n not in self._entries or self._entries[n].version != _version(m)
-        ]
+    def keep_only(self, listed: Collection[ObjectName]) -> list[Manifest]:
+        """Forget what a list did not name; returns it. No watch tells what was deleted while it was cut."""
+        gone = [_read(entry) for name, entry in self._entries.items() if name not in listed]
         for manifest in gone:
             self.remove(manifest)
-        for manifest in changed:
-            self.put(manifest)
-        return [*gone, *changed]
+        return gone
 
 
 class Workloads(Store):
@@ -125,7 +120,8 @@ def _read(entry: _Entry) -> Manifest:
     return found
 
 
-def _name(manifest: Manifest) -> _Name:
+def object_name(manifest: Manifest) -> ObjectName:
+    """Namespace and name."""
     return text(manifest, "metadata", "namespace"), text(manifest, "metadata", "name")
 
 

@@ -60,8 +60,8 @@ class JobObserver:
         self._looked_at.pop(key, None)
 
     def _recorded_just_now(self, job: FineTuneJob) -> frozenset[str]:
-        """The Jobs of attempts that this process recorded and did not look at since: none can exist, because
-        a Job is only ever created for an attempt that was looked at.
+        """The Jobs of attempts that this process recorded and did not look at since. Nothing can have run
+        under these names before, so nothing is read live: creating such a Job once more changes nothing.
         """
         key = Key("FineTuneJob", job.metadata.namespace, job.metadata.name)
         names = frozenset(attempt.job for attempt in job.status.attempts)

@@ -79,10 +79,9 @@ class ServerObserver:
         """The other servers, for one that upgrades by itself and has to know whose turn it is."""
         if not waits_for_turn(server):
             return ()
-        others = (self.owners.get(key) for key in self.owners.known() if key.kind == "ModelServer")
-        read = [
-            _peer(one) for one in others if one is not None and manifests.uid_of(one) != server.metadata.uid
-        ]
+        found = (self.owners.get(key) for key in self.owners.known() if key.kind == "ModelServer")
+        others = (one for one in found if one is not None and manifests.uid_of(one) != server.metadata.uid)
+        read = map(_peer, others)
         return tuple(peer for peer in read if peer is not None)
 
     def _pods(self, server: ModelServer) -> list[Manifest]:
