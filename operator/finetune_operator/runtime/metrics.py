@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 from prometheus_client import (
@@ -51,7 +52,10 @@ class Objects:
     def show(self, key: Key, owner: Mapping[str, Any]) -> None:
         """Remember an object as it now is."""
         found = items(owner, "status", "conditions")
-        conditions = tuple((text(c, "type"), text(c, "status"), text(c, "reason")) for c in found)
+        # One copy of each word: thousands of objects say the same few.
+        conditions = tuple(
+            (intern(text(c, "type")), intern(text(c, "status")), intern(text(c, "reason"))) for c in found
+        )
         self._seen[key] = _Seen(conditions, _budget_used(owner))
 
     def forget(self, key: Key) -> None:
@@ -124,9 +128,6 @@ class Metrics:
         self._restarts = self._counter(
             "watch_restarts_total", "Watches that ended, by kind and cause", "kind", "cause"
         )
-        self._alive = self._gauge(
-            "watch_last_event_timestamp_seconds", "When a watch last brought an event or a bookmark", "kind"
-        )
         self._spent: dict[Key, float] = {}
         self._spending = self._counter(
             "spent_total", "Cost of runs since this process started; sums are per currency", "currency"
@@ -174,10 +175,6 @@ class Metrics:
     def watch_restarted(self, kind: str, cause: str) -> None:
         """Count the end of a watch; `cause` is ended, gone or error."""
         self._restarts.labels(kind, cause).inc()
-
-    def watch_alive(self, kind: str) -> None:
-        """Note that a watch brought something."""
-        self._alive.labels(kind).set_to_current_time()
 
     def publish(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A gauge whose value is read when it is scraped."""

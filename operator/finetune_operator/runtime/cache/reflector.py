@@ -124,7 +124,6 @@ class Reflector:
 
     def _touch(self) -> None:
         self.fresh_at = self._clock()
-        self._metrics.watch_alive(self.resource.kind)
 
     async def _recover(self, error: ApiError) -> None:
         """Wait, longer after each failure in a row and at least as long as the server asks."""
