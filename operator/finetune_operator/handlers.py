@@ -46,6 +46,13 @@ async def serve(process: Process, configuration: Callable[[], Configuration], na
         if not process.asked_to_stop:
             raise
         log.info("kopf was interrupted", exc_info=True)
+    finally:
+        asyncio.get_running_loop().set_exception_handler(_after_kopf)
+
+
+def _after_kopf(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """kopf leaves its watches half closed, and asyncio would log a traceback for each."""
+    log.debug("left open at the end", extra={"what": context.get("message")})
 
 
 def _register_life(registry: kopf.OperatorRegistry, process: Process) -> None:
