@@ -38,12 +38,11 @@ async def play_all(folder: Path) -> list[Outcome]:
         campaign = Campaign(Player(cluster, QUIET_SECONDS), Player(cluster, quiet=1))
         for trials in (UNDISTURBED, ATTACKS_ON_TWO, ATTACKS_ON_ALL, ALL_CRASHES):
             campaign.schedule(trials)
-            for trial in trials:
-                await campaign.outcomes(trial)
+            await asyncio.gather(*map(campaign.outcomes, trials))
     outcomes = list(campaign.played)
-    for trial, name in ((restarts, "restarts"), (older_crds, "older")):
-        async with Cluster(folder / name) as cluster:
-            outcomes += await trial(cluster)
+    for number, play in enumerate((restarts, older_crds)):
+        async with Cluster(folder / str(number)) as cluster:
+            outcomes += await play(cluster)
     return outcomes
 
 
@@ -75,9 +74,8 @@ def _table(title: str, outcomes: Sequence[Outcome], key: Callable[[Outcome], str
         f"| {title} | plays | writes of one play | longest, s | with a violation |",
         "|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(map(key, outcomes)):
-        rows.append(_row(name, [outcome for outcome in outcomes if key(outcome) == name]))
-    return "\n".join(rows)
+    names = dict.fromkeys(map(key, outcomes))
+    return "\n".join([*rows, *(_row(name, [o for o in outcomes if key(o) == name]) for name in names)])
 
 
 def _row(name: str, outcomes: Sequence[Outcome]) -> str:

@@ -32,9 +32,6 @@ KNOWN: dict[str, str] = {
     "a quota refuses the Job": "1.10: the status does not say that the API server refuses a child",
     "an admission policy refuses the Job": "1.10: the status does not say that the API server refuses a child",
     "the node of the training pod dies": "1.3: a dead node is not noticed",
-    "the manifest of a server is deleted": "cluster case 11: the routes are lost with the ConfigMap",
-    "the children of a server are edited": "1.14: drift is not put back",
-    "a Service of somebody else has the name": "1.11: other people's objects are taken over",
 }
 """Faults that are being mended, by scenario: their trials are expected to fail until then."""
 

@@ -86,10 +86,22 @@ class SourceUnavailableError(StageError):
 
 
 class Interrupted(BaseException):
-    """SIGTERM arrived. Not an Exception, so that library code which catches those cannot swallow it."""
+    """SIGTERM arrived. Not an Exception, so that library code which catches those cannot swallow it.
+
+    `checkpoint_step` is the optimizer step that was saved, None where nothing was.
+    """
 
     reason: ClassVar[str] = "Interrupted"
     exit_code: ClassVar[int] = 75
+
+    def __init__(self, message: str, checkpoint_step: int | None = None) -> None:
+        super().__init__(message)
+        self.checkpoint_step = checkpoint_step
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """What the result tells of it."""
+        return {} if self.checkpoint_step is None else {"checkpointStep": self.checkpoint_step}
 
 
 UNKNOWN_EXIT_CODE = 1

@@ -35,6 +35,7 @@ class Progress:
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     checkpoint_seconds: float | None = None
+    checkpoint_step: int | None = None
     step_seconds: float | None = None
     step_timestamp_seconds: float | None = None
     message: str = ""
@@ -51,6 +52,7 @@ class Progress:
             "tokensPerSecond": _rounded(self.tokens_per_second, 1),
             "etaSeconds": _rounded(self.eta_seconds, 0),
             "checkpointSeconds": _rounded(self.checkpoint_seconds, 1),
+            "checkpointStep": self.checkpoint_step,
             "stepSeconds": _rounded(self.step_seconds, 3),
             "steppedAt": _utc(self.step_timestamp_seconds),
             "message": self.message,
@@ -156,6 +158,7 @@ _HELP = {
     "tokens_per_second": "Tokens trained per second, without padding.",
     "eta_seconds": "Estimated seconds until the stage is done.",
     "checkpoint_seconds": "Seconds that the last checkpoint took.",
+    "checkpoint_step": "Step of the newest complete checkpoint.",
     "step_seconds": "Median of the seconds that the last training steps took.",
     "step_timestamp_seconds": "When the last step or answered row was done, in seconds since 1970.",
 }

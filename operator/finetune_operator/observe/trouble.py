@@ -78,6 +78,12 @@ def scheduled(pods: Sequence[Manifest]) -> bool:
     return bool(pods) and all(text(pod, "spec", "nodeName") for pod in unfinished(pods))
 
 
+def steady(pod: Manifest) -> bool:
+    """Whether the pod runs and none of its containers has ended."""
+    ended = any(mapping(c, "state", "terminated") for c in items(pod, "status", "containerStatuses"))
+    return text(pod, "status", "phase") == "Running" and not ended
+
+
 def _of_gang(
     trouble: Trouble, alive: Sequence[Manifest], placed: Sequence[Manifest], settings: Settings
 ) -> Trouble:

@@ -18,7 +18,7 @@ from finetune_operator.core.manifests import integer, label, mapping, suspended,
 from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
-from finetune_operator.observe.trouble import scheduled
+from finetune_operator.observe.trouble import scheduled, steady
 from finetune_operator.render import job as children
 from finetune_operator.render.names import QUEUE_LABEL, workspace_name
 from finetune_operator.render.pod import PodParts
@@ -130,7 +130,7 @@ def _parts(run: Run, stage: Stage, attempt: Attempt) -> PodParts:
 
 def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) -> Decision:
     pods = run.observed.pods.get(attempt.job, ())
-    outcome = outcome_of(stage.name, child, pods)
+    outcome = outcome_of(stage.name, child, pods, run.now)
     if outcome is not None:
         had_nodes = any(text(pod, "spec", "nodeName") for pod in pods)
         return _record(run, stage, attempt, outcome, had_nodes=had_nodes)
@@ -203,7 +203,7 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
         return Decision(again=run.settings.progress_seconds)  # its pods are about to come
     begun = attempt.model_copy(update={"state": "Running"})
     if trouble is None:
-        return _works(run, stage, begun, placed=scheduled(pods))
+        return _works(run, stage, begun, pods)
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
@@ -230,19 +230,26 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
     return _waits(run, stage, wait, stalled=False).adding(actions=resuming)
 
 
-def _works(run: Run, stage: Stage, attempt: Attempt, *, placed: bool) -> Decision:
+def _works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Decision:
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
     moved = with_checkpoint(attempt, integer(run.observed.progress, "checkpointStep"))
     saving = summaries.decimal(mapping(run.observed.progress).get("checkpointSeconds"), 1)
     facts = (*_running(stage, attempt), _current(stage.activity, "The run works."), NOTHING_WRONG)
     return Decision(
         attempts=(moved,),
-        facts=(*facts, *([admitted] if placed else [])),
+        facts=(*facts, *([admitted] if scheduled(pods) else [])),
         title=stage.title,
         progress=progress_now(run, stage),
         plan=MemoryPlan(checkpoint_seconds=saving) if stage.name == "train" else None,
-        again=QUIET_SECONDS if run.job.spec.budget is None else BUDGET_SECONDS,
+        again=_look_again(run, pods),
     )
+
+
+def _look_again(run: Run, pods: Sequence[Manifest]) -> float:
+    """Soon while pods start or end, for no event tells that one takes long; else the poller tells enough."""
+    if not pods or not all(steady(pod) for pod in pods):
+        return run.settings.progress_seconds
+    return QUIET_SECONDS if run.job.spec.budget is None else BUDGET_SECONDS
 
 
 def _record(

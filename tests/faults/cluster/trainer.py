@@ -75,7 +75,7 @@ SUMMARIES: dict[str, dict[str, Any]] = {
 
 
 def result(stage: str, outcome: str, reason: str, **summary: Any) -> str:
-    """A termination message of the trainer (docs/architecture.md, "Result")."""
+    """A termination message of the trainer (docs/contracts.md, "Result")."""
     document = {"schemaVersion": 1, "stage": stage, "inputDigest": DIGEST, "outcome": outcome}
     told = {"reason": reason, "message": f"{stage} says {reason}.", "summary": summary}
     return json.dumps({**document, **told})
@@ -95,6 +95,13 @@ def fail(reason: str, code: int) -> Fate:
         await pod.end(code, result(pod.stage, "Failed", reason))
 
     return fate
+
+
+async def go_on(pod: PlayedPod) -> None:
+    """After a loss: succeed, or find that nothing was stored if that is what the pod looks for."""
+    lost = fail("NotStored", 78)
+    looks = any("reemit" in container.get("args", ()) for container in pod.manifest["spec"]["containers"])
+    await (lost if looks else succeed)(pod)
 
 
 async def be_killed_for_memory(pod: PlayedPod) -> None:

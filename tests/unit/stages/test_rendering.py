@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from finetune_operator.contracts.settings import S3, pins
@@ -18,6 +20,8 @@ from tests.unit.stages.rendered import (
     pod_of,
     with_settings,
 )
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -279,7 +283,7 @@ def test_a_pod_without_memory_is_told_to_train_in_one_process_where_it_chose_the
     killed = {"name": spec["containers"][0]["name"], "state": {"terminated": {"reason": "OOMKilled"}}}
     status = {"phase": "Failed", "containerStatuses": [killed]}
     failed = {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}
-    outcome = outcome_of(stage, failed, [{"spec": spec, "status": status}])
+    outcome = outcome_of(stage, failed, [{"spec": spec, "status": status}], NOW)
     assert outcome is not None
     assert outcome.reason == "OutOfMemory"
     assert ("processesPerNode: 1" in outcome.message) is named

@@ -18,11 +18,11 @@ def get(port: int | None, path: str) -> str:
 def test_the_document_has_the_shape_of_the_contract() -> None:
     with ProgressServer("train", port=0) as server:
         server.update(step=12, total_steps=74, loss=1.31, tokens_per_second=290.04, eta_seconds=210.4)
-        server.update(checkpoint_seconds=2.04, step_seconds=2.1404, message="training")
+        server.update(checkpoint_seconds=2.04, checkpoint_step=6, step_seconds=2.1404, message="training")
         server.update(step_timestamp_seconds=1_795_776_097.4)
         assert json.loads(get(server.port, "/progress")) == {
             "schemaVersion": 1, "stage": "train", "step": 12, "totalSteps": 74, "fraction": 0.1622, "loss": 1.31,
-            "tokensPerSecond": 290.0, "etaSeconds": 210, "checkpointSeconds": 2.0,
+            "tokensPerSecond": 290.0, "etaSeconds": 210, "checkpointSeconds": 2.0, "checkpointStep": 6,
             "stepSeconds": 2.14, "steppedAt": "2026-11-27T10:41:37Z", "message": "training",
         }  # fmt: skip
 

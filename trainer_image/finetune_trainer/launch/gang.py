@@ -79,7 +79,7 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     if outcome.reason == SUCCEEDED:
         return succeeded(job, outcome.message, outcome.summary)
     if outcome.reason == INTERRUPTED:
-        raise Interrupted(outcome.message)
+        raise Interrupted(outcome.message, outcome.summary.get("checkpointStep"))
     if outcome.reason == DiskFull.reason:
         kept = kept_after_full_disk(workspace.checkpoints, prepared.training_key)
         raise DiskFull(f"{outcome.message} {kept}")

@@ -63,7 +63,7 @@ def _outcome(rank: int, options: argparse.Namespace, stop: StopRequest) -> Worke
         result = train_process(read_job(options.job), Workspace(options.workspace), stop, tell)
         return WorkerOutcome(rank, SUCCEEDED, result.message, result.summary)
     except Interrupted as stopped:
-        return WorkerOutcome(rank, INTERRUPTED, str(stopped))
+        return WorkerOutcome(rank, INTERRUPTED, str(stopped), stopped.summary)
     except StageError as error:
         return WorkerOutcome(rank, error.reason, str(error))
     except Exception as error:

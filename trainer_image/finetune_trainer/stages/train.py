@@ -107,7 +107,7 @@ def _reporter(server: ProgressServer, beat: ReportStep) -> ReportStep:
         numbers = {
             "step": done.step, "total_steps": done.total_steps, "loss": done.loss, "tokens_per_second": speed,
             "eta_seconds": done.seconds_left, "checkpoint_seconds": done.checkpoint_seconds,
-            "step_seconds": done.step_seconds,
+            "checkpoint_step": done.checkpoint_step, "step_seconds": done.step_seconds,
         }  # fmt: skip
         known = {name: value for name, value in numbers.items() if value is not None}
         tell = server.update if done.loss is None else server.stepped
@@ -142,7 +142,8 @@ def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) 
 
 def _result(job: Job, outcome: Outcome, measured: dict[str, float]) -> Result:
     if outcome.stopped:
-        raise Interrupted(f"Training was asked to stop; step {outcome.steps} is saved and can be resumed.")
+        saved = f"Training was asked to stop; step {outcome.steps} is saved and can be resumed."
+        raise Interrupted(saved, outcome.steps)
     speed, loss = outcome.tokens_per_second, outcome.final_loss
     at = f" at {speed:.0f} tokens/s" if speed else ""
     text = f"Trained {plural(outcome.steps, 'step')}{at}; the loss ended at {loss or 0:.3f}."

@@ -35,8 +35,8 @@ class StepReport:
     """What a process does now, and how far the run is; what is not known, or as before, is None.
 
     `message` says what it is doing, and a report that does not follow `within` so many seconds means that it
-    hangs. `checkpoint_seconds` is what the last save took, `step_seconds` the median of the last steps;
-    `seconds_left` leaves saving out.
+    hangs. `checkpoint_seconds` is what the last save took, `checkpoint_step` the step of the newest complete
+    checkpoint, `step_seconds` the median of the last steps; `seconds_left` leaves saving out.
     """
 
     message: str
@@ -48,6 +48,7 @@ class StepReport:
     seconds_left: float | None = None
     checkpoint_seconds: float | None = None
     step_seconds: float | None = None
+    checkpoint_step: int | None = None
 
 
 ReportStep = Callable[[StepReport], None]
@@ -137,7 +138,16 @@ class ProgressCallback(TrainerCallback):
 
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         """Tell where the run starts or resumes."""
-        self._report(StepReport(self._message, self._within(), state.global_step, state.max_steps))
+        resumed = state.global_step or None
+        self._report(
+            StepReport(
+                self._message,
+                self._within(),
+                state.global_step,
+                state.max_steps,
+                checkpoint_step=resumed,
+            )
+        )
 
     def on_log(
         self, _args: Any, state: TrainerState, _control: TrainerControl, logs: dict[str, float], **_: Any
@@ -156,6 +166,7 @@ class ProgressCallback(TrainerCallback):
             self._speed.seconds_left,
             self._clock.seconds,
             self._speed.step_seconds,
+            self._clock.step,
         )
         self._report(report)
 
@@ -229,7 +240,7 @@ class CheckpointCallback(TrainerCallback):
         if args.process_index == 0:
             mark_complete(checkpoint, self._key, self._sharding, files)
         signals.wait_for_all()  # who ended before the marker was written would take the others down
-        self._clock.end()
+        self._clock.end(state.global_step)
         self._speed.resume(state.global_step)
 
     def on_train_end(self, args: Any, _state: TrainerState, _control: TrainerControl, **_: Any) -> None:
