@@ -37,7 +37,7 @@ test-fast: $(STAMP) ## What takes under two minutes warm
 test-long: test ## Every family of models with an engine, which writes docs/models.md; interruptions and e2e repeated
 	$(RUN) -m tests.families.report
 	$(RUN) -m pytest -q tests -m long
-	FINETUNE_TEST_REPEAT=5 $(RUN) -m pytest -q tests/unit/trainer_train/test_interruptions.py -k random
+	FINETUNE_TEST_REPEAT=5 $(RUN) -m pytest -q tests/unit/trainer_train/launch/test_interruptions.py -k random
 	FINETUNE_TEST_REPEAT=5 $(RUN) -m dev test --only e2e
 
 lint: $(STAMP) ## Style, types, layers, generated files

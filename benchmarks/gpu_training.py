@@ -163,6 +163,7 @@ def _train_ours(
 ) -> list[float]:
     from finetune_trainer.trained_rows import as_batch, writing_rows
     from finetune_trainer.training import core
+    from finetune_trainer.training.callbacks import StepReport
     from finetune_trainer.training.plan import Execution, Folders, LoraPlan, TrainPlan
     from finetune_trainer.training.signals import StopRequest
 
@@ -173,10 +174,15 @@ def _train_ours(
     with writing_rows(data) as write:
         write(as_batch(rows))
     folders = Folders(model, data, folder / "checkpoints", folder / "output")
+
+    def report(done: StepReport) -> None:
+        if done.step is not None:
+            mark(done.step)
+
     with ExitStack() as changed:
         for change in _changes(case):
             changed.enter_context(change)
-        outcome = core.train(plan, folders, "benchmark", StopRequest(), lambda report: mark(report.step))
+        outcome = core.train(plan, folders, "benchmark", StopRequest(), report)
     return list(outcome.losses)
 
 

@@ -277,7 +277,8 @@ def _ours(arm: str, model: Path, rows: list[Row], folder: Path) -> Span:
     marks: dict[int, tuple[float, float]] = {}
 
     def mark(report: StepReport) -> None:
-        marks.setdefault(report.step, _now())
+        if report.step is not None:
+            marks.setdefault(report.step, _now())
 
     with ExitStack() as changed:
         if arm == "ours-padded":

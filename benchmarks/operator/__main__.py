@@ -8,10 +8,11 @@ all five stages, in ten namespaces. Requests are counted by the API server's aud
 - first-jobs: runs are created as fast as the server takes them, until each has its first Job; before it on
   the same server a plain kopf handler that creates one Job per object of a kind of its own
 - under-way: every run trains and its progress changes every 10 s; requests and status writes per second
-- latency: 50 changes of specs a second, from sending a change to a status that has seen it
+- latency: 50 changes of specs a second, from the event of a change to a status that has seen it
 - restart: from the start of the process until each active and twice as many finished runs are reconciled once
 - memory: the resident memory of that process after settling
-- growth: first-jobs, restart and memory again with 2.5 and 5 times as many runs
+- growth: first-jobs, restart and memory again with 2.5 and 5 times as many runs, which stay in their first
+  stage; left out of --quick
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.operator.client import Client
 from benchmarks.operator.control_plane import ControlPlane, control_plane, furnish
-from benchmarks.operator.copies import finish_one, multiply
+from benchmarks.operator.copies import Sample, finish_one, multiply
 from benchmarks.operator.process import operator, plain_handler
 from benchmarks.operator.scenarios import KOPF, OURS, Figures, first_jobs, latency, restart, under_way
 from benchmarks.operator.stand_in import standing_in
@@ -55,32 +56,30 @@ def main() -> None:
     """Measure and record."""
     options = _parser().parse_args()
     start = time.monotonic()
-    measured = asyncio.run(measure(options.runs, options.only, QUICK if options.quick else FULL))
+    only = options.only or (("first-jobs", *AFTERWARDS) if options.quick else SCENARIOS)
+    measured = asyncio.run(measure(options.runs, only, QUICK if options.quick else FULL))
     measured["seconds"] = round(time.monotonic() - start)
     print(json.dumps(measured, indent=2))
     if not options.no_write:
         print("written:", write("operator", measured, ("kopf", "kubernetes", "aiohttp", "pydantic")))
 
 
-async def measure(runs: int, only: Sequence[str], durations: Durations) -> Figures:
-    """Every chosen scenario; `growth` has servers of its own."""
+async def measure(runs: int, only: Container[str], durations: Durations) -> Figures:
+    """Every chosen scenario; each size of `growth` has a server of its own."""
     with tempfile.TemporaryDirectory() as folder:
         found = {"runs": runs, **await at_size(Path(folder) / "0", runs, only, durations)}
         if "growth" in only:
             sizes = [round(runs * factor) for factor in GROWTH]
-            chosen = ("restart", "memory")
-            found["growth"] = [
-                {"runs": size, **await at_size(Path(folder) / str(size), size, chosen, durations)}
-                for size in sizes
-            ]
+            found["growth"] = [await grown(Path(folder) / str(size), size, durations) for size in sizes]
     return found
 
 
 async def at_size(folder: Path, runs: int, only: Container[str], durations: Durations) -> Figures:
-    """The chosen scenarios on a new API server; the runs of first-jobs are what the others look at."""
+    """The chosen scenarios; the runs of first-jobs are what the others look at."""
     with control_plane(folder) as plane:
         async with plane.client() as client:
             await furnish(client)
+            sample = await _finished_run(plane, client, durations)
             found: Figures = {"firstJobs": await _first_jobs(plane, client, runs, "first-jobs" in only)}
             if all(name not in only for name in AFTERWARDS):
                 return found
@@ -92,12 +91,33 @@ async def at_size(folder: Path, runs: int, only: Container[str], durations: Dura
                         found["underWay"] = await under_way(plane, running, player, durations.under_way)
                     if "latency" in only:
                         found["latency"] = await latency(client, durations.latency)
-                    sample = await finish_one(client, durations.settle)
-                await multiply(client, sample, FINISHED_PER_ACTIVE * runs)
-                async with operator(plane) as running:
-                    found["restart"] = await restart(client, running)
-                    await asyncio.sleep(durations.settle)
-                    found["memory"] = {"residentMiB": running.resident_mib()}
+                return found | await _restarted(plane, client, sample, runs, durations)
+
+
+async def grown(folder: Path, runs: int, durations: Durations) -> Figures:
+    """First Jobs, restart and memory; the active runs stay in their first stage, which nothing plays."""
+    with control_plane(folder) as plane:
+        async with plane.client() as client:
+            await furnish(client)
+            sample = await _finished_run(plane, client, durations)
+            found = {"runs": runs, "firstJobs": await _first_jobs(plane, client, runs, beside=False)}
+            return found | await _restarted(plane, client, sample, runs, durations)
+
+
+async def _finished_run(plane: ControlPlane, client: Client, durations: Durations) -> Sample:
+    async with standing_in(client), operator(plane):
+        return await finish_one(client, durations.settle)
+
+
+async def _restarted(
+    plane: ControlPlane, client: Client, sample: Sample, runs: int, durations: Durations
+) -> Figures:
+    """The operator started anew over the runs and twice as many finished ones."""
+    await multiply(client, sample, FINISHED_PER_ACTIVE * runs)
+    async with operator(plane) as running:
+        found: Figures = {"restart": await restart(client, running)}
+        await asyncio.sleep(durations.settle)
+        found["memory"] = {"residentMiB": running.resident_mib()}
     return found
 
 
@@ -116,7 +136,7 @@ async def _first_jobs(plane: ControlPlane, client: Client, runs: int, beside: bo
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--only", type=_names, default=SCENARIOS, help="names with commas between them")
+    parser.add_argument("--only", type=_names, help="names with commas between them")
     parser.add_argument("--quick", action="store_true", help="look for seconds instead of a minute")
     parser.add_argument("--no-write", action="store_true", help="leave the recorded results as they are")
     return parser

@@ -1,4 +1,4 @@
-"""Finished runs in any number: copies of one that really went through, with everything it left behind."""
+"""Finished runs in any number: copies of one that went through, with the volume, Jobs and pods it left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.operator.objects import named, place, spec
 from benchmarks.operator.stand_in import COPY, SAMPLE
 from finetune_operator.core.manifests import condition, text
 from finetune_operator.render.names import owner_hash
-from finetune_operator.runtime.resources import CLAIM, CONFIGMAP, FINETUNEJOB, JOB, POD, Resource
+from finetune_operator.runtime.resources import CLAIM, FINETUNEJOB, JOB, POD, Resource
 
 LIMIT_SECONDS = 300
 
@@ -45,7 +45,7 @@ async def finish_one(client: Client, cleanup_seconds: float) -> Sample:
         await client.get(FINETUNEJOB, namespace, SAMPLE),
         [
             (resource, child)
-            for resource in (CLAIM, JOB, CONFIGMAP, POD)
+            for resource in (CLAIM, JOB, POD)
             for child in (await client.list_all(resource, namespace, f"finetune.dev/uid={_uid(run)}"))[0]
         ],
     )

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from finetune_operator.runtime.logs import configure
+from finetune_operator.runtime.process.logs import configure
 
 log = logging.getLogger("finetune_operator")
 
@@ -33,8 +33,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--namespace", default="all", help="the one namespace to serve, or all (default)")
     run.add_argument("--host", default="0.0.0.0", help="address of probes and metrics")  # noqa: S104
     run.add_argument("--port", type=int, default=8080, help="port of probes and metrics")
+    run.add_argument(
+        "--lease", type=_lease, metavar="NAMESPACE/NAME", help="lead by this Lease; default: alone"
+    )
     run.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     return parser
+
+
+def _lease(value: str) -> tuple[str, str]:
+    namespace, separator, name = value.partition("/")
+    if not (namespace and separator and name):
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAMESPACE/NAME")
+    return namespace, name
 
 
 def _from_environment() -> Path | None:
@@ -49,13 +59,14 @@ def _run(options: argparse.Namespace) -> int:
     from finetune_operator.app import Options, run
     from finetune_operator.contracts.settings import SettingsError
     from finetune_operator.runtime.client import ApiError
-    from finetune_operator.runtime.process import EndedError, StartError
+    from finetune_operator.runtime.process.lifecycle import EndedError, StartError
     from finetune_operator.settings import load_settings
 
     namespace = None if options.namespace == "all" else options.namespace
     try:
         settings = load_settings()
-        asyncio.run(run(Options(options.kubeconfig, namespace, options.host, options.port), settings))
+        where = options.kubeconfig, namespace, options.host, options.port, options.lease
+        asyncio.run(run(Options(*where), settings))
     except ConfigException:
         # Its text quotes the user entry of the file, which may hold a key or a token.
         source = f"The kubeconfig {options.kubeconfig}" if options.kubeconfig else "The pod's service account"

@@ -3,100 +3,161 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import socket
+import time
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from finetune_operator import handlers
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
+from finetune_operator.generate.crd import object_schema
+from finetune_operator.generate.kinds import KINDS
+from finetune_operator.runtime.cache.arrivals import Arrivals
+from finetune_operator.runtime.cache.kueue import WorkloadReflector, job_of
+from finetune_operator.runtime.cache.listing import Listing
+from finetune_operator.runtime.cache.owners import Owners
+from finetune_operator.runtime.cache.reflector import Reflector, Watched
+from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.runtime.client import Api
-from finetune_operator.runtime.controllers import controllers
 from finetune_operator.runtime.events import Recorder
-from finetune_operator.runtime.fetch import PodReader
-from finetune_operator.runtime.kube import KubernetesApi, load_configuration
+from finetune_operator.runtime.kube import Configuration, KubernetesApi, always, load_configuration
 from finetune_operator.runtime.metrics import Metrics
-from finetune_operator.runtime.process import EndedError, Parts, Process, StartError, waker
+from finetune_operator.runtime.observers.controllers import controllers
+from finetune_operator.runtime.observers.lookups import Lookups
+from finetune_operator.runtime.pods import Fetch, PodReader, Poller
+from finetune_operator.runtime.process.crds import require_crds, tell_missing_fields
+from finetune_operator.runtime.process.lease import Elector, LeaseName
+from finetune_operator.runtime.process.lifecycle import EndedError, Process, ProcessParts
+from finetune_operator.runtime.process.tasks import Supervisor
+from finetune_operator.runtime.queue import WorkQueue
 from finetune_operator.runtime.reconciler import Reconciler
-from finetune_operator.runtime.reflector import Reflector
 from finetune_operator.runtime.resources import (
+    CLAIM,
+    CONFIGMAP,
     DEPLOYMENT,
-    GROUP,
     JOB,
     MANAGED_BY,
-    OURS,
+    NETWORKPOLICY,
+    OF_SERVERS,
     POD,
-    VERSION,
-    Resource,
+    SERVICE,
+    Key,
+    owner_key,
 )
-from finetune_operator.runtime.store import Store
-from finetune_operator.runtime.stores import Stores
 
 
 @dataclass(frozen=True)
 class Options:
-    """How one process runs; `kubeconfig` None uses the pod's service account, `namespace` None serves all."""
+    """How one process runs; `kubeconfig` None uses the pod's service account, `namespace` None serves all,
+    `lease` (namespace and name) None runs without a rival.
+    """
 
     kubeconfig: Path | None
     namespace: str | None
     host: str
     port: int
+    lease: tuple[str, str] | None = None
 
 
 async def run(options: Options, settings: Settings) -> None:
     """Run until told to stop. Raises StartError, or EndedError when a restart is due."""
 
-    def configuration() -> Any:
+    def configuration() -> Configuration:
         return load_configuration(options.kubeconfig)
 
-    metrics = Metrics()
-    api = KubernetesApi(configuration(), metrics.requested)
-    await require_crds(api)
-    parts = assemble(api, settings, metrics, options.namespace)
-    process = Process(parts, options.host, options.port)
+    metrics, supervisor, reader = Metrics(), Supervisor(), PodReader()
+    unfenced = KubernetesApi(configuration(), metrics.requested)
+    elector = _elector(unfenced, options, supervisor)
+    fence = always if elector is None else elector.fence
+    api = KubernetesApi(configuration(), metrics.requested, fence)
     try:
+        await require_crds(api)
+        await tell_missing_fields(api, {kind.name: object_schema(kind) for kind in KINDS}, metrics)
+        parts = assemble(api, reader, settings, metrics, options.namespace, elector)
+        process = Process(parts, supervisor, options.host, options.port)
         await handlers.serve(process, configuration, options.namespace)
     finally:
-        await parts.reader.close()
-        api.close()
+        for connection in (reader, api, unfenced):
+            await connection.close()
     if process.failure is not None:
         raise EndedError(process.failure)
 
 
-async def require_crds(api: Api) -> None:
-    """kopf idles for ever when a CRD is missing at its start, so look before."""
-    known = await api.kinds(f"{GROUP}/{VERSION}")
-    missing = [resource.plural for resource in OURS if resource.plural not in known]
-    if missing:
-        raise StartError(
-            f"The API server does not know {', '.join(missing)} of {GROUP}/{VERSION}. Install the CRDs "
-            "first: `kubectl apply --server-side -f crds/`, or the Helm chart with `crds.enabled=true`."
-        )
-
-
-def assemble(api: KubernetesApi, settings: Settings, metrics: Metrics, namespace: str | None) -> Parts:
-    """Connect the parts: stores feed the observers, changes in the stores wake the reconciler."""
-    loop, reader = asyncio.get_running_loop(), PodReader()
-    stores = Stores(jobs=Store(), pods=Store(), deployments=Store())
-    table = controllers(api, stores, reader, settings, loop.time)
-    recorder = Recorder(api, _now)
-    reconciler = Reconciler(api, table, settings, recorder, metrics, loop.time, _now)
-    watched = ((JOB, stores.jobs), (POD, stores.pods), (DEPLOYMENT, stores.deployments))
-    reflectors = [_reflector(api, r, s, namespace, reconciler, loop.time, metrics) for r, s in watched]
-    return Parts(api, reader, metrics, reconciler, reflectors)
-
-
-def _reflector(
+def assemble(
     api: Api,
-    resource: Resource,
-    store: Store,
-    namespace: str | None,
-    reconciler: Reconciler,
-    clock: Callable[[], float],
+    fetch: Fetch,
+    settings: Settings,
     metrics: Metrics,
-) -> Reflector:
-    return Reflector(api, resource, namespace, MANAGED_BY, store, waker(reconciler), clock, metrics)
+    namespace: str | None,
+    elector: Elector | None = None,
+) -> ProcessParts:
+    """Connect the parts: watches feed the caches, observers read them, changes in them queue owners."""
+    clock = asyncio.get_running_loop().time
+    queue: WorkQueue[Key] = WorkQueue(clock)
+    owners, stores, recorder = Owners(Arrivals(clock)), Stores(), Recorder(api, _now)
+    poller = Poller(fetch, queue.add, settings.progress_seconds, clock, _now)
+    table = controllers(api, owners, stores, poller, Lookups(api, clock), settings, _now)
+    reconciler = Reconciler(api, owners, table, recorder, metrics, queue, clock)
+
+    def changed(manifest: Manifest, gone: bool) -> None:  # noqa: ARG001
+        key = owner_key(manifest)
+        if key is not None:
+            reconciler.enqueue(key)
+
+    def pod_changed(manifest: Manifest, gone: bool) -> None:
+        poller.look(manifest, gone)
+        changed(manifest, gone)
+
+    def workload_changed(manifest: Manifest, gone: bool) -> None:
+        job = job_of(manifest, stores.jobs)
+        if job is not None:
+            changed(job, gone)
+
+    return ProcessParts(
+        metrics=metrics,
+        owners=owners,
+        listing=Listing(api, owners, namespace, reconciler.enqueue),
+        reflectors=[
+            Reflector(api, watched, pod_changed if watched.resource is POD else changed, clock, metrics)
+            for watched in _watched(stores, namespace)
+        ]
+        + [WorkloadReflector(api, namespace, stores.workloads, workload_changed, clock, metrics)],
+        poller=poller,
+        recorder=recorder,
+        reconciler=reconciler,
+        elector=elector,
+    )
+
+
+def _watched(stores: Stores, namespace: str | None) -> list[Watched]:
+    """The children by label. Of ConfigMaps, Services and policies only those of servers are ever read."""
+    found = (
+        (JOB, MANAGED_BY, stores.jobs),
+        (POD, MANAGED_BY, stores.pods),
+        (CLAIM, MANAGED_BY, stores.claims),
+        (DEPLOYMENT, OF_SERVERS, stores.deployments),
+        (SERVICE, OF_SERVERS, stores.services),
+        (NETWORKPOLICY, OF_SERVERS, stores.policies),
+        (CONFIGMAP, OF_SERVERS, stores.configmaps),
+    )
+    return [Watched(resource, namespace, selector, store) for resource, selector, store in found]
+
+
+def _elector(api: Api, options: Options, supervisor: Supervisor) -> Elector | None:
+    if options.lease is None:
+        return None
+    namespace, name = options.lease
+    identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    return Elector(api, LeaseName(namespace, name, identity), _boot_time, _now, supervisor.fail)
+
+
+def _boot_time() -> float:
+    """Seconds that go on while the machine sleeps, which the Lease of a sleeper does too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _now() -> datetime:

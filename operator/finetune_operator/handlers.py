@@ -1,8 +1,12 @@
-"""The only place that knows kopf, which watches our three kinds and owns the life of the process.
+"""The only place that knows kopf.
 
-Handlers put keys on the queue and do nothing else: kopf never repeats an event whose handler failed, and
-everything that needs a finalizer or an annotation of kopf's on a user's object (change handlers, timers,
-daemons) is left unused. kopf's probe endpoint is left unused too: it answers 200 whatever the probes say.
+kopf is the engine of the process: it logs in, watches our three kinds and brings every event of theirs, and
+runs start and cleanup around the signals. Handlers keep the object and queue its key, nothing else: kopf does
+not repeat an event whose handler failed, and what needs a finalizer or an annotation of kopf's on a user's
+object (change handlers, timers, daemons) is left unused. The rest is ours because kopf has no notion of it: a
+queue with one key per object that backs off, children selected by label, leadership by a Lease, and probes
+that fail (its own endpoint answers 200 whatever its probes say). kopf does not say when one of its watches
+stands still; cache/arrivals.py finds out. It runs in a replica that stands by too, so that its cache is warm.
 """
 
 from __future__ import annotations
@@ -15,14 +19,14 @@ from typing import Any
 
 import kopf
 
-from finetune_operator.runtime.kube import authorization
-from finetune_operator.runtime.process import Process, StartError
+from finetune_operator.runtime.kube import Configuration
+from finetune_operator.runtime.process.lifecycle import Process, StartError
 from finetune_operator.runtime.resources import OURS
 
 log = logging.getLogger(__name__)
 
 
-async def serve(process: Process, configuration: Callable[[], Any], namespace: str | None) -> None:
+async def serve(process: Process, configuration: Callable[[], Configuration], namespace: str | None) -> None:
     """Run kopf until SIGTERM, SIGINT or the failure of the process; `namespace` None serves all of them."""
     registry = kopf.OperatorRegistry()
     _register_life(registry, process)
@@ -63,7 +67,7 @@ def _register_life(registry: kopf.OperatorRegistry, process: Process) -> None:
     kopf.on.cleanup(registry=registry)(stop)
 
 
-def _register_login(registry: kopf.OperatorRegistry, configuration: Callable[[], Any]) -> None:
+def _register_login(registry: kopf.OperatorRegistry, configuration: Callable[[], Configuration]) -> None:
     """kopf logs in with the same configuration as our own client, read again whenever a token is refused."""
 
     def login(**_: Any) -> kopf.ConnectionInfo:
@@ -88,6 +92,8 @@ def _configure(settings: kopf.OperatorSettings) -> None:
     settings.peering.standalone = True
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
+    settings.watching.inactivity_timeout = 75  # a bookmark comes every minute
+    settings.watching.reconnect_backoff = 1.0
     settings.watching.connect_timeout = 5
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
@@ -95,14 +101,14 @@ def _configure(settings: kopf.OperatorSettings) -> None:
     settings.execution.max_workers = 2  # no handler of ours is synchronous except login
 
 
-def connection(configuration: Any) -> kopf.ConnectionInfo:
-    """kopf's form of a `kubernetes` Configuration."""
-    header = authorization(configuration)
+def connection(configuration: Configuration) -> kopf.ConnectionInfo:
+    """kopf's form of a configuration."""
+    header = configuration.authorization()
     scheme, _, token = header.partition(" ") if header is not None else (None, "", None)
     return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        insecure=not configuration.verify_ssl,
+        server=configuration.url,
+        ca_path=configuration.ca_file,
+        insecure=not configuration.verify,
         scheme=scheme,
         token=token,
         certificate_path=configuration.cert_file,

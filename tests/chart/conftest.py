@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from dev.chart import CHART
-
-IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
-Object = dict[str, Any]
+from dev.cluster import binaries
+from dev.cluster.controlplane import ApiServer
+from tests.chart.releases import IMAGES, KINDS, Object, Programs
 
 
 def _helm() -> str:
@@ -62,3 +62,19 @@ def render(helm: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
     return objects
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    folder = binaries.ensure(["kube-apiserver", "kubectl", "helm"])
+    with ApiServer(tmp_path_factory.mktemp("releases"), folder) as running:
+        yield Programs(running, folder)
+
+
+@pytest.fixture
+def programs(server: Programs) -> Iterator[Programs]:
+    """The server without any release; afterwards again."""
+    yield server
+    for release in json.loads(server.helm("list", "--all-namespaces", "-o", "json").stdout):
+        server.helm("uninstall", release["name"], "--namespace", release["namespace"])
+    server.kubectl("delete", "crd", "--ignore-not-found", *KINDS)

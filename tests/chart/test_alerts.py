@@ -20,8 +20,8 @@ RULES = CHART / "files" / "alerts.yaml"
 CASES = Path(__file__).with_name("alerts_test.yaml")
 OPERATOR = CHART.parents[1] / "operator" / "finetune_operator"
 METRIC = re.compile(r"finetune_operator_\w+")
-# The reconciler publishes this one; everything else is there from the start.
-PUBLISHED = {"finetune_operator_queue_wait_seconds"}
+# The running process publishes these; everything else is there from the start.
+PUBLISHED = {"finetune_operator_queue_wait_seconds", "finetune_operator_watch_stale_seconds"}
 
 
 @pytest.fixture(scope="module")

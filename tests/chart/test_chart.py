@@ -10,9 +10,8 @@ import yaml
 
 from dev.chart import CHART
 from finetune_operator.runtime import resources
+from tests.chart.releases import IMAGES, Object
 
-IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
-Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 
 
@@ -76,6 +75,26 @@ def test_the_operator_pod_satisfies_pod_security_restricted(render: Render, user
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
+
+
+def test_replicas_elect_their_leader_by_a_lease_that_only_they_may_touch(render: Render) -> None:
+    objects = render()
+    deployment = of_kind(objects, "Deployment")[0]
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert "--lease=$(POD_NAMESPACE)/finetune-operator" in container["args"]
+    assert {variable["name"] for variable in container["env"]} == {"POD_NAME", "POD_NAMESPACE"}
+    role = next(r for r in of_kind(objects, "Role") if r["metadata"]["name"] == "finetune-operator-lease")
+    assert role["metadata"]["namespace"] == "finetune-system"
+    assert permissions(role) == {
+        ("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "update")
+    }
+    named = [rule for rule in role["rules"] if "create" not in rule["verbs"]]
+    assert [rule["resourceNames"] for rule in named] == [["finetune-operator"]]
 
 
 @pytest.mark.parametrize("replicas", [0, 1, 2, 3])

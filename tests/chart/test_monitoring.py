@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import yaml
 
 from dev.chart import CHART
+from tests.chart.releases import Object
 
-Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 SWITCHES = {"ServiceMonitor": "serviceMonitor", "PodMonitor": "podMonitor", "PrometheusRule": "rules"}
 APIS = [f"monitoring.coreos.com/v1/{kind}" for kind in SWITCHES]

@@ -4,75 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from dev.chart import CHART
 from dev.cluster import binaries
-from dev.cluster.controlplane import ApiServer
+from tests.chart.releases import KINDS, Object, Programs
 
 pytestmark = pytest.mark.apiserver
 
-IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
 SAMPLE = CHART.parents[1] / "crds" / "samples" / "finetunejob-minimal.yaml"
 PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
-KINDS = [f"{plural}.finetune.dev" for plural in ("finetunejobs", "modelservers", "adapterdeployments")]
-Object = dict[str, Any]
-Done = subprocess.CompletedProcess[str]
-
-
-class Programs:
-    """helm and kubectl of one API server. Nothing else runs, so a release is its objects and no pods."""
-
-    def __init__(self, server: ApiServer, folder: Path) -> None:
-        self._server, self._folder = server, folder
-
-    def kubectl(self, *arguments: str) -> str:
-        done = self._run("kubectl", *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def get(self, *arguments: str) -> Object:
-        found: Object = json.loads(self.kubectl("get", *arguments, "-o", "json"))
-        return found
-
-    def may(self, verb: str, resource: str, namespace: str, account: str) -> bool:
-        """Whether a service account, NAMESPACE:NAME, may do something."""
-        who = f"--as=system:serviceaccount:{account}"
-        return self._run("kubectl", "auth", "can-i", verb, resource, "-n", namespace, who).returncode == 0
-
-    def helm(self, *arguments: str, **values: Any) -> Done:
-        given = ["--values", "-"] if values else []
-        return self._run("helm", *arguments, *given, stdin=json.dumps({"images": IMAGES, **values}))
-
-    def install(self, release: str, namespace: str, *flags: str, chart: Path = CHART, **values: Any) -> Done:
-        where = [release, str(chart), "--namespace", namespace, "--create-namespace"]
-        return self.helm("upgrade", "--install", *where, *flags, **{"logLevel": "INFO", **values})
-
-    def _run(self, program: str, *arguments: str, stdin: str | None = None) -> Done:
-        command = [str(self._folder / program), "--kubeconfig", str(self._server.kubeconfig), *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
-    folder = binaries.ensure(["kube-apiserver", "kubectl", "helm"])
-    with ApiServer(tmp_path_factory.mktemp("releases"), folder) as running:
-        yield Programs(running, folder)
-
-
-@pytest.fixture
-def programs(server: Programs) -> Iterator[Programs]:
-    """The server without any release; afterwards again."""
-    yield server
-    for release in json.loads(server.helm("list", "--all-namespaces", "-o", "json").stdout):
-        server.helm("uninstall", release["name"], "--namespace", release["namespace"])
-    server.kubectl("delete", "crd", "--ignore-not-found", *KINDS)
 
 
 @pytest.fixture

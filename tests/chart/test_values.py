@@ -13,11 +13,10 @@ import yaml
 
 from dev.chart import CHART, values
 from finetune_operator.contracts.settings import Settings, SettingsError, parse_settings
+from tests.chart.releases import IMAGES, Object
 
-IMAGES = {"operator": "example/operator:1", "trainer": "example/trainer:1", "serving": "example/serving:1"}
 IMAGES_OF_PODS = {"trainer": IMAGES["trainer"], "serving": IMAGES["serving"]}
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
-Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 Path = tuple[str | int, ...]
 

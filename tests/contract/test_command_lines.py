@@ -57,6 +57,15 @@ def test_a_server_with_every_option_is_understood() -> None:
     assert vllm[vllm.index("--tensor-parallel-size") + 1] == "4"
 
 
+def test_vllm_is_told_to_shorten_the_context_of_a_scoring_engine_to_what_fits() -> None:
+    job = FineTuneJob.model_validate({"metadata": META, "spec": {**JOB, "resources": {"gpusPerNode": 1}}})
+    stage = next(stage for stage in CHAIN if stage.name == "baseline")
+    attempt = Attempt(stage="baseline", number=1, job="x-baseline-1-abcdef", state="Recorded")
+    found = parsed(stage_pod(job, SETTINGS, attempt, stage.parts(job, SETTINGS, attempt))["spec"])
+    vllm = engine_arguments(found["engine"], "[]")
+    assert vllm[vllm.index("--max-model-len") + 1] == "-1"
+
+
 @pytest.mark.parametrize("stage", CHAIN, ids=[stage.name for stage in CHAIN])
 def test_a_stage_is_understood(stage: Any) -> None:
     job = FineTuneJob.model_validate({"metadata": META, "spec": JOB})

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("operator", "trainer_image", "serving_image", "dev", "tests", "benchmarks")
 NUMBER = re.compile(r"\bR(\d{1,2})\b(?:(?: to |-)R?(\d{1,2})\b)?")
 PAGE = re.compile(r'docs/([\w-]+\.md)(?:(?:, |\s+)"([^"]+)")?')
+WRITTEN = {"faults.md"}
+"""What `python -m tests.faults.report` writes; absent until somebody has run it."""
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 SHIPPED = ("operator/finetune_operator", "trainer_image/finetune_trainer", "serving_image/finetune_serving")
 
@@ -74,6 +76,8 @@ def test_every_page_and_section_that_code_cites_exists() -> None:
     for path in (*sources(), *others):
         for page, section in PAGE.findall(path.read_text()):
             found = ROOT / "docs" / page
+            if page in WRITTEN:
+                continue
             headings = re.findall(r"^#+ (.+)$", found.read_text(), re.MULTILINE) if found.exists() else []
             if not found.exists() or (section and not any(h.startswith(section) for h in headings)):
                 missing.append(f"{path.relative_to(ROOT)}: {page} {section}")

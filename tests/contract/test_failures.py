@@ -12,7 +12,7 @@ from finetune_trainer.errors import EXIT_CODES
 
 PAGE = Path(__file__).parents[2] / "docs" / "contracts.md"
 # `1` stands for every failure that nobody could name; NotStored is tried again as a run of its stage.
-AGAIN = {"Interrupted", "Unknown"}
+AGAIN = {"Interrupted", "Hang", "PeersMissing", "Unknown"}
 
 
 @pytest.mark.parametrize("reason", EXIT_CODES)

@@ -64,6 +64,20 @@ class NotStored(StageError):  # noqa: N818
     exit_code = 78
 
 
+class Hang(StageError):  # noqa: N818
+    """Nothing went on for much longer than it may take; another attempt may help."""
+
+    reason = "Hang"
+    exit_code = 79
+
+
+class PeersMissing(StageError):  # noqa: N818
+    """Not all pods that train together came; another attempt may find them all."""
+
+    reason = "PeersMissing"
+    exit_code = 80
+
+
 class SourceUnavailableError(StageError):
     """A source did not answer; trying again may help, so the attempt counts as one of unknown cause."""
 
@@ -72,16 +86,31 @@ class SourceUnavailableError(StageError):
 
 
 class Interrupted(BaseException):
-    """SIGTERM arrived. Not an Exception, so that library code which catches those cannot swallow it."""
+    """SIGTERM arrived. Not an Exception, so that library code which catches those cannot swallow it.
+
+    `checkpoint_step` is the optimizer step that was saved, None where nothing was.
+    """
 
     reason: ClassVar[str] = "Interrupted"
     exit_code: ClassVar[int] = 75
+
+    def __init__(self, message: str, checkpoint_step: int | None = None) -> None:
+        super().__init__(message)
+        self.checkpoint_step = checkpoint_step
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """What the result tells of it."""
+        return {} if self.checkpoint_step is None else {"checkpointStep": self.checkpoint_step}
 
 
 UNKNOWN_EXIT_CODE = 1
 EXIT_CODES: dict[str, int] = {
     error.reason: error.exit_code
-    for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged, TemplateDrift, NotStored)
+    for error in (
+        *(UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged, TemplateDrift, NotStored),
+        *(Hang, PeersMissing),
+    )
 } | {Interrupted.reason: Interrupted.exit_code, "Unknown": UNKNOWN_EXIT_CODE}
 
 # Libraries that write files outside Python (torch, safetensors) report a full volume in their own words.

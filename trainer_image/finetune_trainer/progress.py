@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -20,7 +22,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is; numbers that are not known yet are None."""
+    """How far a stage is; numbers that are not known yet are None.
+
+    `step_seconds` is what a training step takes, `step_timestamp_seconds` (since 1970) when the last step, or
+    answered row, was done.
+    """
 
     stage: str
     step: int = 0
@@ -29,6 +35,9 @@ class Progress:
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     checkpoint_seconds: float | None = None
+    checkpoint_step: int | None = None
+    step_seconds: float | None = None
+    step_timestamp_seconds: float | None = None
     message: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -43,6 +52,9 @@ class Progress:
             "tokensPerSecond": _rounded(self.tokens_per_second, 1),
             "etaSeconds": _rounded(self.eta_seconds, 0),
             "checkpointSeconds": _rounded(self.checkpoint_seconds, 1),
+            "checkpointStep": self.checkpoint_step,
+            "stepSeconds": _rounded(self.step_seconds, 3),
+            "steppedAt": _utc(self.step_timestamp_seconds),
             "message": self.message,
         }
 
@@ -81,6 +93,10 @@ class ProgressServer:
     def update(self, **changes: Any) -> None:
         """Replace some fields of the Progress."""
         self._progress = replace(self._progress, **changes)
+
+    def stepped(self, **changes: Any) -> None:
+        """The same, when a step or row was done just now."""
+        self.update(step_timestamp_seconds=time.time(), **changes)
 
     def __enter__(self) -> "ProgressServer":
         try:
@@ -142,7 +158,16 @@ _HELP = {
     "tokens_per_second": "Tokens trained per second, without padding.",
     "eta_seconds": "Estimated seconds until the stage is done.",
     "checkpoint_seconds": "Seconds that the last checkpoint took.",
+    "checkpoint_step": "Step of the newest complete checkpoint.",
+    "step_seconds": "Median of the seconds that the last training steps took.",
+    "step_timestamp_seconds": "When the last step or answered row was done, in seconds since 1970.",
 }
+
+
+def _utc(timestamp: float | None) -> str | None:
+    if timestamp is None:
+        return None
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _rounded(number: float | None, digits: int) -> float | None:

@@ -150,7 +150,7 @@ def _run(job: Job, workspace: Workspace, function: StageFunction) -> Result:
     try:
         return function(job, workspace)
     except Interrupted as stop:
-        return _result(job, "Interrupted", stop.reason, str(stop), {})
+        return _result(job, "Interrupted", stop.reason, str(stop), stop.summary)
     except StageError as error:
         return _result(job, "Failed", error.reason, str(error), {})
     except Exception as error:

@@ -1,5 +1,5 @@
 -- argocd-cm: resource.customizations.health.finetune.dev_AdapterDeployment
--- A deployment is Healthy when the adapter it asks for answers.
+-- A deployment is Healthy when the adapter it asks for answers; on a server scaled to zero it is Suspended.
 local function condition(kind)
   if obj.status ~= nil and obj.status.conditions ~= nil then
     for _, entry in ipairs(obj.status.conditions) do
@@ -29,11 +29,17 @@ if obj.status == nil or obj.status.observedGeneration == nil
   return health("Progressing", nil, "Waiting for the operator")
 end
 
-local ready, stalled = condition("Ready"), condition("Stalled")
+local ready, stalled, moving = condition("Ready"), condition("Stalled"), condition("Reconciling")
+if is(stalled, "True") then
+  return health("Degraded", stalled, "Stalled")
+end
+if is(moving, "True") then
+  return health("Progressing", moving, "Not there yet")
+end
 if is(ready, "True") then
   return health("Healthy", ready, "Ready")
 end
-if is(stalled, "True") then
-  return health("Degraded", stalled, "Stalled")
+if ready ~= nil and ready.reason == "Stopped" then
+  return health("Suspended", ready, "Scaled to zero")
 end
 return health("Progressing", ready, "Not ready yet")

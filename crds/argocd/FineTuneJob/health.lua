@@ -1,6 +1,6 @@
 -- argocd-cm: resource.customizations.health.finetune.dev_FineTuneJob
--- A run is Healthy when it succeeded. Waiting for quota or suspended is Suspended, so that a sync does not
--- wait for it.
+-- A run is Healthy when it succeeded. Suspended, or waiting for what comes by itself (quota, a node), is
+-- Suspended, so that a sync does not wait for it; what only a person can mend is Stalled and so Degraded.
 local function condition(kind)
   if obj.status ~= nil and obj.status.conditions ~= nil then
     for _, entry in ipairs(obj.status.conditions) do

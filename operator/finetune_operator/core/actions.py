@@ -15,16 +15,25 @@ Manifest: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Create:
-    """Create a child; a 409 for the same name is success (names are deterministic)."""
+    """Create a child. One that exists and has the manifest's controller is success (names are deterministic);
+    an object of somebody else with this name is a Refusal.
+    """
 
     manifest: Manifest
 
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply of the full intent of a child that the operator solely owns."""
+    """Server-side apply of the full intent of a child that the operator solely owns.
+
+    `uid` is the uid of the child as observed, None when it was absent: whatever has the name by now is then
+    looked at first, and is a Refusal unless it has the manifest's controller. `resource_version` is the one
+    that the intent was computed from, where nothing written since may be overwritten.
+    """
 
     manifest: Manifest
+    uid: str | None = None
+    resource_version: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.core.actions import Manifest
@@ -15,6 +16,7 @@ from finetune_operator.core.manifests import (
     is_true,
     items,
     mapping,
+    moment,
     name_of,
     text,
     unfinished,
@@ -48,6 +50,8 @@ _TELLING = (
     "ChildDeleted",
 )
 _LOG_LENGTH = 400
+SIDECAR_PATIENCE = timedelta(seconds=30)
+"""Without a sidecar that runs on, the Job of a pod whose container ended is complete long before."""
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"})
 
 
@@ -65,12 +69,14 @@ class AttemptOutcome:
     node: str | None = None
 
 
-def outcome_of(stage: str, job: Manifest | None, pods: Sequence[Manifest]) -> AttemptOutcome | None:
+def outcome_of(
+    stage: str, job: Manifest | None, pods: Sequence[Manifest], now: datetime
+) -> AttemptOutcome | None:
     """How the attempt ended, None while it goes on. `job` is None once the Job is gone.
 
     A pod that still runs after its Job is gone is waited for: two attempts must never share a workspace.
     Where every pod's own container has ended, the pods' other containers (a sidecar that a mesh injected) are
-    not waited for.
+    not waited for longer than SIDECAR_PATIENCE.
     """
     if job is None:
         return None if unfinished(pods) else _of_pods(stage, pods, _child_deleted())
@@ -78,21 +84,22 @@ def outcome_of(stage: str, job: Manifest | None, pods: Sequence[Manifest]) -> At
         return _of_pods(stage, pods, _result_lost())
     if is_true(job, "Failed"):
         return _of_pods(stage, pods, _result_lost(text(condition(job, "Failed"), "message")))
-    if _kept_by_sidecars(stage, job, pods):
+    if _kept_by_sidecars(stage, job, pods, now):
         return _of_pods(stage, pods, _result_lost())
     return None
 
 
-def _kept_by_sidecars(stage: str, job: Manifest, pods: Sequence[Manifest]) -> bool:
-    """Whether the stage's container has ended in every pod of the Job while all pods still run."""
+def _kept_by_sidecars(stage: str, job: Manifest, pods: Sequence[Manifest], now: datetime) -> bool:
+    """Whether the stage's container ended in every pod of the Job a while ago, and all pods still run."""
     expected = integer(job, "spec", "completions") or 1
     running = [pod for pod in pods if text(pod, "status", "phase") == "Running"]
-    return len(running) == len(pods) == expected and all(_stage_ended(stage, pod) for pod in running)
+    return len(running) == len(pods) == expected and all(_stage_ended(stage, pod, now) for pod in running)
 
 
-def _stage_ended(stage: str, pod: Manifest) -> bool:
-    containers = items(pod, "status", "containerStatuses")
-    return any(text(c, "name") == stage and mapping(c, "state", "terminated") for c in containers)
+def _stage_ended(stage: str, pod: Manifest, now: datetime) -> bool:
+    own = (c for c in items(pod, "status", "containerStatuses") if text(c, "name") == stage)
+    ends = [moment(container, "state", "terminated", "finishedAt") for container in own]
+    return any(end is not None and now - end >= SIDECAR_PATIENCE for end in ends)
 
 
 def _child_deleted() -> AttemptOutcome:

@@ -7,6 +7,7 @@ what others write to `spec.suspend`. Such a Job is stopped by deactivating its W
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
@@ -17,12 +18,16 @@ from finetune_operator.core.manifests import (
     items,
     label,
     mapping,
+    moment,
     name_of,
     suspended,
     text,
 )
 from finetune_operator.render.job import queue_of
 from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY
+
+WORKLOAD_PATIENCE = timedelta(seconds=10)
+"""Kueue makes the Workload of a Job within a second."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ def let_run(child: Manifest, workload: Manifest | None, queue: str | None, *, ku
     return Patch("batch/v1", "Job", name_of(child), {"metadata": {"labels": {QUEUE_LABEL: queue}}})
 
 
-def waiting(child: Manifest, workload: Manifest | None, *, kueue: bool) -> Waiting | None:
-    """Why the Job is suspended although the run may go on; None when it is not, or is about to be resumed.
+def waiting(child: Manifest, workload: Manifest | None, *, kueue: bool, now: datetime) -> Waiting | None:
+    """Why the Job is suspended although the run may go on; None when it is not, or will be resumed.
 
     `kueue` says whether the API server serves Kueue's Workloads at all.
     """
@@ -73,6 +78,8 @@ def waiting(child: Manifest, workload: Manifest | None, *, kueue: bool) -> Waiti
         return Waiting("JobSuspended", f"Job {name} is suspended by somebody else; {remedy}.")
     if not kueue:
         return Waiting("KueueNotInstalled", f"Job {name} {_not_installed(queue)}")
+    if _new(child, now):
+        return None
     return Waiting(
         "Pending",
         f"Kueue has made no Workload for Job {name} yet; if this lasts, `kubectl describe job {name}` and "
@@ -140,6 +147,11 @@ def _without_queue(name: str) -> Waiting:
         f"spec.scheduling.queueName, or run `kubectl label job {name} {QUEUE_LABEL}=` with the name of a "
         "LocalQueue.",
     )
+
+
+def _new(child: Manifest, now: datetime) -> bool:
+    created = moment(child, "metadata", "creationTimestamp")
+    return created is not None and now - created < WORKLOAD_PATIENCE
 
 
 def _inactive(workload: Manifest) -> bool:

@@ -63,7 +63,9 @@ def trouble_of(
     """
     alive = sorted(unfinished(pods), key=index_of)
     found = [
-        trouble for pod in alive if (trouble := next(_of_pod(job, pod, settings, now), None)) is not None
+        trouble
+        for pod in alive
+        if (trouble := next(pod_troubles(pod, _secrets(job, pod), settings, now), None))
     ]
     if not found:
         return None if pods else _no_pods(child, now)
@@ -74,6 +76,12 @@ def trouble_of(
 def scheduled(pods: Sequence[Manifest]) -> bool:
     """Whether the pods that are there have their nodes."""
     return bool(pods) and all(text(pod, "spec", "nodeName") for pod in unfinished(pods))
+
+
+def steady(pod: Manifest) -> bool:
+    """Whether the pod runs and none of its containers has ended."""
+    ended = any(mapping(c, "state", "terminated") for c in items(pod, "status", "containerStatuses"))
+    return text(pod, "status", "phase") == "Running" and not ended
 
 
 def _of_gang(
@@ -88,7 +96,10 @@ def _of_gang(
     return Trouble("GangIncomplete", said, "PeersMissing", trouble.since, limit)
 
 
-def _of_pod(job: FineTuneJob, pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
+def pod_troubles(
+    pod: Manifest, secrets: Sequence[str], settings: Settings, now: datetime
+) -> Iterator[Trouble]:
+    """What keeps a pod of a run or of a server from running; `secrets` describes those that it mounts."""
     yield from _node_lost(pod, settings, now)
     if terminating(pod):
         return
@@ -98,7 +109,7 @@ def _of_pod(job: FineTuneJob, pod: Manifest, settings: Settings, now: datetime) 
         yield from _image(pod, container, settings)
         yield from _configuration(pod, container, settings)
         yield from _engine(pod, container)
-    yield from _not_started(job, pod, settings, now)
+    yield from _not_started(pod, secrets, settings, now)
 
 
 def overdue(pod: Manifest, now: datetime) -> bool:
@@ -200,7 +211,9 @@ def _engine(pod: Manifest, container: Manifest) -> Iterator[Trouble]:
     yield Trouble(reason, message, reason, deadline_seconds=0, node=text(pod, "spec", "nodeName"))
 
 
-def _not_started(job: FineTuneJob, pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
+def _not_started(
+    pod: Manifest, secrets: Sequence[str], settings: Settings, now: datetime
+) -> Iterator[Trouble]:
     """Placed, but without a sandbox: volumes, network or the node; the kubelet tells which only in events."""
     if text(pod, "status", "phase") != "Pending":
         return
@@ -209,7 +222,6 @@ def _not_started(job: FineTuneJob, pod: Manifest, settings: Settings, now: datet
     if ready != "False" or since is None or now - since < MOUNT_PATIENCE:
         return
     node, name = text(pod, "spec", "nodeName"), name_of(pod)
-    secrets = _secrets(job, pod)
     mounted = ", ".join([*secrets, *_claims(pod)])
     yield Trouble(
         "SecretOrVolumeMissing" if secrets else "PodNotStarted",

@@ -28,6 +28,7 @@ RANKS = (8, 16, 32, 64, 128, 256)
 UNKNOWN_RANK = 64  # prepare chose the rank, but its summary did not fit into the termination message
 HEALTH = {"exec": {"command": ["python", "-m", "finetune_serving", "health", "--uds", SOCKET]}}
 _STARTUP_PERIOD = 5
+_FITTING_LENGTH = -1  # vLLM shortens the context to what fits; prepare saw to it that the run's rows do
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def scoring_engine(job: FineTuneJob, settings: Settings, model: str, pod: Mounts
     add_workspace(mounts, job, read_only=True)
     add_base(mounts, job)
     mounts.shared_memory(shared_memory(job.spec.resources.shared_memory, gpu, count))
-    serves = Engine(model, SERVED_NAME, 1, 1, max_rank(job), count)
+    serves = Engine(model, SERVED_NAME, 1, 1, max_rank(job), count, _FITTING_LENGTH if count else None)
     return engine_container(serves, kept.images.serving, kept, gpu, engine_resources(job, settings), mounts)
 
 

@@ -65,9 +65,9 @@ def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
 def _main(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Container:
     offline = {} if attempt.stage == "prepare" else {"HF_HUB_OFFLINE": "1"}  # the one stage that fetches
     gpu = gpu_type(job, settings)
-    network = gpu.env if parts.command not in _CPU_COMMANDS else {}
+    watched = {**gpu.env, "FT_HANG_SECONDS": str(settings.hang_deadline_seconds)}
     capabilities = ("IPC_LOCK",) if gpu.ipc_lock and parts.nodes > 1 else ()
-    env = {**network, **offline, **parts.env}
+    env = {**({} if parts.command in _CPU_COMMANDS else watched), **offline, **parts.env}
     return {
         **container(attempt.stage, pinned(job, settings).images.trainer, settings, env, capabilities),
         "command": ["python", "-m", "finetune_trainer"],

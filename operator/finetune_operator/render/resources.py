@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,14 +13,8 @@ from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.documents import JobAccelerator, JobGpu
 from finetune_operator.contracts.settings import GpuType, Settings
+from finetune_operator.core import manifests
 from finetune_operator.render.placement import gpu_type
-
-_FACTORS = {
-    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1), "k": Decimal(10**3),
-    **{letter: Decimal(1000 ** power) for power, letter in enumerate("MGTPE", 2)},
-    **{f"{letter}i": Decimal(1024 ** power) for power, letter in enumerate("KMGTPE", 1)},
-}  # fmt: skip
-_QUANTITY = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i|)")
 
 # What is requested where nobody says how much; without a limit, since it is a guess. A pod without requests
 # would be the first that a full node evicts.
@@ -143,13 +136,13 @@ def other_gpus(job: FineTuneJob, settings: Settings) -> tuple[JobGpu, ...]:
 
 def in_gib(quantity: str | None) -> float | None:
     """Bytes as GiB; None where the spec says nothing."""
-    amount = _read(quantity or "")
+    amount = manifests.quantity(quantity)
     return None if amount is None else float(amount / 2**30)
 
 
 def times(quantity: str, factor: int | Fraction) -> str:
     """A multiple of a quantity, rounded down; one that cannot be read stays as it is."""
-    amount = _read(quantity)
+    amount = manifests.quantity(quantity)
     return (
         quantity if amount is None or factor == 1 else _write(amount * factor.numerator / factor.denominator)
     )
@@ -178,20 +171,11 @@ def _gpus(gpu: GpuType, count: int) -> dict[str, str]:
 
 def _split(quantity: str, most: Decimal) -> tuple[str, str]:
     """A quantity in two parts, the first at most `most` and a quarter."""
-    whole = _read(quantity)
+    whole = manifests.quantity(quantity)
     if whole is None:
         return quantity, quantity
     part = min(most, whole / 4)
     return _write(part), _write(whole - part)
-
-
-def _read(quantity: str) -> Decimal | None:
-    found = _QUANTITY.fullmatch(quantity)
-    if found is None:
-        return None
-    suffix = found[2]
-    factor = _FACTORS[suffix] if suffix in _FACTORS else Decimal(f"1{suffix}")
-    return Decimal(found[1]) * factor
 
 
 def _write(amount: Decimal) -> str:

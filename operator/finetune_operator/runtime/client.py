@@ -6,17 +6,22 @@ library has to provide (`kube.py` is the one implementation).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from finetune_operator.core.actions import Manifest
 from finetune_operator.runtime.resources import Resource
 
 Object: TypeAlias = dict[str, Any]
+Json: TypeAlias = "Mapping[str, Json] | list[Json] | tuple[Json, ...] | str | int | float | bool | None"
 
 
 class ApiError(Exception):
-    """An answer other than 2xx, or none at all (`status` 0: refused, cut or timed out)."""
+    """An answer other than 2xx, or none at all (`status` 0: refused, cut, timed out or never sent).
+
+    `retry_after` is what the server asks to wait, in seconds.
+    """
 
     def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None):
         super().__init__(f"{status} {reason}: {message}")
@@ -24,6 +29,14 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Page:
+    """Part of a list; `version` is the resourceVersion of the whole list, to watch from."""
+
+    items: list[Object]
+    version: str
 
 
 class Api(Protocol):
@@ -39,6 +52,16 @@ class Api(Protocol):
         """All matching objects, read in pages, and the resourceVersion to watch from."""
         ...
 
+    def pages(
+        self, resource: Resource, namespace: str | None, selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """As `list_all`, page by page: thousands of objects are not held at the same time."""
+        ...
+
+    async def list_metadata(self, resource: Resource, namespace: str | None) -> tuple[list[Object], str]:
+        """As `list_all`, but nothing of the objects except their metadata."""
+        ...
+
     def watch(
         self, resource: Resource, namespace: str | None, selector: str | None, version: str
     ) -> AsyncGenerator[Object, None]:
@@ -49,22 +72,30 @@ class Api(Protocol):
         """Create an object."""
         ...
 
-    async def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
-        """Server-side apply the full intent, taking over fields that others have set."""
+    async def apply(self, resource: Resource, namespace: str, manifest: Manifest, *, force: bool) -> Object:
+        """Server-side apply the full intent. `force` takes over fields that others have set (else 409)."""
         ...
 
     async def patch(self, resource: Resource, namespace: str, name: str, body: Manifest) -> Object:
         """Merge-patch an object."""
         ...
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
-        """Delete an object in the background if it still has this uid (409 otherwise)."""
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
+    ) -> None:
+        """Delete an object in the background if it still has this uid (409 otherwise); `grace_seconds` 0
+        removes a pod without waiting for its node.
+        """
+        ...
+
+    async def replace(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
+        """PUT an object; 409 unless `metadata.resourceVersion` is the current one."""
         ...
 
     async def replace_status(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
         """PUT the status; 409 unless `metadata.resourceVersion` is the current one."""
         ...
 
-    async def kinds(self, api_version: str) -> frozenset[str]:
-        """The plurals that the server knows in an API version; empty when it knows none."""
+    async def document(self, path: str) -> Object | None:
+        """What the server says at a path of its own (discovery, schemas), None when there is nothing."""
         ...

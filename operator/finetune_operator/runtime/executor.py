@@ -1,19 +1,23 @@
-"""Performs the actions of a plan, in order, and writes the status last."""
+"""Performs the actions of a plan, in order; the status is written last (statuses.py)."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import Any
 
-from finetune_operator.core.actions import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan
+from finetune_operator.core.actions import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan, Refusal
+from finetune_operator.core.manifests import controller_uid, items, label, name_of, text, uid_of
+from finetune_operator.render.names import UID_LABEL
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.events import Recorder
 from finetune_operator.runtime.metrics import Metrics
-from finetune_operator.runtime.resources import Key, own_resource, resource_of
+from finetune_operator.runtime.resources import Key, Resource, resource_of
+from finetune_operator.runtime.statuses import StatusWriter
+
+PERMANENT = frozenset({400, 403, 405, 413, 422})
+_WORDS = {Create: "create", Apply: "apply", Patch: "change", Delete: "delete"}
 
 
-class Outcome(enum.Enum):
+class ExecutionResult(enum.Enum):
     """What became of a plan."""
 
     UNCHANGED = "unchanged"
@@ -24,85 +28,147 @@ class Outcome(enum.Enum):
     """What the plan was computed from has changed: observe and plan again."""
 
 
+class RefusedError(Exception):
+    """The API server refuses an action for good, or another owner's object has the name of a child."""
+
+    def __init__(self, refusal: Refusal):
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
 class Executor:
     """Executes plans. The first action that fails ends the plan: no status runs ahead of its manifests."""
 
-    def __init__(self, api: Api, recorder: Recorder, metrics: Metrics):
+    def __init__(self, api: Api, recorder: Recorder, statuses: StatusWriter, metrics: Metrics):
         self._api = api
         self._recorder = recorder
+        self._statuses = statuses
         self._metrics = metrics
 
-    async def execute(self, key: Key, owner: Object, plan: Plan) -> Outcome:
-        """Run the actions and write `plan.status` over the `owner` it was computed from; raises ApiError."""
+    async def execute(self, key: Key, owner: Object, plan: Plan) -> ExecutionResult:
+        """Run the actions, then write `plan.status` over the `owner` that it was computed from.
+
+        Raises RefusedError when an action is refused for good, ApiError when trying again may help.
+        """
         for action in plan.actions:
-            if not await self._perform(key, owner, action):
-                return Outcome.STALE
+            if not await self._attempt(key, owner, action):
+                return ExecutionResult.STALE
             self._metrics.acted(type(action).__name__)
-        return await self._write_status(key, owner, plan.status)
+        try:
+            written = await self._statuses.write(key, owner, plan.status)
+        except ApiError as error:
+            if error.status in (404, 409):
+                return ExecutionResult.STALE
+            raise
+        return ExecutionResult.WRITTEN if written else ExecutionResult.UNCHANGED
+
+    async def _attempt(self, key: Key, owner: Object, action: Action) -> bool:
+        try:
+            return await self._perform(key, owner, action)
+        except ApiError as error:
+            if error.status not in PERMANENT:
+                raise
+            raise RefusedError(_refusal(action, error)) from error
 
     async def _perform(self, key: Key, owner: Object, action: Action) -> bool:
+        """Whether the action was done; False when it was decided from something that has changed since."""
         match action:
             case Create(manifest):
-                return await self._create(key, manifest)
-            case Apply(manifest):
-                await self._api.apply(_resource(manifest), key.namespace, manifest)
+                return await self._create(key.namespace, manifest)
+            case Apply(manifest, uid, version):
+                return await self._apply(key.namespace, manifest, uid, version)
             case Patch(api_version, kind, name, body):
-                return await self._patch(key, api_version, kind, name, body)
-            case Delete(api_version, kind, name, uid):
-                await self._delete(key, api_version, kind, name, uid)
+                return await self._patch(key.namespace, resource_of(api_version, kind), name, body)
+            case Delete():
+                await self._delete(key.namespace, action)
             case Emit(type=kind, reason=reason, message=message):
-                await self._recorder.record(owner, kind, reason, message)
+                self._recorder.record(owner, kind, reason, message)
         return True
 
-    async def _create(self, key: Key, manifest: Manifest) -> bool:
-        """Names are deterministic, so "already exists" means that an earlier reconcile created it."""
+    async def _create(self, namespace: str, manifest: Manifest) -> bool:
         try:
-            await self._api.create(_resource(manifest), key.namespace, manifest)
+            await self._api.create(_resource(manifest), namespace, manifest)
         except ApiError as error:
             if (error.status, error.reason) != (409, "AlreadyExists"):
                 raise
+            live = await self._live(namespace, manifest)
+            return live is not None and _ours(manifest, live)
         return True
 
-    async def _patch(self, key: Key, api_version: str, kind: str, name: str, body: Manifest) -> bool:
+    async def _apply(self, namespace: str, manifest: Manifest, uid: str | None, version: str | None) -> bool:
+        if uid is None:
+            live = await self._live(namespace, manifest)
+            if live is not None and not _ours(manifest, live):
+                return False
+            uid = None if live is None else uid_of(live)
+        asked = {"uid": uid, "resourceVersion": version}
+        identity = {name: value for name, value in asked.items() if value is not None}
+        body = {**manifest, "metadata": {**manifest["metadata"], **identity}}
         try:
-            await self._api.patch(resource_of(api_version, kind), key.namespace, name, body)
+            # What is new is not forced: had somebody else made it just now, its fields would conflict.
+            await self._api.apply(_resource(manifest), namespace, body, force=uid is not None)
+        except ApiError as error:
+            if error.status == 409:
+                return False
+            raise
+        return True
+
+    async def _live(self, namespace: str, manifest: Manifest) -> Object | None:
+        return await self._api.get(_resource(manifest), namespace, name_of(manifest))
+
+    async def _patch(self, namespace: str, resource: Resource, name: str, body: Manifest) -> bool:
+        try:
+            await self._api.patch(resource, namespace, name, body)
         except ApiError as error:
             if error.status in (404, 409):
                 return False
             raise
         return True
 
-    async def _delete(self, key: Key, api_version: str, kind: str, name: str, uid: str) -> None:
+    async def _delete(self, namespace: str, action: Delete) -> None:
         """Gone (404) and replaced by another object (409) are both what was asked for."""
+        resource = resource_of(action.api_version, action.kind)
         try:
-            await self._api.delete(resource_of(api_version, kind), key.namespace, name, uid)
+            await self._api.delete(resource, namespace, action.name, action.uid, action.grace_seconds)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
 
-    async def _write_status(self, key: Key, owner: Object, status: Manifest | None) -> Outcome:
-        if status is None:
-            return Outcome.UNCHANGED
-        wanted = without_nulls(status)
-        if wanted == without_nulls(owner.get("status") or {}):
-            return Outcome.UNCHANGED
-        try:
-            await self._api.replace_status(own_resource(key.kind), key.namespace, {**owner, "status": wanted})
-        except ApiError as error:
-            if error.status in (404, 409):
-                return Outcome.STALE
-            raise
-        return Outcome.WRITTEN
+
+def _ours(wanted: Manifest, live: Object) -> bool:
+    """Whether the live object is the child that is wanted. False for one of a predecessor that is about to
+    be garbage-collected; RefusedError for an object of another owner.
+    """
+    if live["metadata"].get("deletionTimestamp"):
+        return False
+    if controller_uid(live) == controller_uid(wanted):
+        return True
+    if controller_uid(live) and label(live, UID_LABEL) == label(wanted, UID_LABEL):
+        return False
+    raise RefusedError(_conflict(live))
 
 
-def without_nulls(value: Any) -> Any:
-    """The value as the API server stores it: without null fields, tuples as lists."""
-    if isinstance(value, Mapping):
-        return {k: without_nulls(v) for k, v in value.items() if v is not None}
-    if isinstance(value, (list, tuple)):
-        return [without_nulls(v) for v in value]
-    return value
+def _conflict(live: Object) -> Refusal:
+    kind, name = str(live.get("kind")), name_of(live)
+    references = items(live, "metadata", "ownerReferences")
+    owner = next((ref for ref in references if ref.get("controller") is True), None)
+    whose = f"belongs to {text(owner, 'kind')} {text(owner, 'name')}" if owner else "belongs to nobody"
+    message = f"{kind} {name} exists already and {whose}; rename or delete it, or use another name here."
+    return Refusal(kind, name, "NameConflict", message)
 
 
-def _resource(manifest: Manifest) -> Any:
+def _refusal(action: Action, error: ApiError) -> Refusal:
+    match action:
+        case Create(manifest) | Apply(manifest):
+            kind, name = str(manifest["kind"]), name_of(manifest)
+        case Patch(kind=kind, name=name) | Delete(kind=kind, name=name):
+            pass
+        case _:
+            kind, name = "Event", ""
+    word = _WORDS.get(type(action), "write")
+    message = f"The API server refuses to {word} {kind} {name}: {error.message.rstrip('.')}."
+    return Refusal(kind, name, "Refused", message)
+
+
+def _resource(manifest: Manifest) -> Resource:
     return resource_of(manifest["apiVersion"], manifest["kind"])

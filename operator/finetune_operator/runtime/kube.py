@@ -1,106 +1,160 @@
-"""The API server through the `kubernetes` client: its configuration and connection pool, raw dictionaries.
-
-The client is synchronous, so requests run in a bounded pool of threads and every watch has its own thread.
-"""
+"""The API server over aiohttp: one pool of connections, raw dictionaries, errors as ApiError."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import random
-import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
-import urllib3
+import aiohttp
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
 from finetune_operator.core.actions import Manifest
-from finetune_operator.runtime.client import ApiError, Object
+from finetune_operator.runtime.client import ApiError, Object, Page
 from finetune_operator.runtime.resources import Resource
 
 FIELD_MANAGER = "finetune-operator"
-PAGE = 500
+PAGE = 200
+REQUESTS_AT_ONCE = 32
+TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 WATCH_SECONDS = 300
-# The server sends a bookmark every minute, so a silent stream is a dead one.
-WATCH_SILENCE_SECONDS = 75.0
-TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
+# The server sends a bookmark about every minute, so a silent stream is a dead one.
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=150.0)
 ATTEMPTS_WHEN_THROTTLED = 4
+LONGEST_PAUSE_SECONDS = 30.0
+TOKEN_SECONDS = 30.0  # service account tokens are rotated on disk long before they expire
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 log = logging.getLogger(__name__)
 
 
-def load_configuration(kubeconfig: Path | None) -> Any:
-    """The `kubernetes` Configuration of a kubeconfig file, else of the pod's service account."""
-    configuration = kubernetes_client.Configuration()
+@dataclass(frozen=True)
+class Configuration:
+    """How to reach the API server. `authorization` gives the current header; it may read a file or run a
+    program, so it is called in a thread.
+    """
+
+    url: str
+    authorization: Callable[[], str | None] = lambda: None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+    server_name: str | None = None
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Trust of the server and our client certificate; OSError when a file cannot be read."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if not self.verify:
+            log.warning("the certificate of the API server is not verified, as the kubeconfig asks")
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if self.cert_file is not None:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+
+def load_configuration(kubeconfig: Path | None) -> Configuration:
+    """From a kubeconfig file, else from the pod's service account; ConfigException when it cannot be used."""
+    loaded = kubernetes_client.Configuration()
     if kubeconfig is not None:
-        kubernetes_config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+        kubernetes_config.load_kube_config(str(kubeconfig), client_configuration=loaded)
     else:
-        kubernetes_config.load_incluster_config(client_configuration=configuration)
-    return configuration
+        kubernetes_config.load_incluster_config(client_configuration=loaded)
 
+    def authorization() -> str | None:
+        setting = loaded.auth_settings().get("BearerToken")
+        return None if setting is None else str(setting["value"]).strip()
 
-def authorization(configuration: Any) -> str | None:
-    """The current Authorization header; reads a rotated service account token again."""
-    setting = configuration.auth_settings().get("BearerToken")
-    return None if setting is None else str(setting["value"]).strip()
+    return Configuration(
+        url=loaded.host.rstrip("/"),
+        authorization=authorization,
+        ca_file=loaded.ssl_ca_cert,
+        cert_file=loaded.cert_file,
+        key_file=loaded.key_file,
+        verify=loaded.verify_ssl,
+        server_name=loaded.tls_server_name,
+    )
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
+    """One request; `query` and `body` as they are sent."""
+
     method: str
     path: str
     query: Mapping[str, str]
     body: Manifest | None = None
     content_type: str = "application/json"
+    accept: str = "application/json"
+
+
+def always() -> None:
+    """The fence of a process that has no rival."""
 
 
 class KubernetesApi:
-    """`Api` over one connection pool. `observe(verb, status)` is called after every request."""
+    """`Api` over one pool of connections; made and closed in a running loop.
 
-    def __init__(self, configuration: Any, observe: Callable[[str, int], None], threads: int = 8):
-        configuration.connection_pool_maxsize = threads + 8  # the watches hold connections of their own
+    `observe(verb, status)` is called after every request. `fence` is called right before a write is sent and
+    raises ApiError when this process may not write any more.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        observe: Callable[[str, int], None],
+        fence: Callable[[], None] = always,
+    ):
         self._configuration = configuration
-        self._pool = kubernetes_client.ApiClient(configuration).rest_client.pool_manager
-        if not configuration.verify_ssl:
-            log.warning("the certificate of the API server is not verified, as the kubeconfig asks")
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # else one per request
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")
         self._observe = observe
+        self._fence = fence
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=configuration.ssl_context()),
+            timeout=TIMEOUT,
+            trust_env=True,  # the same proxy variables that kopf obeys
+            headers={"User-Agent": FIELD_MANAGER, "Accept-Encoding": "identity"},
+        )
+        self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        self._token: str | None = None
+        self._token_until = float("-inf")
 
-    def close(self) -> None:
-        """Drop what is queued; requests in flight end with their timeout."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """One object, None when there is none."""
-        try:
-            return await self._call("get", _Request("GET", resource.path(namespace, name), {}))
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._found("get", resource.path(namespace, name))
+
+    async def document(self, path: str) -> Object | None:
+        """What the server says at a path of its own, None when there is nothing."""
+        return await self._found("discover", path)
 
     async def list_all(
         self, resource: Resource, namespace: str | None, selector: str | None = None
     ) -> tuple[list[Object], str]:
         """All matching objects, read in pages, and the resourceVersion to watch from."""
-        query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
-        items: list[Object] = []
-        while True:
-            page = await self._call("list", _Request("GET", resource.path(namespace), query))
-            # The server leaves these two out of the items of a list.
-            items += [{"apiVersion": resource.api_version, "kind": resource.kind, **i} for i in page["items"]]
-            metadata = page["metadata"]
-            if not metadata.get("continue"):
-                return items, metadata["resourceVersion"]
-            query = {**query, "continue": metadata["continue"]}
+        return await _together(self.pages(resource, namespace, selector))
+
+    async def pages(
+        self, resource: Resource, namespace: str | None, selector: str | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """As `list_all`, page by page: thousands of objects are not held at the same time."""
+        # The server leaves these two out of the items of a list.
+        known = {"apiVersion": resource.api_version, "kind": resource.kind}
+        async for page in self._pages(resource, namespace, selector, "application/json"):
+            yield Page([{**known, **item} for item in page.items], page.version)
+
+    async def list_metadata(self, resource: Resource, namespace: str | None) -> tuple[list[Object], str]:
+        """As `list_all`, but nothing of the objects except their metadata."""
+        return await _together(self._pages(resource, namespace, None, METADATA_ONLY))
 
     async def watch(
         self, resource: Resource, namespace: str | None, selector: str | None, version: str
@@ -113,184 +167,169 @@ class KubernetesApi:
             "timeoutSeconds": str(WATCH_SECONDS),
             **({"labelSelector": selector} if selector else {}),
         }
-        stream = _Stream(self, _Request("GET", resource.path(namespace), query))
-        stream.start()
         try:
-            while (event := await stream.next()) is not None:
-                yield event
-        finally:
-            stream.stop()
+            async with await self._send(
+                Request("GET", resource.path(namespace), query), WATCH_TIMEOUT
+            ) as answer:
+                async for line in _lines(answer.content):
+                    yield json.loads(line)
+        except ApiError:
+            raise
+        except Exception as error:  # whatever ends a watch, its reflector starts the next one
+            raise _unanswered(error) from error
 
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
         """Create an object."""
         query = {"fieldManager": FIELD_MANAGER}
-        return await self._call("create", _Request("POST", resource.path(namespace), query, manifest))
+        return await self._call("create", Request("POST", resource.path(namespace), query, manifest))
 
-    async def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
-        """Server-side apply the full intent, taking over fields that others have set."""
+    async def apply(self, resource: Resource, namespace: str, manifest: Manifest, *, force: bool) -> Object:
+        """Server-side apply the full intent. `force` takes over fields that others have set (else 409)."""
         path = resource.path(namespace, manifest["metadata"]["name"])
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._call(
-            "apply", _Request("PATCH", path, query, manifest, "application/apply-patch+yaml")
-        )
+        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+        request = Request("PATCH", path, query, manifest, "application/apply-patch+yaml")
+        return await self._call("apply", request)
 
     async def patch(self, resource: Resource, namespace: str, name: str, body: Manifest) -> Object:
         """Merge-patch an object."""
         path, query = resource.path(namespace, name), {"fieldManager": FIELD_MANAGER}
-        request = _Request("PATCH", path, query, body, "application/merge-patch+json")
-        return await self._call("patch", request)
+        return await self._call("patch", Request("PATCH", path, query, body, "application/merge-patch+json"))
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
-        """Delete an object in the background if it still has this uid (409 otherwise)."""
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
+    ) -> None:
+        """Delete an object in the background if it still has this uid (409 otherwise); `grace_seconds` 0
+        removes a pod without waiting for its node.
+        """
+        grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         body = {
+            **grace,
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",
             "preconditions": {"uid": uid},
         }
-        await self._call("delete", _Request("DELETE", resource.path(namespace, name), {}, body))
+        await self._call("delete", Request("DELETE", resource.path(namespace, name), {}, body))
+
+    async def replace(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
+        """PUT an object; 409 unless `metadata.resourceVersion` is the current one."""
+        path = resource.path(namespace, manifest["metadata"]["name"])
+        return await self._call("update", Request("PUT", path, {"fieldManager": FIELD_MANAGER}, manifest))
 
     async def replace_status(self, resource: Resource, namespace: str, manifest: Manifest) -> Object:
         """PUT the status; 409 unless `metadata.resourceVersion` is the current one."""
         path = resource.path(namespace, manifest["metadata"]["name"], "status")
-        query = {"fieldManager": FIELD_MANAGER}
-        return await self._call("update_status", _Request("PUT", path, query, manifest))
+        request = Request("PUT", path, {"fieldManager": FIELD_MANAGER}, manifest)
+        return await self._call("update_status", request)
 
-    async def kinds(self, api_version: str) -> frozenset[str]:
-        """The plurals that the server knows in an API version; empty when it knows none."""
-        prefix = "/apis/" if "/" in api_version else "/api/"
+    async def _found(self, verb: str, path: str) -> Object | None:
         try:
-            found = await self._call("discover", _Request("GET", prefix + api_version, {}))
+            return await self._call(verb, Request("GET", path, {}))
         except ApiError as error:
             if error.status == 404:
-                return frozenset()
+                return None
             raise
-        return frozenset(resource["name"] for resource in found["resources"])
 
-    async def _call(self, verb: str, request: _Request) -> Object:
-        """One request, repeated when the server throttles it: it then has not been carried out."""
+    async def _pages(
+        self, resource: Resource, namespace: str | None, selector: str | None, accept: str
+    ) -> AsyncGenerator[Page, None]:
+        query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
+        while True:
+            page = await self._call("list", Request("GET", resource.path(namespace), query, accept=accept))
+            metadata = page["metadata"]
+            yield Page(page["items"] or [], metadata["resourceVersion"])  # null in an empty list of metadata
+            if not metadata.get("continue"):
+                return
+            query = {**query, "continue": metadata["continue"]}
+
+    async def _call(self, verb: str, request: Request) -> Object:
+        """One request, repeated while the server throttles it: it was not carried out then."""
         for attempt in range(1, ATTEMPTS_WHEN_THROTTLED + 1):
             try:
                 return await self._once(verb, request)
             except ApiError as error:
                 if error.status != 429 or attempt == ATTEMPTS_WHEN_THROTTLED:
                     raise
-                pause = min(error.retry_after or 1.0, 30.0)
+                pause = min(error.retry_after or 1.0, LONGEST_PAUSE_SECONDS)
                 await asyncio.sleep(pause * random.uniform(1.0, 1.2))  # noqa: S311
         raise AssertionError("the loop above returns or raises")
 
-    async def _once(self, verb: str, request: _Request) -> Object:
+    async def _once(self, verb: str, request: Request) -> Object:
         status = 0
         try:
-            status, document = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._exchange, request
-            )
-            return document
+            async with self._slots, await self._send(request, TIMEOUT) as response:
+                document: Object = json.loads(await response.read())
+                status = response.status
+                return document
         except ApiError as error:
             status = error.status
             raise
+        except Exception as error:
+            raise _unanswered(error) from error
         finally:
             self._observe(verb, status)
 
-    def _exchange(self, request: _Request) -> tuple[int, Object]:
-        response = self.open(request, TIMEOUT, stream=False)
-        return response.status, json.loads(response.data)
-
-    def open(self, request: _Request, timeout: urllib3.Timeout, *, stream: bool) -> Any:
-        """Send a request from a thread and return the response of the pool; raises ApiError unless 2xx."""
-        headers = {"Accept": "application/json", "User-Agent": FIELD_MANAGER}
-        token = authorization(self._configuration)
-        if token is not None:
-            headers["Authorization"] = token
+    async def _send(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        """The response once its headers are there; raises ApiError unless it is 2xx."""
+        headers = {"Accept": request.accept, **await self._authorization()}
         if request.body is not None:
             headers["Content-Type"] = request.content_type
-        url = self._configuration.host + request.path
-        if request.query:
-            url += "?" + urlencode(request.query)
-        body = None if request.body is None else json.dumps(request.body)
-        try:
-            response = self._pool.request(
-                request.method,
-                url,
-                body=body,
-                headers=headers,
-                timeout=timeout,
-                retries=False,
-                preload_content=not stream,
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise ApiError(0, type(error).__name__, str(error)) from error
-        if not 200 <= response.status <= 299:
-            raise _refusal(response)
-        return response
+        if request.method != "GET":
+            self._fence()
+        response = await self._session.request(
+            request.method,
+            self._configuration.url + request.path,
+            params=request.query,
+            data=None if request.body is None else json.dumps(request.body).encode(),
+            headers=headers,
+            timeout=limits,
+            allow_redirects=False,
+            server_hostname=self._configuration.server_name,
+        )
+        if 200 <= response.status <= 299:
+            return response
+        if response.status == 401:
+            self._token_until = float("-inf")
+        async with response:
+            raise _refusal(response, await response.read())
+
+    async def _authorization(self) -> dict[str, str]:
+        if time.monotonic() >= self._token_until:
+            self._token = await asyncio.to_thread(self._configuration.authorization)
+            self._token_until = time.monotonic() + TOKEN_SECONDS
+        return {} if self._token is None else {"Authorization": self._token}
 
 
-class _Stream:
-    """A watch read by a daemon thread and handed to the loop line by line; None ends it."""
-
-    def __init__(self, api: KubernetesApi, request: _Request):
-        self._api = api
-        self._request = request
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Object | ApiError | None] = asyncio.Queue()
-        self._response: Any = None
-        self._stopped = False
-
-    def start(self) -> None:
-        """Start reading."""
-        threading.Thread(target=self._read, name=f"watch {self._request.path}", daemon=True).start()
-
-    async def next(self) -> Object | None:
-        """The next event, None at the end of the stream; raises ApiError."""
-        item = await self._events.get()
-        if isinstance(item, ApiError):
-            raise item
-        return item
-
-    def stop(self) -> None:
-        """Wake the thread out of its read; it may have ended already."""
-        self._stopped = True
-        if self._response is not None:
-            with contextlib.suppress(Exception):  # whatever a half-closed socket says is of no use
-                self._response.shutdown()
-
-    def _read(self) -> None:
-        timeout = urllib3.Timeout(connect=5.0, read=WATCH_SILENCE_SECONDS)
-        try:
-            self._response = self._api.open(self._request, timeout, stream=True)
-            for line in _lines(self._response):
-                if self._stopped:
-                    return
-                self._put(json.loads(line))
-            self._put(None)
-        except ApiError as error:
-            self._put(error)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            self._put(ApiError(0, type(error).__name__, str(error)))
-        finally:
-            if self._response is not None:
-                self._response.close()
-
-    def _put(self, item: Object | ApiError | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-            self._loop.call_soon_threadsafe(self._events.put_nowait, item)
+async def _together(pages: AsyncGenerator[Page, None]) -> tuple[list[Object], str]:
+    items, version = list[Object](), ""
+    async for page in pages:
+        items += page.items
+        version = page.version
+    return items, version
 
 
-def _lines(response: Any) -> Any:
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream; one of a watch holds a whole object, more than aiohttp's own limit."""
     buffer = bytearray()
-    for chunk in response.stream(65536, decode_content=True):
+    async for chunk in content.iter_any():
         buffer += chunk
         *complete, rest = buffer.split(b"\n")
         buffer = bytearray(rest)
-        yield from (line for line in complete if line.strip())
+        for line in complete:
+            if line.strip():
+                yield bytes(line)
 
 
-def _refusal(response: Any) -> ApiError:
+def _unanswered(error: Exception) -> ApiError:
+    return ApiError(0, type(error).__name__, str(error))
+
+
+def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
     """Turn an answer into an error with the sentence of the server's Status object."""
-    text = response.data.decode("utf-8", "replace")
+    text = body.decode("utf-8", "replace")
     reason, message = str(response.reason), text[:500]
     try:
-        status = json.loads(text)
+        status: Any = json.loads(text)
         reason, message = status.get("reason") or reason, status.get("message") or message
     except (ValueError, AttributeError):
         pass  # proxies answer in plain text

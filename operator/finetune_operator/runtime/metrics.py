@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 from prometheus_client import (
@@ -29,7 +30,7 @@ from finetune_operator.core.manifests import items, mapping, text
 from finetune_operator.runtime.resources import OURS, Key
 
 PREFIX = "finetune_operator"
-RESULTS = ("written", "unchanged", "stale", "gone", "error")
+RESULTS = ("written", "unchanged", "stale", "refused", "gone", "error")
 # One more gauge per series that no query uses.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -51,7 +52,10 @@ class Objects:
     def show(self, key: Key, owner: Mapping[str, Any]) -> None:
         """Remember an object as it now is."""
         found = items(owner, "status", "conditions")
-        conditions = tuple((text(c, "type"), text(c, "status"), text(c, "reason")) for c in found)
+        # One copy of each word: thousands of objects say the same few.
+        conditions = tuple(
+            (intern(text(c, "type")), intern(text(c, "status")), intern(text(c, "reason"))) for c in found
+        )
         self._seen[key] = _Seen(conditions, _budget_used(owner))
 
     def forget(self, key: Key) -> None:
@@ -90,6 +94,21 @@ class Objects:
         return family
 
 
+class StaleWatches:
+    """A collector: for how long each watch may have missed something; `read` gives seconds by kind."""
+
+    def __init__(self, read: Callable[[], Mapping[str, float]]):
+        self._read = read
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The gauge of now."""
+        help_text = "For how long a watch may have missed something"
+        family = GaugeMetricFamily(f"{PREFIX}_watch_stale_seconds", help_text, labels=["kind"])
+        for kind, seconds in sorted(self._read().items()):
+            family.add_metric([kind], seconds)
+        return [family]
+
+
 class Metrics:
     """All metrics of one process, in a registry of their own."""
 
@@ -109,14 +128,20 @@ class Metrics:
         self._restarts = self._counter(
             "watch_restarts_total", "Watches that ended, by kind and cause", "kind", "cause"
         )
-        self._alive = self._gauge(
-            "watch_last_event_timestamp_seconds", "When a watch last brought an event or a bookmark", "kind"
-        )
         self._spent: dict[Key, float] = {}
         self._spending = self._counter(
             "spent_total", "Cost of runs since this process started; sums are per currency", "currency"
         )
         self._actions = self._counter("actions_total", "Actions of plans that were executed", "action")
+        self._refused = self._counter(
+            "refused_total", "Writes of children that the API server refused for good", "kind", "reason"
+        )
+        self._pruned = self._counter(
+            "status_pruned_total", "Statuses that were stored without fields that the CRD lacks", "kind"
+        )
+        self._missing = self._gauge(
+            "crd_missing_fields", "Fields that the installed CRD lacks, as seen at the start", "kind"
+        )
         self.loop_lag = self._gauge("loop_lag_seconds", "Delay of the event loop")
         self.leader = self._gauge("leader", "1 in the replica that leads, 0 in one that stands by")
         for resource in OURS:  # at 0, so that a rate sees the first error
@@ -135,17 +160,29 @@ class Metrics:
         """Count an action of a plan."""
         self._actions.labels(action).inc()
 
+    def refused(self, kind: str, reason: str) -> None:
+        """Count a refusal; `kind` is that of the child."""
+        self._refused.labels(kind, reason).inc()
+
+    def pruned(self, kind: str) -> None:
+        """Count a status that lost fields on its way into the store."""
+        self._pruned.labels(kind).inc()
+
+    def crd_lacks(self, kind: str, fields: int) -> None:
+        """Publish how many fields the installed CRD of a kind lacks."""
+        self._missing.labels(kind).set(fields)
+
     def watch_restarted(self, kind: str, cause: str) -> None:
         """Count the end of a watch; `cause` is ended, gone or error."""
         self._restarts.labels(kind, cause).inc()
 
-    def watch_alive(self, kind: str) -> None:
-        """Note that a watch brought something."""
-        self._alive.labels(kind).set_to_current_time()
-
     def publish(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A gauge whose value is read when it is scraped."""
         self._gauge(name, help_text).set_function(read)
+
+    def stale_watches(self, read: Callable[[], Mapping[str, float]]) -> None:
+        """Publish for how long each watch may have missed something."""
+        self.registry.register(StaleWatches(read))
 
     def show(self, key: Key, owner: Mapping[str, Any]) -> None:
         """Remember an object for the gauges, and count what a run cost since it was last shown."""

@@ -52,11 +52,11 @@ class Schedule(Generic[K]):
         elif key not in self._due or due < self._due[key]:
             self._push(key, due)
 
-    def backoff(self, key: K, now: float) -> float:
+    def backoff(self, key: K, now: float, at_least: float = 0.0) -> float:
         """Queue a key that failed; returns the delay, doubled with every failure up to the limit."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = min(self._first * 2.0 ** min(failures, 60), self._max)
+        delay = max(min(self._first * 2.0 ** min(failures, 60), self._max), at_least)
         self.add(key, now, delay)
         return delay
 
@@ -99,7 +99,7 @@ class WorkQueue(Generic[K]):
 
     def __init__(self, clock: Callable[[], float], schedule: Schedule[K] | None = None):
         self._clock = clock
-        self._schedule = schedule or Schedule()
+        self._schedule: Schedule[K] = Schedule() if schedule is None else schedule
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -121,9 +121,9 @@ class WorkQueue(Generic[K]):
         self._schedule.add(key, self._clock(), delay)
         self._changed.set()
 
-    def backoff(self, key: K) -> float:
-        """Queue a key that failed; returns the delay in seconds."""
-        delay = self._schedule.backoff(key, self._clock())
+    def backoff(self, key: K, at_least: float = 0.0) -> float:
+        """Queue a key that failed, not before `at_least` seconds; returns the delay in seconds."""
+        delay = self._schedule.backoff(key, self._clock(), at_least)
         self._changed.set()
         return delay
 

@@ -6,19 +6,23 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
-from datetime import datetime
 
-from finetune_operator.contracts.settings import Settings
+from pydantic import ValidationError
+
+from finetune_operator.core.actions import Plan, Refusal
+from finetune_operator.core.manifests import terminating
+from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.client import Api, ApiError, Object
-from finetune_operator.runtime.controllers import Controller
 from finetune_operator.runtime.events import Recorder
-from finetune_operator.runtime.executor import Executor, Outcome
+from finetune_operator.runtime.executor import PERMANENT, ExecutionResult, Executor, RefusedError
 from finetune_operator.runtime.metrics import Metrics
+from finetune_operator.runtime.observers.controllers import AnyController, Decide
+from finetune_operator.runtime.observers.servers import first_problem
 from finetune_operator.runtime.queue import QueueClosedError, WorkQueue
 from finetune_operator.runtime.resources import Key, own_resource
+from finetune_operator.runtime.statuses import StatusWriter
 
 RESYNC_SECONDS = 600.0
-STALE_SECONDS = 0.1
 log = logging.getLogger(__name__)
 
 
@@ -28,33 +32,39 @@ class Reconciler:
     def __init__(
         self,
         api: Api,
-        controllers: Mapping[str, Controller],
-        settings: Settings,
+        owners: Owners,
+        controllers: Mapping[str, AnyController],
         recorder: Recorder,
         metrics: Metrics,
+        queue: WorkQueue[Key],
         clock: Callable[[], float],
-        now: Callable[[], datetime],
     ):
-        self.queue: WorkQueue[Key] = WorkQueue(clock)
+        self.queue = queue
         self._api = api
+        self._owners = owners
         self._controllers = controllers
-        self._settings = settings
         self._recorder = recorder
-        self._executor = Executor(api, recorder, metrics)
+        self._statuses = StatusWriter(api, owners, metrics, clock, queue.add)
+        self._executor = Executor(api, recorder, self._statuses, metrics)
         self._metrics = metrics
         self._clock = clock
-        self._now = now
-        self._known: set[Key] = set()
+        self._leads = False
         metrics.publish("queue_length", "Objects queued, now or for later", lambda: len(self.queue))
         metrics.publish(
             "queue_wait_seconds", "How long the object that is due longest has waited", self.queue.waited
         )
         metrics.publish("workers_busy", "Workers that reconcile", lambda: self.queue.in_flight)
 
+    def lead(self) -> None:
+        """From now on this process decides, beginning with every object once."""
+        self._leads = True
+        for key in self._owners.known():
+            self.enqueue(key)
+
     def enqueue(self, key: Key) -> None:
-        """Something about this object may have changed."""
-        self._known.add(key)
-        self.queue.add(key)
+        """Something about this object may have changed. A process that stands by leaves it to the leader."""
+        if self._leads:
+            self.queue.add(key)
 
     async def work(self) -> None:
         """One worker: reconcile key after key until the queue is closed."""
@@ -64,24 +74,26 @@ class Reconciler:
             except QueueClosedError:
                 return
             try:
-                await self._timed(key)
+                await self.reconcile(key)
             finally:
                 self.queue.done(key)
 
     async def resync(self) -> None:
-        """Queue every known object now and then, spread over time: repairs whatever no event told us."""
+        """Queue every object now and then, spread over time: repairs whatever no event told us."""
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
-            for key in self._known:
+            for key in self._owners.known():
                 self.queue.add(key, random.uniform(0.0, RESYNC_SECONDS / 10))  # noqa: S311
 
-    async def _timed(self, key: Key) -> None:
+    async def reconcile(self, key: Key) -> None:
+        """Reconcile one object now. Whatever goes wrong with it is logged and tried again later."""
         started = self._clock()
         try:
             result = await self._reconcile(key)
         except ApiError as error:
             result = "error"
-            self._again_after_api_error(key, error)
+            delay = self.queue.backoff(key, at_least=error.retry_after or 0.0)
+            log.warning("reconcile failed", extra=_fields(key, error=str(error), retry_seconds=delay))
         except Exception:
             # A bug in observing or planning one object must neither stop the others nor spin.
             result = "error"
@@ -89,43 +101,78 @@ class Reconciler:
         self._metrics.reconciled(key.kind, result, self._clock() - started)
 
     async def _reconcile(self, key: Key) -> str:
-        """Observe, plan, execute. The object is read live: no cache may be older than the decision."""
-        owner = await self._api.get(own_resource(key.kind), key.namespace, key.name)
-        if owner is None or owner["metadata"].get("deletionTimestamp"):
+        """Observe, plan, execute."""
+        owner = self._owners.get(key)
+        if owner is None or terminating(owner):
             self._forget(key)
             return "gone"
         self._metrics.show(key, owner)
-        controller = self._controllers[key.kind]
-        observed = await controller.observe(owner)
-        plan = controller.plan(observed, self._settings, self._now())
         try:
-            outcome = await self._executor.execute(key, owner, plan)
+            decide = await self._controllers[key.kind].observe(owner)
+        except ValidationError as error:
+            return self._unreadable(key, owner, error)
+        plan = decide(None)
+        try:
+            result = await self._execute(key, owner, plan)
+        except RefusedError as error:
+            return await self._refused(key, owner, decide, error.refusal)
+        await self._follow_up(key, plan, result)
+        return result.value
+
+    def _unreadable(self, key: Key, owner: Object, error: ValidationError) -> str:
+        """Another version stored it, or the CRD is not ours: nothing can be done until it is corrected."""
+        text = f"This {key.kind} cannot be read: {first_problem(error)}; correct it."
+        self._recorder.record(owner, "Warning", "Unreadable", text)
+        log.warning("unreadable", extra=_fields(key, error=text, retry_seconds=self.queue.backoff(key)))
+        return "error"
+
+    async def _execute(self, key: Key, owner: Object, plan: Plan) -> ExecutionResult:
+        try:
+            return await self._executor.execute(key, owner, plan)
         except ApiError as error:
-            await self._explain(owner, error)
+            if error.status in PERMANENT:  # of the status itself, which therefore cannot tell
+                text = f"The API server refuses the status: {error.message}"
+                self._recorder.record(owner, "Warning", "Refused", text)
             raise
+
+    async def _refused(self, key: Key, owner: Object, decide: Decide, refusal: Refusal) -> str:
+        """Show what the server refuses for good (quota, admission, a missing role, a name that is taken) and
+        try again later: most of it can be mended without a change of the object.
+        """
+        self._metrics.refused(refusal.kind, refusal.reason)
+        self._recorder.record(owner, "Warning", refusal.reason, refusal.message)
+        await self._execute(key, owner, Plan(status=decide(refusal).status))
+        delay = self.queue.backoff(key)
+        log.warning("refused", extra=_fields(key, error=refusal.message, retry_seconds=delay))
+        return "refused"
+
+    async def _follow_up(self, key: Key, plan: Plan, result: ExecutionResult) -> None:
+        """What follows a write is not left to the watch, which may be cut. Writes in a row back off like
+        failures, so that two writers who undo each other's work cannot keep the API server busy.
+        """
+        if result is ExecutionResult.STALE:
+            await self._read_live(key)
+        if result is not ExecutionResult.UNCHANGED:
+            self.queue.backoff(key)
+            return
         self.queue.forget(key)
-        if outcome is not Outcome.UNCHANGED:
-            # Not left to the watch: the next step must follow even while the watch is cut.
-            self.queue.add(key, STALE_SECONDS if outcome is Outcome.STALE else 0.0)
-        elif plan.requeue_after is not None:
+        if plan.requeue_after is not None:
             self.queue.add(key, plan.requeue_after)
-        return outcome.value
+
+    async def _read_live(self, key: Key) -> None:
+        """A decision was refused because something had changed, so the cache is not believed either."""
+        live = await self._api.get(own_resource(key.kind), key.namespace, key.name)
+        if live is None:
+            self._owners.remove(key)
+        else:
+            self._owners.put(key, live)
 
     def _forget(self, key: Key) -> None:
-        """Children go by their owner references; a worker may forget what an event adds again at any time."""
-        self._known.discard(key)
+        """Children are garbage-collected by their owner references; a new object of this name begins anew."""
+        self._controllers[key.kind].forget(key)
+        self._statuses.forget(key)
         self.queue.forget(key)
         self._metrics.forget(key)
-
-    async def _explain(self, owner: Object, error: ApiError) -> None:
-        """What the server refuses for good (quota, admission, a missing role) is the user's to see."""
-        if error.status in (400, 403, 405, 413, 422):
-            text = f"The API server refused: {error.message}"
-            await self._recorder.record(owner, "Warning", "Refused", text)
-
-    def _again_after_api_error(self, key: Key, error: ApiError) -> None:
-        delay = self.queue.backoff(key)
-        log.warning("reconcile failed", extra=_fields(key, error=str(error), retry_seconds=delay))
 
 
 def _fields(key: Key, **more: object) -> dict[str, object]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import label, text
+from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL
 
 GROUP = "finetune.dev"
 VERSION = "v1alpha1"
+KUEUE = "kueue.x-k8s.io"
 MANAGED_BY = "app.kubernetes.io/managed-by=finetune-operator"
+OF_SERVERS = f"{MANAGED_BY},finetune.dev/kind=ModelServer"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ SERVICE = Resource("v1", "Service", "services")
 CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NETWORKPOLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 EVENT = Resource("v1", "Event", "events")
+LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 
 OURS = (FINETUNEJOB, MODELSERVER, ADAPTERDEPLOYMENT)
 _ALL = (*OURS, JOB, POD, DEPLOYMENT, CONFIGMAP, SERVICE, CLAIM, NETWORKPOLICY, EVENT)
@@ -59,8 +64,15 @@ _BY_KIND = {(resource.api_version, resource.kind): resource for resource in _ALL
 _OURS_BY_KIND = {resource.kind: resource for resource in OURS}
 
 
+def workloads(api_version: str) -> Resource:
+    """Kueue's Workloads in the version that the API server serves."""
+    return Resource(api_version, "Workload", "workloads")
+
+
 def resource_of(api_version: str, kind: str) -> Resource:
     """The resource of a manifest; a kind outside the table is a bug of the plan, so KeyError."""
+    if (api_version.split("/")[0], kind) == (KUEUE, "Workload"):
+        return workloads(api_version)
     return _BY_KIND[(api_version, kind)]
 
 
@@ -69,11 +81,9 @@ def own_resource(kind: str) -> Resource:
     return _OURS_BY_KIND[kind]
 
 
-def owner_key(manifest: Mapping[str, Any]) -> Key | None:
-    """The object of ours that a child belongs to, by its labels; None when it carries none."""
-    metadata = manifest.get("metadata") or {}
-    labels = metadata.get("labels") or {}
-    kind, owner = labels.get("finetune.dev/kind"), labels.get("finetune.dev/owner")
+def owner_key(manifest: Manifest) -> Key | None:
+    """The object of ours that may want to know of a child, by its labels; None when it carries none."""
+    kind, owner = label(manifest, KIND_LABEL), label(manifest, OWNER_LABEL)
     if kind not in _OURS_BY_KIND or not owner:
         return None
-    return Key(kind, metadata.get("namespace", ""), owner)
+    return Key(kind, text(manifest, "metadata", "namespace"), owner)

@@ -12,6 +12,7 @@ from finetune_operator.core.manifests import integer, items, mapping, text
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, labels, manifest_name, server_name
 
 INTENT = "finetune.dev/intent"
+SPEC = "finetune.dev/spec"
 DOCUMENT = "manifest.json"
 GATEWAY_PORT = 8000
 AGENT_PORT = 8001
@@ -22,8 +23,11 @@ _ROLLING = {
 }
 
 
-def deployment(server: ModelServer, template: Manifest) -> Manifest:
-    """The Deployment; by Surge it changes without a moment with fewer ready replicas."""
+def deployment(server: ModelServer, template: Manifest, spec_digest: str) -> Manifest:
+    """The Deployment of a template, which says from which spec it was rendered.
+
+    By Surge it changes without a moment with fewer ready replicas.
+    """
     spec = {
         "replicas": server.spec.replicas,
         "paused": False,
@@ -32,7 +36,9 @@ def deployment(server: ModelServer, template: Manifest) -> Manifest:
         "progressDeadlineSeconds": FETCH_SECONDS + _start_seconds(template),
         "template": template,
     }
-    return _child(server, "apps/v1", "Deployment", server_name(server), {"spec": spec})
+    child = _child(server, "apps/v1", "Deployment", server_name(server), {"spec": spec})
+    child["metadata"]["annotations"][SPEC] = spec_digest
+    return child
 
 
 def service(server: ModelServer) -> Manifest:
@@ -79,7 +85,9 @@ def _start_seconds(template: Manifest) -> int:
     )
 
 
-def _child(server: ModelServer, api_version: str, kind: str, name: str, body: dict[str, Any]) -> Manifest:
+def _child(
+    server: ModelServer, api_version: str, kind: str, name: str, body: dict[str, Any]
+) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "name": name,
         "namespace": server.metadata.namespace,

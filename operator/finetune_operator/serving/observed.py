@@ -11,7 +11,7 @@ from typing import Any
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Manifest, Refusal
-from finetune_operator.core.manifests import integer, items, label, text
+from finetune_operator.core.manifests import controller_uid, integer, items, label, text
 from finetune_operator.render.names import server_name
 
 AGENT_PATIENCE = timedelta(seconds=30)
@@ -113,6 +113,10 @@ class Observed:
     unreadable: tuple[Unreadable, ...] = ()
     peers: tuple[ModelServer, ...] = ()
     refusal: Refusal | None = None
+
+    def owns(self, child: Manifest | None) -> bool:
+        """Whether the server controls an object."""
+        return child is not None and controller_uid(child) == self.server.metadata.uid
 
     @property
     def live(self) -> tuple[PodState, ...]:

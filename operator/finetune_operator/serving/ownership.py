@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_operator.core.actions import Action, Apply, Emit, Manifest
-from finetune_operator.core.manifests import controller_uid, items, name_of, terminating, text
+from finetune_operator.core.manifests import items, name_of, terminating, text
 from finetune_operator.serving.children import intent_of
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed
@@ -43,25 +43,28 @@ def put_right(intent: Manifest, live: Manifest | None) -> list[Action]:
         return []
     if intent_of(live) != intent_of(intent):
         return [Apply(intent)]
-    message = f"{path} of {intent['kind']} {name_of(intent)} was changed; the ModelServer puts it back."
+    message = (
+        f"{path} of {intent['kind']} {name_of(intent)} was changed, by somebody or a webhook; the "
+        "ModelServer puts it back."
+    )
     return [Apply(intent), Emit("Normal", "ChangeReverted", message)]
 
 
 def _taken(observed: Observed, kind: str, live: Manifest) -> Taken | None:
     server, name = observed.server.metadata, name_of(live)
-    uid = controller_uid(live)
-    if uid == server.uid:
+    if observed.owns(live):
         return None
-    if _controller(live).get("kind") == "ModelServer" and _controller(live).get("name") == server.name:
+    controller = _controller(live)
+    if controller.get("kind") == "ModelServer" and controller.get("name") == server.name:
         message = (
             f"{kind} {name} belongs to an earlier ModelServer {server.name}; waiting until it is "
             f"garbage-collected{_since(live)}."
         )
         return Taken(kind, name, message, passing=True)
-    owner = f"controlled by {_described(live)}" if uid else "not controlled by this ModelServer"
+    owner = f"{text(controller, 'kind')} {text(controller, 'name')}" if controller else "nobody"
     message = (
-        f"{kind} {name} exists and is {owner}; it is left alone. Delete or rename it, or create the "
-        "ModelServer under another name."
+        f"{kind} {name} exists and is controlled by {owner}, not by this ModelServer, which leaves it alone. "
+        "Delete or rename it, or create the ModelServer under another name."
     )
     return Taken(kind, name, message, passing=False)
 
@@ -69,11 +72,6 @@ def _taken(observed: Observed, kind: str, live: Manifest) -> Taken | None:
 def _controller(live: Manifest) -> Mapping[str, object]:
     references = items(live, "metadata", "ownerReferences")
     return next((ref for ref in references if ref.get("controller") is True), {})
-
-
-def _described(live: Manifest) -> str:
-    found = _controller(live)
-    return f"{found.get('kind')} {found.get('name')}"
 
 
 def _since(live: Manifest) -> str:

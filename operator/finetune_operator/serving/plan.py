@@ -8,7 +8,7 @@ from datetime import datetime
 from finetune_operator.api.modelserver import ModelServerStatus
 from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Action, Emit, Patch, Plan
+from finetune_operator.core.actions import Action, Emit, Manifest, Patch, Plan
 from finetune_operator.core.manifests import text
 from finetune_operator.serving import children
 from finetune_operator.serving.observed import Observed, PodState
@@ -42,7 +42,7 @@ def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
     actions = (
         *_children(observed, decided),
         *_nudges(observed.live, decided.step.table),
-        *_events(observed, status),
+        *_events(observed, decided, status),
     )
     return Plan(actions, status.to_status(), _look_again(observed, decided, now))
 
@@ -51,10 +51,19 @@ def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
     template = chosen(observed, settings)
     slots = _slots(observed, template)
     wanted = wanted_versions(observed)
-    step = next_step(current_table(observed, wanted), wanted, observed.live, slots)
+    current = current_table(observed, wanted)
+    step = next_step(current, wanted, observed.live, slots)
     answering, replicas = observed.answering(now), observed.server.spec.replicas
     reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
-    return Decided(template, step, slots, reports, taken(observed))
+    return Decided(
+        template, _deployment(observed, template), step, slots, reports, taken(observed), current.rebuilt
+    )
+
+
+def _deployment(observed: Observed, template: Template | None) -> Manifest | None:
+    if template is None:
+        return None
+    return children.deployment(observed.server, template.body, template.record.spec_digest)
 
 
 def _slots(observed: Observed, template: Template | None) -> Slots:
@@ -73,8 +82,8 @@ def _children(observed: Observed, decided: Decided) -> list[Action]:
         (children.service(server), observed.service),
         (children.network_policy(server), observed.policy),
     ]
-    if decided.template is not None and (observed.deployment is not None or not decided.taken):
-        intended.append((children.deployment(server, decided.template.body), observed.deployment))
+    if decided.deployment is not None and (observed.deployment is not None or not decided.taken):
+        intended.append((decided.deployment, observed.deployment))
     return [
         action
         for intent, live in intended
@@ -97,7 +106,15 @@ def _nudges(pods: Sequence[PodState], table: Table) -> list[Action]:
     ]
 
 
-def _events(observed: Observed, status: ModelServerStatus) -> list[Action]:
+def _events(observed: Observed, decided: Decided, status: ModelServerStatus) -> list[Action]:
+    rebuilt = "The server manifest was lost or edited; it is made again from what pods and statuses hold."
+    return [
+        *([Emit("Warning", "ManifestRebuilt", rebuilt)] if decided.rebuilt else []),
+        *_news(observed, status),
+    ]
+
+
+def _news(observed: Observed, status: ModelServerStatus) -> list[Action]:
     """One event per change of the Ready reason."""
     before, after = observed.server.status.condition("Ready"), status.condition("Ready")
     if after is None or (before is not None and before.reason == after.reason):

@@ -9,9 +9,9 @@ from typing import Literal
 from finetune_operator.core.manifests import integer, text
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.routing import Step, followed
-from finetune_operator.serving.table import alias_of
 from finetune_operator.serving.wanted import Wanted
 
+SHOWN = 8  # aliases in a sentence
 State = Literal["Pending", "Loading", "Serving", "Failed"]
 
 
@@ -82,8 +82,11 @@ def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing:
             "The engines were started without a surge slot, so a full server cannot roll: set "
             "spec.upgrade.revision of the ModelServer to a new value to start its pods with one.",
         )
-    aliases = ", ".join(sorted({alias_of(name) for name in step.holding}))
-    message = f"All adapter slots of the ModelServer are taken ({aliases}); raise its spec.maxCpuLoras."
+    count, shown = len(step.aliases), ", ".join(step.aliases[:SHOWN])
+    more = f" and {count - SHOWN} more" if count > SHOWN else ""
+    message = (
+        f"All {count} adapter slots of the ModelServer are taken ({shown}{more}); raise its spec.maxCpuLoras."
+    )
     return Standing("Failed", "InsufficientSlots", message)
 
 

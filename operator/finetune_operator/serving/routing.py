@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from finetune_operator.contracts.documents import ManifestVersion
 from finetune_operator.core.manifests import integer
@@ -37,6 +38,11 @@ class Step:
     table: Table
     holding: frozenset[str]
     without_slot: frozenset[str]
+
+    @cached_property
+    def aliases(self) -> tuple[str, ...]:
+        """The aliases that take a slot, in order."""
+        return tuple(sorted({alias_of(name) for name in self.holding}))
 
 
 def next_step(current: Table, wanted: Sequence[Wanted], pods: Sequence[PodState], slots: Slots) -> Step:

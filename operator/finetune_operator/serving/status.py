@@ -10,15 +10,16 @@ from datetime import datetime
 from finetune_operator.api.conditions import Fact, clip, with_facts
 from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Manifest
+from finetune_operator.observe.trouble import Trouble
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
 from finetune_operator.serving.children import GATEWAY_PORT
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.ownership import Taken
 from finetune_operator.serving.report import AliasReport
 from finetune_operator.serving.routing import Slots, Step
-from finetune_operator.serving.table import alias_of
-from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, rolled_out
-from finetune_operator.serving.trouble import Trouble, trouble_of
+from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, in_force, rolled_out
+from finetune_operator.serving.trouble import trouble_of
 
 ENTRIES = 1024  # what the schema takes
 ADAPTERS_BYTES = 240_000  # etcd takes 1.5 MB of an object; readers and caches hold it many times
@@ -28,13 +29,15 @@ STOPPED = "Stopped"
 
 @dataclass(frozen=True)
 class Decided:
-    """What the plan decided, for the status to tell."""
+    """What the plan decided, for the status to tell; `deployment` is the intended one."""
 
     template: Template | None
+    deployment: Manifest | None
     step: Step
     slots: Slots
     reports: Sequence[AliasReport]
     taken: Sequence[Taken]
+    rebuilt: bool
 
 
 def endpoint(name: str, namespace: str) -> str:
@@ -46,7 +49,7 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
     """The whole status; conditions keep their transition times."""
     server, template = observed.server, decided.template
     generation = server.metadata.generation
-    facts = [*_facts(observed, settings, decided, now), _update(observed, template)]
+    facts = [*_facts(observed, settings, decided, now), _update(observed, decided)]
     entries = _entries(decided.reports)
     return ModelServerStatus(
         observed_generation=generation,
@@ -70,10 +73,10 @@ def _facts(observed: Observed, settings: Settings, decided: Decided, now: dateti
     replicas, answering = observed.server.spec.replicas, len(observed.answering(now))
     trouble = _blocked(observed, decided)
     ready = trouble is None and answering >= replicas
-    if trouble is None and not (ready and rolled_out(observed, decided.template)):
+    if trouble is None and not (ready and _as_specified(observed, decided)):
         trouble = trouble_of(observed, decided.template, decided.step.table, settings, now)
     counted = f"{answering} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}."
-    fine = Trouble("Serving", counted, stalled=False)
+    fine = Trouble("Serving", counted)
     shown, told = trouble or fine, fine if ready else trouble or fine
     moving = trouble is not None and not trouble.stalled and trouble.reason != STOPPED
     yield Fact("Ready", ready, told.reason, told.message)
@@ -81,25 +84,32 @@ def _facts(observed: Observed, settings: Settings, decided: Decided, now: dateti
     yield Fact("Stalled", trouble is not None and trouble.stalled, shown.reason, shown.message)
 
 
+def _as_specified(observed: Observed, decided: Decided) -> bool:
+    current = in_force(observed.server, decided.template)
+    return current and rolled_out(observed.deployment, decided.deployment)
+
+
 def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
     """What makes it useless to look at pods."""
     if observed.refusal is not None:
-        return Trouble(observed.refusal.reason, observed.refusal.message)
+        return Trouble(observed.refusal.reason, observed.refusal.message, stalled=True)
     for taken in sorted(decided.taken, key=lambda entry: entry.passing):
         reason = "WaitingForDeletion" if taken.passing else "NameConflict"
         return Trouble(reason, taken.message, stalled=not taken.passing)
     if observed.server.spec.replicas == 0:
         message = "The server is scaled to zero; set spec.replicas to 1 or more to serve."
-        return Trouble(STOPPED, message, stalled=False)
+        return Trouble(STOPPED, message)
     return None
 
 
-def _update(observed: Observed, template: Template | None) -> Fact:
+def _update(observed: Observed, decided: Decided) -> Fact:
     """Whether the operator would render other pods now, and how they come."""
-    if template is not None and template.upgrade is not None:
+    template = decided.template
+    if template is None or not in_force(observed.server, template):
+        return Fact(UPDATE_AVAILABLE, None, "NotRendered", "There are no pods for this spec; see Stalled.")
+    if template.upgrade is not None:
         return _available(observed.server.spec.upgrade.policy, template.upgrade)
-    automatic = template is not None and template.record.cause == "Automatic"
-    if automatic and not rolled_out(observed, template):
+    if template.record.cause == "Automatic" and not rolled_out(observed.deployment, decided.deployment):
         message = "Pods with the operator's present image and settings replace the others."
         return Fact(UPDATE_AVAILABLE, False, "Upgrading", message)
     return Fact(UPDATE_AVAILABLE, False, "UpToDate", "The pods are what the operator would render now.")
@@ -115,11 +125,10 @@ def _available(policy: str, upgrade: Upgrade) -> Fact:
 
 
 def _slots(decided: Decided) -> SlotsStatus:
-    held = decided.step.holding
-    aliases = len({alias_of(name) for name in held})
+    aliases = len(decided.step.aliases)
     if decided.slots.engine <= decided.slots.aliases:
         return SlotsStatus(total=decided.slots.aliases, used=aliases, surge="Missing")
-    in_use = len(held) > decided.slots.aliases
+    in_use = len(decided.step.holding) > decided.slots.aliases
     return SlotsStatus(total=decided.slots.aliases, used=aliases, surge="InUse" if in_use else "Free")
 
 

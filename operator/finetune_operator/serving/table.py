@@ -24,11 +24,15 @@ from finetune_operator.serving.wanted import Wanted
 
 @dataclass(frozen=True)
 class Table:
-    """The decided part of the server manifest: versions by name, and the version of each routed alias."""
+    """The decided part of the server manifest: versions by name, and the version of each routed alias.
+
+    `rebuilt`: its ConfigMap was lost or edited, and it is what pods and statuses hold.
+    """
 
     generation: int = 0
     versions: Mapping[str, ManifestVersion] = field(default_factory=dict)
     routes: Mapping[str, str] = field(default_factory=dict)
+    rebuilt: bool = False
 
 
 def write_table(table: Table, base: ManifestBase) -> ServerManifest:
@@ -47,14 +51,15 @@ def current_table(observed: Observed, wanted: Sequence[Wanted]) -> Table:
     A rebuilt table has a generation that no pod has seen: two tables of one generation would look alike.
     """
     newest = _newest_generation(observed)
-    table = read_table(observed.manifest)
+    table = read_table(observed.manifest) if observed.owns(observed.manifest) else None
     if table is not None and table.generation >= newest:
         return table
     if newest == 0:
         return Table()
     served = dict(_served(observed, wanted))
     versions = {version.name: version for version in served.values()}
-    return Table(newest + 1, versions, {alias: version.name for alias, version in served.items()})
+    routes = {alias: version.name for alias, version in served.items()}
+    return Table(newest + 1, versions, routes, rebuilt=True)
 
 
 def read_table(configmap: Manifest | None) -> Table | None:

@@ -17,9 +17,9 @@ from finetune_operator.api.modelserver import ModelServer, TemplateRecord
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import condition, controller_uid, integer, items, mapping, text
+from finetune_operator.core.manifests import condition, integer, items, mapping, text
 from finetune_operator.render.names import labels
-from finetune_operator.serving.children import selector
+from finetune_operator.serving.children import SPEC, intent_of, selector
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.pod import pod_template
@@ -52,7 +52,7 @@ class Template:
     @property
     def engine_slots(self) -> int | None:
         """How many adapters the engine holds, as its arguments say."""
-        args = [arg for c in items(self.body, "spec", "initContainers") for arg in c.get("args") or ()]
+        args = [arg for c in items(self.body, "spec", "initContainers") for arg in _arguments_of(c)]
         given = str(dict(pairwise(args)).get("--max-cpu-loras", ""))
         return int(given) if given.isdigit() else None
 
@@ -92,17 +92,16 @@ def in_force(server: ModelServer, template: Template | None) -> bool:
     return template is not None and template.record.spec_digest == _spec_digest(server)
 
 
-def rolled_out(observed: Observed, template: Template | None) -> bool:
-    """Whether every pod was replaced by one of the spec's template; what becomes of those does not matter."""
-    deployment = observed.deployment
-    if template is None or not in_force(observed.server, template):
+def rolled_out(live: Manifest | None, intent: Manifest | None) -> bool:
+    """Whether every pod was replaced by one of the intended Deployment; what becomes of those later does not
+    matter.
+    """
+    if intent is None or intent_of(live) != intent_of(intent):
         return False
-    if difference(template.body, mapping(deployment, "spec", "template")) is not None:
+    seen = integer(live, "status", "observedGeneration") or 0
+    if seen < (integer(live, "metadata", "generation") or 0):
         return False
-    seen = integer(deployment, "status", "observedGeneration") or 0
-    if seen < (integer(deployment, "metadata", "generation") or 0):
-        return False
-    return text(condition(deployment, "Progressing"), "reason") == "NewReplicaSetAvailable"
+    return text(condition(live, "Progressing"), "reason") == "NewReplicaSetAvailable"
 
 
 def waits_for_turn(server: ModelServer) -> bool:
@@ -149,18 +148,23 @@ def _recorded(server: ModelServer, body: Manifest, cause: Cause) -> Template:
 
 
 def _kept(observed: Observed) -> Template | None:
-    """The recorded template; before the first record, that of the Deployment an older operator made."""
-    server, record = observed.server, observed.server.status.pod_template
-    if record is not None:
-        try:
-            body = json.loads(record.template)
-        except (ValueError, RecursionError):
-            body = None
-        return Template(body, record) if isinstance(body, dict) else None
-    live = observed.deployment
-    if live is None or controller_uid(live) != server.metadata.uid:
+    """The recorded template; where the record is missing, that of the Deployment that is there."""
+    server, live, record = observed.server, observed.deployment, observed.server.status.pod_template
+    if record is not None and (body := _parsed(record)) is not None:
+        return Template(body, record)
+    if not observed.owns(live):
         return None
-    return _recorded(server, mapping(live, "spec", "template"), "Spec")
+    found = _recorded(server, mapping(live, "spec", "template"), "Spec")
+    rendered_from = text(live, "metadata", "annotations", SPEC) or found.record.spec_digest
+    return Template(found.body, found.record.model_copy(update={"spec_digest": rendered_from}))
+
+
+def _parsed(record: TemplateRecord) -> Manifest | None:
+    try:
+        body = json.loads(record.template)
+    except (ValueError, RecursionError):  # a status that somebody else wrote
+        return None
+    return body if isinstance(body, dict) else None
 
 
 def _cause(server: ModelServer, kept: Template | None) -> Cause | None:
@@ -184,7 +188,7 @@ def _changes(kept: Manifest, fresh: Manifest) -> str:
 
 
 def _images(kept: Manifest, fresh: Manifest) -> Iterator[str]:
-    before, after = ({c.get("image") for c in _containers(body)} for body in (kept, fresh))
+    before, after = ({text(c, "image") for c in _containers(body)} for body in (kept, fresh))
     if before != after:
         yield f"image {_list(before - after)} -> {_list(after - before)}"
 
@@ -204,7 +208,8 @@ def _arguments_of(container: Mapping[str, Any]) -> list[str]:
     engine = [
         text(entry, "value") for entry in items(container, "env") if entry.get("name") == "FT_ENGINE_ARGS"
     ]
-    return [*map(str, container.get("args") or ()), *engine]
+    args = container.get("args")
+    return [*(map(str, args) if isinstance(args, list) else ()), *engine]
 
 
 def _containers(body: Manifest) -> list[Mapping[str, Any]]:

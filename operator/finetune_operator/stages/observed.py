@@ -20,9 +20,11 @@ class Observed:
     `jobs` holds every child Job by name and `pods` the pods of each child Job by the Job's name (also of Jobs
     that are gone); `claims` holds the PersistentVolumeClaims by name: the workspace and those in pvc://
     sources and in the destination, a missing one being an absent key. `configmaps` names the source
-    ConfigMaps that exist (`name`) and their keys (`name/key`). `progress` is the last document that the
-    running stage served, None when it serves none, and `progress_at` when it last answered. `runs` are the
-    FineTuneJobs of the namespace, read only when the job.json of prepare is about to be written. `refusal` is
+    ConfigMaps that exist (`name`) and their keys (`name/key`). Both show objects of users only until a stage
+    that needs them starts: claims while no attempt runs, ConfigMaps before prepare. `progress` is the last
+    document that the running stage served, None before the first, and `progress_at` when it last answered.
+    `runs` are the finished FineTuneJobs of the namespace that measured an MFU, shown only when the job.json
+    of prepare is about to be written. `refusal` is
     what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
     by the Job's name; `kueue` says whether the cluster has Kueue.
     """

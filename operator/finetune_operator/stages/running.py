@@ -85,13 +85,15 @@ def _silent_since(run: Run) -> str | None:
 def _hang(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Trouble | None:
     """A step that does not end. The trainer ends itself by then; one that cannot is ended at twice the time.
 
-    A stage that the operator cannot reach is not one that hangs.
+    A stage that the operator cannot reach is not one that hangs. Until a training step is measured only the
+    trainer knows how long loading and compiling may take.
     """
     progress = progress_now(run, stage)
     if attempt.reemits or stage.name not in ("baseline", "train", "evaluate") or progress is None:
         return None
     since = moment_of(progress.stepped_at)
-    if since is None or progress.silent_since is not None:
+    unmeasured = stage.name == "train" and progress.step_seconds is None
+    if since is None or progress.silent_since is not None or unmeasured:
         return None
     usual = summaries.as_number(progress.step_seconds) or 0
     saving = saving_seconds(run.status.plan) if stage.name == "train" else 0

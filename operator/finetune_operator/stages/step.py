@@ -14,13 +14,13 @@ from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
 from finetune_operator.contracts.documents import JobDocument
 from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest, Refusal
-from finetune_operator.core.manifests import integer, mapping, suspended, terminating, text
+from finetune_operator.core.manifests import integer, label, mapping, suspended, terminating, text
 from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
-from finetune_operator.observe.trouble import scheduled
+from finetune_operator.observe.trouble import scheduled, steady
 from finetune_operator.render import job as children
-from finetune_operator.render.names import workspace_name
+from finetune_operator.render.names import QUEUE_LABEL, workspace_name
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import cpu_stage_resources
 from finetune_operator.render.volumes import common, workspace_claim
@@ -75,8 +75,14 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
     if blocked is not None:
         return _blocked(run, stage, blocked)
     attempt = next_attempt(run.job, stage.name, attempts, run.now)
-    if not attempt.reemits:
-        attempt = priced(run.job, run.settings, attempt)
+    return _begin(run, stage, attempt if attempt.reemits else priced(run.job, run.settings, attempt))
+
+
+def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
+    """Record an attempt; its Job follows in the next reconcile, so that a crash cannot double it.
+
+    The first Job of a run is created at once: it holds no GPU, and no other can have been before it.
+    """
     message = f"Attempt {attempt.number} of {stage.name} starts."
     mended = (
         [Fact("Reconciling", True, stage.activity, message)]
@@ -84,12 +90,14 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
         else []
     )
     pending = Fact(stage.condition, None, "Pending", message)
+    first = stage.name == "prepare" and attempt.number == 1
+    created = _creating(run, stage, attempt) if first else ()
     return Decision(
         attempts=(attempt,),
         pinned=pins(run.settings),
         facts=(*_shown(stage, message), NOTHING_WRONG, *mended, pending),
         title=stage.title,
-        actions=(event("Normal", f"{stage.title}Started", message),),
+        actions=(*created, event("Normal", f"{stage.title}Started", message)),
         again=run.settings.progress_seconds,
     )
 
@@ -102,11 +110,15 @@ def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     blocked = blocker(run, stage.name)
     if blocked is not None:
         return _blocked(run, stage, blocked)
+    return Decision(actions=_creating(run, stage, attempt), again=run.settings.progress_seconds)
+
+
+def _creating(run: Run, stage: Stage, attempt: Attempt) -> tuple[Action, ...]:
     ours = workspace_name(run.job)
     missing = workspace_claim(run.job) == ours and ours not in run.observed.claims
     volumes = [Create(children.workspace(run.job))] if missing else []
     job = children.stage_job(run.job, run.settings, attempt, _parts(run, stage, attempt))
-    return Decision(actions=(*volumes, Create(job)), again=run.settings.progress_seconds)
+    return (*volumes, Create(job))
 
 
 def _parts(run: Run, stage: Stage, attempt: Attempt) -> PodParts:
@@ -118,20 +130,28 @@ def _parts(run: Run, stage: Stage, attempt: Attempt) -> PodParts:
 
 def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) -> Decision:
     pods = run.observed.pods.get(attempt.job, ())
-    outcome = outcome_of(stage.name, child, pods)
+    outcome = outcome_of(stage.name, child, pods, run.now)
     if outcome is not None:
         had_nodes = any(text(pod, "spec", "nodeName") for pod in pods)
         return _record(run, stage, attempt, outcome, had_nodes=had_nodes)
     if child is None:
         left = leftovers(run, [attempt])
         return _stopping(run, stage, left) if left is not None else Decision()
-    if attempt.state == "Recorded":
+    if attempt.state == "Recorded" and (_resuming(run, attempt, child) or _queued(run, attempt, child)):
         return _released(run, stage, attempt, child)
     return _watch(run, stage, attempt, child, pods)
 
 
+def _queued(run: Run, attempt: Attempt, child: Manifest) -> bool:
+    """Whether Kueue resumes the Job, which may be before it has what its pods mount."""
+    return bool(label(child, QUEUE_LABEL)) or attempt.job in run.observed.workloads
+
+
 def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
-    """Give the Job what its pods mount, which it owns, and let it have them."""
+    """Give the Job what its pods mount, which it owns, and let it have them.
+
+    That is told once the pods have nodes; of a queued Job at once, since it may wait for long.
+    """
     if terminating(child):
         return Decision(again=run.settings.progress_seconds)
     held = halt(run, stage.name)
@@ -142,15 +162,21 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
     ]
     if (mapping(child, "spec").get("completions") or 1) != 1:
         mounted.extend(Create(needed) for needed in children.rendezvous(run.job, attempt, child))
-    # From here on the run is current for kstatus: a long training is not "in progress".
-    current = Fact("Reconciling", False, stage.activity, "The run works.")
+    actions = (*mounted, *_resuming(run, attempt, child))
+    if not _queued(run, attempt, child):
+        return Decision(actions=actions, again=run.settings.progress_seconds)
     return Decision(
-        actions=(*mounted, *_resuming(run, attempt, child)),
+        actions=actions,
         attempts=(attempt.model_copy(update={"state": "Running"}),),
-        facts=(current, *_running(stage, attempt)),
+        facts=(_current(stage.activity, "The run works."), *_running(stage, attempt)),
         title=stage.title,
         again=run.settings.progress_seconds,
     )
+
+
+def _current(reason: str, message: str) -> Fact:
+    """From here on the run is current for kstatus: a long training is not "in progress"."""
+    return Fact("Reconciling", False, reason, message)
 
 
 def _resuming(run: Run, attempt: Attempt, child: Manifest) -> tuple[Action, ...]:
@@ -173,13 +199,17 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
     if suspended(child):
         return _suspended(run, stage, attempt, child)
     trouble = trouble_now(run, stage, attempt, child, pods)
+    if trouble is None and not scheduled(pods) and attempt.state == "Recorded":
+        return Decision(again=run.settings.progress_seconds)  # its pods are about to come
+    begun = attempt.model_copy(update={"state": "Running"})
     if trouble is None:
-        return _works(run, stage, attempt, placed=scheduled(pods))
+        return _works(run, stage, begun, pods)
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
         return _record(run, stage, attempt, outcome, had_nodes=False)
-    return _waits(run, stage, wait, stalled=trouble.stalled)
+    waits = _waits(run, stage, wait, stalled=trouble.stalled)
+    return replace(waits, attempts=(begun,)).adding(_current(wait.reason, wait.message))
 
 
 def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blocker) -> Decision:
@@ -191,7 +221,8 @@ def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blo
 
 def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
     """The Job is suspended though the run may go on: by us until now, by Kueue, or by somebody else."""
-    why = waiting(child, run.observed.workloads.get(attempt.job), kueue=run.observed.kueue)
+    workload = run.observed.workloads.get(attempt.job)
+    why = waiting(child, workload, kueue=run.observed.kueue, now=run.now)
     resuming = _resuming(run, attempt, child)
     if why is None:
         return Decision(actions=resuming, again=run.settings.progress_seconds)
@@ -199,18 +230,26 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
     return _waits(run, stage, wait, stalled=False).adding(actions=resuming)
 
 
-def _works(run: Run, stage: Stage, attempt: Attempt, *, placed: bool) -> Decision:
+def _works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Decision:
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
     moved = with_checkpoint(attempt, integer(run.observed.progress, "checkpointStep"))
     saving = summaries.decimal(mapping(run.observed.progress).get("checkpointSeconds"), 1)
+    facts = (*_running(stage, attempt), _current(stage.activity, "The run works."), NOTHING_WRONG)
     return Decision(
-        attempts=(moved,) if moved != attempt else (),
-        facts=(*_running(stage, attempt), NOTHING_WRONG, *([admitted] if placed else [])),
+        attempts=(moved,),
+        facts=(*facts, *([admitted] if scheduled(pods) else [])),
         title=stage.title,
         progress=progress_now(run, stage),
         plan=MemoryPlan(checkpoint_seconds=saving) if stage.name == "train" else None,
-        again=QUIET_SECONDS if run.job.spec.budget is None else BUDGET_SECONDS,
+        again=_look_again(run, pods),
     )
+
+
+def _look_again(run: Run, pods: Sequence[Manifest]) -> float:
+    """Soon while pods start or end, for no event tells that one takes long; else the poller tells enough."""
+    if not pods or not all(steady(pod) for pod in pods):
+        return run.settings.progress_seconds
+    return QUIET_SECONDS if run.job.spec.budget is None else BUDGET_SECONDS
 
 
 def _record(

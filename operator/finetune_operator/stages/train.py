@@ -36,6 +36,7 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
         "FT_NODES": str(asked.nodes),
         **({"FT_PROCESSES": str(processes)} if processes else {}),
         "FT_MASTER_ADDR": "127.0.0.1" if gang is None else f"{attempt.job}-0.{gang}",
+        "FT_RENDEZVOUS_SECONDS": str(settings.unschedulable_deadline_seconds),
     }
     return PodParts(
         "train",

@@ -75,7 +75,7 @@ SUMMARIES: dict[str, dict[str, Any]] = {
 
 
 def result(stage: str, outcome: str, reason: str, **summary: Any) -> str:
-    """A termination message of the trainer (docs/architecture.md, "Result")."""
+    """A termination message of the trainer (docs/contracts.md, "Result")."""
     document = {"schemaVersion": 1, "stage": stage, "inputDigest": DIGEST, "outcome": outcome}
     told = {"reason": reason, "message": f"{stage} says {reason}.", "summary": summary}
     return json.dumps({**document, **told})

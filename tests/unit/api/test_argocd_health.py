@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.server.builders import World
+from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
+
 lupa = pytest.importorskip("lupa", reason="lupa is not installed")
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "crds" / "argocd"
@@ -73,8 +76,70 @@ def test_health_of_a_run(body: dict[str, Any], expected: tuple[str, str]) -> Non
         (_object({"Ready": "True"}), ("Healthy", "Ready is True")),
         (_object({"Ready": "False", "Stalled": "True"}), ("Degraded", "Stalled is True")),
         (_object({"Ready": "False", "Stalled": "False"}), ("Progressing", "Ready is False")),
+        (_object({"Ready": "True", "Reconciling": "True"}), ("Progressing", "Reconciling is True")),
+        (_object({"Ready": "True", "Stalled": "True"}), ("Degraded", "Stalled is True")),
     ],
-    ids=["a new object", "an old status", "ready", "stalled", "on its way"],
+    ids=[
+        "a new object",
+        "an old status",
+        "ready",
+        "stalled",
+        "on its way",
+        "a rollout while the old pods answer",
+        "a rollout that stands still while the old pods answer",
+    ],
 )
 def test_health_of_what_serves(kind: str, body: dict[str, Any], expected: tuple[str, str]) -> None:
     assert _health(kind, body) == expected
+
+
+def _stopped() -> dict[str, Any]:
+    world = World({"replicas": 0}).settle()
+    return {"metadata": {"generation": 1}, "spec": {"replicas": 0}, "status": world.status}
+
+
+def test_a_server_that_is_scaled_to_zero_is_suspended() -> None:
+    assert _health("ModelServer", _stopped())[0] == "Suspended"
+
+
+def _without_claim(world: KubernetesSimulation) -> None:
+    world.claims.pop("models")
+
+
+def _without_configmap(world: KubernetesSimulation) -> None:
+    world.configmaps.clear()
+
+
+def _without_key(world: KubernetesSimulation) -> None:
+    world.configmaps.remove("reviews/train.jsonl")
+
+
+def _unknown_gpu(world: KubernetesSimulation) -> None:
+    world.object["spec"]["resources"] = {"gpusPerNode": 1, "gpuType": "h900"}
+
+
+def _wrong_image(world: KubernetesSimulation) -> None:
+    world.settle()
+    waiting = {"name": "prepare", "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
+    (pods,) = world.pods.values()
+    pods[0]["status"] = {"phase": "Pending", "containerStatuses": [waiting]}
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [_without_claim, _without_configmap, _without_key, _unknown_gpu, _wrong_image],
+    ids=["no claim", "no ConfigMap", "no key in it", "no such gpuType", "an image that cannot be pulled"],
+)
+def test_a_mistake_that_only_a_person_can_mend_is_degraded(mistake: Any) -> None:
+    world = KubernetesSimulation()
+    mistake(world)
+    assert _health("FineTuneJob", world.settle().object)[0] == "Degraded"
+
+
+def test_a_run_that_waits_for_a_node_is_suspended() -> None:
+    world = KubernetesSimulation().settle()
+    no_node = {"type": "PodScheduled", "status": "False", "lastTransitionTime": "2025-12-31T23:00:00Z"}
+    (pods,) = world.pods.values()
+    pods[0]["spec"].pop("nodeName")
+    pods[0]["status"] = {"phase": "Pending", "conditions": [no_node]}
+    assert _health("FineTuneJob", world.settle().object)[0] == "Suspended"

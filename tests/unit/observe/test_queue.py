@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from finetune_operator.core.actions import Patch
 from finetune_operator.observe.queue import let_run, stop, waiting
 
 WORKLOADS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("workloads.json").read_text())
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 KEY = "finetune.dev/suspended-by"
 OURS = {KEY: "finetune-operator"}
 PREEMPTED = "Preempted to accommodate a workload"
@@ -58,7 +60,7 @@ def workload(state: str, *, ours: bool = False) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_a_waiting_job_is_explained_in_kueues_words(state: str, reason: str, words: str) -> None:
-    found = waiting(child(), workload(state), kueue=True)
+    found = waiting(child(), workload(state), kueue=True, now=NOW)
     assert found is not None
     assert found.reason == reason
     assert words in found.message
@@ -66,12 +68,12 @@ def test_a_waiting_job_is_explained_in_kueues_words(state: str, reason: str, wor
 
 @pytest.mark.parametrize("state", ["admitted", "admitted again after preemption"])
 def test_a_job_that_kueue_is_about_to_resume_waits_for_nothing(state: str) -> None:
-    assert waiting(child(), workload(state), kueue=True) is None
+    assert waiting(child(), workload(state), kueue=True, now=NOW) is None
 
 
 def test_a_job_that_is_not_suspended_waits_for_nothing() -> None:
     for state in WORKLOADS:
-        assert waiting(child(suspend=False), workload(state), kueue=True) is None
+        assert waiting(child(suspend=False), workload(state), kueue=True, now=NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -86,15 +88,23 @@ def test_a_job_that_is_not_suspended_waits_for_nothing() -> None:
 def test_without_a_workload_the_job_says_who_keeps_it(
     job: dict[str, Any], kueue: bool, reason: str, words: str
 ) -> None:
-    found = waiting(job, None, kueue=kueue)
+    found = waiting(job, None, kueue=kueue, now=NOW)
     assert found is not None
     assert found.reason == reason
     assert words in found.message
 
 
+def test_a_new_job_is_given_a_moment_to_get_its_workload() -> None:
+    job = child()
+    job["metadata"]["creationTimestamp"] = "2026-11-27T11:59:55Z"
+    assert waiting(job, None, kueue=True, now=NOW) is None
+    job["metadata"]["creationTimestamp"] = "2026-11-27T11:59:45Z"
+    assert waiting(job, None, kueue=True, now=NOW) is not None
+
+
 def test_what_the_operator_suspended_is_not_somebody_elses() -> None:
-    assert waiting(child(queue=None, ours=True), None, kueue=False) is None
-    assert waiting(child(), workload("deactivated while running", ours=True), kueue=True) is None
+    assert waiting(child(queue=None, ours=True), None, kueue=False, now=NOW) is None
+    assert waiting(child(), workload("deactivated while running", ours=True), kueue=True, now=NOW) is None
 
 
 JOB_STOPPED = {"metadata": {"annotations": OURS}, "spec": {"suspend": True}}

@@ -11,7 +11,7 @@ from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Emit, Plan
+from finetune_operator.core.actions import Emit, Plan, Refusal
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.plan import plan
 
@@ -217,3 +217,93 @@ def test_a_rollout_that_waits_for_its_server_says_what_is_wrong_with_it() -> Non
     assert decided.status is not None
     (message,) = {c["message"] for c in decided.status["conditions"] if c["type"] == "Ready"}
     assert message == "being loaded. ModelServer shared is not ready: raise the memory."
+
+
+def told(
+    status: dict[str, Any] | None = None, there: ModelServer | None = None, **spec: Any
+) -> dict[str, Any]:
+    """The Ready condition of a deployment whose run has published."""
+    decided = plan(Observed(deployment(status, **spec), job(), there), SETTINGS, NOW)
+    assert decided.status is not None
+    return {c["type"]: c for c in decided.status["conditions"]}
+
+
+WAITS = [
+    pytest.param("Pending", "Stopped", ("False", "False"), id="a server that is scaled to zero"),
+    pytest.param(
+        "Loading", "ServerNotReady", ("True", "False"), id="a server without a replica that answers"
+    ),
+    pytest.param("Loading", "WaitingForSlot", ("True", "False"), id="another roll uses the surge slot"),
+    pytest.param("Failed", "InsufficientSlots", ("False", "True"), id="no slot"),
+    pytest.param("Failed", "BaseMismatch", ("False", "True"), id="an adapter of another base"),
+]
+
+
+@pytest.mark.parametrize(("state", "reason", "flags"), WAITS)
+def test_what_waits_and_what_needs_somebody(state: str, reason: str, flags: tuple[str, str]) -> None:
+    found = told(there=server(version=NEW, state=state, reason=reason, message="Why."))
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", reason)
+    assert (found["Reconciling"]["status"], found["Stalled"]["status"]) == flags
+
+
+def test_a_version_that_does_not_answer_is_not_said_to_keep_answering() -> None:
+    there = server(version=NEW, state="Failed", reason="ArtifactMissing", message="It is gone.")
+    assert told(there=there)["Ready"]["message"] == "It is gone."
+
+
+def test_the_words_of_a_trouble_may_change_without_an_event() -> None:
+    first = plan(
+        Observed(deployment(), job(), server(version=NEW, state="Loading", message="1 of 2")), SETTINGS, NOW
+    )
+    assert first.status is not None
+    there = server(version=NEW, state="Loading", message="2 of 2")
+    again = plan(Observed(deployment(dict(first.status)), job(), there), SETTINGS, NOW)
+    assert again.actions == ()
+    assert again.status != first.status
+
+
+SERVED = {"version": NEW, "digest": DIGEST, "source": "pvc://adapters/run", "allowUnpromoted": True}
+
+
+def test_permission_that_was_taken_back_is_told_while_the_version_serves() -> None:
+    there = server(version=NEW, state="Serving", servingVersion=NEW)
+    found = told({**KEPT_SAME, "serving": SERVED}, there)
+    assert found["Ready"]["status"] == "True"
+    assert "replicas that start from now on refuse it" in found["Ready"]["message"]
+    allowed = told({**KEPT_SAME, "serving": SERVED}, there, allowUnpromoted=True)
+    assert "refuse" not in allowed["Ready"]["message"]
+
+
+def test_what_serves_is_recorded_as_it_was_taken_into_service() -> None:
+    there = server(version=NEW, state="Serving", servingVersion=NEW)
+    decided = plan(Observed(deployment(allowUnpromoted=True), job(), there), SETTINGS, NOW)
+    assert decided.status is not None
+    since = {"since": "2026-11-23T12:00:00Z"}
+    assert decided.status["serving"] == {**SERVED, **since}
+    again = plan(Observed(deployment(dict(decided.status)), job(), there), SETTINGS, NOW.replace(hour=13))
+    assert again.status is not None
+    assert again.status["serving"] == {**SERVED, **since}
+
+
+def test_a_deployment_that_the_servers_status_has_no_room_for_says_so() -> None:
+    there = server()
+    there = there.model_copy(update={"status": there.status.model_copy(update={"adapters_left_out": 7})})
+    found = told(there=there)
+    assert (found["Ready"]["reason"], found["Stalled"]["status"]) == ("NotReported", "True")
+
+
+def test_a_run_or_server_that_cannot_be_read_is_told_and_nothing_is_taken_back() -> None:
+    mine = deployment({**KEPT_SAME, "serving": SERVED})
+    decided = plan(
+        Observed(mine, None, None, unreadable="ModelServer shared: spec: Field required"), SETTINGS, NOW
+    )
+    assert ready(decided) == ("False", "Unreadable")
+    assert resolved(decided) == NEW
+    assert decided.status is not None
+    assert decided.status["serving"]["version"] == NEW
+
+
+def test_a_refusal_of_the_api_server_is_told_in_its_words() -> None:
+    refusal = Refusal("Event", "x", "Refused", "the server says no")
+    decided = plan(Observed(deployment(), job(), None, refusal=refusal), SETTINGS, NOW)
+    assert ready(decided) == ("False", "Refused")

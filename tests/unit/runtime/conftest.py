@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 from aiohttp import web
-from kubernetes.client import Configuration
 
-from finetune_operator.runtime.kube import KubernetesApi
+from finetune_operator.runtime.kube import Configuration, KubernetesApi
 
 
 class FaultyApiServer:
@@ -24,12 +23,15 @@ class FaultyApiServer:
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
         self.seen: list[tuple[str, str]] = []
+        self.headers: list[Mapping[str, str]] = []
         self.bodies: list[Any] = []
         self.faults: dict[tuple[str, str], deque[web.Response]] = defaultdict(deque)
         self.streams: deque[list[dict[str, Any] | bytes]] = deque()
+        self.watch_faults: deque[web.Response] = deque()
         self.watched_from: list[str] = []
         self.all_streams_used = asyncio.Event()
         self.version = 100
+        self.pruned: set[str] = set()  # fields of a status that the CRD does not have
         self.url = ""
 
     def fault(self, method: str, path: str, status: int, reason: str, **headers: str) -> None:
@@ -50,6 +52,7 @@ class FaultyApiServer:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """One request."""
         self.seen.append((request.method, request.path))
+        self.headers.append(request.headers)
         self.bodies.append(json.loads(await request.text() or "null"))
         if self.faults[request.method, request.path]:
             return self.faults[request.method, request.path].popleft()
@@ -81,12 +84,20 @@ class FaultyApiServer:
         known, sent = self.objects[path], self.bodies[-1]
         if known["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"]:
             return web.json_response({"reason": "Conflict", "message": "changed"}, status=409)
-        return web.json_response(self.put(path, **{**known, "status": sent["status"]}))
+        if path == request.path:
+            return web.json_response(self.put(path, **sent))
+        status = {name: value for name, value in sent["status"].items() if name not in self.pruned}
+        if status == known.get("status"):
+            return web.json_response(known)  # what changes nothing gets no new version
+        return web.json_response(self.put(path, **{**known, "status": status}))
 
     def _patch(self, request: web.Request) -> web.Response:
         if request.path not in self.objects and "force" not in request.query:
             return web.json_response({"reason": "NotFound", "message": "absent"}, status=404)
         known = self.objects.get(request.path, {})
+        there, asked = known.get("metadata", {}), self.bodies[-1].get("metadata", {})
+        if any(name in asked and asked[name] != there.get(name) for name in ("uid", "resourceVersion")):
+            return web.json_response({"reason": "Conflict", "message": "changed"}, status=409)
         merged = {**known, **{k: v for k, v in self.bodies[-1].items() if k != "metadata"}}
         return web.json_response(self.put(request.path, **merged))
 
@@ -100,6 +111,8 @@ class FaultyApiServer:
         return web.json_response({"kind": "Status"})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
+        if self.watch_faults:
+            return self.watch_faults.popleft()
         self.watched_from.append(request.query["resourceVersion"])
         if not self.streams:
             self.all_streams_used.set()
@@ -135,9 +148,7 @@ def requests() -> list[tuple[str, int]]:
 @pytest.fixture
 async def api(server: FaultyApiServer, requests: list[tuple[str, int]]) -> AsyncIterator[KubernetesApi]:
     """The real client, pointed at the stand-in."""
-    configuration = Configuration()
-    configuration.host = server.url
-    configuration.proxy = None
+    configuration = Configuration(server.url)
     client = KubernetesApi(configuration, lambda verb, status: requests.append((verb, status)))
     yield client
-    client.close()
+    await client.close()

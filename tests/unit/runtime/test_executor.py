@@ -1,27 +1,36 @@
-"""The executor: order, idempotence of every action, and what a conflict means."""
+"""The executor: order, idempotence of every action, what a conflict means and what a refusal."""
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from finetune_operator.core.actions import Apply, Create, Delete, Emit, Patch, Plan
+from finetune_operator.runtime.cache.arrivals import Arrivals
+from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.client import ApiError
 from finetune_operator.runtime.events import Recorder
-from finetune_operator.runtime.executor import Executor, Outcome
+from finetune_operator.runtime.executor import ExecutionResult, Executor, RefusedError
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Key
+from finetune_operator.runtime.statuses import StatusWriter
 
 OWNER = "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs/run"
 JOBS = "/apis/batch/v1/namespaces/demo/jobs"
 CONFIGMAPS = "/api/v1/namespaces/demo/configmaps"
-EVENTS = "/api/v1/namespaces/demo/events"
 KEY = Key("FineTuneJob", "demo", "run")
-JOB = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "demo"}}
-CONFIGMAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "demo"}}
+OURS = {
+    "labels": {"finetune.dev/uid": "uid-run"},
+    "ownerReferences": [{"uid": "uid-run", "controller": True}],
+}
+JOB = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "demo", **OURS}}
+CONFIGMAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "demo", **OURS}}
+THEIRS = {"ownerReferences": [{"kind": "App", "name": "shop", "uid": "other", "controller": True}]}
 STATUS = {"observedGeneration": 1}
+RESULT = ExecutionResult
 
 
 @pytest.fixture
@@ -30,34 +39,112 @@ def owner(server: Any) -> Any:
 
 
 @pytest.fixture
-def executor(api: Any) -> Executor:
-    return Executor(api, Recorder(api, lambda: datetime(2026, 1, 1, tzinfo=UTC)), Metrics())
+async def recorder(api: Any) -> Recorder:
+    return Recorder(api, lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+async def executor(api: Any, recorder: Recorder) -> Executor:
+    clock = asyncio.get_running_loop().time
+    statuses = StatusWriter(api, Owners(Arrivals(clock)), Metrics(), clock, lambda key, delay: None)
+    return Executor(api, recorder, statuses, Metrics())
 
 
 async def test_actions_run_in_order_and_the_status_last(server: Any, executor: Executor, owner: Any) -> None:
     actions = (Apply(CONFIGMAP), Create(JOB), Emit("Normal", "Started", "prepare started"))
-    assert await executor.execute(KEY, owner, Plan(actions, STATUS)) is Outcome.WRITTEN
+    assert await executor.execute(KEY, owner, Plan(actions, STATUS)) is RESULT.WRITTEN
     assert server.seen == [
+        ("GET", f"{CONFIGMAPS}/c"),
         ("PATCH", f"{CONFIGMAPS}/c"),
         ("POST", JOBS),
-        ("POST", EVENTS),
         ("PUT", f"{OWNER}/status"),
     ]
     assert server.objects[OWNER]["spec"] == {"keep": True}
 
 
-async def test_the_first_failure_ends_the_plan_before_the_status(
-    server: Any, executor: Executor, owner: Any
+@pytest.mark.parametrize("status", [400, 403, 405, 413, 422])
+async def test_what_the_server_refuses_for_good_ends_the_plan_before_the_status_and_says_why(
+    server: Any, executor: Executor, owner: Any, status: int
 ) -> None:
-    server.fault("POST", JOBS, 403, "Forbidden")
-    with pytest.raises(ApiError, match="Forbidden on purpose"):
+    server.fault("POST", JOBS, status, "exceeded quota")
+    with pytest.raises(RefusedError) as caught:
         await executor.execute(KEY, owner, Plan((Create(JOB), Apply(CONFIGMAP)), STATUS))
     assert server.seen == [("POST", JOBS)]
+    refusal = caught.value.refusal
+    assert (refusal.kind, refusal.name, refusal.reason) == ("Job", "j", "Refused")
+    assert refusal.message == "The API server refuses to create Job j: exceeded quota on purpose."
+
+
+async def test_what_may_work_later_is_an_error_and_no_refusal(
+    server: Any, executor: Executor, owner: Any
+) -> None:
+    server.fault("POST", JOBS, 500, "InternalError")
+    with pytest.raises(ApiError, match="InternalError on purpose"):
+        await executor.execute(KEY, owner, Plan((Create(JOB),), STATUS))
 
 
 async def test_creating_what_is_there_is_success(server: Any, executor: Executor, owner: Any) -> None:
     server.put(f"{JOBS}/j", **JOB)
-    assert await executor.execute(KEY, owner, Plan((Create(JOB),), STATUS)) is Outcome.WRITTEN
+    assert await executor.execute(KEY, owner, Plan((Create(JOB),), STATUS)) is RESULT.WRITTEN
+
+
+_TAKEN = [
+    ("another owner's", THEIRS, "belongs to App shop"),
+    ("nobody's", {}, "belongs to nobody"),
+    ("nobody's any more, with our label", {"labels": OURS["labels"]}, "belongs to nobody"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "says"), [t[1:] for t in _TAKEN], ids=[t[0] for t in _TAKEN])
+@pytest.mark.parametrize("action", [Create(JOB), Apply(JOB)], ids=["create", "apply"])
+async def test_an_object_of_the_name_that_is_not_ours_is_never_touched(
+    server: Any, executor: Executor, owner: Any, action: Any, metadata: Any, says: str
+) -> None:
+    before = server.put(f"{JOBS}/j", **{**JOB, "metadata": metadata})
+    with pytest.raises(RefusedError, match=says) as caught:
+        await executor.execute(KEY, owner, Plan((action,), STATUS))
+    assert caught.value.refusal.reason == "NameConflict"
+    assert server.objects[f"{JOBS}/j"] == before
+
+
+_LEAVING = [
+    ("is being deleted", {**OURS, "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+    ("belongs to a predecessor", {**OURS, "ownerReferences": [{"uid": "old", "controller": True}]}),
+]
+
+
+@pytest.mark.parametrize("metadata", [t[1] for t in _LEAVING], ids=[t[0] for t in _LEAVING])
+@pytest.mark.parametrize("action", [Create(JOB), Apply(JOB)], ids=["create", "apply"])
+async def test_a_child_that_is_about_to_go_is_waited_for(
+    server: Any, executor: Executor, owner: Any, action: Any, metadata: Any
+) -> None:
+    server.put(f"{JOBS}/j", **{**JOB, "metadata": metadata})
+    assert await executor.execute(KEY, owner, Plan((action,), STATUS)) is RESULT.STALE
+    assert ("PUT", f"{OWNER}/status") not in server.seen
+
+
+async def test_our_child_that_lost_its_labels_gets_them_back(
+    server: Any, executor: Executor, owner: Any
+) -> None:
+    server.put(f"{CONFIGMAPS}/c", metadata={"ownerReferences": OURS["ownerReferences"]}, data={"old": "1"})
+    assert await executor.execute(KEY, owner, Plan((Apply(CONFIGMAP),), STATUS)) is RESULT.WRITTEN
+    assert server.bodies[1]["metadata"]["uid"] == "uid-c"
+
+
+_VIEWS = [
+    ("the object that was observed", Apply(CONFIGMAP, uid="uid-c"), RESULT.WRITTEN),
+    ("a successor of it", Apply(CONFIGMAP, uid="uid-old"), RESULT.STALE),
+    ("written since it was observed", Apply(CONFIGMAP, uid="uid-c", resource_version="7"), RESULT.STALE),
+]
+
+
+@pytest.mark.parametrize(("action", "result"), [v[1:] for v in _VIEWS], ids=[v[0] for v in _VIEWS])
+async def test_an_apply_reaches_only_what_it_was_decided_from(
+    server: Any, executor: Executor, owner: Any, action: Apply, result: ExecutionResult
+) -> None:
+    server.put(f"{CONFIGMAPS}/c", **CONFIGMAP)
+    assert await executor.execute(KEY, owner, Plan((action,), STATUS)) is result
+    assert ("GET", f"{CONFIGMAPS}/c") not in server.seen
 
 
 @pytest.mark.parametrize("uid", ["uid-j", "uid-of-a-predecessor"], ids=["same object", "another object"])
@@ -66,33 +153,30 @@ async def test_deleting_removes_only_the_object_it_was_decided_for(
 ) -> None:
     server.put(f"{JOBS}/j", **JOB)
     plan = Plan((Delete("batch/v1", "Job", "j", uid), Delete("batch/v1", "Job", "absent", "u")), STATUS)
-    assert await executor.execute(KEY, owner, plan) is Outcome.WRITTEN
+    assert await executor.execute(KEY, owner, plan) is RESULT.WRITTEN
     assert (f"{JOBS}/j" in server.objects) == (uid != "uid-j")
 
 
 async def test_patching_what_is_gone_means_look_again(server: Any, executor: Executor, owner: Any) -> None:
     plan = Plan((Patch("batch/v1", "Job", "j", {"spec": {"suspend": True}}),), STATUS)
-    assert await executor.execute(KEY, owner, plan) is Outcome.STALE
+    assert await executor.execute(KEY, owner, plan) is RESULT.STALE
     assert ("PUT", f"{OWNER}/status") not in server.seen
 
 
 async def test_a_status_from_an_old_view_is_not_written(server: Any, executor: Executor, owner: Any) -> None:
     old = dict(owner)
     server.put(OWNER, **{**owner, "status": {"observedGeneration": 7}})
-    assert await executor.execute(KEY, old, Plan((), STATUS)) is Outcome.STALE
+    assert await executor.execute(KEY, old, Plan((), STATUS)) is RESULT.STALE
     assert server.objects[OWNER]["status"] == {"observedGeneration": 7}
 
 
-async def test_an_equal_status_costs_no_request(server: Any, executor: Executor, owner: Any) -> None:
-    known = {**owner, "status": {"observedGeneration": 1, "attempts": [{"number": 1}]}}
-    same = {"observedGeneration": 1, "attempts": ({"number": 1, "reason": None},), "stage": None}
-    assert await executor.execute(KEY, known, Plan((), same)) is Outcome.UNCHANGED
-    assert server.seen == []
-
-
 async def test_an_event_that_cannot_be_written_does_not_stop_the_plan(
-    server: Any, executor: Executor, owner: Any
+    server: Any, executor: Executor, recorder: Recorder, owner: Any
 ) -> None:
-    server.fault("POST", EVENTS, 403, "Forbidden")
+    server.fault("POST", "/api/v1/namespaces/demo/events", 403, "Forbidden")
     plan = Plan((Emit("Normal", "Started", "prepare started"),), STATUS)
-    assert await executor.execute(KEY, owner, plan) is Outcome.WRITTEN
+    assert await executor.execute(KEY, owner, plan) is RESULT.WRITTEN
+    writer = asyncio.create_task(recorder.run())
+    await recorder.flushed()
+    assert not writer.done()
+    writer.cancel()

@@ -41,7 +41,8 @@ def exercised() -> Metrics:
     metrics.requested("get", 200)
     metrics.acted("Create")
     metrics.watch_restarted("Job", "ended")
-    metrics.watch_alive("Job")
+    metrics.stale_watches(lambda: {"Job": 3.0})
+    metrics.refused("Job", "Forbidden")
     return metrics
 
 

@@ -8,15 +8,12 @@ import logging
 from collections.abc import Sequence
 
 import aiohttp
-import pytest
-from aiohttp import web
 
-from finetune_operator.runtime.fetch import MAX_BYTES, PodReader
-from finetune_operator.runtime.http import HealthServer
-from finetune_operator.runtime.logs import JsonFormatter
 from finetune_operator.runtime.metrics import Metrics
+from finetune_operator.runtime.process.health import HealthServer
+from finetune_operator.runtime.process.logs import JsonFormatter
+from finetune_operator.runtime.process.tasks import LagMonitor, Supervisor
 from finetune_operator.runtime.resources import Key
-from finetune_operator.runtime.tasks import LagMonitor, Supervisor
 
 
 async def test_a_task_that_dies_ends_the_process() -> None:
@@ -68,33 +65,6 @@ async def test_probes_say_what_is_wrong_and_metrics_are_served() -> None:
         assert (answer.status, await answer.text()) == (503, "jobs not listed yet")
     await server.stop()
     assert "finetune_operator_objects" in text
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "expected"),
-    [
-        (b'{"step": 1}', 200, {"step": 1}),
-        (b'{"step": 1}', 503, None),
-        (b"[1]", 200, None),
-        (b"<html>", 200, None),
-        (b'{"a": "' + b"x" * MAX_BYTES + b'"}', 200, None),
-    ],
-    ids=["an object", "an error", "a list", "not JSON", "too large"],
-)
-async def test_a_pod_is_believed_only_a_small_json_object(body: bytes, status: int, expected: object) -> None:
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response(body=body, status=status)
-
-    app = web.Application()
-    app.router.add_get("/progress", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    reader = PodReader()
-    assert await reader("127.0.0.1", runner.addresses[0][1], "/progress") == expected
-    await runner.cleanup()
-    assert await reader("127.0.0.1", 1, "/progress") is None
-    await reader.close()
 
 
 def test_a_log_line_is_json_with_kind_namespace_and_name() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.runtime.references import References
+from finetune_operator.runtime.cache.references import References
 from finetune_operator.runtime.resources import Key
 
 ADAPTER = Key("AdapterDeployment", "demo", "d")

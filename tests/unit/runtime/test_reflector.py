@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from finetune_operator.runtime import reflector as module
+from finetune_operator.runtime.cache import reflector as module
+from finetune_operator.runtime.cache.reflector import Reflector, Watched
+from finetune_operator.runtime.cache.store import Store
 from finetune_operator.runtime.metrics import Metrics
-from finetune_operator.runtime.reflector import Reflector
 from finetune_operator.runtime.resources import JOB
-from finetune_operator.runtime.store import Store
 
 JOBS = "/apis/batch/v1/jobs"
 
@@ -24,22 +25,22 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _job(name: str, version: int) -> dict[str, Any]:
-    labels = {"finetune.dev/uid": "owner"}
-    metadata = {"name": name, "namespace": "demo", "uid": f"uid-{name}", "labels": labels}
+    owner = [{"uid": "owner", "controller": True}]
+    metadata = {"name": name, "namespace": "demo", "uid": f"uid-{name}", "ownerReferences": owner}
     return {"metadata": {**metadata, "resourceVersion": str(version)}}
 
 
 def _names(store: Store) -> list[str]:
-    return [job["metadata"]["name"] for job in store.owned_by("owner")]
+    return [job["metadata"]["name"] for job in store.owned_by("demo", "owner")]
 
 
 @asynccontextmanager
 async def _running(api: Any, changes: list[str]) -> Any:
-    def changed(manifest: Any) -> None:
-        changes.append(manifest["metadata"]["name"])
+    def changed(manifest: Any, gone: bool) -> None:
+        changes.append(manifest["metadata"]["name"] + ("-" if gone else ""))
 
     loop = asyncio.get_running_loop()
-    reflector = Reflector(api, JOB, None, "a=b", Store(), changed, loop.time, Metrics())
+    reflector = Reflector(api, Watched(JOB, None, "a=b", Store()), changed, loop.time, Metrics())
     task = asyncio.create_task(reflector.run())
     try:
         yield reflector
@@ -74,7 +75,7 @@ async def test_events_change_the_store_and_wake_the_owner(server: Any, api: Any)
     async with _running(api, changes) as reflector:
         await _settled(server)
         assert _names(reflector.store) == ["b"]
-        assert changes == ["a", "b", "a"]
+        assert changes == ["a", "b", "a-"]
         assert server.watched_from[-1] == "250", "a bookmark moves the version to resume from"
 
 
@@ -91,7 +92,7 @@ async def test_what_was_deleted_while_the_watch_was_cut_is_reported_by_the_next_
         del server.objects[f"{JOBS}/a"]
         await _settled(server)
         assert _names(reflector.store) == ["b"]
-        assert changes == ["a", "b", "a"], "the second a is the deletion that no event told of"
+        assert changes == ["a", "b", "a-"], "the second a is the deletion that no event told of"
 
 
 _BROKEN: list[tuple[str, Callable[[], list[Any]]]] = [
@@ -123,3 +124,55 @@ async def test_a_refused_list_is_tried_again_and_synced_waits(server: Any, api: 
         await _settled(server)
         assert reflector.synced.is_set()
         assert _names(reflector.store) == ["a"]
+
+
+async def test_a_throttled_watch_waits_as_long_as_the_server_asks_and_keeps_its_version(
+    server: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(module, "sleep", pause)
+    server.watch_faults.append(web.json_response({}, status=429, headers={"Retry-After": "7"}))
+    async with _running(api, []):
+        await _settled(server)
+    assert pauses == [7.0]
+    assert server.seen.count(("GET", JOBS)) == 3, "one list and two watches"
+
+
+async def test_a_watch_that_ends_at_once_is_restarted_more_and_more_slowly(
+    server: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(module, "sleep", pause)
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 1.0)
+    server.streams.extend([[], [], []])
+    async with _running(api, []):
+        await _settled(server)
+    assert all(0.5 * 2**n <= seconds <= 2**n for n, seconds in enumerate(pauses)), pauses
+    assert len(pauses) == 3
+    assert server.seen.count(("GET", JOBS)) == 5, "nothing is listed again"
+
+
+async def test_failures_in_a_row_are_forgotten_by_an_event_and_not_by_a_list(
+    server: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(module, "sleep", pause)
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 1.0)
+    gone = {"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}}
+    server.streams.extend([[gone], [gone], [{"type": "ADDED", "object": _job("a", 300)}, gone]])
+    async with _running(api, []):
+        await _settled(server)
+    assert pauses[0] <= 1.0 <= pauses[1], "two lists came between"
+    assert pauses[2] <= 1.0, "an event came between"

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from finetune_operator.app import require_crds
+from finetune_operator.__main__ import main
 from finetune_operator.contracts.settings import SettingsError
-from finetune_operator.runtime.process import StartError
 from finetune_operator.settings import load_settings
-
-
-async def test_missing_crds_are_named_with_the_way_to_install_them(server: Any, api: Any) -> None:
-    path = "/apis/finetune.dev/v1alpha1"
-    server.objects[path] = {"resources": [{"name": "finetunejobs"}, {"name": "finetunejobs/status"}]}
-    with pytest.raises(StartError, match=r"modelservers, adapterdeployments .*kubectl apply .*Helm"):
-        await require_crds(api)
 
 
 def test_absent_settings_name_the_file_and_the_variable(tmp_path: Path) -> None:
@@ -38,3 +29,9 @@ def test_the_settings_are_found_by_the_variable(tmp_path: Path, monkeypatch: pyt
     file.write_text('{"images": {"trainer": "a", "serving": "b"}}')
     monkeypatch.setenv("FINETUNE_SETTINGS", str(file))
     assert load_settings().images.trainer == "a"
+
+
+def test_the_lease_is_named_with_its_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--lease", "operator"])
+    assert "'operator' is not NAMESPACE/NAME" in capsys.readouterr().err

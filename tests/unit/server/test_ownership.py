@@ -198,5 +198,6 @@ def test_a_hand_edit_of_the_manifest_is_put_back_under_a_new_generation() -> Non
     world = World().settle()
     world.pods = (pod(applied=1),)
     world.children["ConfigMap"]["data"]["manifest.json"] = "{}"
-    document = applied(world.plan())["ConfigMap"]["data"]["manifest.json"]
-    assert '"generation": 2' in document
+    decided = world.plan()
+    assert '"generation": 2' in applied(decided)["ConfigMap"]["data"]["manifest.json"]
+    assert "ManifestRebuilt" in {action.reason for action in decided.actions if isinstance(action, Emit)}

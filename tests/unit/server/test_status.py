@@ -121,7 +121,7 @@ BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s r
 KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
 PENDING = {
     "phase": "Pending",
-    "conditions": [condition("PodScheduled", "True", 200), condition("PodReadyToStartContainers", "False")],
+    "conditions": [condition("PodScheduled", "True", 700), condition("PodReadyToStartContainers", "False")],
 }
 JUST_PLACED = {
     "phase": "Pending",
@@ -132,7 +132,7 @@ NO_NODE_YET = {"conditions": [condition("PodScheduled", "False", 60, message="0/
 TROUBLES = [
     pytest.param(
         containers(state={"waiting": {"reason": "ErrImagePull", "message": "no such image"}}),
-        "ImagePull", "serving:1 cannot be pulled: no such image", True, id="an image that cannot be pulled",
+        "ImagePull", "no such image", True, id="an image that cannot be pulled",
     ),
     pytest.param(
         containers(state=BACK_OFF, lastState=KILLED),
@@ -152,12 +152,12 @@ TROUBLES = [
     ),
     pytest.param(
         containers(state={"waiting": {"reason": "CreateContainerConfigError", "message": "no Secret"}}),
-        "CreateContainerConfigError", "no Secret", True, id="a container that cannot be made",
+        "ContainerConfig", "no Secret", True, id="a container that cannot be made",
     ),
     pytest.param(containers(state={"running": {}}), "Starting", "loading", False, id="an engine that loads"),
-    pytest.param(NO_NODE, "Unschedulable", "0/12 nodes are available.", True, id="no node for an hour"),
+    pytest.param(NO_NODE, "Unschedulable", "0/12 nodes are available", True, id="no node for an hour"),
     pytest.param(NO_NODE_YET, "Unschedulable", "0/12 nodes", False, id="no node for a minute: an autoscaler may help"),
-    pytest.param(PENDING, "PodNotStarting", "kubectl describe pod pod-1", True, id="volumes or network for minutes"),
+    pytest.param(PENDING, "PodNotStarted", "kubectl describe pod pod-1", True, id="volumes or network for minutes"),
     pytest.param(JUST_PLACED, "Starting", "loading", False, id="volumes for seconds"),
     pytest.param({"initContainerStatuses": "?", "conditions": 7}, "Starting", "loading", False, id="a strange pod"),
 ]  # fmt: skip
@@ -185,7 +185,8 @@ def test_a_pod_that_waits_for_a_secret_names_what_it_mounts() -> None:
     world = World({"apiKeys": {"secretRef": {"name": "keys"}}}).settle()
     world.pods = (_starting(PENDING),)
     world.reconcile()
-    assert "Secret keys, PersistentVolumeClaim adapters" in world.condition("Ready").message
+    ready = world.condition("Ready")
+    assert (ready.reason, "Secret keys" in ready.message) == ("SecretOrVolumeMissing", True)
 
 
 def test_an_alias_that_keeps_a_new_pod_from_being_ready_is_named() -> None:
@@ -267,6 +268,17 @@ def test_a_new_pod_for_which_the_pool_has_no_room_is_told_with_the_remedy() -> N
     world.spec = {**world.spec, "upgrade": {"strategy": "Recreate"}}
     world.reconcile()
     assert "must recreate" not in world.condition("Stalled").message
+
+
+def test_a_new_pod_that_a_quota_refuses_is_told_with_the_remedy() -> None:
+    world = _changed()
+    world.pods = (pod(V1, applied=3),)
+    deployment_says(world, condition("ReplicaFailure", "True", reason="FailedCreate", message=QUOTA))
+    world.reconcile()
+    assert world.condition("Ready").status == "True"
+    stalled = world.condition("Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "PodsRefused")
+    assert all(words in stalled.message for words in (QUOTA, "spec.upgrade.strategy to Recreate"))
 
 
 def test_a_rollout_that_stands_still_is_stalled() -> None:

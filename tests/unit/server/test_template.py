@@ -91,6 +91,13 @@ def test_the_deployment_of_an_operator_before_this_one_is_kept() -> None:
     assert world.condition("UpdateAvailable").status == "True"
 
 
+def test_a_change_of_the_spec_is_seen_where_the_status_was_lost() -> None:
+    world = World().settle()
+    world.status, world.settings, world.spec = {}, NEWER, {"maxModelLength": 2048}
+    world.settle()
+    assert image(world) == "serving:2"
+
+
 def test_the_first_look_at_it_finds_no_update_where_only_defaults_differ() -> None:
     world = World().settle()
     world.status = {}

@@ -201,6 +201,11 @@ class KubernetesSimulation:
 
     def end(self, message: str | None = None, **pod: Any) -> KubernetesSimulation:
         """The running Job ends with this message of its first pod (default: its stage succeeds)."""
+        self.end_job(message, **pod)
+        return self.settle()
+
+    def end_job(self, message: str | None = None, **pod: Any) -> None:
+        """The same, before the operator has looked."""
         name = self.running()
         stage = self.jobs[name]["metadata"]["labels"]["finetune.dev/stage"]
         said = result_of(stage) if message is None else message
@@ -212,7 +217,6 @@ class KubernetesSimulation:
         }
         self.pods[name][0] = merged(self.pods[name][0], merged({"status": status}, pod))
         self.finish_job(name, good=good)
-        return self.settle()
 
     def finish_job(self, name: str, *, good: bool) -> None:
         """The Job controller writes the end of a Job."""

@@ -279,6 +279,14 @@ def test_long_steps_and_long_saves_are_no_hang() -> None:
     assert world.condition("Succeeded")[1] == "Hang"
 
 
+def test_loading_a_large_base_is_no_hang_before_a_step_is_measured() -> None:
+    world = training()
+    serve(world, 0)
+    world.pass_time(10**4)
+    assert world.condition("Succeeded")[1] == "Training"
+    assert "-train-1-" in world.running()
+
+
 def test_a_stage_that_the_operator_cannot_reach_is_shown_as_silent_and_not_ended() -> None:
     world = training()
     serve(world, 12, stepSeconds=3.0)
@@ -291,7 +299,8 @@ def test_a_stage_that_the_operator_cannot_reach_is_shown_as_silent_and_not_ended
 def test_a_result_counts_although_a_sidecar_runs_on() -> None:
     world = training()
     name = world.running()
-    state = {"terminated": {"exitCode": 0, "message": result_of("train")}}
+    ended_at = "2026-01-01T00:00:00Z"
+    state = {"terminated": {"exitCode": 0, "message": result_of("train"), "finishedAt": ended_at}}
     world.pods[name][0]["status"] = {
         "phase": "Running",
         "containerStatuses": [
@@ -299,7 +308,10 @@ def test_a_result_counts_although_a_sidecar_runs_on() -> None:
             {"name": "istio-proxy", "state": {"running": {}}},
         ],
     }
-    world.settle()
+    world.pass_time(20)
+    assert train_attempts(world)[0]["state"] == "Running", "an ordinary end reaches the Job within seconds"
+    assert world.decide().requeue_after == 10
+    world.pass_time(10)
     assert train_attempts(world)[0]["state"] == "Succeeded"
     assert name not in world.jobs, "the Job that the sidecar keeps alive is deleted"
     assert "-evaluate-" in world.running()
@@ -309,9 +321,9 @@ def test_a_gang_is_judged_when_all_its_pods_have_ended() -> None:
     world = KubernetesSimulation(resources={**GPU, "nodes": 2}, workspace={"claimName": "mine"})
     world.claims["mine"] = {"metadata": {"uid": "mine"}, "spec": {"accessModes": ["ReadWriteMany"]}}
     world.to("train")
-    ended = {"name": "train", "state": {"terminated": {"exitCode": 1}}}
+    ended = {"name": "train", "state": {"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:00:00Z"}}}
     world.pods[world.running()][1]["status"] = {"phase": "Running", "containerStatuses": [ended]}
-    world.settle()
+    world.pass_time(3600)
     assert train_attempts(world)[0]["state"] == "Running"
 
 

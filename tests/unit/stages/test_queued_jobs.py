@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_stage_that_holds_gpus_is_created_suspended_in_its_queue_and_is_not_th
     assert job["metadata"]["labels"][QUEUE] == "team"
     assert QUEUE not in job["spec"]["template"]["metadata"]["labels"]  # Kueue would queue the pods as well
     assert let_run(job, None, "team", kueue=True) is None
-    assert waiting(job, None, kueue=True) is not None
+    assert waiting(job, None, kueue=True, now=datetime(2026, 1, 1, tzinfo=UTC)) is not None
 
 
 @pytest.mark.parametrize(

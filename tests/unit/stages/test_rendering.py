@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from finetune_operator.contracts.settings import S3, pins
@@ -18,6 +20,8 @@ from tests.unit.stages.rendered import (
     pod_of,
     with_settings,
 )
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -185,6 +189,8 @@ def test_training_on_several_nodes_is_a_gang_behind_a_headless_service() -> None
     assert (pod["subdomain"], pod["terminationGracePeriodSeconds"]) == (name, 120)
     env = env_of(pod["containers"][0])
     assert (env["FT_NODES"], env["FT_PROCESSES"], env["FT_MASTER_ADDR"]) == ("2", "2", f"{name}-0.{name}")
+    # As long as the scheduler may take: torchrun alone waits for 15 minutes.
+    assert env["FT_RENDEZVOUS_SECONDS"] == str(SETTINGS.unschedulable_deadline_seconds)
     assert all(("Service", other) not in world.others for other in world.jobs if other != name)
     assert next(c for n, c in world.claims.items() if n.startswith("run-work"))["spec"]["accessModes"] == [
         "ReadWriteMany"
@@ -219,6 +225,18 @@ def test_a_train_pod_gets_the_time_that_its_checkpoint_takes(
         world.end(result_of("train", "Interrupted", "Interrupted"))
     pod = world.jobs[world.running()]["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == seconds
+
+
+def test_stages_that_hold_gpus_are_told_how_long_nothing_may_go_on() -> None:
+    told = {stage: env_of(main_of(stage)).get("FT_HANG_SECONDS") for stage in STAGES}
+    seconds = str(SETTINGS.hang_deadline_seconds)
+    assert told == {
+        "prepare": None,
+        "baseline": seconds,
+        "train": seconds,
+        "evaluate": seconds,
+        "publish": None,
+    }
 
 
 def test_one_node_needs_neither_service_nor_policy() -> None:
@@ -265,7 +283,7 @@ def test_a_pod_without_memory_is_told_to_train_in_one_process_where_it_chose_the
     killed = {"name": spec["containers"][0]["name"], "state": {"terminated": {"reason": "OOMKilled"}}}
     status = {"phase": "Failed", "containerStatuses": [killed]}
     failed = {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}
-    outcome = outcome_of(stage, failed, [{"spec": spec, "status": status}])
+    outcome = outcome_of(stage, failed, [{"spec": spec, "status": status}], NOW)
     assert outcome is not None
     assert outcome.reason == "OutOfMemory"
     assert ("processesPerNode: 1" in outcome.message) is named
@@ -300,6 +318,11 @@ def test_the_engine_takes_the_rank_rounded_up_to_what_vllm_allows(rank: int, fla
     for stage in ("baseline", "evaluate"):
         args = engine_of(stage, lora={"rank": rank})["args"]
         assert args[args.index("--max-lora-rank") + 1] == flag
+
+
+def test_on_gpus_the_context_of_a_scoring_engine_is_what_fits() -> None:
+    args = engine_of("baseline", resources={"gpusPerNode": 1})["args"]
+    assert args[args.index("--max-model-len") + 1] == "-1"
 
 
 def test_a_rank_that_prepare_chose_is_what_the_engine_is_told() -> None:

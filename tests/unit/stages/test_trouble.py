@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from finetune_operator.observe.outcome import outcome_of
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation, result_of
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 Object = dict[str, Any]
 FAILED = {
@@ -163,7 +166,7 @@ OUTCOMES = [
 def test_an_ended_attempt_is_classified(
     job: Object | None, pods: list[Object], reason: str, words: str
 ) -> None:
-    outcome = outcome_of("train", job, pods)
+    outcome = outcome_of("train", job, pods, NOW)
     assert outcome is not None
     assert outcome.reason == reason
     assert words in outcome.message
@@ -179,7 +182,7 @@ RUNNING = [
 
 @pytest.mark.parametrize(("job", "pods"), RUNNING)
 def test_an_attempt_goes_on(job: Object | None, pods: list[Object]) -> None:
-    assert outcome_of("train", job, pods) is None
+    assert outcome_of("train", job, pods, NOW) is None
 
 
 def waiting(reason: str, message: str = "") -> Object:
@@ -311,7 +314,7 @@ def test_an_engine_that_keeps_ending_is_tried_on_other_nodes_unless_it_needs_mor
     ],
 )
 def test_memory_is_raised_where_it_is_set(stage: str, remedy: str) -> None:
-    outcome = outcome_of(stage, FAILED, [pod(code=137, reason="OOMKilled")])
+    outcome = outcome_of(stage, FAILED, [pod(code=137, reason="OOMKilled")], NOW)
     assert outcome is not None
     assert outcome.reason == "OutOfMemory"
     assert remedy in outcome.message

@@ -89,6 +89,34 @@ def test_what_cannot_fit_is_refused_before_a_gpu_is_asked_for(
     assert report["memory"]["fits"] is False
 
 
+@pytest.mark.parametrize(
+    ("card", "resources", "scoring"),
+    [
+        (CARD, ON_A_GPU, {"gpus": 1}),
+        ({"name": "h200"}, ON_A_GPU, {"gpus": 1}),
+        (None, {"nodes": 1, "gpusPerNode": 0, "processesPerNode": 1}, None),
+    ],
+    ids=["a card that holds the base", "a card of unknown size", "no GPU"],
+)
+def test_the_gpus_that_score_are_in_the_summary(
+    job_document: Make, run_cli: Run, card: dict[str, Any] | None, resources: dict[str, Any], scoring: Any
+) -> None:
+    _, summary = prepared(run_cli, job_document(resources=resources), accelerator=card)
+    assert summary.get("scoring") == scoring
+
+
+def test_a_base_that_no_engine_can_hold_is_refused_before_a_gpu_is_asked_for(
+    job_document: Make, run_cli: Run, volumes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.planning.scoring.CONTEXT", 200e9)
+    code, result = prepared(run_cli, job_document(resources=ON_A_GPU), accelerator=CARD)
+    assert code == 64
+    assert result["message"].startswith("The engine that scores the base and the tuned model needs 18")
+    assert "EvalMissing" in result["message"]
+    report = json.loads(Workspace(volumes.workspace).report_json.read_text())
+    assert (report["memory"]["fits"], report["scoring"]) == (True, None)
+
+
 def test_savings_pay_the_run_back(job_document: Make, run_cli: Run) -> None:
     savings = {"callsPerMonth": 1_000_000, "removedPromptTokens": 3000, "pricePerMillionTokens": "1.0"}
     _, summary = prepared(run_cli, job_document(resources=ON_A_GPU, savings=savings), accelerator=CARD)

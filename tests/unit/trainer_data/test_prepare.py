@@ -16,7 +16,7 @@ from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import DatasetChanged
 from finetune_trainer.files import read_json_lines
 from finetune_trainer.fingerprint import fingerprint
-from finetune_trainer.stages.prepare import lacking_space, sharded_by
+from finetune_trainer.stages.prepare import _processes, lacking_space, sharded_by
 from finetune_trainer.trained_rows import map_rows
 from finetune_trainer.training.checkpoints import Sharding, mark_complete
 from finetune_trainer.workspace import Workspace
@@ -179,6 +179,23 @@ def test_only_shards_of_another_number_of_processes_take_room_to_rewrite(
         (checkpoint := workspace.checkpoints / "checkpoint-3").mkdir(parents=True)
         mark_complete(checkpoint, key, saved, {})
     assert sharded_by(workspace, "mine", 2) == expected
+    assert sharded_by(workspace, "mine", None) is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"nodes": 1, "gpusPerNode": 0, "processesPerNode": None}, None),
+        ({"nodes": 1, "gpusPerNode": 0, "processesPerNode": 2}, 2),
+        ({"nodes": 2, "gpusPerNode": 0, "processesPerNode": None}, 2),
+        ({"nodes": 2, "gpusPerNode": 4, "processesPerNode": None}, 8),
+    ],
+    ids=["the pod chooses", "the job says it", "one in each of several pods", "one for each GPU"],
+)
+def test_how_many_processes_train_is_known_unless_a_pod_chooses(
+    job_document: Make, resources: dict[str, Any], expected: int | None
+) -> None:
+    assert _processes(Job.model_validate(job_document(resources=resources))) == expected
 
 
 def test_tools_of_a_held_out_row_reach_the_engine(job_document: Make, run_cli: Run, volumes: Any) -> None:

@@ -59,6 +59,7 @@ def test_a_job_is_planned_with_the_rows_and_the_prices_at_hand(
     assert (plan["fits"], plan["gpu"], plan["gpus"], plan["gpuMemoryGiB"]) == (True, "h200", 1, 139)
     assert plan["peakGiB"] == pytest.approx(sum(plan["breakdown"].values()), abs=0.1)
     assert (plan["suggestion"], plan["refused"]) == (None, None)
+    assert (plan["scoring"]["gpus"], plan["scoring"]["gpu"]) == (1, "h200")
     estimate = plan["estimate"]
     assert (estimate["currency"], estimate["calibrated"]) == ("USD", False)
     assert estimate["costLow"] <= estimate["cost"] <= estimate["costHigh"]

@@ -23,6 +23,7 @@ from finetune_trainer.report.document import (
     MemoryPlan,
     Report,
     Savings,
+    Scoring,
     Settings,
     Token,
 )
@@ -113,6 +114,7 @@ def full() -> Report:
         duplicates=Duplicates(exact_rows=0, exact_groups=0, near_rows=14, near_groups=6, examples=_groups()[1:]),
         example=Example(row=1, tokens=tuple(review_tokens())),
         memory=memory(),
+        scoring=Scoring(gpus=2, gpu="h200", need_gib=70.5, limit_gib=129.2),
         estimate=estimate(3 * lengths.total),
         training={"epochs": 3, "learningRate": 0.0003, "effectiveBatchSize": 8, "maxLength": 512, "seed": 17, "steps": 222},
         lora={"rank": 16, "alpha": 32},

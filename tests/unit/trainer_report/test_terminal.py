@@ -57,6 +57,7 @@ def test_many_findings_are_cut_after_the_worst() -> None:
 def test_the_full_report_has_its_numbers() -> None:
     written = terminal_report(full(), 120)
     for part in (
+        "2 x h200: 70.5 GiB of 129.2 GiB on each",
         "demo/drug-reviews-v1: 2 warnings", "near_duplicate (rule 32, train, 14 rows)", "maxLength 512",
         "104.1 GiB of 126.9 GiB on 1 x H200", "USD 2.36 (1.90 to 3.61), budget USD 5.00",
         "[set to Ignore in dataset.rules]", "pays back in 1.2 h", "SmallTraffic",

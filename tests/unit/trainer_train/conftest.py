@@ -122,7 +122,8 @@ def run_folder(tmp_path: Path, tiny_model: Path, learnable_rows: Any) -> Path:
 class StandIn:
     """A stand-in for the engine that can fail: `answer` decides what a chat request gets.
 
-    It tokenises the last message alone, a token for a character.
+    It tokenises the last message alone, a token for a character. `silence` keeps it from answering chat
+    requests until it is set.
     """
 
     socket: Path
@@ -131,6 +132,7 @@ class StandIn:
     loaded: list[dict[str, Any]] = field(default_factory=list)
     tokenized: list[dict[str, Any]] = field(default_factory=list)
     unhealthy: int = 0
+    silence: asyncio.Event | None = None
 
 
 @pytest.fixture(scope="session")
@@ -183,6 +185,8 @@ def _application(server: StandIn) -> web.Application:
 
     async def chat(request: web.Request) -> web.Response:
         server.requests.append(await request.json())
+        if server.silence:
+            await server.silence.wait()
         status, document = server.answer(server.requests[-1])
         return web.json_response(document, status=status)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.trainer_train.gangs import free_port, losses, start, train
+from tests.unit.trainer_train.launch.gangs import free_port, losses, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +77,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     assert child.wait() == 75
     stored = json.loads(next(run.workspace.results_dir.glob("train-*.json")).read_text())
     assert stored["outcome"] == "Interrupted"
+    assert f"step {stored['summary']['checkpointStep']} is saved" in stored["message"]
     assert 5 <= max(before) < max(whole)
     after = train(run, free_port(), processes)
     assert min(after) > max(before)

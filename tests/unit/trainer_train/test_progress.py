@@ -1,6 +1,7 @@
 """Progress over HTTP, and the numbers behind it."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 
@@ -17,11 +18,21 @@ def get(port: int | None, path: str) -> str:
 def test_the_document_has_the_shape_of_the_contract() -> None:
     with ProgressServer("train", port=0) as server:
         server.update(step=12, total_steps=74, loss=1.31, tokens_per_second=290.04, eta_seconds=210.4)
-        server.update(checkpoint_seconds=2.04, message="training")
+        server.update(checkpoint_seconds=2.04, checkpoint_step=6, step_seconds=2.1404, message="training")
+        server.update(step_timestamp_seconds=1_795_776_097.4)
         assert json.loads(get(server.port, "/progress")) == {
             "schemaVersion": 1, "stage": "train", "step": 12, "totalSteps": 74, "fraction": 0.1622, "loss": 1.31,
-            "tokensPerSecond": 290.0, "etaSeconds": 210, "checkpointSeconds": 2.0, "message": "training",
+            "tokensPerSecond": 290.0, "etaSeconds": 210, "checkpointSeconds": 2.0, "checkpointStep": 6,
+            "stepSeconds": 2.14, "steppedAt": "2026-11-27T10:41:37Z", "message": "training",
         }  # fmt: skip
+
+
+def test_when_the_last_step_ended_is_known_only_after_a_step() -> None:
+    server = ProgressServer("train", port=0)
+    assert server.progress.to_json()["steppedAt"] is None
+    before = time.time()
+    server.stepped(step=1)
+    assert before <= (server.progress.step_timestamp_seconds or 0) <= time.time()
 
 
 def test_metrics_leave_out_what_is_unknown() -> None:

@@ -12,7 +12,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.training.checkpoints import Sharding, newest_complete, read_marker
 from finetune_trainer.training.resuming import needs_resharding
 from finetune_trainer.training.sharding import longest_wait
-from tests.unit.trainer_train.gangs import run_part, run_script, torchrun
+from tests.unit.trainer_train.launch.gangs import run_part, run_script, torchrun
 
 _STEPS = 10
 
@@ -71,7 +71,7 @@ def test_two_processes_then_one_then_two_have_the_losses_of_two_throughout(
 
 @pytest.mark.parametrize(
     ("moved", "hours"),
-    [(0, 0.5), (24_000_000, 0.5), (112_000_000_000, 0.66), (980_000_000_000, 1.86)],
+    [(0, 1), (24_000_000, 1), (112_000_000_000, 1.16), (980_000_000_000, 2.36)],
     ids=["nothing", "an adapter", "8B Full", "70B Full"],
 )
 def test_processes_wait_for_as_long_as_a_save_of_the_planned_size_takes(moved: int, hours: float) -> None:

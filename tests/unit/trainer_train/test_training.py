@@ -196,7 +196,7 @@ def test_whenever_a_save_is_due_at_most_a_twentieth_of_the_time_went_into_earlie
         assert saved <= clock.now / 20
         saves.begin()
         clock.now += duration
-        saves.end()
+        saves.end(7)
         saved += duration
 
 

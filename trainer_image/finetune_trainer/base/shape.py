@@ -20,7 +20,6 @@ from finetune_trainer.base.targets import (
     find_decoder,
     is_expert,
     linear_layers,
-    quantised_layers,
     stored_head,
     takes_adapter,
 )
@@ -201,7 +200,7 @@ def shape_of(base: BaseConfig, headers: Headers) -> ModelShape:
         embedding=embedding,
         head=0 if base.tied else head,  # some checkpoints store a copy of the embedding
         rest=sum(tensor.parameters for tensor in language.values()) - known,
-        quantised=_weights(quantised_layers(modules, base)),
+        quantised=_weights(linear_layers(modules, base, all_parts=True)),
         largest_layer=_largest_layer(language, decoder),
         experts=_experts(base, experts),
         beside=sum(tensor.parameters for tensor in beside.values()),

@@ -40,27 +40,19 @@ class Decoder:
         return int(found["layer"]) if found and found["stack"] == self.stack else None
 
 
-def linear_layers(modules: Mapping[str, Shape], base: BaseConfig) -> dict[str, Shape]:
+def linear_layers(
+    modules: Mapping[str, Shape], base: BaseConfig, *, all_parts: bool = False
+) -> dict[str, Shape]:
     """The linear layers of the language model's decoder layers, but for routed experts and their routers.
 
-    Layers that predict further tokens are numbered beyond the model's, and left out.
-    """
-    decoder, layers = find_decoder(modules, base), base.require("layers")
-    numbers = {name: decoder.layer_of(name) for name in modules}
-    inside = (name for name, number in numbers.items() if number is not None and number < layers)
-    return {name: modules[name] for name in inside if _is_linear(name, modules[name], base)}
-
-
-def quantised_layers(modules: Mapping[str, Shape], base: BaseConfig) -> dict[str, Shape]:
-    """What method QLoRA quantises: linear layers of any part of the model, within its layers.
-
-    bitsandbytes takes every `nn.Linear` but the output head; routed experts and routers are none. Those
-    outside of numbered layers, as between a vision tower and the language model, are not told from
-    embeddings by their headers: they are taken to stay as they are.
+    Layers that predict further tokens are numbered beyond the model's, and left out. `all_parts` adds those
+    within numbered layers elsewhere (a vision tower): what method QLoRA quantises, since bitsandbytes takes
+    every `nn.Linear` but the output head. Those outside of such layers, as between the tower and the language
+    model, are not told from embeddings by their headers: they are taken to stay as they are.
     """
     decoder, layers = find_decoder(modules, base), base.require("layers")
     numbers = {name: decoder.layer_of(name) for name in modules if _NUMBERED.match(name)}
-    loaded = (name for name, number in numbers.items() if number is None or number < layers)
+    loaded = (name for name, number in numbers.items() if (all_parts if number is None else number < layers))
     return {name: modules[name] for name in loaded if _is_linear(name, modules[name], base)}
 
 

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,24 +20,36 @@ from finetune_trainer.errors import (
     DatasetChanged,
     DiskFull,
     Diverged,
+    Hang,
     Interrupted,
     OutOfMemory,
+    PeersMissing,
     StageError,
     UserError,
 )
-from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, WorkerOutcome, decide, lost, recorded
+from finetune_trainer.launch.heartbeat import DUMP_STACKS, heartbeats, hung, sentence, stacks
+from finetune_trainer.launch.outcome import (
+    INTERRUPTED,
+    SUCCEEDED,
+    WorkerOutcome,
+    decide,
+    lost,
+    record,
+    recorded,
+)
 from finetune_trainer.launch.processes import default_processes, memory_advice
-from finetune_trainer.launch.torchrun import Gang, command, read_gang, worker_environment
+from finetune_trainer.launch.torchrun import Gang, command, missing_peers, read_gang, worker_environment
 from finetune_trainer.results import run_stage, succeeded
 from finetune_trainer.training.checkpoints import kept_after_full_disk
 from finetune_trainer.workspace import Workspace
 
 _ERRORS: dict[str, type[StageError]] = {
-    error.reason: error for error in (UserError, DatasetChanged, Diverged)
+    error.reason: error for error in (UserError, DatasetChanged, Diverged, Hang, PeersMissing)
 }
 # How often process 1 looks for a failed worker. The files that workers write and the list of torchrun's
 # children are a few system calls, and no single event tells of both a recorded failure and a killed worker.
 _LOOK_SECONDS = 1.0
+_NCCL_ADVICE = "NCCL_DEBUG: INFO in the operator's setting `env` lets the next attempt log what NCCL does."
 _log = logging.getLogger(__name__)
 
 
@@ -65,18 +79,22 @@ def run(job_path: Path, job: Job, workspace: Workspace) -> Result:
     if outcome.reason == SUCCEEDED:
         return succeeded(job, outcome.message, outcome.summary)
     if outcome.reason == INTERRUPTED:
-        raise Interrupted(outcome.message)
+        raise Interrupted(outcome.message, outcome.summary.get("checkpointStep"))
     if outcome.reason == DiskFull.reason:
         kept = kept_after_full_disk(workspace.checkpoints, prepared.training_key)
         raise DiskFull(f"{outcome.message} {kept}")
     if outcome.reason == OutOfMemory.reason:
         raise OutOfMemory(f"{outcome.message}{memory_advice(job, gang.processes)}")
+    if outcome.reason == Hang.reason and job.spec.resources.gpus_per_node:
+        raise Hang(f"{outcome.message} {_NCCL_ADVICE}")
     raise _ERRORS.get(outcome.reason, TrainingFailed)(outcome.message)
 
 
 def _supervise(gang: Gang, job_path: Path, workspace: Workspace, outcomes: Path) -> WorkerOutcome:
     kills = oom_kills()
+    own_error = outcomes / "torchrun.json"  # of torchrun itself, which tells its workers other files
     environment = worker_environment(os.environ, gang.processes, usable_cores())
+    environment["TORCHELASTIC_ERROR_FILE"] = str(own_error)
     child = subprocess.Popen(command(gang, job_path, workspace.root, outcomes), env=environment)
     _log.info(
         "started torchrun for pod %s of %s with %s processes",
@@ -86,6 +104,8 @@ def _supervise(gang: Gang, job_path: Path, workspace: Workspace, outcomes: Path)
     # A signal that arrived before this line raised Interrupted; torchrun then ends with the container.
     signal.signal(signal.SIGTERM, forward)
     exit_code = _wait(child, outcomes, gang.processes)
+    if missing := missing_peers(own_error, gang):
+        return WorkerOutcome(0, PeersMissing.reason, missing)
     return decide(recorded(outcomes), gang.processes, exit_code, forward.terminated, oom_kills() > kills)
 
 
@@ -96,16 +116,41 @@ def _wait(child: "subprocess.Popen[bytes]", outcomes: Path, processes: int) -> i
     killed at the second look that finds one lost: those that can notice have recorded by then what they know,
     and workers that torchrun was about to start at the first one are there.
     """
-    suspected = False
+    suspected = killed = False
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=_LOOK_SECONDS)
-        workers = _workers(child)
-        failed = lost(recorded(outcomes), len(workers), processes)
+        workers, told = _workers(child), recorded(outcomes)
+        failed = lost(told, len(workers), processes)
         if failed and suspected:
-            _log.error("a worker failed; the other %s of this pod are killed", len(workers))
+            if not killed:  # one inside the kernel may take its time to end
+                _log_stacks(outcomes)
+                _log.error("a worker failed; the other %s of this pod are killed", len(workers))
             _kill(workers)
+            killed = True
+        elif not failed:
+            _look_for_hang(workers, told, outcomes)
         suspected = failed
+
+
+def _look_for_hang(workers: list[psutil.Process], told: list[WorkerOutcome], outcomes: Path) -> None:
+    """Record Hang for a worker that gives no sign of life, and ask all for their stacks.
+
+    The next looks take it for failed like any other; until they kill, the stacks are written.
+    """
+    now = time.monotonic()
+    silent = hung(heartbeats(outcomes), {outcome.rank for outcome in told}, now)
+    if silent is None:
+        return
+    record(outcomes, WorkerOutcome(silent.rank, Hang.reason, sentence(silent, now, datetime.now(UTC))))
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.send_signal(DUMP_STACKS)
+
+
+def _log_stacks(outcomes: Path) -> None:
+    for name, text in stacks(outcomes).items():
+        _log.error("%s:\n%s", name, text)
 
 
 def _workers(child: "subprocess.Popen[bytes]") -> list[psutil.Process]:

@@ -6,10 +6,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.errors import DatasetChanged, DiskFull, Diverged, OutOfMemory, UserError
+from finetune_trainer.errors import (
+    DatasetChanged,
+    DiskFull,
+    Diverged,
+    Hang,
+    OutOfMemory,
+    PeersMissing,
+    UserError,
+)
 from finetune_trainer.files import write_atomically
 
-_KNOWN = {error.reason for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged)}
+_KNOWN = {
+    error.reason for error in (UserError, DatasetChanged, OutOfMemory, DiskFull, Diverged, Hang, PeersMissing)
+}
 SUCCEEDED, INTERRUPTED, UNKNOWN = "Completed", "Interrupted", "Unknown"
 
 

@@ -7,17 +7,25 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from finetune_trainer import logs
 from finetune_trainer.contracts import read_job
 from finetune_trainer.errors import DiskFull, Interrupted, OutOfMemory, StageError, cause_of
 from finetune_trainer.files import full_volume
+from finetune_trainer.launch.heartbeat import beat, stacks_on_demand
 from finetune_trainer.launch.outcome import INTERRUPTED, SUCCEEDED, UNKNOWN, WorkerOutcome, record
+from finetune_trainer.training.patience import STARTING
 from finetune_trainer.training.signals import StopRequest
 from finetune_trainer.workspace import Workspace
 
+if TYPE_CHECKING:
+    from finetune_trainer.training.callbacks import StepReport
+
+# How gloo and NCCL say that a peer is gone.
+_LOST_CONTACT = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 _log = logging.getLogger(__name__)
 
 
@@ -29,6 +37,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     job = read_job(options.job)
     logs.configure(job)
     rank = int(os.environ.get("RANK", "0"))
+    stacks_on_demand(options.outcomes, rank)
+    beat(options.outcomes, rank, "starting", STARTING)
     outcome = _outcome(rank, options, stop)
     record(options.outcomes, outcome)
     end(1 if outcome.failed else 0)
@@ -49,15 +59,23 @@ def _outcome(rank: int, options: argparse.Namespace, stop: StopRequest) -> Worke
     try:
         from finetune_trainer.stages.train import train_process
 
-        result = train_process(read_job(options.job), Workspace(options.workspace), stop)
+        tell = partial(_tell, options.outcomes, rank)
+        result = train_process(read_job(options.job), Workspace(options.workspace), stop, tell)
         return WorkerOutcome(rank, SUCCEEDED, result.message, result.summary)
     except Interrupted as stopped:
-        return WorkerOutcome(rank, INTERRUPTED, str(stopped))
+        return WorkerOutcome(rank, INTERRUPTED, str(stopped), stopped.summary)
     except StageError as error:
         return WorkerOutcome(rank, error.reason, str(error))
     except Exception as error:
         _log.exception("training failed")
         return WorkerOutcome(rank, *_classified(error, options.workspace))
+
+
+def _tell(outcomes: Path, rank: int, now: "StepReport") -> None:
+    doing = now.message
+    if now.step is not None and now.total_steps is not None:
+        doing = f"step {min(now.step + 1, now.total_steps)} of {now.total_steps}"
+    beat(outcomes, rank, doing, now.within, now.step_seconds)
 
 
 def _classified(error: Exception, workspace: Path) -> tuple[str, str]:
@@ -68,6 +86,9 @@ def _classified(error: Exception, workspace: Path) -> tuple[str, str]:
         return OutOfMemory.reason, f"{text}; use more memory, a shorter maxLength or a smaller rank."
     if cause is DiskFull:
         return DiskFull.reason, full_volume(error, workspace)
+    if any(words in str(error) for words in _LOST_CONTACT):
+        text = "Training lost contact with another training process, which ended or cannot be reached"
+        return UNKNOWN, f"{text}; the logs and events of the other pods say more."
     # The text of an unforeseen error may hold anything (paths, addresses): it stays in the log.
     return UNKNOWN, f"Training failed with {type(error).__name__}; the pod's log has the traceback."
 

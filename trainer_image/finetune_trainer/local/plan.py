@@ -51,7 +51,7 @@ def _looked_ahead(options: argparse.Namespace) -> tuple[Report, str | None]:
 
 def _job_document(report: Report, refusal: str | None) -> dict[str, Any]:
     """The keys of `plan --model` and more; without those about memory where the rows are refused."""
-    told = report.model_dump(mode="json", by_alias=True, include={"memory", "estimate", "advice"})
+    told = report.model_dump(mode="json", by_alias=True, include={"memory", "scoring", "estimate", "advice"})
     memory = told.pop("memory") or {}
     memory.pop("measuredPeakGiB", None)
     return {**memory, **told, "refused": refusal}

@@ -139,6 +139,17 @@ class MemoryPlan(Document):
         return {name: size for name, size in self.breakdown.items() if size >= _SMALLEST_SHOWN}
 
 
+class Scoring(Document):
+    """On how many GPUs the engine scores base and tuned model, and what it needs of each of them."""
+
+    model_config = ConfigDict(alias_generator=_with_gib)
+
+    gpus: int = Field(ge=1)
+    gpu: str
+    need_gib: FiniteFloat = Field(ge=0)
+    limit_gib: FiniteFloat = Field(ge=0)
+
+
 class Savings(Document):
     """What a shorter prompt saves; `break_even_days` is null when it never pays back."""
 
@@ -192,6 +203,7 @@ class Report(Document):
     duplicates: Duplicates | None = None
     example: Example | None = None
     memory: MemoryPlan | None = None
+    scoring: Scoring | None = None
     estimate: Estimate | None = None
     training: dict[str, Any] | None = None
     lora: dict[str, Any] | None = None

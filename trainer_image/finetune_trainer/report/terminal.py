@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from finetune_trainer.data.findings import Finding
-from finetune_trainer.report.document import DataSummary, Estimate, Histogram, Lengths, MemoryPlan, Report
+from finetune_trainer.report.document import (
+    DataSummary,
+    Estimate,
+    Histogram,
+    Lengths,
+    MemoryPlan,
+    Report,
+    Scoring,
+)
 from finetune_trainer.report.readiness import readiness
 from finetune_trainer.words import duration, gib, money, number, plural, printable, setting, share
 
@@ -111,6 +119,8 @@ def _numbers(report: Report) -> list[_Entry]:
         entries.append(
             _Entry("memory", tuple(_memory_lines(report.memory)), "good" if report.memory.fits else "error")
         )
+    if report.scoring:
+        entries.append(_Entry("scoring", (_scoring_line(report.scoring),)))
     if report.estimate:
         entries += _estimate(report.estimate)
     return entries
@@ -146,6 +156,10 @@ def _memory_lines(plan: MemoryPlan) -> Iterator[str]:
     )
     if plan.suggestion:
         yield plan.suggestion
+
+
+def _scoring_line(plan: Scoring) -> str:
+    return f"{plan.gpus} x {plan.gpu}: {gib(plan.need_gib)} of {gib(plan.limit_gib)} on each"
 
 
 def _estimate(estimate: Estimate) -> Iterator[_Entry]:

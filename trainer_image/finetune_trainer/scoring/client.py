@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from finetune_trainer.chat.messages import requested, served_tools
-from finetune_trainer.errors import StageError, UserError
+from finetune_trainer.environment import hang_seconds
+from finetune_trainer.errors import Hang, StageError, UserError
 
 # Everything that generation_config.json may set and the engine would take from there.
 GREEDY = {
@@ -69,7 +70,10 @@ def socket_path() -> Path:
 
 
 class Engine:
-    """The engine behind one socket; an async context manager. Retries what may pass, never what cannot."""
+    """The engine behind one socket; an async context manager. Retries what may pass, never what cannot.
+
+    Hang when it was ready and then gives no answer at all for FT_HANG_SECONDS.
+    """
 
     def __init__(self, path: Path, start_seconds: float = _START_SECONDS, first_wait: float = 0.5) -> None:
         self._path, self._start_seconds, self._first_wait = path, start_seconds, first_wait
@@ -78,14 +82,22 @@ class Engine:
             base_url="http://engine",
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=10.0),
         )
+        self._limit = hang_seconds(os.environ)
+        self._silence = asyncio.timeout(None)
 
     async def __aenter__(self) -> "Engine":
+        await self._silence.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+        try:
+            await self._silence.__aexit__(kind, error, trace)
+        except TimeoutError as silent:
+            text = f"The engine answered nothing for {self._limit} s"
+            raise Hang(f"{text}; its container's log says what it did last.") from silent
 
     async def wait_ready(self) -> None:
         """Return once /health answers 200; EngineUnavailable when it does not in time."""
@@ -97,6 +109,7 @@ class Engine:
             raise EngineUnavailable(
                 f"The engine was not ready within {self._start_seconds:.0f} s; its container's log says why."
             ) from error
+        self._heard()
 
     async def base_name(self) -> str:
         """The served model's name (adapters name it as their parent)."""
@@ -137,6 +150,11 @@ class Engine:
         answer = await self._send("POST", "/detokenize", {"model": model, "tokens": list(ids)})
         return str(answer["prompt"])
 
+    def _heard(self) -> None:
+        if self._silence.expired():
+            return  # the stage is being cancelled
+        self._silence.reschedule(asyncio.get_running_loop().time() + self._limit)
+
     async def _healthy(self) -> bool:
         try:
             return (await self._http.get("/health", timeout=10.0)).status_code == 200
@@ -153,6 +171,7 @@ class Engine:
             except httpx.TransportError as error:
                 problem = type(error).__name__
                 continue
+            self._heard()
             if response.status_code < 400:
                 return _json(response)
             problem = f"HTTP {response.status_code}: {_error_text(response)}"

@@ -62,7 +62,7 @@ async def _answers(
         await engine.wait_ready()
         model = await engine.base_name()
         server.update(message="asking the base model")
-        return await answer_all(engine, model, questions, evaluation, lambda done: server.update(step=done))
+        return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
 
 
 def _result(job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], cached: bool) -> Result:

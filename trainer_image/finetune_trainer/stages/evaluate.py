@@ -59,7 +59,7 @@ async def _answers(
             await _check_effect(engine, model, questions)
             model = ADAPTER_NAME
         server.update(message="asking the tuned model")
-        return await answer_all(engine, model, questions, evaluation, lambda done: server.update(step=done))
+        return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
 
 
 async def _check_effect(engine: Engine, base: str, questions: list[Question]) -> None:

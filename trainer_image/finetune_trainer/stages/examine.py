@@ -30,6 +30,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.planning.choose import NoFit
 from finetune_trainer.planning.defaults import Plan, length_limit, make_plan, share_of_batch
 from finetune_trainer.planning.lengths import Lengths, measure
+from finetune_trainer.planning.scoring import NoScoring
 from finetune_trainer.report.data import data_summary
 from finetune_trainer.report.document import Datasets, JobName, Report
 from finetune_trainer.report.duplicates import count_duplicates
@@ -163,6 +164,8 @@ def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | N
     report = report.model_copy(update=report_parts(job, outlook))
     if isinstance(outlook.memory, NoFit):
         raise RefusedError(f"{outlook.memory.gpu.name}: {outlook.memory.message}", report)
+    if isinstance(outlook.scoring, NoScoring):
+        raise RefusedError(outlook.scoring.message, report)
     asked = with_prompts(tokenizer, holdout, fixed=not options.clock)
     return Examined(data, table, plan, outlook, findings, asked, report, lengths, options)
 

@@ -10,7 +10,8 @@ from finetune_trainer.planning.choose import MemoryPlan, NoFit, choose_method
 from finetune_trainer.planning.defaults import Plan
 from finetune_trainer.planning.layouts import Gpu, Workload, gpus_of, workload_of
 from finetune_trainer.planning.lengths import Lengths
-from finetune_trainer.planning.memory import checkpoint_bytes
+from finetune_trainer.planning.memory import checkpoint_bytes, in_gib
+from finetune_trainer.planning.scoring import NoScoring, Scoring, Served, plan_scoring
 from finetune_trainer.planning.time import (
     Band,
     Efficiency,
@@ -34,12 +35,14 @@ _PER_MONTH = {"Yearly": 1 / 12, "Quarterly": 1 / 3, "Monthly": 1, "Weekly": 52 /
 class Outlook:
     """The parts that are known: memory needs the GPU's size, time its peak too, cost a price as well.
 
-    `method` is the one in force: the job's, or its fallback where memory forces that.
+    `method` is the one in force: the job's, or its fallback where memory forces that. `scoring` is None where
+    nothing is scored on GPUs, or their size is not known.
     """
 
     method: Method
     checkpoint_bytes: int
     memory: MemoryPlan | NoFit | None
+    scoring: Scoring | NoScoring | None
     time: TimeEstimate | None
     efficiency: Efficiency | None
     cost: Band | None
@@ -56,7 +59,7 @@ def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_
     size = checkpoint_bytes(trained, full=plan.rank is None)
     if not job.spec.resources.gpus_per_node:
         advice = advise(_intent(job), None, None)
-        return Outlook(job.spec.method, size, None, None, None, None, _savings(job, None), advice)
+        return Outlook(job.spec.method, size, None, None, None, None, None, _savings(job, None), advice)
     gpu, work = job.accelerator, _workload(job, base, plan, lengths)
     known = gpu is not None and gpu.memory_gib is not None
     memory = choose_method(work, job.spec.fallback_method, gpus_of(job.other_gpus)) if known else None
@@ -66,7 +69,8 @@ def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_
     time = _time(job, work, method, plan, lengths, efficiency, holdout_rows) if efficiency else None
     cost = _cost(job, time) if time else None
     advice = advise(_intent(job), work, fitting)
-    return Outlook(method, size, memory, time, efficiency, cost, _savings(job, cost), advice)
+    scoring = _scoring(job, base, plan, lengths, work) if known and job.spec.evaluation else None
+    return Outlook(method, size, memory, scoring, time, efficiency, cost, _savings(job, cost), advice)
 
 
 def summarise(job: Job, outlook: Outlook) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def summarise(job: Job, outlook: Outlook) -> dict[str, Any]:
         "method": outlook.method,
         "checkpointBytes": outlook.checkpoint_bytes,
         "memory": _memory_summary(outlook.memory) if outlook.memory else None,
+        "scoring": _scoring_summary(job, outlook),
         "estimate": _estimate_summary(job, outlook),
         "savings": outlook.savings.model_dump(by_alias=True, mode="json") if outlook.savings else None,
         "advice": [{"reason": item.reason, "message": item.message} for item in outlook.advice] or None,
@@ -89,6 +94,7 @@ def report_parts(job: Job, outlook: Outlook) -> dict[str, Any]:
     known = {"budget": limit, "savings": outlook.savings}
     return {
         "memory": _memory_report(job, outlook.memory) if outlook.memory else None,
+        "scoring": _scoring_report(outlook.scoring) if isinstance(outlook.scoring, Scoring) else None,
         "estimate": report.Estimate.model_validate({**given, **known}) if given else None,
         "advice": tuple(report.Advice(reason=a.reason, message=a.message) for a in outlook.advice),
     }
@@ -107,6 +113,13 @@ def _workload(job: Job, base: BaseModel, plan: Plan, lengths: Lengths) -> Worklo
         longest=lengths.longest,
         rows=plan.effective_batch_size,
     )
+
+
+def _scoring(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, work: Workload) -> Scoring | NoScoring:
+    answer = job.spec.evaluation.output_tokens if job.spec.evaluation else 0
+    adapter = 0 if plan.rank is None else base.trained(plan.rank, plan.target_modules)
+    served = Served(base.config, work.shape, adapter, lengths.longest + answer)
+    return plan_scoring(served, work.gpu, work.gpus_per_node, gpus_of(job.other_gpus))
 
 
 def _efficiency(job: Job, memory: MemoryPlan | None) -> Efficiency | None:
@@ -167,6 +180,22 @@ def _memory_summary(memory: MemoryPlan | NoFit) -> dict[str, Any]:
     told = memory.document()
     left_out = {"gpus", "method", "suggestion"}
     return {key: value for key, value in told.items() if key not in left_out}
+
+
+def _scoring_summary(job: Job, outlook: Outlook) -> dict[str, Any] | None:
+    """On how many GPUs the engine scores: 1 where their size is not known."""
+    if not job.spec.evaluation or not job.spec.resources.gpus_per_node:
+        return None
+    return {"gpus": outlook.scoring.gpus if isinstance(outlook.scoring, Scoring) else 1}
+
+
+def _scoring_report(scoring: Scoring) -> report.Scoring:
+    return report.Scoring(
+        gpus=scoring.gpus,
+        gpu=scoring.gpu.name,
+        need_gib=in_gib(scoring.bytes),
+        limit_gib=in_gib(scoring.limit),
+    )
 
 
 def _memory_report(job: Job, memory: MemoryPlan | NoFit) -> report.MemoryPlan:

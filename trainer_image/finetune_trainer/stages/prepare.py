@@ -93,14 +93,26 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
     write_reports(workspace, examined.report)
     summary = {"adopted": False, **_base_facts(job, digest), **examined.summary(job)}
     key = record_of(workspace, job, summary).training_key
-    saved_by = sharded_by(workspace, key, job.spec.resources.processes)
+    saved_by = sharded_by(workspace, key, _processes(job))
     summary["warnings"] += lacking_space(workspace, summary["checkpointBytes"], saved_by)
     write_prepared(workspace, job, summary)
     return succeeded(job, _sentence(job, summary), summary)
 
 
-def sharded_by(workspace: Workspace, key: str, processes: int) -> int | None:
-    """How many processes saved the shards that training must rewrite for `processes`; None if it need not."""
+def _processes(job: Job) -> int | None:
+    """How many will train; None for a single pod on the CPU that chooses it itself (launch/processes.py)."""
+    asked = job.spec.resources
+    chosen_there = asked.nodes == 1 and not asked.gpus_per_node and asked.processes_per_node is None
+    return None if chosen_there else asked.processes
+
+
+def sharded_by(workspace: Workspace, key: str, processes: int | None) -> int | None:
+    """How many processes saved the shards that training must rewrite for `processes`.
+
+    None where it need not, and where it is not known yet how many will train.
+    """
+    if processes is None:
+        return None
     marker = newest_marker(workspace.checkpoints, key)
     saved = marker.sharding if marker and marker.sharding.zero_stage else None
     return saved.processes if saved and saved.processes != processes else None

@@ -28,8 +28,11 @@ from finetune_trainer.workspace import Workspace
 _log = logging.getLogger(__name__)
 
 
-def train_process(job: Job, workspace: Workspace, stop: StopRequest) -> Result:
-    """One process of the gang; all return the same summary. Interrupted once the checkpoint is complete."""
+def train_process(job: Job, workspace: Workspace, stop: StopRequest, beat: ReportStep) -> Result:
+    """One process of the gang; all return the same summary. Interrupted once the checkpoint is complete.
+
+    `beat` is called with everything that the process begins.
+    """
     prepared = check_prepared(workspace, job)
     execution = plan_execution(job, prepared.summary, workspace.base_dir(job))
     plan = read_plan(prepared.summary, execution)
@@ -38,10 +41,10 @@ def train_process(job: Job, workspace: Workspace, stop: StopRequest) -> Result:
     )
     key = prepared.training_key
     if int(os.environ.get("RANK", "0")) != 0:
-        return _result(job, train(plan, folders, key, stop, lambda _: None), {})
+        return _result(job, train(plan, folders, key, stop, beat), {})
     with ProgressServer("train") as server:
-        server.update(total_steps=prepared.summary["training"]["steps"], message="loading the model")
-        outcome = train(plan, folders, key, stop, _reporter(server))
+        server.update(total_steps=prepared.summary["training"]["steps"])
+        outcome = train(plan, folders, key, stop, _reporter(server, beat))
         return _result(job, outcome, _measured(job, prepared.summary, folders.model, outcome))
 
 
@@ -97,13 +100,21 @@ def _workload(job: Job, summary: dict[str, Any], model: Path, gpu: Gpu) -> Workl
     )
 
 
-def _reporter(server: ProgressServer) -> ReportStep:
+def _reporter(server: ProgressServer, beat: ReportStep) -> ReportStep:
     def report(done: StepReport) -> None:
+        beat(done)
         speed = done.tokens_per_second
-        server.update(
-            step=done.step, total_steps=done.total_steps, loss=done.loss, tokens_per_second=speed,
-            eta_seconds=done.seconds_left, checkpoint_seconds=done.checkpoint_seconds, message=done.message,
-        )  # fmt: skip
+        numbers = {
+            "step": done.step, "total_steps": done.total_steps, "loss": done.loss, "tokens_per_second": speed,
+            "eta_seconds": done.seconds_left, "checkpoint_seconds": done.checkpoint_seconds,
+            "checkpoint_step": done.checkpoint_step, "step_seconds": done.step_seconds,
+        }  # fmt: skip
+        known = {name: value for name, value in numbers.items() if value is not None}
+        tell = server.update if done.loss is None else server.stepped
+        tell(message=done.message, **known)
+        if done.step is None:
+            _log.info(done.message)
+            return
         _log.info(
             "step %s of %s: loss %s, %s tokens/s",
             done.step,
@@ -131,7 +142,8 @@ def _measured(job: Job, summary: dict[str, Any], model: Path, outcome: Outcome) 
 
 def _result(job: Job, outcome: Outcome, measured: dict[str, float]) -> Result:
     if outcome.stopped:
-        raise Interrupted(f"Training was asked to stop; step {outcome.steps} is saved and can be resumed.")
+        saved = f"Training was asked to stop; step {outcome.steps} is saved and can be resumed."
+        raise Interrupted(saved, outcome.steps)
     speed, loss = outcome.tokens_per_second, outcome.final_loss
     at = f" at {speed:.0f} tokens/s" if speed else ""
     text = f"Trained {plural(outcome.steps, 'step')}{at}; the loss ended at {loss or 0:.3f}."

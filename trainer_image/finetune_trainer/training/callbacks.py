@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -21,27 +22,33 @@ from finetune_trainer.training.checkpoints import (
     share,
     write_to_disk,
 )
+from finetune_trainer.training.patience import Patience
 from finetune_trainer.training.resuming import remove_universal, separate_step_counts
 
 T = TypeVar("T")
 _WINDOW = 20  # optimizer steps that the shown speed is averaged over
+_SETTLED = 5  # measured steps: the one that compiles the layers (compiling.py) is over by then
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """How far a run is after a step; unknown numbers are None.
+    """What a process does now, and how far the run is; what is not known, or as before, is None.
 
-    `message` says what it is doing, `checkpoint_seconds` is what the last save took; `seconds_left` leaves
-    saving out.
+    `message` says what it is doing, and a report that does not follow `within` so many seconds means that it
+    hangs. `checkpoint_seconds` is what the last save took, `checkpoint_step` the step of the newest complete
+    checkpoint, `step_seconds` the median of the last steps; `seconds_left` leaves saving out.
     """
 
-    step: int
-    total_steps: int
     message: str
+    within: float
+    step: int | None = None
+    total_steps: int | None = None
     loss: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
     checkpoint_seconds: float | None = None
+    step_seconds: float | None = None
+    checkpoint_step: int | None = None
 
 
 ReportStep = Callable[[StepReport], None]
@@ -84,6 +91,16 @@ class Speed:
         return len(self._window)
 
     @property
+    def step_seconds(self) -> float | None:
+        """The median time of a step in the window; None before the second mark."""
+        return median(seconds for _, seconds in self._window) if self._window else None
+
+    @property
+    def largest_step(self) -> int:
+        """The most real tokens that a step of the run has."""
+        return max(self._step_tokens, default=0)
+
+    @property
     def tokens_per_second(self) -> float | None:
         """Real tokens per second over the window; None before the second mark."""
         return _per_second(
@@ -111,14 +128,26 @@ def _per_second(tokens: int, seconds: float) -> float | None:
 
 
 class ProgressCallback(TrainerCallback):
-    """Passes each step's loss and speed on, and what the last save took."""
+    """Passes each step's loss and speed on, what the last save took, and how long the next step may take."""
 
-    def __init__(self, speed: Speed, clock: signals.SaveClock, report: ReportStep, message: str) -> None:
-        self._speed, self._clock, self._report, self._message = speed, clock, report, message
+    def __init__(
+        self, speed: Speed, clock: signals.SaveClock, patience: Patience, report: ReportStep, message: str
+    ) -> None:
+        self._speed, self._clock, self._patience = speed, clock, patience
+        self._report, self._message = report, message
 
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         """Tell where the run starts or resumes."""
-        self._report(StepReport(state.global_step, state.max_steps, self._message))
+        resumed = state.global_step or None
+        self._report(
+            StepReport(
+                self._message,
+                self._within(),
+                state.global_step,
+                state.max_steps,
+                checkpoint_step=resumed,
+            )
+        )
 
     def on_log(
         self, _args: Any, state: TrainerState, _control: TrainerControl, logs: dict[str, float], **_: Any
@@ -128,15 +157,22 @@ class ProgressCallback(TrainerCallback):
             return
         self._speed.mark(state.global_step)
         report = StepReport(
+            self._message,
+            self._within(),
             state.global_step,
             state.max_steps,
-            self._message,
             logs["loss"],
             self._speed.tokens_per_second,
             self._speed.seconds_left,
             self._clock.seconds,
+            self._speed.step_seconds,
+            self._clock.step,
         )
         self._report(report)
+
+    def _within(self) -> float:
+        usual = self._speed.step_seconds if self._speed.measured_steps >= _SETTLED else None
+        return self._patience.step(usual, self._clock.seconds, self._speed.largest_step)
 
 
 class DivergenceCallback(TrainerCallback):
@@ -204,7 +240,7 @@ class CheckpointCallback(TrainerCallback):
         if args.process_index == 0:
             mark_complete(checkpoint, self._key, self._sharding, files)
         signals.wait_for_all()  # who ended before the marker was written would take the others down
-        self._clock.end()
+        self._clock.end(state.global_step)
         self._speed.resume(state.global_step)
 
     def on_train_end(self, args: Any, _state: TrainerState, _control: TrainerControl, **_: Any) -> None:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from trl import SFTConfig
 
 from finetune_trainer.base.config import read_base_config
 from finetune_trainer.container import multiplies_in_bf16
+from finetune_trainer.environment import hang_seconds
 from finetune_trainer.trained_rows import map_rows, row_lengths
 from finetune_trainer.training.attention import (
     PACKED,
@@ -34,10 +36,12 @@ from finetune_trainer.training.callbacks import (
     ProgressCallback,
     ReportStep,
     Speed,
+    StepReport,
 )
 from finetune_trainer.training.checkpoints import Sharding
 from finetune_trainer.training.compiling import CompileCallback
 from finetune_trainer.training.model import load_model, skeleton
+from finetune_trainer.training.patience import Patience
 from finetune_trainer.training.plan import Folders, Hardware, TrainPlan, cpu_precision
 from finetune_trainer.training.resuming import Start, find_start
 from finetune_trainer.training.saving import save_output
@@ -100,22 +104,40 @@ def train(
 
     `finish` may complete the output folder (first process only) before it appears under its name.
     """
+    hardware = hardware or local_hardware(full=plan.lora is None)
+    patience = _patience(plan, folders, hardware)
+    report(StepReport("loading the model", patience.loading))
     keep_from_compiling()
-    trainer = _build_trainer(plan, folders, hardware or local_hardware(full=plan.lora is None))
+    trainer = _build_trainer(plan, folders, hardware)
+    report(StepReport("looking for a checkpoint", patience.resuming))
     speed = Speed(tokens_of_steps(trainer.lengths, plan.effective_batch_size, plan.seed, plan.epochs))
     sharding = Sharding(trainer.args.world_size, plan.execution.zero_stage)
-    start = find_start(folders.checkpoints, key, trainer.args.process_index, sharding)
+    rewriting = partial(report, StepReport("rewriting the checkpoint", patience.rewriting))
+    start = find_start(folders.checkpoints, key, trainer.args.process_index, sharding, rewriting)
     clock = SaveClock(plan.checkpoint_seconds, time.monotonic)
     checkpointing = CheckpointCallback(key, sharding, stop, clock, speed)
-    progress = ProgressCallback(speed, clock, report, start.message)
+    progress = ProgressCallback(speed, clock, patience, report, start.message)
     compiling = CompileCallback(plan.execution, folders.checkpoints.with_name("compiled"), speed)
     # A step that diverged must not be saved, and progress marks the steps by which compiling decides.
     for callback in (DivergenceCallback(), progress, checkpointing, compiling):
         trainer.add_callback(callback)
     seconds = _run(trainer, start)
     if not checkpointing.stopped:
+        report(StepReport("writing the result", patience.finishing))
         save_output(trainer, folders.model, folders.output, finish)
     return _outcome(trainer, speed, checkpointing.stopped, seconds, start.step)
+
+
+def _patience(plan: TrainPlan, folders: Folders, hardware: Hardware) -> Patience:
+    told = {name: int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "GROUP_WORLD_SIZE")}
+    return Patience(
+        at_least=hang_seconds(os.environ),
+        base_bytes=sum(path.stat().st_size for path in folders.model.glob("*.safetensors")),
+        checkpoint_bytes=plan.checkpoint_bytes,
+        processes=told["WORLD_SIZE"],
+        nodes=told["GROUP_WORLD_SIZE"],
+        cuda=hardware.cuda,
+    )
 
 
 def load_rows(path: Path) -> Dataset:

@@ -10,6 +10,7 @@ step learns from does not depend on the number (batching.py), and nothing in it 
 import logging
 import shutil
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -61,10 +62,13 @@ class Start:
         return "training" + (skipped if self.skipped else "")
 
 
-def find_start(folder: Path, key: str, rank: int, sharding: Sharding) -> Start:
+def find_start(
+    folder: Path, key: str, rank: int, sharding: Sharding, rewriting: Callable[[], None] = lambda: None
+) -> Start:
     """The start of the run of `key`, the same in every process; what no resume may take is deleted.
 
-    Collective; UserError where the checkpoint cannot be resumed by these processes.
+    `rewriting` is called before the checkpoint is rewritten for another number of processes. Collective;
+    UserError where the checkpoint cannot be resumed by these processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:
@@ -79,6 +83,7 @@ def find_start(folder: Path, key: str, rank: int, sharding: Sharding) -> Start:
     checkpoint, marker = found
     universal = needs_resharding(marker.sharding, sharding)
     if universal:
+        rewriting()
         run_in_first(partial(_rewrite, checkpoint, key), longest_wait(_REWRITING * marker.bytes))
     return Start(checkpoint, tuple(skipped), universal)
 

@@ -6,11 +6,10 @@ from typing import Any
 from torch.distributed import distributed_c10d
 from transformers import TrainingArguments
 
+from finetune_trainer.training.patience import SLOW_VOLUME, STARTING
 from finetune_trainer.training.plan import Execution, Precision
 
 _BUCKET = 50_000_000  # elements that are reduced at once
-_HANG = timedelta(minutes=30)
-_BYTES_PER_SECOND = 200e6  # of a slow network volume, as the operator's grace period assumes
 
 
 def deepspeed_config(full: bool, precision: Precision, execution: Execution) -> dict[str, Any]:
@@ -74,9 +73,10 @@ def keep_types_when_sharding() -> None:
 def longest_wait(moved: int) -> timedelta:
     """How long a process may wait for one that reads or writes so many bytes.
 
-    Only a hang is left to this time: process 1 (launch/gang.py) finds within seconds which process ended.
+    Neither an ended process nor a hang is left to this time: process 1 (launch/gang.py) finds the one within
+    seconds, and by default ends the other in half of it, with the stacks of all.
     """
-    return _HANG + timedelta(seconds=moved / _BYTES_PER_SECOND)
+    return timedelta(seconds=2 * STARTING + moved / SLOW_VOLUME)
 
 
 def start_group(arguments: TrainingArguments, timeout: timedelta) -> None:

@@ -46,6 +46,7 @@ class SaveClock:
         self._shortest, self._clock = shortest, clock
         self._begun = self._ended = clock()
         self.seconds: float | None = None  # what the last save took
+        self.step: int | None = None  # of the newest complete checkpoint
 
     def due(self) -> bool:
         """Whether training has gone on for long enough since the last save."""
@@ -56,8 +57,9 @@ class SaveClock:
         """A save starts now."""
         self._begun = self._clock()
 
-    def end(self) -> None:
-        """The save is complete; the next interval starts."""
+    def end(self, step: int) -> None:
+        """The save of this step is complete; the next interval starts."""
+        self.step = step
         self._ended = self._clock()
         self.seconds = self._ended - self._begun
 

@@ -22,6 +22,10 @@ class References:
         self._replace(key, named)
         return {k for k in before | named if k.kind == "ModelServer"} | self._naming.get(key, set())
 
+    def naming(self, key: Key) -> frozenset[Key]:
+        """The AdapterDeployments that name an object."""
+        return frozenset(self._naming.get(key, ()))
+
     def gone(self, key: Key) -> set[Key]:
         """Note that an object is gone; returns every other object that should look again."""
         return self.changed(key, {})

@@ -31,7 +31,7 @@ from tests.unit.trainer_base.shapes import (
     SMOLLM2_135M,
     shape_by_config,
 )
-from tests.unit.trainer_train.gangs import free_port, train
+from tests.unit.trainer_train.launch.gangs import free_port, train
 
 SMALL, MIDDLE, LARGE = map(shape_by_config, (SMOLLM2_135M, LLAMA_1B, LLAMA_8B))
 LORA = Setup("LoRA", 1024, 16, gradient_checkpointing="Disabled")

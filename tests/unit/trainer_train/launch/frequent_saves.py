@@ -6,6 +6,7 @@ Started as process 1 it lets torchrun start this file again as each worker.
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from finetune_trainer.launch.torchrun import Gang, command
 from finetune_trainer.stages import train
 
 
-def this_file(pod: Gang, *paths: Path) -> list[str]:
-    """torchrun's command line with this file in the place of the worker's module."""
-    line = command(pod, *paths)
-    at = line.index("finetune_trainer.launch.worker") - 1
-    return [*line[:at], __file__, *line[at + 2 :]]
+def started_again(file: str) -> Callable[..., list[str]]:
+    """What makes torchrun's command line, with a file in the place of the worker's module."""
+
+    def line(pod: Gang, *paths: Path) -> list[str]:
+        usual = command(pod, *paths)
+        at = usual.index("finetune_trainer.launch.worker") - 1
+        return [*usual[:at], file, *usual[at + 2 :]]
+
+    return line
 
 
 def often(*arguments: Any) -> Any:
@@ -29,6 +34,6 @@ def often(*arguments: Any) -> Any:
 
 _read_plan = train.read_plan
 if __name__ == "__main__":
-    gang.command = this_file
+    gang.command = started_again(__file__)
     train.read_plan = often
     sys.exit(worker.main() if "RANK" in os.environ else main(sys.argv[1:]))

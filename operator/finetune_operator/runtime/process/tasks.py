@@ -48,7 +48,7 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if self._stopping or task.cancelled():
+        if self._stopping or self.ending.is_set() or task.cancelled():
             return
         log.critical("task ended", extra={"task": task.get_name()}, exc_info=task.exception())
         self.fail(f"task {task.get_name()} ended: {task.exception()!r}")

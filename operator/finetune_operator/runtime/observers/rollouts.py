@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -11,24 +10,24 @@ from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.rollout.observed import Observed
-from finetune_operator.runtime.client import Api, Object
-from finetune_operator.runtime.observe_server import first_problem
-from finetune_operator.runtime.resources import FINETUNEJOB, MODELSERVER
+from finetune_operator.runtime.cache.owners import Owners
+from finetune_operator.runtime.client import Object
+from finetune_operator.runtime.observers.servers import first_problem
+from finetune_operator.runtime.resources import Key
 
 
 @dataclass(frozen=True)
 class RolloutObserver:
-    """Callable on the live object; both references are read live."""
+    """All that it names are objects of ours."""
 
-    api: Api
+    owners: Owners
 
     async def __call__(self, owner: Object) -> Observed:
-        """Read everything that the plan for this deployment may look at; raises ApiError."""
+        """Read everything that the plan for this deployment may look at."""
         deployment = AdapterDeployment.model_validate(owner)
-        namespace = deployment.metadata.namespace
-        job, server = await asyncio.gather(
-            self._job(deployment), self.api.get(MODELSERVER, namespace, deployment.spec.server_ref.name)
-        )
+        reference = deployment.spec.adapter.fine_tune_job_ref
+        job = None if reference is None else self._named(deployment, "FineTuneJob", reference.name)
+        server = self._named(deployment, "ModelServer", deployment.spec.server_ref.name)
         try:
             return Observed(
                 deployment,
@@ -39,8 +38,8 @@ class RolloutObserver:
             message = f"{error.title} of this AdapterDeployment cannot be read: {first_problem(error)}"
             return Observed(deployment, None, None, unreadable=message)
 
-    async def _job(self, deployment: AdapterDeployment) -> Object | None:
-        reference = deployment.spec.adapter.fine_tune_job_ref
-        if reference is None:
-            return None
-        return await self.api.get(FINETUNEJOB, deployment.metadata.namespace, reference.name)
+    def forget(self, key: Key) -> None:
+        """Nothing is kept of a deployment."""
+
+    def _named(self, deployment: AdapterDeployment, kind: str, name: str) -> Object | None:
+        return self.owners.get(Key(kind, deployment.metadata.namespace, name))

@@ -15,7 +15,7 @@ import pytest
 
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.training.checkpoints import newest_complete, step_of
-from tests.unit.trainer_train.gangs import free_port, losses, run_part, start, train
+from tests.unit.trainer_train.launch.gangs import free_port, losses, run_part, start, train
 
 pytestmark = pytest.mark.slow
 _OFTEN = (str(Path(__file__).with_name("frequent_saves.py")),)

@@ -11,7 +11,7 @@ import pytest
 from finetune_trainer.launch import gang as process_1
 from finetune_trainer.launch.torchrun import Gang
 from finetune_trainer.workspace import Workspace
-from tests.unit.trainer_train.gangs import run_script, torchrun
+from tests.unit.trainer_train.launch.gangs import run_script, torchrun
 
 pytestmark = pytest.mark.slow
 

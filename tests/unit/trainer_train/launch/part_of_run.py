@@ -20,6 +20,8 @@ def main(root: Path, method: str, zero_stage: int, last: int, part: str) -> None
     stop, losses, messages = StopRequest(), {}, []
 
     def report(done: StepReport) -> None:
+        if done.step is None:
+            return
         messages.append(done.message)
         if done.loss is not None:
             losses[done.step] = done.loss

@@ -1,0 +1,137 @@
+"""Our own objects as the watches brought them and as our status writes left them.
+
+Plans start from here instead of from a read. That is safe because the status is written with the object's
+resourceVersion as precondition: a decision on an old object is refused, and the object is then read live.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import mapping, text
+from finetune_operator.runtime.cache.arrivals import Arrivals, is_newer
+from finetune_operator.runtime.cache.references import References
+from finetune_operator.runtime.client import Object
+from finetune_operator.runtime.resources import Key
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An object as JSON, which takes a fifth of the memory of dictionaries."""
+
+    uid: str
+    version: str
+    body: bytes
+
+
+class Owners:
+    """The cache. What is read from it is the reader's own."""
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self.arrivals = arrivals
+        self._entries: dict[Key, _Entry] = {}
+        self._references = References()
+        self._measured: dict[str, dict[Key, Manifest]] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
+
+    def known(self) -> list[Key]:
+        """The objects that exist."""
+        return list(self._entries)
+
+    def get(self, key: Key) -> Object | None:
+        """An object, None when there is none."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        found: Object = json.loads(entry.body)
+        return found
+
+    def naming(self, key: Key) -> list[Object]:
+        """The AdapterDeployments that name this object, ordered by name."""
+        found = (self.get(other) for other in sorted(self._references.naming(key), key=str))
+        return [owner for owner in found if owner is not None]
+
+    def measured(self, namespace: str) -> list[Manifest]:
+        """What the finished runs of a namespace measured: the fields that the calibration reads."""
+        return list(self._measured.get(namespace, {}).values())
+
+    def brought(self, key: Key, manifest: Manifest, *, deleted: bool) -> set[Key]:
+        """Take a watch event; returns the objects that should look again.
+
+        The object itself is not among them when the event only brings back what we wrote.
+        """
+        version = text(manifest, "metadata", "resourceVersion")
+        if deleted:
+            return {key, *self._gone(key, manifest)}
+        self.arrivals.brought(key, version)
+        news = self.put(key, manifest)
+        others = self._references.changed(key, mapping(manifest, "spec"))
+        return {key, *others} if news else others
+
+    def put(self, key: Key, manifest: Manifest) -> bool:
+        """Keep an object unless a newer state of it is known already."""
+        metadata = {k: v for k, v in mapping(manifest, "metadata").items() if k != "managedFields"}
+        version = text(metadata, "resourceVersion")
+        known = self._entries.get(key)
+        if known is not None and not is_newer(version, known.version):
+            return False
+        body = json.dumps({**manifest, "metadata": metadata}, separators=(",", ":")).encode()
+        self._entries[key] = _Entry(text(metadata, "uid"), version, body)
+        self._note_measured(key, manifest)
+        return True
+
+    def rewritten(self, key: Key, manifest: Manifest) -> None:
+        """Keep what our write made of an object, and expect the watch to bring it.
+
+        An object that is gone by now stays gone: its deletion may have overtaken the answer.
+        """
+        known = self._entries.get(key)
+        if known is None or known.uid != text(manifest, "metadata", "uid"):
+            return
+        if self.put(key, manifest):
+            self.arrivals.expect(key, text(manifest, "metadata", "resourceVersion"))
+
+    def remove(self, key: Key) -> set[Key]:
+        """Forget an object; returns the others that should look again."""
+        self._entries.pop(key, None)
+        self._measured.get(key.namespace, {}).pop(key, None)
+        self.arrivals.brought(key, None)
+        return self._references.gone(key)
+
+    def listed(self, kind: str, versions: Mapping[Key, str], at: str) -> list[Key]:
+        """Expect the watch of a kind to bring what a list shows; `at` is the resourceVersion of the list.
+
+        Returns the objects that are gone: kopf tells of no deletion that happened while its watch was cut.
+        """
+        self.arrivals.listed(kind, {k: v for k, v in versions.items() if self._behind(k, v)})
+        return [
+            key
+            for key, entry in self._entries.items()
+            if key.kind == kind and key not in versions and not is_newer(entry.version, at)
+        ]
+
+    def _behind(self, key: Key, version: str) -> bool:
+        known = self._entries.get(key)
+        return known is None or is_newer(version, known.version)
+
+    def _gone(self, key: Key, manifest: Manifest) -> Iterable[Key]:
+        """The deletion of a predecessor may arrive behind the object that replaced it."""
+        known = self._entries.get(key)
+        if known is not None and known.uid != text(manifest, "metadata", "uid"):
+            return ()
+        return self.remove(key)
+
+    def _note_measured(self, key: Key, manifest: Manifest) -> None:
+        finished = text(manifest, "status", "completionTime") and text(manifest, "status", "cost", "mfu")
+        if key.kind != "FineTuneJob" or not finished:
+            return
+        status, spec = mapping(manifest, "status"), mapping(manifest, "spec")
+        self._measured.setdefault(key.namespace, {})[key] = {
+            "spec": {"method": spec.get("method"), "resources": mapping(spec, "resources")},
+            "status": {name: status.get(name) for name in ("completionTime", "cost", "resolved")},
+        }

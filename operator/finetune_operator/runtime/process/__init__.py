@@ -1,0 +1,1 @@
+"""The life of the process: start and stop, leadership, probes, logs."""

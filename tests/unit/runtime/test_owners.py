@@ -1,0 +1,155 @@
+"""The cache of our own objects, and how a watch of kopf's that stands still is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from finetune_operator.runtime.cache.arrivals import Arrivals
+from finetune_operator.runtime.cache.listing import Listing
+from finetune_operator.runtime.cache.owners import Owners
+from finetune_operator.runtime.resources import Key
+
+RUN = Key("FineTuneJob", "demo", "run")
+SERVER = Key("ModelServer", "demo", "s")
+ADAPTER = Key("AdapterDeployment", "demo", "d")
+RUNS = "/apis/finetune.dev/v1alpha1/finetunejobs"
+NAMES = {"serverRef": {"name": "s"}, "adapter": {"fineTuneJobRef": {"name": "run"}}}
+
+
+def manifest(version: int, uid: str = "u", **parts: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "run", "namespace": "demo", "uid": uid, "resourceVersion": str(version)},
+        **parts,
+    }
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def owners(clock: Clock) -> Owners:
+    return Owners(Arrivals(clock))
+
+
+def version_of(owners: Owners, key: Key = RUN) -> str | None:
+    found = owners.get(key)
+    return None if found is None else found["metadata"]["resourceVersion"]
+
+
+def test_a_new_state_is_kept_and_queues_its_object(owners: Owners) -> None:
+    assert owners.brought(RUN, manifest(9), deleted=False) == {RUN}
+    assert owners.brought(RUN, manifest(10), deleted=False) == {RUN}
+    assert version_of(owners) == "10"
+
+
+def test_an_old_state_changes_nothing(owners: Owners) -> None:
+    owners.brought(RUN, manifest(10), deleted=False)
+    assert owners.brought(RUN, manifest(9), deleted=False) == set()
+    assert version_of(owners) == "10"
+
+
+def test_what_we_wrote_ourselves_queues_only_who_names_it(owners: Owners) -> None:
+    owners.brought(RUN, manifest(9), deleted=False)
+    owners.brought(ADAPTER, manifest(1, spec=NAMES), deleted=False)
+    owners.rewritten(RUN, manifest(10))
+    assert version_of(owners) == "10"
+    assert owners.brought(RUN, manifest(10), deleted=False) == {ADAPTER}
+
+
+def test_the_deletion_of_a_predecessor_does_not_remove_its_successor(owners: Owners) -> None:
+    owners.brought(RUN, manifest(20, uid="new"), deleted=False)
+    owners.brought(RUN, manifest(19, uid="old"), deleted=True)
+    assert version_of(owners) == "20"
+    owners.brought(RUN, manifest(21, uid="new"), deleted=True)
+    assert version_of(owners) is None
+
+
+def test_an_answer_that_its_objects_deletion_overtook_brings_nothing_back(owners: Owners) -> None:
+    owners.brought(RUN, manifest(9), deleted=False)
+    owners.brought(RUN, manifest(11), deleted=True)
+    owners.rewritten(RUN, manifest(10))
+    assert version_of(owners) is None
+    assert owners.arrivals.owed() == 0
+
+
+def test_who_names_an_object_is_found(owners: Owners) -> None:
+    owners.brought(ADAPTER, manifest(1, spec=NAMES), deleted=False)
+    assert [found["spec"] for found in owners.naming(SERVER)] == [NAMES]
+    assert owners.brought(ADAPTER, manifest(2), deleted=True) == {ADAPTER, SERVER}
+    assert owners.naming(SERVER) == []
+
+
+def test_what_finished_runs_measured_is_kept_by_namespace(owners: Owners) -> None:
+    measured = {"completionTime": "2026-01-01T00:00:00Z", "cost": {"mfu": "0.4"}}
+    owners.brought(RUN, manifest(1, spec={"method": "LoRA"}, status=measured), deleted=False)
+    owners.brought(SERVER, manifest(1, status=measured), deleted=False)
+    (found,) = owners.measured("demo")
+    assert (found["spec"]["method"], found["status"]["cost"]) == ("LoRA", {"mfu": "0.4"})
+    owners.brought(RUN, manifest(2), deleted=True)
+    assert owners.measured("demo") == []
+
+
+def test_a_write_that_does_not_come_back_makes_its_watch_overdue(owners: Owners, clock: Clock) -> None:
+    owners.brought(RUN, manifest(9), deleted=False)
+    owners.rewritten(RUN, manifest(10))
+    clock.now = 70.0
+    owners.rewritten(RUN, manifest(11))
+    assert owners.arrivals.overdue() == {"FineTuneJob": 70.0}
+    owners.brought(RUN, manifest(10), deleted=False)
+    assert owners.arrivals.overdue() == {"FineTuneJob": 70.0}, "the newest has not come"
+    owners.brought(RUN, manifest(12), deleted=False)
+    assert owners.arrivals.overdue() == {}
+
+
+def test_a_deletion_settles_what_was_awaited(owners: Owners, clock: Clock) -> None:
+    owners.brought(RUN, manifest(9), deleted=False)
+    owners.rewritten(RUN, manifest(10))
+    owners.brought(RUN, manifest(11), deleted=True)
+    assert owners.arrivals.owed() == 0
+
+
+_LISTS = [
+    ("the same state", {RUN: "9"}, "9", [], 0),
+    ("a newer state", {RUN: "12"}, "12", [], 1),
+    ("an unknown object", {RUN: "9", SERVER: "3"}, "9", [], 1),
+    ("an object is missing", {}, "30", [RUN], 0),
+    ("an object came after the list", {}, "8", [], 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("versions", "at", "gone", "owed"), [c[1:] for c in _LISTS], ids=[c[0] for c in _LISTS]
+)
+def test_a_list_shows_what_a_watch_owes(
+    owners: Owners, versions: dict[Key, str], at: str, gone: list[Key], owed: int
+) -> None:
+    owners.brought(RUN, manifest(9), deleted=False)
+    found = [key for kind in ("FineTuneJob", "ModelServer") for key in owners.listed(
+        kind, {k: v for k, v in versions.items() if k.kind == kind}, at)]  # fmt: skip
+    assert (found, owners.arrivals.owed()) == (gone, owed)
+
+
+async def test_what_was_deleted_while_a_watch_was_cut_is_found_by_the_list(
+    server: Any, api: Any, owners: Owners
+) -> None:
+    owners.brought(RUN, manifest(9), deleted=False)
+    adapter = server.put("/apis/finetune.dev/v1alpha1/adapterdeployments/d", spec=NAMES)
+    owners.brought(ADAPTER, adapter, deleted=False)
+    changed: list[Key] = []
+    async with asyncio.timeout(5):
+        await Listing(api, owners, None, changed.append).caught_up()
+    assert set(changed) == {RUN, ADAPTER}
+    assert version_of(owners) is None
+    assert ("GET", RUNS) in server.seen
