@@ -29,8 +29,6 @@ ATTACKS_ON_ALL = tuple(
 )
 
 KNOWN: dict[str, str] = {
-    "a quota refuses the Job": "1.10: the status does not say that the API server refuses a child",
-    "an admission policy refuses the Job": "1.10: the status does not say that the API server refuses a child",
     "the node of the training pod dies": "1.3: a dead node is not noticed",
 }
 """Faults that are being mended, by scenario: their trials are expected to fail until then."""
