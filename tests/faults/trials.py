@@ -28,9 +28,7 @@ ATTACKS_ON_ALL = tuple(
     for attack in ATTACKS
 )
 
-KNOWN: dict[str, str] = {
-    "the node of the training pod dies": "1.3: a dead node is not noticed",
-}
+KNOWN: dict[str, str] = {}
 """Faults that are being mended, by scenario: their trials are expected to fail until then."""
 
 

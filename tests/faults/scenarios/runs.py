@@ -131,6 +131,16 @@ async def loses_its_node(world: World) -> None:
     await world.until("FineTuneJob", "run", "Succeeded", "True")
 
 
+async def is_left_on_a_dead_node(world: World) -> None:
+    """The same, and no administrator comes: after their deadline the GPUs are let go, elsewhere it goes on."""
+    await world.create(run())
+    await running(world, "train")
+    [pod] = pods(world, "train")
+    await _disrupt(world, pod["metadata"]["name"], "DeletionByTaintManager")
+    await world.delete("Pod", pod["metadata"]["name"], gracePeriodSeconds=1)
+    await world.until("FineTuneJob", "run", "Succeeded", "True")
+
+
 async def loses_a_job(world: World) -> None:
     """Somebody deletes the Job of the stage that runs."""
     await world.create(run())
@@ -298,6 +308,14 @@ SCENARIOS = (
         {"train": (trainer.keep_running, trainer.go_on)},
         dying=trainer.stay,
         vague=True,
+    ),
+    Scenario(
+        "the node of the training pod dies and nobody comes",
+        is_left_on_a_dead_node,
+        {"train": (trainer.keep_running, trainer.go_on)},
+        dying=trainer.stay,
+        vague=True,
+        limit_seconds=180,
     ),
     Scenario(
         "the training Job is deleted",
