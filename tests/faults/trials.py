@@ -1,4 +1,4 @@
-"""Which plays `make test` takes, which `make test-long` adds, and which faults are known."""
+"""Which plays `make test` takes, which the report adds, and which faults are known."""
 
 from __future__ import annotations
 
