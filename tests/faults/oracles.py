@@ -173,10 +173,17 @@ def _routes(revisions: Sequence[Revision]) -> Iterator[str]:
         routed[server] = routes
 
 
-def log_violations(messages: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A traceback, or an error of the operator's own: kopf also calls a request an error that it repeats."""
+def log_violations(messages: Iterable[Mapping[str, Any]], told: str | None = None) -> list[str]:
+    """A traceback, or an error of the operator's own: kopf also calls a request an error that it repeats.
+
+    One that begins with `told` is right.
+    """
     return [
         f"log: {line['message']}: {str(line.get('traceback') or line.get('error') or '')[-300:]}"
         for line in messages
-        if "traceback" in line or (line["level"] in SEVERE and not line["logger"].startswith("kopf"))
+        if _is_wrong(line) and not (told and line["message"].startswith(told))
     ][:5]
+
+
+def _is_wrong(line: Mapping[str, Any]) -> bool:
+    return "traceback" in line or (line["level"] in SEVERE and not line["logger"].startswith("kopf"))

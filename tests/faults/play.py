@@ -62,7 +62,11 @@ class Player:
         writes = tuple(_written(operators))
         if expected is not None and not wrong:
             wrong += differences(expected, end)
-        wrong += [*violations(revisions), *log_violations(operators.messages()), *_useless(writes)]
+        wrong += [
+            *violations(revisions),
+            *log_violations(operators.messages(), attack.told),
+            *_useless(writes),
+        ]
         self.cluster.nodes.leave(namespace)
         self.cluster.hub.forget(namespace)
         return Outcome(

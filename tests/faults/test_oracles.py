@@ -177,3 +177,4 @@ def test_a_traceback_is_told_and_a_request_that_kopf_repeats_is_not() -> None:
     }
     assert log_violations([kopf]) == []
     assert log_violations([own]) == ["log: reconcile failed: KeyError"]
+    assert log_violations([own], "reconcile") == []
