@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_operator.core.actions import Action, Apply, Emit, Manifest
-from finetune_operator.core.manifests import items, name_of, terminating, text
+from finetune_operator.core.manifests import items, name_of, terminating, text, uid_of
 from finetune_operator.serving.children import intent_of
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed
@@ -42,12 +42,18 @@ def put_right(intent: Manifest, live: Manifest | None) -> list[Action]:
     if path is None or terminating(live):
         return []
     if intent_of(live) != intent_of(intent):
-        return [Apply(intent)]
+        return [_over(intent, live)]
     message = (
         f"{path} of {intent['kind']} {name_of(intent)} was changed, by somebody or a webhook; the "
         "ModelServer puts it back."
     )
-    return [Apply(intent), Emit("Normal", "ChangeReverted", message)]
+    return [_over(intent, live), Emit("Normal", "ChangeReverted", message)]
+
+
+def _over(intent: Manifest, live: Manifest) -> Apply:
+    """Over this object only; the server manifest only over the state that the next table was made from."""
+    version = text(live, "metadata", "resourceVersion") if intent["kind"] == "ConfigMap" else ""
+    return Apply(intent, uid_of(live) or None, version or None)
 
 
 def _taken(observed: Observed, kind: str, live: Manifest) -> Taken | None:
