@@ -35,25 +35,24 @@ def taken(observed: Observed) -> tuple[Taken, ...]:
 
 
 def put_right(intent: Manifest, live: Manifest | None) -> list[Action]:
-    """Apply a child of ours that is absent or not as intended, and say so where somebody changed it."""
+    """Apply a child of ours that is absent or not as intended, and say so where somebody changed it.
+
+    The server manifest is decided from the one before, so it is written only over that.
+    """
     if live is None:
         return [Apply(intent)]
     path = difference(intent, live)
     if path is None or terminating(live):
         return []
+    version = text(live, "metadata", "resourceVersion") if intent["kind"] == "ConfigMap" else None
+    apply = Apply(intent, uid_of(live), version)
     if intent_of(live) != intent_of(intent):
-        return [_over(intent, live)]
+        return [apply]
     message = (
         f"{path} of {intent['kind']} {name_of(intent)} was changed, by somebody or a webhook; the "
         "ModelServer puts it back."
     )
-    return [_over(intent, live), Emit("Normal", "ChangeReverted", message)]
-
-
-def _over(intent: Manifest, live: Manifest) -> Apply:
-    """Over this object only; the server manifest only over the state that the next table was made from."""
-    version = text(live, "metadata", "resourceVersion") if intent["kind"] == "ConfigMap" else ""
-    return Apply(intent, uid_of(live) or None, version or None)
+    return [apply, Emit("Normal", "ChangeReverted", message)]
 
 
 def _taken(observed: Observed, kind: str, live: Manifest) -> Taken | None:
