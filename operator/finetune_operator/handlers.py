@@ -46,6 +46,13 @@ async def serve(process: Process, configuration: Callable[[], Configuration], na
         if not process.asked_to_stop:
             raise
         log.info("kopf was interrupted", exc_info=True)
+    finally:
+        asyncio.get_running_loop().set_exception_handler(_after_kopf)
+
+
+def _after_kopf(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """kopf leaves its watches half closed, and asyncio would log a traceback for each."""
+    log.debug("left open at the end", extra={"what": context.get("message")})
 
 
 def _register_life(registry: kopf.OperatorRegistry, process: Process) -> None:
@@ -86,7 +93,23 @@ def _register_watch(
     kopf.on.event(group, version, plural, registry=registry, id=f"seen-{plural}")(seen)
 
 
+class NoDifferences(kopf.DiffBaseStorage):
+    """kopf copies every object to find out what changed in it, for change handlers, of which we have none."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing of an object is compared."""
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Nothing was stored."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is stored."""
+
+
 def _configure(settings: kopf.OperatorSettings) -> None:
+    settings.persistence.diffbase_storage = NoDifferences()
     settings.posting.enabled = False  # our recorder folds equal events, kopf's posts each
     settings.scanning.disabled = True  # no list of namespaces and CRDs: their existence is checked before
     settings.peering.standalone = True

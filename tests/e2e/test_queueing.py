@@ -97,11 +97,11 @@ def training(step: int) -> Callable[[Object], bool]:
     return reached
 
 
-def queued(cluster: Cluster, name: str) -> set[str]:
-    """The stages whose Jobs have a queue."""
-    selector = f"finetune.dev/owner={name},{QUEUE_LABEL}"
-    listed = json.loads(cluster.kubectl("get", "jobs", "-l", selector, "-o", "json"))
-    return {job["metadata"]["labels"]["finetune.dev/stage"] for job in listed["items"]}
+def queued(cluster: Cluster, name: str) -> dict[str, bool]:
+    """For each stage that has a Job, whether it has a queue."""
+    listed = json.loads(cluster.kubectl("get", "jobs", "-l", f"finetune.dev/owner={name}", "-o", "json"))
+    labels = [job["metadata"]["labels"] for job in listed["items"]]
+    return {found["finetune.dev/stage"]: QUEUE_LABEL in found for found in labels}
 
 
 def change(cluster: Cluster, kind: str, name: str, **spec: object) -> None:
@@ -122,7 +122,7 @@ def test_runs_of_a_queue_wait_for_quota_preempt_and_go_on_from_their_checkpoints
 
     cluster.apply(run_of("second", 1, queueName=queue))
     cluster.wait("FineTuneJob", "second", waits("Pending", short), 240)
-    assert queued(cluster, "second") == {"train"}
+    assert queued(cluster, "second") == {"prepare": False, "train": True}
     change(cluster, "ftj", "second", suspend=True)
     cluster.wait("FineTuneJob", "second", waits("Suspended", "spec.suspend"), 60)
     change(cluster, "ftj", "second", suspend=False)
@@ -142,4 +142,4 @@ def test_runs_of_a_queue_wait_for_quota_preempt_and_go_on_from_their_checkpoints
     results = workspace_folder(cluster, "first") / "results"
     summary = json.loads(next(results.glob("train-*.json")).read_text())["summary"]
     assert summary["resumedFromStep"] >= 1
-    assert queued(cluster, "first") == {"train"}
+    assert queued(cluster, "first") == {"prepare": False, "train": True, "publish": False}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dev.chart import RELEASE
 from tests.faults.operators.processes import Operator, Operators
 from tests.faults.operators.proxy import Call, Cut, Fault, Forward, Reply, never, refusal
 from tests.faults.oracles import OWN
@@ -21,8 +23,12 @@ REFUSALS = 15
 """More would only test how long a back-off gets: a reconcile of a server is about ten requests."""
 
 
-class OperatorEnded(Exception):
-    """An operator ended that nobody killed."""
+TAKEOVER_SECONDS = 20.0
+ANNOTATING_SECONDS = 8.0
+
+
+class AttackFailed(Exception):
+    """The operators themselves did something that they must not do; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Attack:
 
 async def _serve(life: Operator) -> None:
     """Let it run; one that ends by itself is a violation."""
-    raise OperatorEnded(f"the operator ended by itself with exit code {await life.end()}")
+    raise AttackFailed(f"the operator ended by itself with exit code {await life.end()}")
 
 
 async def _calm(operators: Operators, world: World) -> None:
@@ -180,14 +186,13 @@ class _LateWatches(Fault):
 
 
 async def _annotate(operators: Operators, world: World) -> None:
-    """Somebody else writes to our objects all the time: every status is computed from an old version."""
+    """Somebody else writes to our objects for a while: every status is computed from an old version."""
     serving = asyncio.create_task(_serve(await operators.start()))
+    until = time.monotonic() + ANNOTATING_SECONDS
     try:
-        for number in range(200):
+        while time.monotonic() < until:
+            body = {"metadata": {"annotations": {"example.com/seen": str(time.monotonic())}}}
             for kind, name in [name for name in world.history.objects if name[0] in OWN]:
-                body = {
-                    "metadata": {"annotations": {"example.com/seen": str(number) if number < 199 else None}}
-                }
                 await world.client.patch(kind, world.namespace, name, body)
             await asyncio.sleep(0.05)
         await serving
@@ -206,11 +211,52 @@ async def _paused(operators: Operators, world: World) -> None:
 
 
 async def _stand_in(operators: Operators, first: Operator, world: World) -> None:
-    await world.history.until(lambda: first.proxy.begun >= 4)
+    await _begun(first, 4)
     first.send(signal.SIGSTOP)
     second = await operators.start()
-    await world.history.until(lambda: second.proxy.begun >= 6)
+    await _begun(second, 6)
     first.send(signal.SIGCONT)
+
+
+async def _leader_dies(operators: Operators, world: World) -> None:
+    """Two replicas with a Lease: the one that leads is killed, the other one has to lead soon."""
+    leader, other = await _replicas(operators, world)
+    leader.kill()
+    try:
+        async with asyncio.timeout(TAKEOVER_SECONDS):
+            await _begun(other, 1)
+    except TimeoutError:
+        raise AttackFailed(f"no replica took over within {TAKEOVER_SECONDS:.0f} s") from None
+    await _serve(other)
+
+
+async def _leader_sleeps(operators: Operators, world: World) -> None:
+    """Two replicas with a Lease: the one that leads is stopped until the other leads, and goes on then."""
+    leader, other = await _replicas(operators, world)
+    leader.send(signal.SIGSTOP)
+    await _begun(other, 1)
+    begun = leader.proxy.begun
+    leader.send(signal.SIGCONT)
+    await leader.end()
+    if leader.proxy.begun > begun:
+        raise AttackFailed(f"the old leader wrote {leader.proxy.begun - begun} times")
+    await _serve(other)
+
+
+async def _replicas(operators: Operators, world: World) -> tuple[Operator, Operator]:
+    """The one that leads, once it has written a little, and the other one."""
+    lease = f"{world.namespace}/{RELEASE}"
+    one, other = await operators.start(lease=lease), await operators.start(lease=lease)
+    while not one.proxy.begun and not other.proxy.begun:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    leader, replica = (one, other) if one.proxy.begun else (other, one)
+    await _begun(leader, 6)
+    return leader, replica
+
+
+async def _begun(operator: Operator, writes: int) -> None:
+    while operator.proxy.begun < writes:  # noqa: ASYNC110 - the proxy counts and tells nobody
+        await asyncio.sleep(0.05)
 
 
 THROTTLED = refusal(429, "TooManyRequests", "slow down", {"Retry-After": "1"})
@@ -235,7 +281,9 @@ ATTACKS = (
         "news of our own kinds comes a second late",
         lambda: _LateWatches({"finetunejobs": 1.0, "modelservers": 1.0, "adapterdeployments": 1.0}),
     ),
-    Attack("two operators at once", _two),
-    Attack("one operator is paused while another takes over", _paused),
-    Attack("somebody annotates our objects 20 times a second", _annotate),
+    Attack("without a Lease: two operators at once", _two),
+    Attack("without a Lease: one operator is paused while another works", _paused),
+    Attack("the replica that leads dies", _leader_dies),
+    Attack("the replica that leads is paused past its Lease", _leader_sleeps),
+    Attack("somebody annotates our objects all the time for 8 s", _annotate),
 )

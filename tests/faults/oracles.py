@@ -1,14 +1,11 @@
-"""What must hold whatever happened: of every stored revision, of the end, of the writes and of the logs."""
+"""What must hold whatever happened: of every stored revision and of the logs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any
 
 from finetune_operator.core.manifests import (
@@ -24,7 +21,7 @@ from finetune_operator.core.manifests import (
 from finetune_operator.core.times import parse_time
 from finetune_operator.runtime.resources import OURS
 from tests.faults.cluster.client import Object
-from tests.faults.cluster.history import Name, Revision
+from tests.faults.cluster.history import Revision
 from tests.faults.scenarios.scenario import ours
 
 CHECKS = (
@@ -117,11 +114,12 @@ def _of_status(
         now = attempts.get((attempt["stage"], attempt["number"]))
         if now is None:
             yield f"attempt {attempt['number']} of {attempt['stage']} was forgotten"
-        elif attempt["state"] in FINAL and (now["state"], now["reason"]) != (
-            attempt["state"],
-            attempt["reason"],
-        ):
+        elif attempt["state"] in FINAL and _outcome(now) != _outcome(attempt):
             yield f"the outcome of attempt {attempt['number']} of {attempt['stage']} changed"
+
+
+def _outcome(attempt: Mapping[str, Any]) -> tuple[str, str]:
+    return text(attempt, "state"), text(attempt, "reason")
 
 
 def _of_condition(
@@ -136,11 +134,7 @@ def _of_condition(
     late = written is not None and written - parse_time(after["lastTransitionTime"]) > PRECISION
     if not moved and before["status"] != after["status"] and late:
         yield f"{kind} changed to {after['status']} and kept its lastTransitionTime"
-    if (
-        kind == "Succeeded"
-        and before["status"] != "Unknown" != after["status"]
-        and before["status"] != after["status"]
-    ):
+    if kind == "Succeeded" and before["status"] not in ("Unknown", after["status"]):
         yield "the outcome of the run changed"
 
 
@@ -172,84 +166,6 @@ def _routes(revisions: Sequence[Revision]) -> Iterator[str]:
             f"{v} was dropped while pods may still route to it" for v in before.values() if v not in listed
         )
         routed[server] = routes
-
-
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-_PRECISIONS = re.compile(r"\b\d+(\.\d+)? (s|ms|min)\b")
-_POD_NAME = re.compile(r"(-server-[0-9a-z]+|<hash>-\d+)-[0-9a-z]{5}\b")
-_WHEN = frozenset({"manifestGeneration", "heldSeconds"})
-_WHAT = frozenset({"reason", "message", "attempts"})
-_COMPARED = (*OWN, "Job", "ConfigMap", "Service", "PersistentVolumeClaim", "Deployment", "NetworkPolicy")
-_UNTOLD = ("generation", "creationTimestamp", "resourceVersion", "uid", "managedFields", "annotations")
-
-
-def essence(objects: Mapping[Name, Object], vague: bool) -> dict[str, Any]:
-    """What must be equal however the end was reached: everything but uids, times, random names and counters.
-
-    Of children only what was asked for is compared, their status is the controllers'. `vague` leaves out
-    attempts, reasons and messages.
-    """
-    kept = {name: o for name, o in objects.items() if name[0] in _COMPARED and (name[0] in OWN or ours(o))}
-    words = {
-        uid: f"<uid of {'/'.join(name)}>" for name, o in objects.items() if (uid := o["metadata"]["uid"])
-    }
-    words |= {hashlib.sha256(uid.encode()).hexdigest()[:6]: "<hash>" for uid in list(words)}
-    namespaces = {o["metadata"].get("namespace", "") for o in kept.values()}
-    words |= {namespace: "<namespace>" for namespace in namespaces if namespace}
-    plain = {"/".join(name): _bare(name[0], o, vague) for name, o in sorted(kept.items(), key=itemgetter(0))}
-    return dict(json.loads(_masked(json.dumps(plain), words)))
-
-
-def _masked(document: str, words: Mapping[str, str]) -> str:
-    for word, mask in words.items():
-        document = document.replace(word, mask)
-    for pattern, mask in ((_TIME, "<time>"), (_PRECISIONS, "<seconds>"), (_POD_NAME, "<pod>")):
-        document = pattern.sub(mask, document)
-    return document
-
-
-def _bare(kind: str, manifest: Object, vague: bool) -> Object:
-    metadata = {k: v for k, v in manifest["metadata"].items() if k not in _UNTOLD}
-    bare = {k: v for k, v in manifest.items() if k not in ("metadata", "status")} | {"metadata": metadata}
-    if kind in OWN:
-        return bare | {"status": _without(manifest.get("status", {}), _WHEN if not vague else _WHEN | _WHAT)}
-    if kind == "ConfigMap" and "manifest.json" in manifest.get("data", {}):
-        return bare | {"data": _table(manifest["data"]["manifest.json"])}
-    if kind == "Service":
-        return bare | {"spec": {k: v for k, v in manifest["spec"].items() if not k.startswith("clusterIP")}}
-    return bare
-
-
-def _without(value: Any, keys: frozenset[str]) -> Any:
-    if isinstance(value, dict):
-        return {k: _without(v, keys) for k, v in value.items() if k not in keys}
-    return [_without(v, keys) for v in value] if isinstance(value, list) else value
-
-
-def _table(document: str) -> Object:
-    """A server manifest without its generation, which counts the steps of the way."""
-    return {key: value for key, value in json.loads(document).items() if key != "generation"}
-
-
-def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """The places where two ends differ, a line each."""
-    return [f"the end differs: {line}" for line in _differing("", expected, found)][:10]
-
-
-def _differing(path: str, expected: Any, found: Any) -> Iterator[str]:
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for key in sorted({*expected, *found}):
-            yield from _differing(f"{path}.{key}", expected.get(key), found.get(key))
-    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        for at, (one, other) in enumerate(zip(expected, found, strict=True)):
-            yield from _differing(f"{path}[{at}]", one, other)
-    elif expected != found:
-        yield f"{path.lstrip('.')}: {_short(expected)} became {_short(found)}"
-
-
-def _short(value: Any) -> str:
-    shown = json.dumps(value)
-    return shown if len(shown) < 200 else f"{shown[:200]} ..."
 
 
 def log_violations(messages: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -10,14 +10,15 @@ from typing import Any
 
 import yaml
 
-from tests.faults.attacks import Attack, OperatorEnded
+from tests.faults.attacks import Attack, AttackFailed
 from tests.faults.cluster.client import Object
 from tests.faults.cluster.controlplane import Cluster
 from tests.faults.cluster.history import History
 from tests.faults.cluster.nodes import Cast
+from tests.faults.ends import differences, essence
 from tests.faults.operators.processes import Operators
 from tests.faults.operators.proxy import Write
-from tests.faults.oracles import OWN, differences, essence, log_violations, violations
+from tests.faults.oracles import OWN, log_violations, violations
 from tests.faults.scenarios.scenario import Scenario, World
 
 LIMIT_SECONDS = 90.0
@@ -58,13 +59,13 @@ class Player:
         async with Operators(self.cluster.forks, self.cluster.client, folder, namespace) as operators:
             wrong = await self._act(scenario, attack, operators, world)
             objects = dict(history.objects)
-        end = essence(objects, scenario.vague)
-        revisions = history.in_order()
-        wrong += violations(revisions) + log_violations(operators.messages())
-        wrong += differences(expected, end) if expected is not None else []
+        revisions, end = history.in_order(), essence(objects, scenario.vague)
+        writes = tuple(_written(operators))
+        if expected is not None and not wrong:
+            wrong += differences(expected, end)
+        wrong += [*violations(revisions), *log_violations(operators.messages()), *_useless(writes)]
+        self.cluster.nodes.leave(namespace)
         self.cluster.hub.forget(namespace)
-        writes = tuple(write for life in operators.lives for write in life.proxy.writes)
-        wrong += _useless(writes)
         return Outcome(
             scenario=scenario.name,
             attack=attack.name,
@@ -77,22 +78,23 @@ class Player:
         )
 
     async def _act(self, scenario: Scenario, attack: Attack, operators: Operators, world: World) -> list[str]:
+        script = asyncio.create_task(scenario.script(world))
         attacking = asyncio.create_task(attack.run(operators, world))
         try:
             async with asyncio.timeout(LIMIT_SECONDS):
-                script = asyncio.create_task(scenario.script(world))
                 await asyncio.wait([script, attacking], return_when=asyncio.FIRST_COMPLETED)
                 if attacking.done():
                     attacking.result()
                 await script
             return await self._rest(operators)
-        except OperatorEnded as error:
+        except (AttackFailed, AssertionError) as error:
             return [str(error)]
         except TimeoutError:
             return [f"does not come to its end within {LIMIT_SECONDS:.0f} s:\n{standing(world.history)}"]
         finally:
-            attacking.cancel()
-            await asyncio.gather(attacking, return_exceptions=True)
+            for task in (script, attacking):
+                task.cancel()
+            await asyncio.gather(script, attacking, return_exceptions=True)
 
     async def _rest(self, operators: Operators) -> list[str]:
         """After the end the operator may finish what it is at; from then on it writes nothing."""

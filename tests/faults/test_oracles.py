@@ -11,7 +11,8 @@ import pytest
 
 from tests.faults.cluster.client import Object
 from tests.faults.cluster.history import Revision
-from tests.faults.oracles import differences, essence, log_violations, violations
+from tests.faults.ends import differences, essence
+from tests.faults.oracles import log_violations, violations
 
 OURS = {"app.kubernetes.io/managed-by": "finetune-operator"}
 

@@ -26,8 +26,8 @@ from finetune_operator.core.manifests import (
 from finetune_operator.render.job import queue_of
 from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY
 
-WORKLOAD_PATIENCE = timedelta(seconds=10)
-"""Kueue makes the Workload of a Job within a second."""
+KUEUE_PATIENCE = timedelta(seconds=10)
+"""Kueue makes the Workload of a Job within a second, and says in another whether there is quota."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,20 @@ def waiting(child: Manifest, workload: Manifest | None, *, kueue: bool, now: dat
 
     `kueue` says whether the API server serves Kueue's Workloads at all.
     """
-    if not suspended(child):
+    if not suspended(child) or (_new(child, now) and not condition(workload, "QuotaReserved")):
         return None
     if workload is not None:
         return _of_workload(child, workload)
-    if _ours(child):
-        return None
+    return None if _ours(child) else _without_workload(child, kueue)
+
+
+def _without_workload(child: Manifest, kueue: bool) -> Waiting:
     queue, name = label(child, QUEUE_LABEL), name_of(child)
     if not queue:
         remedy = "set spec.suspend of the Job to false to let it go on"
         return Waiting("JobSuspended", f"Job {name} is suspended by somebody else; {remedy}.")
     if not kueue:
         return Waiting("KueueNotInstalled", f"Job {name} {_not_installed(queue)}")
-    if _new(child, now):
-        return None
     return Waiting(
         "Pending",
         f"Kueue has made no Workload for Job {name} yet; if this lasts, `kubectl describe job {name}` and "
@@ -151,7 +151,7 @@ def _without_queue(name: str) -> Waiting:
 
 def _new(child: Manifest, now: datetime) -> bool:
     created = moment(child, "metadata", "creationTimestamp")
-    return created is not None and now - created < WORKLOAD_PATIENCE
+    return created is not None and now - created < KUEUE_PATIENCE
 
 
 def _inactive(workload: Manifest) -> bool:

@@ -108,7 +108,7 @@ class Executor:
             # What is new is not forced: had somebody else made it just now, its fields would conflict.
             await self._api.apply(_resource(manifest), namespace, body, force=uid is not None)
         except ApiError as error:
-            if error.status == 409:
+            if error.status == 409 or _is_of_another_uid(error):
                 return False
             raise
         return True
@@ -133,6 +133,11 @@ class Executor:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+
+
+def _is_of_another_uid(error: ApiError) -> bool:
+    """The server takes the uid of a predecessor for an attempt to change an immutable field."""
+    return error.status == 422 and "metadata.uid: Invalid value" in error.message
 
 
 def _ours(wanted: Manifest, live: Object) -> bool:

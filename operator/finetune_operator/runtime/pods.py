@@ -29,6 +29,7 @@ from finetune_operator.core.manifests import (
 from finetune_operator.render.names import KIND_LABEL, STAGE_LABEL
 from finetune_operator.runtime.queue import QueueClosedError, WorkQueue
 from finetune_operator.runtime.resources import Key, owner_key
+from finetune_operator.serving.observed import told_generation
 
 TIMEOUT_SECONDS = 3.0
 MAX_BYTES = 256 * 1024
@@ -77,12 +78,13 @@ class PodReader:
 
 @dataclass(frozen=True)
 class Target:
-    """A pod that is asked, and who wants to know."""
+    """A pod that is asked, and who wants to know; `generation` is the server manifest that it was told of."""
 
     owner: Key
     address: str
     port: int
     path: str
+    generation: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Poller:
 
     def _pause(self, target: Target, document: Mapping[str, Any] | None) -> float:
         if target.port == STATE_PORT:
-            return state_pause(document)
+            return state_pause(document, target.generation)
         return max(self._progress_seconds, len(self._targets) / ASKED_PER_SECOND)
 
 
@@ -179,18 +181,22 @@ def target_of(pod: Manifest) -> Target | None:
     if owner is None or where is None or terminating(pod):
         return None
     if label(pod, KIND_LABEL) == "ModelServer":
-        return Target(owner, where, STATE_PORT, "/state")
+        return Target(owner, where, STATE_PORT, "/state", told_generation(pod))
     if label(pod, STAGE_LABEL) and index_of(pod) == 0:
         return Target(owner, where, PROGRESS_PORT, "/progress")
     return None
 
 
-def state_pause(document: Mapping[str, Any] | None) -> float:
-    """Seconds until a serving pod is asked again: soon while it loads, drains or follows a new manifest."""
+def state_pause(document: Mapping[str, Any] | None, generation: int) -> float:
+    """Seconds until a serving pod is asked again: soon while it loads, drains or follows a new manifest.
+
+    `generation` is the manifest that the pod was told of; its volume brings that a moment later.
+    """
     if document is None:
         return UNREACHABLE_SECONDS
     phases = {text(version, "phase") for version in items(document, "versions")}
-    behind = integer(document, "generation") != integer(document, "appliedGeneration")
+    applied = integer(document, "appliedGeneration") or 0
+    behind = applied < generation or integer(document, "generation") != applied
     moving = behind or document.get("ready") is not True or not phases <= {"Ready", "Failed"}
     return CONVERGING_SECONDS if moving else STEADY_SECONDS
 

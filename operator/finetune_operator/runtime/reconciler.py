@@ -61,10 +61,10 @@ class Reconciler:
         for key in self._owners.known():
             self.enqueue(key)
 
-    def enqueue(self, key: Key) -> None:
+    def enqueue(self, key: Key, *, urgent: bool = False) -> None:
         """Something about this object may have changed. A process that stands by leaves it to the leader."""
         if self._leads:
-            self.queue.add(key)
+            self.queue.add(key, urgent=urgent)
 
     async def work(self) -> None:
         """One worker: reconcile key after key until the queue is closed."""

@@ -15,6 +15,7 @@ from finetune_operator.core.manifests import controller_uid, integer, items, lab
 from finetune_operator.render.names import server_name
 
 AGENT_PATIENCE = timedelta(seconds=30)
+GENERATION = "finetune.dev/manifest-generation"
 MOST_GENERATIONS = 2**53  # no number that a pod makes up may overflow the status
 
 
@@ -126,6 +127,12 @@ class Observed:
     def answering(self, now: datetime) -> tuple[PodState, ...]:
         """The pods that serve requests now."""
         return tuple(pod for pod in self.pods if pod.answers(now))
+
+
+def told_generation(pod: Manifest) -> int:
+    """The generation of the server manifest that a pod was told of by its annotation, 0 before the first."""
+    told = text(pod, "metadata", "annotations", GENERATION)
+    return int(told) if told.isascii() and told.isdigit() else 0
 
 
 def is_replica(server: ModelServer, pod: Manifest) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_operator.core.actions import Action, Apply, Emit, Manifest
-from finetune_operator.core.manifests import items, name_of, terminating, text
+from finetune_operator.core.manifests import items, name_of, terminating, text, uid_of
 from finetune_operator.serving.children import intent_of
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed
@@ -35,19 +35,24 @@ def taken(observed: Observed) -> tuple[Taken, ...]:
 
 
 def put_right(intent: Manifest, live: Manifest | None) -> list[Action]:
-    """Apply a child of ours that is absent or not as intended, and say so where somebody changed it."""
+    """Apply a child of ours that is absent or not as intended, and say so where somebody changed it.
+
+    The server manifest is decided from the one before, so it is written only over that.
+    """
     if live is None:
         return [Apply(intent)]
     path = difference(intent, live)
     if path is None or terminating(live):
         return []
+    version = text(live, "metadata", "resourceVersion") if intent["kind"] == "ConfigMap" else None
+    apply = Apply(intent, uid_of(live), version)
     if intent_of(live) != intent_of(intent):
-        return [Apply(intent)]
+        return [apply]
     message = (
         f"{path} of {intent['kind']} {name_of(intent)} was changed, by somebody or a webhook; the "
         "ModelServer puts it back."
     )
-    return [Apply(intent), Emit("Normal", "ChangeReverted", message)]
+    return [apply, Emit("Normal", "ChangeReverted", message)]
 
 
 def _taken(observed: Observed, kind: str, live: Manifest) -> Taken | None:

@@ -9,23 +9,19 @@ from finetune_operator.api.modelserver import ModelServerStatus
 from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Action, Emit, Manifest, Patch, Plan
-from finetune_operator.core.manifests import text
 from finetune_operator.serving import children
-from finetune_operator.serving.observed import Observed, PodState
+from finetune_operator.serving.observed import GENERATION, Observed, PodState, told_generation
 from finetune_operator.serving.ownership import Taken, put_right, taken
 from finetune_operator.serving.pod import base_name, cpu_slots
-from finetune_operator.serving.report import AliasReport, report
+from finetune_operator.serving.report import report
 from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.status import Decided, next_status
 from finetune_operator.serving.table import Table, current_table, write_table
 from finetune_operator.serving.template import Template, chosen
 from finetune_operator.serving.wanted import wanted_versions
 
-GENERATION = "finetune.dev/manifest-generation"
 UNASKED_SECONDS = 1.0
-CONVERGING_SECONDS = 1.0  # while ready pods converge the operator looks at what they say this often
-STARTING_SECONDS = 5.0  # without a ready pod there is little to see
-STEADY_SECONDS = 15.0
+LOOK_SECONDS = 15.0  # what pods say wakes the operator; this is for what only time tells
 
 
 def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -44,7 +40,7 @@ def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
         *_nudges(observed.live, decided.step.table),
         *_events(observed, decided, status),
     )
-    return Plan(actions, status.to_status(), _look_again(observed, decided, now))
+    return Plan(actions, status.to_status(), LOOK_SECONDS)
 
 
 def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
@@ -98,11 +94,9 @@ def _is_taken(kind: str, names: Sequence[Taken]) -> bool:
 
 def _nudges(pods: Sequence[PodState], table: Table) -> list[Action]:
     """An annotation on the pod makes the kubelet refresh the mounted manifest at once, not in a minute."""
-    wanted = str(table.generation)
+    told = {"metadata": {"annotations": {GENERATION: str(table.generation)}}}
     return [
-        Patch("v1", "Pod", pod.name, {"metadata": {"annotations": {GENERATION: wanted}}})
-        for pod in pods
-        if text(pod.pod, "metadata", "annotations", GENERATION) != wanted
+        Patch("v1", "Pod", pod.name, told) for pod in pods if told_generation(pod.pod) != table.generation
     ]
 
 
@@ -122,21 +116,3 @@ def _news(observed: Observed, status: ModelServerStatus) -> list[Action]:
     stalled = status.condition("Stalled")
     warning = stalled is not None and stalled.status == "True"
     return [Emit("Warning" if warning else "Normal", after.reason, after.message)]
-
-
-def _look_again(observed: Observed, decided: Decided, now: datetime) -> float:
-    answering = observed.answering(now)
-    if len(answering) == observed.server.spec.replicas == len(observed.live) and _settled(decided):
-        return STEADY_SECONDS
-    return CONVERGING_SECONDS if any(pod.ready for pod in observed.live) else STARTING_SECONDS
-
-
-def _settled(decided: Decided) -> bool:
-    """Whether no version is on its way in or out."""
-    failed = {r.wanted.version for r in decided.reports if r.standing.state == "Failed"}
-    needed = set(decided.step.table.routes.values()) | failed
-    return set(decided.step.table.versions) <= needed and not any(map(_moving, decided.reports))
-
-
-def _moving(one: AliasReport) -> bool:
-    return one.standing.state == "Loading"

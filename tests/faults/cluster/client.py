@@ -26,7 +26,12 @@ POLICY = Resource(
 BINDING = Resource(
     "admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"
 )
-_OTHERS = (NAMESPACE, NODE, SECRET, CRD, POLICY, BINDING)
+_RBAC = "rbac.authorization.k8s.io/v1"
+ROLES = tuple(
+    Resource(_RBAC, kind, f"{kind.lower()}s")
+    for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+)
+_OTHERS = (*ROLES, NAMESPACE, NODE, SECRET, CRD, POLICY, BINDING)
 WATCHED = (
     *resources.OURS,
     resources.JOB,

@@ -17,6 +17,7 @@ from dev.cluster.controlplane import ApiServer, apiserver_command
 from dev.cluster.process import Command, Supervisor
 from dev.cluster.readiness import answers, client_context, wait_until
 from finetune_operator.core.manifests import is_true
+from tests.faults.cluster import rbac
 from tests.faults.cluster.client import Client, Object
 from tests.faults.cluster.history import Hub
 from tests.faults.cluster.nodes import NODES, Nodes
@@ -41,18 +42,22 @@ class Cluster:
         self.nodes: Nodes
         self.forks: Forks
         self._server: ApiServer
+        self._roles: list[Object] = []
         self._supervisor = Supervisor(folder / "controllers")
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Cluster:
         """Start, install the CRDs, begin to watch."""
-        programs = binaries.ensure(["kube-apiserver", "kube-controller-manager"])
+        programs = binaries.ensure(["kube-apiserver", "kube-controller-manager", "helm"])
         self._server = self._stack.enter_context(ApiServer(self.folder, programs))
         self._stack.callback(self._supervisor.stop, ["kube-controller-manager"], 2)
         self.client = Client(self._server.url, client_context(self._server.place.pki, "admin"))
         self._stack.push_async_callback(self.client.close)
         await self._install_crds()
+        self._roles = rbac.render(programs)
+        for role in rbac.clusterwide(self._roles):
+            await self.client.create(role)
         self._supervisor.start(self._controller_manager(programs))
         self.hub = Hub(self.client)
         self.nodes = Nodes(self.client, self.hub)
@@ -73,6 +78,8 @@ class Cluster:
     async def make_namespace(self, name: str) -> None:
         """A namespace with the claims and the data that the runs and servers of the scenarios name."""
         await self.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        for role in rbac.of_lease(self._roles, name):
+            await self.client.create(role, name)
         await self.client.create({**_named("ConfigMap", "data"), "data": DATA}, name)
         for claim in ("base-models", "adapters"):
             size = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from tests.faults.cluster.client import ApiServerError, Client, Object
 from tests.faults.cluster.history import History, Hub, Revision
 
 NODES = ("node-1", "node-2")
+LOCK_PORT = 8001
 STAGE = "finetune.dev/stage"
 NOW = "2026-01-01T00:00:00Z"
 
@@ -117,8 +119,9 @@ class Nodes:
         self._hub = hub
         self._casts: dict[str, Cast] = {}
         self._pods: dict[str, PlayedPod] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}
         self._numbers = itertools.count(1)
+        self._reservation, self._network = _reserve_network()
         self.faults: list[str] = []
         hub.listen("Pod", self._seen)
 
@@ -126,11 +129,18 @@ class Nodes:
         """From now on the pods of a namespace live as this cast says."""
         self._casts[namespace] = cast
 
+    def leave(self, namespace: str) -> None:
+        """The pods of this namespace stand still from now on."""
+        self._casts.pop(namespace, None)
+        for task in [task for task, where in self._tasks.items() if where == namespace]:
+            task.cancel()
+
     async def close(self) -> None:
         """End all pods where they stand."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._reservation.close()
 
     def _seen(self, revision: Revision) -> None:
         metadata = revision.manifest["metadata"]
@@ -140,7 +150,7 @@ class Nodes:
         if metadata["uid"] not in self._pods and revision.event != "DELETED":
             pod = self._pods[metadata["uid"]] = self._pod(revision.manifest)
             task = asyncio.create_task(self._live(pod, cast))
-            self._tasks.add(task)
+            self._tasks[task] = metadata["namespace"]
             task.add_done_callback(self._ended)
         pod = self._pods[metadata["uid"]]
         pod.manifest = revision.manifest
@@ -149,7 +159,7 @@ class Nodes:
 
     def _pod(self, manifest: Object) -> PlayedPod:
         number, metadata = next(self._numbers), manifest["metadata"]
-        address = f"127.77.{number // 250}.{number % 250 + 1}"
+        address = f"127.{self._network}.{number // 250}.{number % 250 + 1}"
         history = self._hub.history(metadata["namespace"])
         namespace, name = metadata["namespace"], metadata["name"]
         return PlayedPod(self._client, history, namespace, name, manifest, label(manifest, STAGE), address)
@@ -171,9 +181,22 @@ class Nodes:
                 raise
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.faults.append(repr(error))
+
+
+def _reserve_network() -> tuple[socket.socket, int]:
+    """A second byte of loopback addresses that no other session on this machine uses, while the socket is open."""
+    for byte in range(64, 256):
+        taken = socket.socket()
+        try:
+            taken.bind((f"127.{byte}.255.254", LOCK_PORT))
+        except OSError:
+            taken.close()
+        else:
+            return taken, byte
+    raise AssertionError("192 sessions at once")
 
 
 def _conditions(**values: bool) -> list[Object]:

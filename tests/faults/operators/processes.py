@@ -141,14 +141,15 @@ class Operators:
         await asyncio.gather(*(life.end() for life in self.lives))
         await self._stack.aclose()
 
-    async def start(self, *faults: Fault) -> Operator:
-        """One more operator, behind a proxy with these faults."""
+    async def start(self, *faults: Fault, lease: str | None = None) -> Operator:
+        """One more operator, behind a proxy with these faults; `lease` is NAMESPACE/NAME."""
         number = len(self.lives) + 1
         proxy = await self._stack.enter_async_context(Proxy(self._client, faults))
         kubeconfig, log = self._folder / f"{number}.kubeconfig", self._folder / f"{number}.log"
         kubeconfig.write_text(yaml.safe_dump(_kubeconfig(proxy.url)))
         arguments = ["run", "--kubeconfig", str(kubeconfig), "--namespace", self._namespace]
         arguments += ["--host", "127.0.0.1", "--port", "0"]
+        arguments += ["--lease", lease] if lease else []
         log.touch()
         pid, ended = await self._forks.start(arguments, self._folder / "settings.json", log)
         self.lives.append(Operator(proxy, pid, ended, log))

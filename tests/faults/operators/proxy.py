@@ -1,4 +1,7 @@
-"""An HTTP proxy between one operator and the API server: it counts, and it does what it is told to break."""
+"""An HTTP proxy between one operator and the API server: it counts, and it does what it is told to break.
+
+What passes is sent as the service account of the chart, so the operator has the chart's rights and no others.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ import aiohttp
 from aiohttp import web
 
 from tests.faults.cluster.client import Client
+from tests.faults.cluster.rbac import USER
 
 HOP_BY_HOP = frozenset({"Connection", "Transfer-Encoding", "Content-Length", "Host", "Keep-Alive"})
-PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity"}
+PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity", "Impersonate-User": USER}
 
 
 @dataclass(frozen=True)

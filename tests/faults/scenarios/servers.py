@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from finetune_operator.core.manifests import items, mapping, terminating
+from finetune_operator.core.manifests import condition, items, mapping, terminating, text
 from tests.faults.cluster import agents, trainer
 from tests.faults.cluster.client import Object
 from tests.faults.scenarios.scenario import Scenario, World
@@ -152,6 +152,33 @@ async def finds_its_name_taken(world: World) -> None:
     await _serving(world, FIRST)
 
 
+async def waits_for_a_quota(world: World) -> None:
+    """A ResourceQuota refuses the pods of a server; then the administrator takes it away."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
+    await world.create({**quota, "spec": {"hard": {"pods": "0"}}})
+    await world.history.until(lambda: bool(mapping(world.get("ResourceQuota", "none"), "status", "hard")))
+    await world.create(SERVER)
+    await world.create(adapter())
+    await world.history.until(lambda: "exceeded quota" in _message(world))
+    await world.delete("ResourceQuota", "none")
+    await _serving(world, FIRST)
+
+
+async def sleeps_and_wakes(world: World) -> None:
+    """The server is scaled to nothing, so nobody answers, and back."""
+    await serves(world)
+    await world.change("ModelServer", "shared", replicas=0)
+    await world.until("AdapterDeployment", "reviews", "Ready", "False")
+    await world.history.until(lambda: not world.history.of("Pod"))
+    await world.change("ModelServer", "shared", replicas=1)
+    await _serving(world, FIRST)
+
+
+def _message(world: World) -> str:
+    """What the server says of its readiness."""
+    return text(condition(world.get("ModelServer", "shared"), "Ready"), "message")
+
+
 async def roll(world: World, digest: str) -> None:
     """Change the version of the adapter and wait until it answers."""
     await world.change("AdapterDeployment", "reviews", adapter={"digest": digest})
@@ -198,5 +225,7 @@ SCENARIOS = (
     Scenario("the manifest of a server is deleted", loses_its_manifest, SERVES),
     Scenario("the children of a server are edited", is_edited, SERVES),
     Scenario("the children of a server are deleted", loses_its_children, SERVES),
+    Scenario("a quota refuses the pods of a server", waits_for_a_quota, SERVES),
+    Scenario("a server is scaled to nothing and back", sleeps_and_wakes, SERVES),
     Scenario("a Service of somebody else has the name", finds_its_name_taken, SERVES),
 )

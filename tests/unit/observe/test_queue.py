@@ -94,12 +94,19 @@ def test_without_a_workload_the_job_says_who_keeps_it(
     assert words in found.message
 
 
-def test_a_new_job_is_given_a_moment_to_get_its_workload() -> None:
-    job = child()
-    job["metadata"]["creationTimestamp"] = "2026-11-27T11:59:55Z"
-    assert waiting(job, None, kueue=True, now=NOW) is None
-    job["metadata"]["creationTimestamp"] = "2026-11-27T11:59:45Z"
-    assert waiting(job, None, kueue=True, now=NOW) is not None
+def test_kueue_is_given_a_moment_to_say_whether_there_is_quota_for_a_new_job() -> None:
+    made = workload("quota used by another")
+    unseen = {**made, "status": {}}
+    for found, age, told in (
+        (None, 5, False),
+        (unseen, 5, False),
+        (made, 5, True),
+        (None, 15, True),
+        (unseen, 15, True),
+    ):
+        job = child()
+        job["metadata"]["creationTimestamp"] = f"2026-11-27T11:59:{60 - age}Z"
+        assert (waiting(job, found, kueue=True, now=NOW) is not None) == told
 
 
 def test_what_the_operator_suspended_is_not_somebody_elses() -> None:

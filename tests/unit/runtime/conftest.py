@@ -96,6 +96,9 @@ class FaultyApiServer:
             return web.json_response({"reason": "NotFound", "message": "absent"}, status=404)
         known = self.objects.get(request.path, {})
         there, asked = known.get("metadata", {}), self.bodies[-1].get("metadata", {})
+        if there and asked.get("uid", there["uid"]) != there["uid"]:
+            message = 'ConfigMap "c" is invalid: metadata.uid: Invalid value: "x": field is immutable'
+            return web.json_response({"reason": "Invalid", "message": message}, status=422)
         if any(name in asked and asked[name] != there.get(name) for name in ("uid", "resourceVersion")):
             return web.json_response({"reason": "Conflict", "message": "changed"}, status=409)
         merged = {**known, **{k: v for k, v in self.bodies[-1].items() if k != "metadata"}}

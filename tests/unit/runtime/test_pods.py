@@ -63,7 +63,12 @@ def state(ready: bool = True, applied: int = 2, phase: str = "Ready") -> dict[st
     ids=["settled", "one refused", "loading", "draining", "behind", "not ready", "no answer", "nonsense"],
 )
 def test_a_server_is_asked_often_only_while_it_moves(document: Any, seconds: float) -> None:
-    assert state_pause(document) == seconds
+    assert state_pause(document, 0) == seconds
+
+
+def test_a_pod_that_was_told_of_a_new_manifest_is_asked_soon() -> None:
+    assert state_pause(state(), 2) == 15.0
+    assert state_pause(state(), 3) == 1.0
 
 
 class Pods:

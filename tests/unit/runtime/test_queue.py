@@ -70,9 +70,27 @@ def test_backoff_of_one_key_does_not_delay_another() -> None:
     assert schedule.pop(0) == "b"
 
 
+def test_urgent_keys_come_first_and_every_fourth_is_another() -> None:
+    schedule: Schedule[str] = Schedule()
+    for number in range(4):
+        schedule.add(f"pod {number}", now=0)
+    for number in range(6):
+        schedule.add(f"user {number}", now=1, urgent=True)
+    handed = [str(schedule.pop(1)).split()[0] for _ in range(10)]
+    assert handed == ["user"] * 3 + ["pod"] + ["user"] * 3 + ["pod"] * 3
+
+
+def test_a_key_becomes_urgent_without_being_handed_out_twice() -> None:
+    schedule: Schedule[str] = Schedule()
+    schedule.add("a", now=0)
+    schedule.add("b", now=0)
+    schedule.add("b", now=5, urgent=True)
+    assert [schedule.pop(0), schedule.pop(0), schedule.pop(9)] == ["b", "a", None]
+
+
 _STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "pop", "done", "backoff", "forget"]),
+        st.sampled_from(["add", "hurry", "pop", "done", "backoff", "forget"]),
         st.sampled_from("abc"),
         st.integers(0, 4),
     ),
@@ -90,6 +108,9 @@ def test_no_key_is_held_twice_and_no_wish_is_lost(steps: list[tuple[str, str, in
         now += 1
         if step == "add":
             schedule.add(key, now, delay)
+            owed.add(key)
+        elif step == "hurry":
+            schedule.add(key, now, delay, urgent=True)
             owed.add(key)
         elif step == "backoff":
             schedule.backoff(key, now)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.core.actions import Emit
+from finetune_operator.core.actions import Apply, Emit
 from finetune_operator.serving.drift import difference
-from tests.unit.server.builders import World, applied, pod
+from tests.unit.server.builders import World, adapter, applied, pod
 
 OURS = {"Deployment", "Service", "NetworkPolicy", "ConfigMap"}
 
@@ -201,3 +201,15 @@ def test_a_hand_edit_of_the_manifest_is_put_back_under_a_new_generation() -> Non
     decided = world.plan()
     assert '"generation": 2' in applied(decided)["ConfigMap"]["data"]["manifest.json"]
     assert "ManifestRebuilt" in {action.reason for action in decided.actions if isinstance(action, Emit)}
+
+
+def test_the_server_manifest_is_written_only_over_the_one_that_it_was_decided_from() -> None:
+    world = World().settle()
+    for child in world.children.values():
+        child["metadata"] |= {"uid": f"uid-{child['kind']}", "resourceVersion": "7"}
+    world.spec = {"replicas": 2}
+    world.deployments = (adapter("reviews"),)
+    written = {
+        a.manifest["kind"]: (a.uid, a.resource_version) for a in world.plan().actions if isinstance(a, Apply)
+    }
+    assert written == {"ConfigMap": ("uid-ConfigMap", "7"), "Deployment": ("uid-Deployment", None)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,7 +17,6 @@ from finetune_operator.runtime.resources import KUEUE, workloads
 LOOK_SECONDS = 60.0
 """How often it is asked whether Kueue has been installed."""
 _OF_A_JOB = "kueue.x-k8s.io/job-uid"
-log = logging.getLogger(__name__)
 
 
 class WorkloadReflector(Reflector):

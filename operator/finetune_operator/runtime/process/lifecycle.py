@@ -89,7 +89,7 @@ class Process:
         """kopf's watch brought one of our objects: keep it and queue who should look, without waiting."""
         key = Key(kind, text(body, "metadata", "namespace"), text(body, "metadata", "name"))
         for one in self._parts.owners.brought(key, body, deleted=deleted):
-            self._parts.reconciler.enqueue(one)
+            self._parts.reconciler.enqueue(one, urgent=one == key)
 
     async def start(self) -> None:
         """Start what needs no leadership. kopf's watches begin after this, so nothing is waited for."""
