@@ -33,10 +33,14 @@ class AttackFailed(Exception):
 
 @dataclass(frozen=True)
 class Attack:
-    """`run` never returns by itself; it is cancelled when the scenario has come to its end."""
+    """`run` never returns by itself; it is cancelled when the scenario has come to its end.
+
+    `told` is how a line begins that the operator has to log as an error.
+    """
 
     name: str
     run: Start
+    told: str | None = None
 
 
 async def _serve(life: Operator) -> None:
@@ -224,7 +228,8 @@ async def _leader_dies(operators: Operators, world: World) -> None:
     leader.kill()
     try:
         async with asyncio.timeout(TAKEOVER_SECONDS):
-            await _begun(other, 1)
+            while not other.proxy.renewals:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
     except TimeoutError:
         raise AttackFailed(f"no replica took over within {TAKEOVER_SECONDS:.0f} s") from None
     await _serve(other)
@@ -284,6 +289,6 @@ ATTACKS = (
     Attack("without a Lease: two operators at once", _two),
     Attack("without a Lease: one operator is paused while another works", _paused),
     Attack("the replica that leads dies", _leader_dies),
-    Attack("the replica that leads is paused past its Lease", _leader_sleeps),
+    Attack("the replica that leads is paused past its Lease", _leader_sleeps, "ending: the Lease"),
     Attack("somebody annotates our objects all the time for 8 s", _annotate),
 )

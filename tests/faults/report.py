@@ -1,6 +1,6 @@
-"""`python -m tests.faults.report`: plays every trial and writes docs/faults.md; pytest prints the same tables.
+"""`python -m tests.faults.report`: plays every trial and writes docs/faults.md (part of `make test-long`).
 
-It takes the better part of an hour on two cores. `make test` plays a part, `make test-long` the rest.
+pytest prints the same tables of the part that `make test` plays.
 """
 
 from __future__ import annotations
