@@ -17,7 +17,7 @@ from finetune_operator.runtime.resources import EVENT
 COMPONENT = "finetune-operator"
 QUIET_SECONDS = 60.0  # a repeated event is written at most this often
 REMEMBERED = 4096
-WAITING = 1000
+WAITING = 5000
 MESSAGE_BYTES = 1024  # the API server refuses longer ones
 
 log = logging.getLogger(__name__)

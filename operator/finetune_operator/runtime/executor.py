@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 from finetune_operator.core.actions import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan, Refusal
-from finetune_operator.core.manifests import controller_uid, items, label, name_of, text, uid_of
+from finetune_operator.core.manifests import controller_uid, items, label, name_of, terminating, text
 from finetune_operator.render.names import UID_LABEL
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.events import Recorder
@@ -92,15 +92,16 @@ class Executor:
             if (error.status, error.reason) != (409, "AlreadyExists"):
                 raise
             live = await self._live(namespace, manifest)
-            return live is not None and _ours(manifest, live)
+            if live is None:
+                return False
+            _refuse_foreign(manifest, live)
+            return _is_child(manifest, live)
         return True
 
     async def _apply(self, namespace: str, manifest: Manifest, uid: str | None, version: str | None) -> bool:
-        if uid is None:
-            live = await self._live(namespace, manifest)
-            if live is not None and not _ours(manifest, live):
-                return False
-            uid = None if live is None else uid_of(live)
+        if uid is None and (live := await self._live(namespace, manifest)) is not None:
+            _refuse_foreign(manifest, live)
+            return False  # it was decided without a look at what is there
         asked = {"uid": uid, "resourceVersion": version}
         identity = {name: value for name, value in asked.items() if value is not None}
         body = {**manifest, "metadata": {**manifest["metadata"], **identity}}
@@ -140,17 +141,19 @@ def _is_of_another_uid(error: ApiError) -> bool:
     return error.status == 422 and "metadata.uid: Invalid value" in error.message
 
 
-def _ours(wanted: Manifest, live: Object) -> bool:
-    """Whether the live object is the child that is wanted. False for one of a predecessor that is about to
-    be garbage-collected; RefusedError for an object of another owner.
-    """
-    if live["metadata"].get("deletionTimestamp"):
-        return False
-    if controller_uid(live) == controller_uid(wanted):
-        return True
-    if controller_uid(live) and label(live, UID_LABEL) == label(wanted, UID_LABEL):
-        return False
-    raise RefusedError(_conflict(live))
+def _is_child(wanted: Manifest, live: Object) -> bool:
+    """Whether the live object is the wanted child, not one of a predecessor that is about to be deleted."""
+    return not terminating(live) and controller_uid(live) == controller_uid(wanted)
+
+
+def _refuse_foreign(wanted: Manifest, live: Object) -> None:
+    """RefusedError when the name of a child is taken by an object of another owner, or of none."""
+    controller = controller_uid(live)
+    if controller == controller_uid(wanted):
+        return
+    # A Job of this owner that was deleted leaves its ConfigMap to the garbage collector for a moment.
+    if not controller or label(live, UID_LABEL) != label(wanted, UID_LABEL):
+        raise RefusedError(_conflict(live))
 
 
 def _conflict(live: Object) -> Refusal:

@@ -123,12 +123,12 @@ async def test_a_child_that_is_about_to_go_is_waited_for(
     assert ("PUT", f"{OWNER}/status") not in server.seen
 
 
-async def test_our_child_that_lost_its_labels_gets_them_back(
+async def test_our_child_that_the_plan_did_not_see_is_observed_first(
     server: Any, executor: Executor, owner: Any
 ) -> None:
-    server.put(f"{CONFIGMAPS}/c", metadata={"ownerReferences": OURS["ownerReferences"]}, data={"old": "1"})
-    assert await executor.execute(KEY, owner, Plan((Apply(CONFIGMAP),), STATUS)) is RESULT.WRITTEN
-    assert server.bodies[1]["metadata"]["uid"] == "uid-c"
+    before = server.put(f"{CONFIGMAPS}/c", **{**CONFIGMAP, "data": {"generation": "7"}})
+    assert await executor.execute(KEY, owner, Plan((Apply(CONFIGMAP),), STATUS)) is RESULT.STALE
+    assert server.objects[f"{CONFIGMAPS}/c"] == before
 
 
 _VIEWS = [

@@ -116,6 +116,7 @@ class Process:
         """Fill the caches, wait to lead, decide."""
         await self._in_time(self._complete())
         self._caught_up = True
+        self._supervisor.start("listing", self._parts.listing.run())
         if self._parts.elector is not None:
             log.info("standing by")
             await self._parts.elector.leading.wait()
@@ -129,7 +130,6 @@ class Process:
         """Until the queues are closed."""
         parts = self._parts
         self._supervisor.start("resync", parts.reconciler.resync())
-        self._supervisor.start("listing", parts.listing.run())
         self._supervisor.start("events", parts.recorder.run())
         workers = [parts.reconciler.work() for _ in range(WORKERS)]
         pollers = [parts.poller.work() for _ in range(ASKED_AT_ONCE)]
