@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
@@ -50,6 +51,11 @@ from finetune_operator.runtime.resources import (
 )
 
 
+# A list of a thousand pods makes a million objects and no garbage: Python's own thresholds would go through
+# them hundreds of times.
+GARBAGE_THRESHOLDS = (20_000, 20, 50)
+
+
 @dataclass(frozen=True)
 class Options:
     """How one process runs; `kubeconfig` None uses the pod's service account, `namespace` None serves all,
@@ -69,6 +75,8 @@ async def run(options: Options, settings: Settings) -> None:
     def configuration() -> Configuration:
         return load_configuration(options.kubeconfig)
 
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     metrics, supervisor, reader = Metrics(), Supervisor(), PodReader()
     unfenced = KubernetesApi(configuration(), metrics.requested)
     elector = _elector(unfenced, options, supervisor)
