@@ -34,8 +34,9 @@ test: lint ## Everything that fits CI: lint, types, layers, unit, contract, API 
 test-fast: $(STAMP) ## What takes under two minutes warm
 	$(RUN) -m pytest tests -n 2 -q $(FAST)
 
-test-long: test ## Every family of models with an engine, which writes docs/models.md; interruptions and e2e repeated
+test-long: test ## Every family of models with an engine (writes docs/models.md), every fault (docs/faults.md); interruptions and e2e repeated
 	$(RUN) -m tests.families.report
+	$(RUN) -m tests.faults.report
 	$(RUN) -m pytest -q tests -m long
 	FINETUNE_TEST_REPEAT=5 $(RUN) -m pytest -q tests/unit/trainer_train/launch/test_interruptions.py -k random
 	FINETUNE_TEST_REPEAT=5 $(RUN) -m dev test --only e2e

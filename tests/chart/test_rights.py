@@ -149,7 +149,10 @@ def ask_for_everything(programs: Programs, namespace: str, run: str) -> None:
     for kind in ("finetunejob", "modelserver", "adapterdeployment"):
         programs.kubectl("apply", "-n", namespace, "-f", str(SAMPLES / f"{kind}-minimal.yaml"))
     wait = ["wait", "-n", namespace, "--timeout=60s"]
-    programs.kubectl(*wait, "--for=jsonpath={.status.attempts[0].state}=Running", f"ftj/{run}")
+    programs.kubectl(*wait, "--for=jsonpath={.status.attempts[0].job}", f"ftj/{run}")
+    job = programs.get("ftj", run, "-n", namespace)["status"]["attempts"][0]["job"]
+    for condition in ("create", "jsonpath={.spec.suspend}=false"):
+        programs.kubectl(*wait, f"--for={condition}", f"job/{job}")
     for child in ("deployment", "service", "networkpolicy"):
         programs.kubectl(*wait, "--for=create", f"{child}/shared-server")
     programs.kubectl(

@@ -19,7 +19,8 @@ _SECONDS = re.compile(r"\b\d+(\.\d+)? (s|ms|min)\b")
 _POD_NAME = re.compile(r"(-server-[0-9a-z]+|<hash>-\d+)-[0-9a-z]{5}\b")
 _WHEN = frozenset({"manifestGeneration", "heldSeconds"})
 _WHAT = frozenset({"reason", "message", "attempts"})
-_COMPARED = (*OWN, "Job", "ConfigMap", "Service", "PersistentVolumeClaim", "Deployment", "NetworkPolicy")
+_COMPARED = frozenset({*OWN, "PersistentVolumeClaim", "Deployment", "NetworkPolicy"})
+_OF_ATTEMPTS = frozenset({"Job", "ConfigMap", "Service"})
 _UNTOLD = ("generation", "creationTimestamp", "resourceVersion", "uid", "managedFields", "annotations")
 
 
@@ -27,9 +28,10 @@ def essence(objects: Mapping[Name, Object], vague: bool) -> dict[str, Any]:
     """What must be equal however the end was reached: everything but uids, times, random names and counters.
 
     Of children only what was asked for is compared, their status is the controllers'. `vague` leaves out
-    attempts, reasons and messages.
+    attempts with their children, reasons and messages.
     """
-    kept = {name: o for name, o in objects.items() if name[0] in _COMPARED and (name[0] in OWN or ours(o))}
+    kinds = _COMPARED if vague else _COMPARED | _OF_ATTEMPTS
+    kept = {name: o for name, o in objects.items() if name[0] in kinds and (name[0] in OWN or ours(o))}
     words = {
         uid: f"<uid of {'/'.join(name)}>" for name, o in objects.items() if (uid := o["metadata"]["uid"])
     }

@@ -21,7 +21,6 @@ from tests.faults.operators.proxy import Write
 from tests.faults.oracles import OWN, log_violations, violations
 from tests.faults.scenarios.scenario import Scenario, World
 
-LIMIT_SECONDS = 90.0
 SETTLE_SECONDS = 5.0
 
 
@@ -63,7 +62,11 @@ class Player:
         writes = tuple(_written(operators))
         if expected is not None and not wrong:
             wrong += differences(expected, end)
-        wrong += [*violations(revisions), *log_violations(operators.messages()), *_useless(writes)]
+        wrong += [
+            *violations(revisions),
+            *log_violations(operators.messages(), attack.told),
+            *_useless(writes),
+        ]
         self.cluster.nodes.leave(namespace)
         self.cluster.hub.forget(namespace)
         return Outcome(
@@ -81,7 +84,7 @@ class Player:
         script = asyncio.create_task(scenario.script(world))
         attacking = asyncio.create_task(attack.run(operators, world))
         try:
-            async with asyncio.timeout(LIMIT_SECONDS):
+            async with asyncio.timeout(scenario.limit_seconds):
                 await asyncio.wait([script, attacking], return_when=asyncio.FIRST_COMPLETED)
                 if attacking.done():
                     attacking.result()
@@ -90,7 +93,9 @@ class Player:
         except (AttackFailed, AssertionError) as error:
             return [str(error)]
         except TimeoutError:
-            return [f"does not come to its end within {LIMIT_SECONDS:.0f} s:\n{standing(world.history)}"]
+            return [
+                f"does not come to its end within {scenario.limit_seconds:.0f} s:\n{standing(world.history)}"
+            ]
         finally:
             for task in (script, attacking):
                 task.cancel()

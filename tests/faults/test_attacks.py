@@ -5,17 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.campaign import Attacked, Campaign
-from tests.faults.trials import ATTACKS_ON_ALL, ATTACKS_ON_TWO, parameters
+from tests.faults.trials import ATTACKS_ON_TWO, parameters
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest.mark.parametrize("trial", parameters(ATTACKS_ON_TWO))
 async def test_an_attack_changes_nothing_but_the_time(campaign: Campaign, trial: Attacked) -> None:
-    assert await campaign.violations(trial) == []
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("trial", parameters(ATTACKS_ON_ALL))
-async def test_no_attack_changes_anything_but_the_time(campaign: Campaign, trial: Attacked) -> None:
     assert await campaign.violations(trial) == []

@@ -69,7 +69,11 @@ WRONG = [
         "unfinished Jobs of one run at the same time",
         id="two Jobs at once",
     ),
-    pytest.param([("ADDED", job())], "before its attempt was recorded", id="a Job without an attempt"),
+    pytest.param(
+        [("ADDED", job()), ("MODIFIED", job(conditions=COMPLETE)), ("ADDED", job("run-train-2"))],
+        "Job run-train-2 was created before its attempt was recorded",
+        id="a Job without an attempt",
+    ),
     pytest.param(
         [("ADDED", run("Recorded")), ("ADDED", job()), ("DELETED", job()), ("ADDED", job())],
         "was created 2 times",
@@ -173,3 +177,4 @@ def test_a_traceback_is_told_and_a_request_that_kopf_repeats_is_not() -> None:
     }
     assert log_violations([kopf]) == []
     assert log_violations([own]) == ["log: reconcile failed: KeyError"]
+    assert log_violations([own], "reconcile") == []

@@ -30,6 +30,5 @@ async def test_restarts_of_the_api_server_change_nothing_but_the_time(own_cluste
     assert _wrong(await restarts(own_cluster)) == []
 
 
-@pytest.mark.xfail(reason="1.2: a pruned status field makes an endless write loop", strict=True)
 async def test_an_operator_newer_than_its_crds_works_and_comes_to_rest(own_cluster: Cluster) -> None:
     assert _wrong(await older_crds(own_cluster)) == []

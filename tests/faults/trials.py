@@ -1,4 +1,4 @@
-"""Which plays `make test` takes, which `make test-long` adds, and which faults are known."""
+"""Which plays `make test` takes, which the report adds, and which faults are known."""
 
 from __future__ import annotations
 
@@ -28,11 +28,7 @@ ATTACKS_ON_ALL = tuple(
     for attack in ATTACKS
 )
 
-KNOWN: dict[str, str] = {
-    "a quota refuses the Job": "1.10: the status does not say that the API server refuses a child",
-    "an admission policy refuses the Job": "1.10: the status does not say that the API server refuses a child",
-    "the node of the training pod dies": "1.3: a dead node is not noticed",
-}
+KNOWN: dict[str, str] = {}
 """Faults that are being mended, by scenario: their trials are expected to fail until then."""
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -76,31 +76,12 @@ def _established(before: Condition | None, fact: Fact, generation: int, now: dat
     )
 
 
-def set_condition(
-    conditions: Iterable[Condition | Mapping[str, Any]],
-    kind: str,
-    status: bool | None,
-    reason: str,
-    message: str,
-    generation: int,
-    now: datetime,
-) -> list[dict[str, Any]]:
-    """`with_facts` for plain JSON values."""
-    entries = [Condition.model_validate(_plain(entry)) for entry in conditions]
-    fact = Fact(kind, status, reason, message)
-    return [entry.to_dict() for entry in with_facts(entries, [fact], generation, now)]
-
-
-def find(conditions: Iterable[Condition | Mapping[str, Any]], kind: str) -> Condition | None:
+def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
     """The condition of a type, None while it was never set."""
-    for entry in conditions:
-        plain = _plain(entry)
-        if plain.get("type") == kind:
-            return Condition.model_validate(plain)
-    return None
+    return next((condition for condition in conditions if condition.type == kind), None)
 
 
-def is_true(conditions: Iterable[Condition | Mapping[str, Any]], kind: str) -> bool:
+def is_true(conditions: Iterable[Condition], kind: str) -> bool:
     """Whether the condition of a type is set and True."""
     found = find(conditions, kind)
     return found is not None and found.status == "True"
@@ -120,7 +101,3 @@ def _status(status: bool | None) -> ConditionStatus:
 def _word(reason: str) -> str:
     kept = re.sub("[^A-Za-z0-9_]", "", reason)[:128]
     return kept if kept[:1].isalpha() else "Unknown"
-
-
-def _plain(entry: Condition | Mapping[str, Any]) -> dict[str, Any]:
-    return entry.to_dict() if isinstance(entry, Condition) else dict(entry)

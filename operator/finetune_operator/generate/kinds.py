@@ -77,6 +77,12 @@ MODELSERVER = Kind(
         Column("Endpoint", ".status.endpoint", "Base URL for OpenAI clients."),
         _AGE,
         Column("Model", ".spec.baseModel.source", "The base model.", wide=True),
+        Column(
+            "Update",
+            _condition("UpdateAvailable", "reason"),
+            "Whether other pods wait to be taken.",
+            wide=True,
+        ),
         Column("Message", _condition("Ready", "message"), "The state in words.", wide=True),
     ),
     scale={

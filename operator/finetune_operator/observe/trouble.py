@@ -79,9 +79,9 @@ def scheduled(pods: Sequence[Manifest]) -> bool:
 
 
 def steady(pod: Manifest) -> bool:
-    """Whether the pod runs and none of its containers has ended."""
+    """Whether the pod runs, none of its containers has ended, and nobody wants it gone."""
     ended = any(mapping(c, "state", "terminated") for c in items(pod, "status", "containerStatuses"))
-    return text(pod, "status", "phase") == "Running" and not ended
+    return text(pod, "status", "phase") == "Running" and not ended and not terminating(pod)
 
 
 def _of_gang(

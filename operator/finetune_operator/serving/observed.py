@@ -11,7 +11,7 @@ from typing import Any
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Manifest, Refusal
-from finetune_operator.core.manifests import controller_uid, integer, items, label, text
+from finetune_operator.core.manifests import address, controller_uid, integer, items, label, text
 from finetune_operator.render.names import server_name
 
 AGENT_PATIENCE = timedelta(seconds=30)
@@ -43,7 +43,8 @@ class PodState:
     @property
     def unasked(self) -> bool:
         """Whether it serves and nobody has asked its agent yet, as after a restart of the operator."""
-        return self.ready and self.live and self.state is None and self.state_at is None
+        can_answer = self.ready and self.live and address(self.pod) is not None
+        return can_answer and self.state is None and self.state_at is None
 
     def unreachable(self, now: datetime) -> bool:
         """Whether it is Ready for the kubelet, but has not told the operator anything for a while."""

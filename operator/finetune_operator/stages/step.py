@@ -5,17 +5,16 @@ Every function returns a Decision; nothing is changed here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from finetune_operator.api.conditions import Fact, clip, is_true
-from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
+from finetune_operator.api.conditions import Fact, is_true
+from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan
 from finetune_operator.contracts.documents import JobDocument
 from finetune_operator.contracts.settings import pins
-from finetune_operator.core.actions import Action, Create, Manifest, Refusal
+from finetune_operator.core.actions import Action, Create, Manifest
 from finetune_operator.core.manifests import integer, label, mapping, suspended, terminating, text
-from finetune_operator.core.times import format_time, moment_of
+from finetune_operator.core.times import format_time
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
 from finetune_operator.observe.trouble import scheduled, steady
@@ -34,23 +33,33 @@ from finetune_operator.stages.attempts import (
     with_checkpoint,
 )
 from finetune_operator.stages.blockers import Blocker, blocker, halt
-from finetune_operator.stages.cleanup import Leftovers, leftovers, stopping, whereabouts
+from finetune_operator.stages.cleanup import leftovers
 from finetune_operator.stages.decision import Decision, Ending, event
 from finetune_operator.stages.money import calibration, priced
 from finetune_operator.stages.observed import Run
 from finetune_operator.stages.running import given_up, progress_now, trouble_now, waiting_for
+from finetune_operator.stages.shown import (
+    NOTHING_WRONG,
+    QUIET_SECONDS,
+    backing_off,
+    blocked,
+    refused,
+    shown,
+    since,
+    waiting_for_leftovers,
+    waits,
+    working,
+)
 from finetune_operator.stages.stage import Stage
 
-QUIET_SECONDS = 300
-"""How soon to look again where a watch or the poller tells of every change."""
 BUDGET_SECONDS = 60
-NOTHING_WRONG = Fact("Stalled", False, "Progressing", "Nothing is wrong.")
+"""How soon to look at the cost of a run that has a budget."""
 
 
 def step(run: Run, stage: Stage) -> Decision:
     """What to do next for a stage that has not succeeded."""
     if run.observed.refusal is not None:
-        return _refused(stage, run.observed.refusal)
+        return refused(stage, run.observed.refusal)
     attempts = of_stage(run.status.attempts, stage.name)
     last = attempts[-1] if attempts else None
     if last is None or last.state == "Failed":
@@ -68,12 +77,12 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
         return _give_up(stage, attempts)
     left = leftovers(run, (a for a in run.status.attempts if a.state in ("Succeeded", "Failed")))
     if left is not None:
-        return _stopping(run, stage, left)
+        return waiting_for_leftovers(run, stage, left)
     if again is not None and run.now < again.at:
-        return _backing_off(stage, attempts[-1], format_time(again.at), (again.at - run.now).total_seconds())
-    blocked = blocker(run, stage.name)
-    if blocked is not None:
-        return _blocked(run, stage, blocked)
+        return backing_off(stage, attempts[-1], format_time(again.at), (again.at - run.now).total_seconds())
+    found = blocker(run, stage.name)
+    if found is not None:
+        return blocked(run, stage, found)
     attempt = next_attempt(run.job, stage.name, attempts, run.now)
     return _begin(run, stage, attempt if attempt.reemits else priced(run.job, run.settings, attempt))
 
@@ -95,7 +104,7 @@ def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     return Decision(
         attempts=(attempt,),
         pinned=pins(run.settings),
-        facts=(*_shown(stage, message), NOTHING_WRONG, *mended, pending),
+        facts=(*shown(stage, message), NOTHING_WRONG, *mended, pending),
         title=stage.title,
         actions=(*created, event("Normal", f"{stage.title}Started", message)),
         again=run.settings.progress_seconds,
@@ -106,10 +115,10 @@ def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     """The attempt is recorded, so its Job may be created: again and again, the name allows one."""
     left = leftovers(run, [attempt])
     if left is not None:
-        return _stopping(run, stage, left)
-    blocked = blocker(run, stage.name)
-    if blocked is not None:
-        return _blocked(run, stage, blocked)
+        return waiting_for_leftovers(run, stage, left)
+    found = blocker(run, stage.name)
+    if found is not None:
+        return blocked(run, stage, found)
     return Decision(actions=_creating(run, stage, attempt), again=run.settings.progress_seconds)
 
 
@@ -136,7 +145,7 @@ def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) ->
         return _record(run, stage, attempt, outcome, had_nodes=had_nodes)
     if child is None:
         left = leftovers(run, [attempt])
-        return _stopping(run, stage, left) if left is not None else Decision()
+        return waiting_for_leftovers(run, stage, left) if left is not None else Decision()
     if attempt.state == "Recorded" and (_resuming(run, attempt, child) or _queued(run, attempt, child)):
         return _released(run, stage, attempt, child)
     return _watch(run, stage, attempt, child, pods)
@@ -168,7 +177,7 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
     return Decision(
         actions=actions,
         attempts=(attempt.model_copy(update={"state": "Running"}),),
-        facts=(_current(stage.activity, "The run works."), *_running(stage, attempt)),
+        facts=(_current(stage.activity, "The run works."), *working(stage, attempt)),
         title=stage.title,
         again=run.settings.progress_seconds,
     )
@@ -208,15 +217,15 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
         return _record(run, stage, attempt, outcome, had_nodes=False)
-    waits = _waits(run, stage, wait, stalled=trouble.stalled)
-    return replace(waits, attempts=(begun,)).adding(_current(wait.reason, wait.message))
+    shows = waits(run, stage, wait, stalled=trouble.stalled)
+    return replace(shows, attempts=(begun,)).adding(_current(wait.reason, wait.message))
 
 
 def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blocker) -> Decision:
     """The Job stays, without pods; Kueue might have given them to one that is not even released."""
     patch = stop(child, run.observed.workloads.get(attempt.job))
     told = event("Normal", "Suspended", f"The pods of {stage.name} are stopped: {held.message}")
-    return _blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
+    return blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
 
 
 def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
@@ -226,15 +235,15 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
     resuming = _resuming(run, attempt, child)
     if why is None:
         return Decision(actions=resuming, again=run.settings.progress_seconds)
-    wait = _since(run, why.reason, why.message)
-    return _waits(run, stage, wait, stalled=False).adding(actions=resuming)
+    wait = since(run, why.reason, why.message)
+    return waits(run, stage, wait, stalled=False).adding(actions=resuming)
 
 
 def _works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Decision:
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
     moved = with_checkpoint(attempt, integer(run.observed.progress, "checkpointStep"))
     saving = summaries.decimal(mapping(run.observed.progress).get("checkpointSeconds"), 1)
-    facts = (*_running(stage, attempt), _current(stage.activity, "The run works."), NOTHING_WRONG)
+    facts = (*working(stage, attempt), _current(stage.activity, "The run works."), NOTHING_WRONG)
     return Decision(
         attempts=(moved,),
         facts=(*facts, *([admitted] if scheduled(pods) else [])),
@@ -283,17 +292,11 @@ def _failed(run: Run, stage: Stage, closed: Attempt) -> Decision:
     reason = closed.reason or "Unknown"
     return Decision(
         attempts=(closed,),
-        facts=(*_shown(stage, message, reason), Fact(stage.condition, None, reason, message)),
+        facts=(*shown(stage, message, reason), Fact(stage.condition, None, reason, message)),
         title=stage.title,
         actions=(event("Warning", reason, message),),
         again=0,
     )
-
-
-def _backing_off(stage: Stage, last: Attempt, at: str, seconds: float) -> Decision:
-    message = f"{last.message or 'The stage failed.'} Retrying at {at}."
-    facts = (*_shown(stage, message, last.reason or "Unknown"), NOTHING_WRONG)
-    return Decision(facts=facts, title=stage.title, again=math.ceil(seconds))
 
 
 def _give_up(stage: Stage, attempts: Sequence[Attempt]) -> Decision:
@@ -305,79 +308,3 @@ def _give_up(stage: Stage, attempts: Sequence[Attempt]) -> Decision:
         message = f"{stage.name} failed {len(attempts)} times; the last failure: {message}"
     failed = Fact(stage.condition, False, reason, message)
     return Decision(facts=(failed,)).ending_in(Ending(False, reason, message, stalled=True))
-
-
-def _stopping(run: Run, stage: Stage, left: Leftovers) -> Decision:
-    message = whereabouts(left)
-    return Decision(
-        actions=stopping(run, left),
-        facts=(*_shown(stage, message, "Stopping"), NOTHING_WRONG),
-        title=stage.title,
-        again=run.settings.progress_seconds,
-    )
-
-
-def _blocked(run: Run, stage: Stage, found: Blocker) -> Decision:
-    """Nothing of the stage may run: for the user, the budget, or what only a person can mend."""
-    wait = _since(run, found.reason, found.message)
-    decision = _waits(run, stage, wait, stalled=found.stalled)
-    if found.stalled:  # nothing tells of the missing objects of users
-        return replace(decision, again=run.settings.progress_seconds)
-    if found.reason != "Suspended":
-        return decision
-    meant = Fact("Reconciling", False, "Suspended", found.message)
-    return replace(decision.adding(meant), title="Suspended")
-
-
-def _since(run: Run, reason: str, message: str) -> Waiting:
-    known = run.status.waiting
-    since = known.since if known is not None and known.reason == reason else format_time(run.now)
-    return Waiting(reason=reason, message=clip(message), since=since)
-
-
-def _waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:
-    known = run.status.waiting
-    new = known is None or known.reason != wait.reason
-    told = event("Warning", wait.reason, wait.message)
-    facts = (
-        Fact("Admitted", False, wait.reason, wait.message),
-        *_shown(stage, wait.message, wait.reason),
-        *(_stalled(wait.reason, wait.message) if stalled else [NOTHING_WRONG]),
-    )
-    return Decision(
-        actions=(told,) if new and wait.reason != "Suspended" else (),
-        facts=facts,
-        title=stage.title,
-        waiting=wait,
-        again=_until(run, wait),
-    )
-
-
-def _until(run: Run, wait: Waiting) -> float:
-    """Until the deadline, which nothing else tells of."""
-    until = moment_of(wait.until)
-    left = QUIET_SECONDS if until is None else (until - run.now).total_seconds()
-    return max(1, min(left, QUIET_SECONDS))
-
-
-def _refused(stage: Stage, refusal: Refusal) -> Decision:
-    """A quota may be free later; anything else that the API server refuses takes a person."""
-    reason, message = refusal.reason, refusal.message
-    stalled = [NOTHING_WRONG] if "exceeded quota" in message else _stalled(reason, message)
-    facts = (Fact("Admitted", False, reason, message), *_shown(stage, message, reason), *stalled)
-    return Decision(facts=facts, title=stage.title)
-
-
-def _stalled(reason: str, message: str) -> list[Fact]:
-    """For kstatus a run that reconciles is in progress, whatever else is wrong."""
-    return [Fact("Stalled", True, reason, message), Fact("Reconciling", False, reason, message)]
-
-
-def _shown(stage: Stage, message: str, reason: str = "") -> tuple[Fact, ...]:
-    """What the run is doing now, in its summary condition."""
-    return (Fact("Succeeded", None, reason or stage.activity, message),)
-
-
-def _running(stage: Stage, attempt: Attempt) -> tuple[Fact, ...]:
-    message = f"Attempt {attempt.number} of {stage.name} is running."
-    return (*_shown(stage, message), Fact(stage.condition, None, stage.activity, message))

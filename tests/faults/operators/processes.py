@@ -101,9 +101,9 @@ class Operator:
     async def port(self) -> int:
         """Where it answers probes, once its log says that it works."""
         while not self._ended.done():
-            for line in map(_parsed, self.log.read_text().splitlines()):
-                if line["message"] == "started":
-                    return int(line["port"])
+            lines = {line["message"]: line for line in map(_parsed, self.log.read_text().splitlines())}
+            if "started" in lines:
+                return int(lines["listening"]["port"])
             await asyncio.sleep(0.05)  # a file tells nobody that it grew
         raise AssertionError(self.log.read_text())
 

@@ -80,7 +80,10 @@ class Write:
 
 
 class Proxy:
-    """Listens on a port of its own: `async with Proxy(...) as proxy`, then use `proxy.url`."""
+    """Listens on a port of its own: `async with Proxy(...) as proxy`, then use `proxy.url`.
+
+    `begun` counts the writes that came, `renewals` those of Leases, `writes` are those that reached the server.
+    """
 
     def __init__(self, upstream: Client, faults: Sequence[Fault] = ()):
         self._upstream = upstream
@@ -88,8 +91,8 @@ class Proxy:
         server = web.Server(self._handle, access_log=None, handler_cancellation=True)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         self.url = ""
-        self.requests = 0
         self.begun = 0
+        self.renewals = 0
         self.writes: list[Write] = []
         self.last_write = time.monotonic()
 
@@ -119,9 +122,10 @@ class Proxy:
             return web.Response(status=502)
 
     async def _read(self, request: web.BaseRequest) -> Call:
-        self.requests += 1
-        counted = request.method != "GET" and "/leases" not in request.path
+        of_lease = "/leases" in request.path
+        counted = request.method != "GET" and not of_lease
         self.begun += counted
+        self.renewals += request.method != "GET" and of_lease
         watch = "watch=true" in request.query_string or request.query.get("watch") == "1"
         number = self.begun if counted else 0
         content_type = request.headers.get("Content-Type", "application/json")

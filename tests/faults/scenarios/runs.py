@@ -131,6 +131,16 @@ async def loses_its_node(world: World) -> None:
     await world.until("FineTuneJob", "run", "Succeeded", "True")
 
 
+async def is_left_on_a_dead_node(world: World) -> None:
+    """The same, and no administrator comes: after their deadline the GPUs are let go, elsewhere it goes on."""
+    await world.create(run())
+    await running(world, "train")
+    [pod] = pods(world, "train")
+    await _disrupt(world, pod["metadata"]["name"], "DeletionByTaintManager")
+    await world.delete("Pod", pod["metadata"]["name"], gracePeriodSeconds=1)
+    await world.until("FineTuneJob", "run", "Succeeded", "True")
+
+
 async def loses_a_job(world: World) -> None:
     """Somebody deletes the Job of the stage that runs."""
     await world.create(run())
@@ -300,6 +310,14 @@ SCENARIOS = (
         vague=True,
     ),
     Scenario(
+        "the node of the training pod dies and nobody comes",
+        is_left_on_a_dead_node,
+        {"train": (trainer.keep_running, trainer.go_on)},
+        dying=trainer.stay,
+        vague=True,
+        limit_seconds=180,
+    ),
+    Scenario(
         "the training Job is deleted",
         loses_a_job,
         {"train": (trainer.keep_running, trainer.go_on)},
@@ -313,6 +331,7 @@ SCENARIOS = (
     Scenario(
         "the labels of Job and pod are taken away",
         loses_its_labels,
-        {"train": (trainer.wait_for(_unlabelled),)},
+        {"train": (trainer.wait_for(_unlabelled), trainer.succeed)},
+        vague=True,
     ),
 )

@@ -64,7 +64,7 @@ class Scenario:
     """A script that returns when all is as it should be in the end.
 
     `vague`: attempts and reasons are not compared, as what can be told of a pod that vanished depends on when
-    the operator looks.
+    the operator looks. `limit_seconds` is for the whole script.
     """
 
     name: str
@@ -73,3 +73,4 @@ class Scenario:
     default: Fate = succeed
     dying: Fate = stop_politely
     vague: bool = False
+    limit_seconds: float = 90.0

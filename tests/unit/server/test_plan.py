@@ -69,7 +69,7 @@ def test_pods_that_are_over_are_not_nudged() -> None:
 
 def test_until_every_ready_pod_was_asked_nothing_is_decided() -> None:
     world = World().settle()
-    manifest = pod().pod
+    manifest = pod(podIP="10.0.0.1").pod
     world.pods = (PodState("pod-1", "p1", True, False, manifest, None, None),)
     decided = world.plan()
     assert (decided.actions, decided.status, decided.requeue_after) == ((), None, 1.0)

@@ -148,6 +148,14 @@ def test_a_pod_that_a_dead_node_keeps_is_named_and_given_up_after_the_deadline()
     ]
 
 
+def test_a_pod_that_is_to_go_is_looked_at_soon_for_no_event_tells_that_it_stays() -> None:
+    world = training()
+    world.settle()
+    assert world.decide().requeue_after == 300
+    terminate(world)
+    assert world.decide().requeue_after == 10
+
+
 def test_a_node_that_does_not_answer_is_told_before_its_pods_are_deleted() -> None:
     world = training()
     world.pods[world.running()][0]["status"]["conditions"] = [

@@ -97,6 +97,7 @@ class Cluster(KubernetesSimulation):
     def __init__(self, **changes: Any):
         super().__init__(**changes)
         self.kueue = True
+        self.manages_every_job = False
         self.admits: set[str] = set()
         self.workloads: dict[str, dict[str, Any]] = {}
 
@@ -107,14 +108,15 @@ class Cluster(KubernetesSimulation):
         changed = super().reconcile()
         before = json.dumps([self.jobs, self.workloads], sort_keys=True)
         for name, job in self.jobs.items():
-            if QUEUE in job["metadata"]["labels"] and self.kueue:
+            if self.kueue and (QUEUE in job["metadata"]["labels"] or self.manages_every_job):
                 self._queue(name, job)
         self._run_pods()
         return changed or before != json.dumps([self.jobs, self.workloads], sort_keys=True)
 
     def _queue(self, name: str, job: dict[str, Any]) -> None:
         found = self.workloads.setdefault(name, workload_of(name))
-        admitted = name in self.admits and found["spec"]["active"]
+        found["spec"]["queueName"] = job["metadata"]["labels"].get(QUEUE, "")
+        admitted = name in self.admits and found["spec"]["active"] and found["spec"]["queueName"] != ""
         job["spec"]["suspend"] = not admitted
         before = condition_of(found, "Admitted")["status"]
         if before == "True" and not admitted:
@@ -238,3 +240,22 @@ def test_a_run_with_a_queue_waits_before_it_has_a_job_until_kueue_is_installed()
     world.kueue = True
     world.pass_time(60)
     assert world.condition("Admitted") == ("False", "Pending")
+
+
+def test_where_kueue_manages_every_job_the_stages_on_the_cpu_get_the_runs_queue_too() -> None:
+    world = Cluster(**IN_QUEUE)
+    world.manages_every_job = True
+    world.settle()
+    name = world.running()
+    assert world.jobs[name]["metadata"]["labels"][QUEUE] == "team"
+    assert world.condition("Admitted") == ("False", "Pending")
+    world.admit(name)
+    assert name in world.pods
+
+
+def test_where_kueue_manages_every_job_a_run_without_a_queue_says_what_to_do() -> None:
+    world = Cluster(evaluation=IN_QUEUE["evaluation"])
+    world.manages_every_job = True
+    world.settle()
+    assert world.condition("Admitted") == ("False", "Inadmissible")
+    assert "create the run with spec.scheduling.queueName" in world.message("Admitted")
