@@ -24,8 +24,9 @@ from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.reflector import Reflector, Watched
 from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.runtime.client import Api
+from finetune_operator.runtime.configuration import Configuration, load_configuration
 from finetune_operator.runtime.events import Recorder
-from finetune_operator.runtime.kube import Configuration, KubernetesApi, always, load_configuration
+from finetune_operator.runtime.kube import KubernetesApi, always
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observers.controllers import controllers
 from finetune_operator.runtime.observers.lookups import Lookups
@@ -49,7 +50,6 @@ from finetune_operator.runtime.resources import (
     Key,
     owner_key,
 )
-
 
 # A list of a thousand pods makes a million objects and no garbage: Python's own thresholds would go through
 # them hundreds of times.

@@ -19,7 +19,7 @@ from typing import Any
 
 import kopf
 
-from finetune_operator.runtime.kube import Configuration
+from finetune_operator.runtime.configuration import Configuration
 from finetune_operator.runtime.process.lifecycle import Process, StartError
 from finetune_operator.runtime.resources import OURS
 
