@@ -53,12 +53,13 @@ def _from_environment() -> Path | None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # kopf imports the kubernetes client where it is installed, to accept its objects: 40 MiB unused.
+    sys.modules.setdefault("kubernetes", None)  # type: ignore[arg-type]
     # Imported late, so that a wrong argument and --help answer at once.
-    from kubernetes.config import ConfigException
-
     from finetune_operator.app import Options, run
     from finetune_operator.contracts.settings import SettingsError
     from finetune_operator.runtime.client import ApiError
+    from finetune_operator.runtime.configuration import ConfigurationError
     from finetune_operator.runtime.process.lifecycle import EndedError, StartError
     from finetune_operator.settings import load_settings
 
@@ -67,12 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         settings = load_settings()
         where = options.kubeconfig, namespace, options.host, options.port, options.lease
         asyncio.run(run(Options(*where), settings))
-    except ConfigException:
-        # Its text quotes the user entry of the file, which may hold a key or a token.
-        source = f"The kubeconfig {options.kubeconfig}" if options.kubeconfig else "The pod's service account"
-        log.critical("cannot start: %s cannot be used; `kubectl version` with it tells more", source)
-        return 1
-    except (StartError, SettingsError, ApiError) as error:
+    except (ConfigurationError, StartError, SettingsError, ApiError) as error:
         log.critical("cannot start: %s", error)
         return 1
     except EndedError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
@@ -23,8 +24,9 @@ from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.reflector import Reflector, Watched
 from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.runtime.client import Api
+from finetune_operator.runtime.configuration import Configuration, load_configuration
 from finetune_operator.runtime.events import Recorder
-from finetune_operator.runtime.kube import Configuration, KubernetesApi, always, load_configuration
+from finetune_operator.runtime.kube import KubernetesApi, always
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observers.controllers import controllers
 from finetune_operator.runtime.observers.lookups import Lookups
@@ -49,6 +51,10 @@ from finetune_operator.runtime.resources import (
     owner_key,
 )
 
+# A list of a thousand pods makes a million objects and no garbage: Python's own thresholds would go through
+# them hundreds of times.
+GARBAGE_THRESHOLDS = (20_000, 20, 50)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -69,6 +75,8 @@ async def run(options: Options, settings: Settings) -> None:
     def configuration() -> Configuration:
         return load_configuration(options.kubeconfig)
 
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     metrics, supervisor, reader = Metrics(), Supervisor(), PodReader()
     unfenced = KubernetesApi(configuration(), metrics.requested)
     elector = _elector(unfenced, options, supervisor)

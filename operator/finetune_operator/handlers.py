@@ -19,7 +19,7 @@ from typing import Any
 
 import kopf
 
-from finetune_operator.runtime.kube import Configuration
+from finetune_operator.runtime.configuration import Configuration
 from finetune_operator.runtime.process.lifecycle import Process, StartError
 from finetune_operator.runtime.resources import OURS
 
@@ -86,11 +86,20 @@ def _register_login(registry: kopf.OperatorRegistry, configuration: Callable[[],
 def _register_watch(
     registry: kopf.OperatorRegistry, process: Process, kind: str, plural: str, api_version: str
 ) -> None:
-    async def seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
-        process.seen(kind, type == "DELETED", body)
+    async def seen(type: str | None, event: kopf.RawEvent, **_: Any) -> None:  # noqa: A002
+        found: dict[str, Any] = dict(event["object"])
+        process.seen(kind, type == "DELETED", found)
+        _let_go(event["object"])
 
     group, version = api_version.split("/")
     kopf.on.event(group, version, plural, registry=registry, id=f"seen-{plural}")(seen)
+
+
+def _let_go(body: Any) -> None:
+    """kopf holds the list that a watch began with for as long as the watch goes on; our cache has it too."""
+    for part in ("spec", "status"):
+        body.pop(part, None)
+    body["metadata"].pop("managedFields", None)
 
 
 class NoDifferences(kopf.DiffBaseStorage):
@@ -118,7 +127,7 @@ def _configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.inactivity_timeout = 75  # a bookmark comes every minute
     settings.watching.reconnect_backoff = 1.0
     settings.watching.connect_timeout = 5
-    settings.networking.request_timeout = 30
+    settings.networking.request_timeout = 120  # its lists are not paged
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = (1, 2, 3, 5, 8)
     settings.execution.max_workers = 2  # no handler of ours is synchronous except login

@@ -48,9 +48,9 @@ class Recorder:
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._waiting: asyncio.Queue[_Event] = asyncio.Queue(WAITING)
 
-    def record(self, owner: Object, kind: str, reason: str, message: str) -> None:
-        """Tell about `owner`; `kind` is Normal or Warning. When too many wait the event is only logged."""
-        event = _event(owner, kind, reason, message.encode()[:MESSAGE_BYTES].decode("utf-8", "ignore"))
+    def record(self, owner: Object, event_type: str, reason: str, message: str) -> None:
+        """Tell about `owner`; `event_type` is Normal or Warning. When too many wait it is only logged."""
+        event = _event(owner, event_type, reason, message.encode()[:MESSAGE_BYTES].decode("utf-8", "ignore"))
         try:
             self._waiting.put_nowait(event)
         except asyncio.QueueFull:
@@ -116,9 +116,9 @@ class Recorder:
             self._seen.popitem(last=False)
 
 
-def _event(owner: Object, kind: str, reason: str, message: str) -> _Event:
+def _event(owner: Object, event_type: str, reason: str, message: str) -> _Event:
     metadata = owner["metadata"]
-    namespace, name = metadata["namespace"], _event_name(owner, kind, reason, message)
+    namespace, name = metadata["namespace"], _event_name(owner, event_type, reason, message)
     body: Mapping[str, Json] = {
         "apiVersion": "v1",
         "kind": "Event",
@@ -134,14 +134,14 @@ def _event(owner: Object, kind: str, reason: str, message: str) -> _Event:
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "reportingInstance": "",
-        "type": kind,
+        "type": event_type,
         "reason": reason,
         "message": message,
     }
     return _Event(namespace, name, body)
 
 
-def _event_name(owner: Object, kind: str, reason: str, message: str) -> str:
+def _event_name(owner: Object, event_type: str, reason: str, message: str) -> str:
     metadata = owner["metadata"]
-    text = "\n".join((metadata["uid"], kind, reason, message))
+    text = "\n".join((metadata["uid"], event_type, reason, message))
     return f"{metadata['name']}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"

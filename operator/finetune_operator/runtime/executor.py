@@ -81,8 +81,8 @@ class Executor:
                 return await self._patch(key.namespace, resource_of(api_version, kind), name, body)
             case Delete():
                 await self._delete(key.namespace, action)
-            case Emit(type=kind, reason=reason, message=message):
-                self._recorder.record(owner, kind, reason, message)
+            case Emit(event_type, reason, message):
+                self._recorder.record(owner, event_type, reason, message)
         return True
 
     async def _create(self, namespace: str, manifest: Manifest) -> bool:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
-import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from kubernetes import client as kubernetes_client
-from kubernetes import config as kubernetes_config
 
 from finetune_operator.core.actions import Manifest
 from finetune_operator.runtime.client import ApiError, Object, Page
+from finetune_operator.runtime.configuration import Configuration
 from finetune_operator.runtime.resources import Resource
 
 FIELD_MANAGER = "finetune-operator"
@@ -34,55 +30,6 @@ ATTEMPTS_WHEN_THROTTLED = 4
 LONGEST_PAUSE_SECONDS = 30.0
 TOKEN_SECONDS = 30.0  # service account tokens are rotated on disk long before they expire
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """How to reach the API server. `authorization` gives the current header; it may read a file or run a
-    program, so it is called in a thread.
-    """
-
-    url: str
-    authorization: Callable[[], str | None] = lambda: None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    verify: bool = True
-    server_name: str | None = None
-
-    def ssl_context(self) -> ssl.SSLContext:
-        """Trust of the server and our client certificate; OSError when a file cannot be read."""
-        context = ssl.create_default_context(cafile=self.ca_file)
-        if not self.verify:
-            log.warning("the certificate of the API server is not verified, as the kubeconfig asks")
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
-        return context
-
-
-def load_configuration(kubeconfig: Path | None) -> Configuration:
-    """From a kubeconfig file, else from the pod's service account; ConfigException when it cannot be used."""
-    loaded = kubernetes_client.Configuration()
-    if kubeconfig is not None:
-        kubernetes_config.load_kube_config(str(kubeconfig), client_configuration=loaded)
-    else:
-        kubernetes_config.load_incluster_config(client_configuration=loaded)
-
-    def authorization() -> str | None:
-        setting = loaded.auth_settings().get("BearerToken")
-        return None if setting is None else str(setting["value"]).strip()
-
-    return Configuration(
-        url=loaded.host.rstrip("/"),
-        authorization=authorization,
-        ca_file=loaded.ssl_ca_cert,
-        cert_file=loaded.cert_file,
-        key_file=loaded.key_file,
-        verify=loaded.verify_ssl,
-        server_name=loaded.tls_server_name,
-    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from finetune_operator.runtime.kube import Configuration, KubernetesApi
+from finetune_operator.runtime.configuration import Configuration
+from finetune_operator.runtime.kube import KubernetesApi
 
 
 class FaultyApiServer:

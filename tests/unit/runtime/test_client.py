@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kubernetes.config import ConfigException
 
 from finetune_operator.runtime.client import ApiError
-from finetune_operator.runtime.kube import Configuration, KubernetesApi
+from finetune_operator.runtime.configuration import Configuration
+from finetune_operator.runtime.kube import KubernetesApi
 from finetune_operator.runtime.resources import JOB
 
 JOBS = "/apis/batch/v1/namespaces/demo/jobs"
@@ -43,7 +43,7 @@ async def test_a_document_that_the_server_does_not_have_is_none(api: Any) -> Non
 
 
 def _expired() -> str:
-    raise ConfigException("Token file exists but empty.")
+    raise OSError("Token file exists but is empty.")
 
 
 async def test_a_token_that_cannot_be_read_is_an_error_of_the_request_and_of_the_watch(server: Any) -> None:

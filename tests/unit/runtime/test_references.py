@@ -35,6 +35,11 @@ def test_a_changed_adapter_follows_its_new_job_only() -> None:
     assert references.changed(Key("FineTuneJob", "demo", "k"), {}) == {ADAPTER}
 
 
+def test_a_spec_of_any_shape_is_no_reason_to_fail() -> None:
+    references = References()
+    assert references.changed(ADAPTER, {"serverRef": "s", "adapter": {"fineTuneJobRef": None}}) == set()
+
+
 def test_names_do_not_cross_namespaces() -> None:
     references = References()
     references.changed(ADAPTER, SPEC)

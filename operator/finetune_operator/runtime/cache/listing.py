@@ -14,7 +14,7 @@ from finetune_operator.runtime.resources import OURS, Key, Resource
 COMPARE_SECONDS = 300.0
 # While a start or a change of leader waits for the watches.
 LOOK_SECONDS = 0.1
-LOOKS_PER_LIST = 20
+LOOKS_PER_LIST = 50
 RETRY_SECONDS = 2.0
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import text
 from finetune_operator.runtime.resources import Key
 
 
@@ -15,7 +14,7 @@ class References:
         self._named: dict[Key, frozenset[Key]] = {}
         self._naming: dict[Key, set[Key]] = {}
 
-    def changed(self, key: Key, spec: Mapping[str, Any]) -> set[Key]:
+    def changed(self, key: Key, spec: Manifest) -> set[Key]:
         """Note an object as seen; returns every other object that should look again."""
         before = self._named.get(key, frozenset())
         named = _named_by(key, spec)
@@ -41,11 +40,10 @@ class References:
             self._naming.setdefault(other, set()).add(key)
 
 
-def _named_by(key: Key, spec: Mapping[str, Any]) -> frozenset[Key]:
+def _named_by(key: Key, spec: Manifest) -> frozenset[Key]:
     """A half-written spec of an older schema must not raise here: events are never repeated."""
     if key.kind != "AdapterDeployment":
         return frozenset()
-    job = ((spec.get("adapter") or {}).get("fineTuneJobRef") or {}).get("name")
-    server = (spec.get("serverRef") or {}).get("name")
+    job, server = text(spec, "adapter", "fineTuneJobRef", "name"), text(spec, "serverRef", "name")
     found = (("FineTuneJob", job), ("ModelServer", server))
     return frozenset(Key(kind, key.namespace, name) for kind, name in found if name)

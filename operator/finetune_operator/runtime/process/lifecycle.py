@@ -62,6 +62,7 @@ class Process:
     def __init__(self, parts: ProcessParts, supervisor: Supervisor, host: str, port: int):
         self._parts = parts
         self._address = host, port
+        self.port = port
         self._clock = asyncio.get_running_loop().time
         self._supervisor = supervisor
         self._lag = LagMonitor(self._clock, parts.metrics.loop_lag.set)
@@ -94,11 +95,11 @@ class Process:
     async def start(self) -> None:
         """Start what needs no leadership. kopf's watches begin after this, so nothing is waited for."""
         try:
-            port = await self._health.start(*self._address)
+            self.port = await self._health.start(*self._address)
         except OSError as error:
             host, wanted = self._address
             raise StartError(f"Cannot listen on {host}:{wanted} for probes: {error.strerror}.") from error
-        log.info("listening", extra={"port": port})
+        log.info("listening", extra={"port": self.port})
         self._supervisor.start("loop-lag", self._lag.run())
         for reflector in self._parts.reflectors:
             self._supervisor.start(f"reflector-{reflector.resource.plural}", reflector.run())
