@@ -37,7 +37,9 @@ def waiting_for(run: Run, trouble: Trouble) -> Waiting:
     """
     known = run.status.waiting
     noted = moment_of(known.since) if known is not None and known.reason == trouble.reason else None
-    since = max(filter(None, (noted, trouble.since)), default=run.now)
+    same_node = trouble.node and known is not None and known.node == trouble.node
+    times = (noted,) if noted and same_node else (noted, trouble.since)
+    since = max(filter(None, times), default=run.now)
     limit = trouble.deadline_seconds
     return Waiting(
         reason=trouble.reason,
