@@ -79,7 +79,8 @@ def progress_now(run: Run, stage: Stage) -> Progress | None:
 
 def _silent_since(run: Run) -> str | None:
     at = run.observed.progress_at
-    if at is None or run.now - at < timedelta(seconds=SILENCE_SECONDS):
+    answers = not run.observed.progress_failed or at is None
+    if answers or run.now - at < timedelta(seconds=SILENCE_SECONDS):
         return None
     return format_time(at)
 

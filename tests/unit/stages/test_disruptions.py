@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.core.actions import Refusal
 from finetune_operator.stages.attempts import LISTED, condensed, retry
 from finetune_operator.stages.money import spent
+from finetune_operator.stages.plan import plan
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation, result_of
 
 Object = dict[str, Any]
@@ -302,6 +305,16 @@ def test_a_stage_that_the_operator_cannot_reach_is_shown_as_silent_and_not_ended
     world.pass_time(10**5)
     assert world.condition("Succeeded")[1] == "Training"
     assert world.status["progress"]["silentSince"] == "2026-01-01T00:00:00Z"
+
+
+def test_a_stage_that_is_asked_rarely_because_there_are_many_is_not_silent() -> None:
+    world = training()
+    serve(world, 12, stepSeconds=3.0)
+    world.now += timedelta(seconds=330)
+    observed = replace(world.observe(), progress_at=world.now - timedelta(seconds=330), progress_failed=False)
+    status = plan(observed, world.settings, world.now).status
+    assert status is not None
+    assert "silentSince" not in status["progress"]
 
 
 def test_a_result_counts_although_a_sidecar_runs_on() -> None:
