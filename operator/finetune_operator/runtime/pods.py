@@ -212,7 +212,7 @@ def state_pause(document: Mapping[str, Any] | None, generation: int) -> float:
 def patient_pause(usual: float, answer: Answer, now: datetime) -> float:
     """Seconds until a pod is asked again: as long as it has been silent, which doubles the pause each time.
 
-    A question in vain keeps a task busy for the whole timeout; many silent pods must leave time for the others.
+    A question in vain keeps a task busy for the whole timeout; silent pods must leave time for the others.
     """
     if answer.at is None or answer.reachable:
         return usual

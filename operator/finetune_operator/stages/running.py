@@ -79,10 +79,10 @@ def progress_now(run: Run, stage: Stage) -> Progress | None:
 
 def _silent_since(run: Run) -> str | None:
     at = run.observed.progress_at
-    answers = not run.observed.progress_failed or at is None
-    if answers or run.now - at < timedelta(seconds=SILENCE_SECONDS):
+    if at is None or not run.observed.progress_failed:
         return None
-    return format_time(at)
+    silent = run.now - at >= timedelta(seconds=SILENCE_SECONDS)
+    return format_time(at) if silent else None
 
 
 def _hang(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Trouble | None:
