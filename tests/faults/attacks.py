@@ -186,7 +186,7 @@ ATTACKS = (
     broken("one request in five answers 503", lambda: connections.Refusing(connections.UNAVAILABLE)),
     broken("the answer to every third write is lost", connections.LostAnswers),
     broken("every answer takes 300 ms", lambda: connections.Slow(0.3)),
-    broken("a read and a write are never answered", connections.Hanging),
+    broken("a list and a write are never answered", connections.Hanging),
     broken("every watch breaks after two events", lambda: connections.CutWatches(gone=False)),
     broken("every watch ends with 410 after two events", lambda: connections.CutWatches(gone=True)),
     broken(

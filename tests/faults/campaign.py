@@ -13,7 +13,7 @@ from tests.faults.attacks import CALM, Attack, crash
 from tests.faults.play import Outcome, Player
 from tests.faults.scenarios.scenario import Scenario
 
-TOGETHER = 16
+TOGETHER = 24
 """Plays at a time: most of a play is waiting for the Job controller, which looks once a second."""
 
 

@@ -73,4 +73,4 @@ class Scenario:
     default: Fate = succeed
     dying: Fate = stop_politely
     vague: bool = False
-    limit_seconds: float = 90.0
+    limit_seconds: float = 120.0
