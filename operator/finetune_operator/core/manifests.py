@@ -102,10 +102,15 @@ def label(manifest: Manifest, key: str) -> str:
     return text(manifest, "metadata", "labels", key)
 
 
+def controller(manifest: Manifest) -> Mapping[str, Any]:
+    """The owner reference of what controls the object, empty when nothing does."""
+    references = items(manifest, "metadata", "ownerReferences")
+    return next((ref for ref in references if ref.get("controller") is True), {})
+
+
 def controller_uid(manifest: Manifest) -> str:
     """The uid of the object that controls this one, "" when nothing does."""
-    references = items(manifest, "metadata", "ownerReferences")
-    return next((text(ref, "uid") for ref in references if ref.get("controller") is True), "")
+    return text(controller(manifest), "uid")
 
 
 def finished(job: Manifest) -> bool:
