@@ -25,7 +25,7 @@ from finetune_operator.api.parts import (
 from finetune_operator.api.schema import ApiModel, Cel
 
 LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
-AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Draining", "Failed"]
+AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Failed"]
 
 STORE = Cel(
     f"self.matches('^pvc://{OBJECT}/?$')", "must be pvc://CLAIM, a PersistentVolumeClaim of this namespace"
