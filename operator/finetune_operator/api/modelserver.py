@@ -77,8 +77,9 @@ class Upgrade(ApiModel):
 
     policy: Literal["Manual", "Automatic"] = Field(
         "Manual",
-        description="When the server takes what the operator would render now: Manual when revision changes, "
-        "Automatic by itself, one server of the cluster after the other. A change of the spec always does.",
+        description="When the server takes the operator's current image and settings: Manual when revision "
+        "changes, Automatic by itself, one server of the cluster after the other. A change of the spec "
+        "always does.",
     )
     revision: str | None = Field(
         None,

@@ -113,6 +113,16 @@ def controller_uid(manifest: Manifest) -> str:
     return text(controller(manifest), "uid")
 
 
+def name_conflict(live: Manifest) -> str:
+    """What to tell the owner of a child whose name this object of somebody else has."""
+    found, what = controller(live), f"{text(live, 'kind')} {name_of(live)}"
+    whose = f"is controlled by {text(found, 'kind')} {text(found, 'name')}" if found else "has no controller"
+    return (
+        f"{what} exists already and {whose}; it was not created for this object and is left alone. "
+        "Delete it, or create this object under another name."
+    )
+
+
 def finished(job: Manifest) -> bool:
     """Whether the Job has come to its end."""
     return is_true(job, "Complete") or is_true(job, "Failed")
