@@ -103,7 +103,7 @@ def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
 
 
 def _update(observed: Observed, decided: Decided) -> Fact:
-    """Whether the pods run the operator's current image and settings, and if not how they come to."""
+    """Whether the operator would render other pods now, and how they come."""
     template = decided.template
     if template is None or not in_force(observed.server, template):
         return Fact(UPDATE_AVAILABLE, None, "NotRendered", "There are no pods for this spec; see Stalled.")
