@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from finetune_operator.api.schema import ApiModel, Cel
+from finetune_operator.core.actions import Emit
 from finetune_operator.core.times import format_time
 
 ConditionStatus: TypeAlias = Literal["True", "False", "Unknown"]
@@ -85,6 +86,14 @@ def is_true(conditions: Iterable[Condition], kind: str) -> bool:
     """Whether the condition of a type is set and True."""
     found = find(conditions, kind)
     return found is not None and found.status == "True"
+
+
+def ready_events(before: Iterable[Condition], after: Iterable[Condition]) -> list[Emit]:
+    """One event per change of the reason of Ready, a warning where the object is Stalled."""
+    known, ready = find(before, "Ready"), find(after, "Ready")
+    if ready is None or (known is not None and known.reason == ready.reason):
+        return []
+    return [Emit("Warning" if is_true(after, "Stalled") else "Normal", ready.reason, ready.message)]
 
 
 def clip(message: str, limit: int = MESSAGE_LIMIT) -> str:

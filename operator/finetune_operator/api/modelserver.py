@@ -25,7 +25,7 @@ from finetune_operator.api.parts import (
 from finetune_operator.api.schema import ApiModel, Cel
 
 LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
-AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Draining", "Failed"]
+AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Failed"]
 
 STORE = Cel(
     f"self.matches('^pvc://{OBJECT}/?$')", "must be pvc://CLAIM, a PersistentVolumeClaim of this namespace"
@@ -77,8 +77,9 @@ class Upgrade(ApiModel):
 
     policy: Literal["Manual", "Automatic"] = Field(
         "Manual",
-        description="When the server takes what the operator would render now: Manual when revision changes, "
-        "Automatic by itself, one server of the cluster after the other. A change of the spec always does.",
+        description="When the server takes the operator's current image and settings: Manual when revision "
+        "changes, Automatic by itself, one server of the cluster after the other. A change of the spec "
+        "always does.",
     )
     revision: str | None = Field(
         None,

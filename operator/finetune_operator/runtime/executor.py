@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 from finetune_operator.core.actions import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan, Refusal
-from finetune_operator.core.manifests import controller_uid, items, label, name_of, terminating, text
+from finetune_operator.core.manifests import controller_uid, label, name_conflict, name_of, terminating, text
 from finetune_operator.render.names import UID_LABEL
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.events import Recorder
@@ -153,16 +153,8 @@ def _refuse_foreign(wanted: Manifest, live: Object) -> None:
         return
     # A Job of this owner that was deleted leaves its ConfigMap to the garbage collector for a moment.
     if not controller or label(live, UID_LABEL) != label(wanted, UID_LABEL):
-        raise RefusedError(_conflict(live))
-
-
-def _conflict(live: Object) -> Refusal:
-    kind, name = str(live.get("kind")), name_of(live)
-    references = items(live, "metadata", "ownerReferences")
-    owner = next((ref for ref in references if ref.get("controller") is True), None)
-    whose = f"belongs to {text(owner, 'kind')} {text(owner, 'name')}" if owner else "belongs to nobody"
-    message = f"{kind} {name} exists already and {whose}; rename or delete it, or use another name here."
-    return Refusal(kind, name, "NameConflict", message)
+        kind, name = text(live, "kind"), name_of(live)
+        raise RefusedError(Refusal(kind, name, "NameConflict", name_conflict(live)))
 
 
 def _refusal(action: Action, error: ApiError) -> Refusal:

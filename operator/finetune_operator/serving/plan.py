@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from finetune_operator.api.conditions import ready_events
 from finetune_operator.api.modelserver import ModelServerStatus
 from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.contracts.settings import Settings
@@ -104,15 +105,5 @@ def _events(observed: Observed, decided: Decided, status: ModelServerStatus) -> 
     rebuilt = "The server manifest was lost or edited; it is made again from what pods and statuses hold."
     return [
         *([Emit("Warning", "ManifestRebuilt", rebuilt)] if decided.rebuilt else []),
-        *_news(observed, status),
+        *ready_events(observed.server.status.conditions, status.conditions),
     ]
-
-
-def _news(observed: Observed, status: ModelServerStatus) -> list[Action]:
-    """One event per change of the Ready reason."""
-    before, after = observed.server.status.condition("Ready"), status.condition("Ready")
-    if after is None or (before is not None and before.reason == after.reason):
-        return []
-    stalled = status.condition("Stalled")
-    warning = stalled is not None and stalled.status == "True"
-    return [Emit("Warning" if warning else "Normal", after.reason, after.message)]

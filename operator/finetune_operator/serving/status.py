@@ -110,13 +110,15 @@ def _update(observed: Observed, decided: Decided) -> Fact:
     if template.upgrade is not None:
         return _available(observed.server.spec.upgrade.policy, template.upgrade)
     if template.record.cause == "Automatic" and not rolled_out(observed.deployment, decided.deployment):
-        message = "Pods with the operator's present image and settings replace the others."
+        message = "Pods with the operator's current image and settings replace the others."
         return Fact(UPDATE_AVAILABLE, False, "Upgrading", message)
-    return Fact(UPDATE_AVAILABLE, False, "UpToDate", "The pods are what the operator would render now.")
+    return Fact(
+        UPDATE_AVAILABLE, False, "UpToDate", "The pods run the operator's current image and settings."
+    )
 
 
 def _available(policy: str, upgrade: Upgrade) -> Fact:
-    changes = f"The operator would render now: {upgrade.changes}."
+    changes = f"Would change: {upgrade.changes}."
     if policy == "Manual":
         how = "Set spec.upgrade.revision to a new value to roll it out, or spec.upgrade.policy to Automatic."
         return Fact(UPDATE_AVAILABLE, True, "UpdateAvailable", f"{changes} {how}")

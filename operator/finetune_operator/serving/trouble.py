@@ -11,6 +11,7 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import condition, integer, items, mapping, text
 from finetune_operator.observe.trouble import ENGINE_STARTS, Trouble, pod_troubles
 from finetune_operator.render.names import server_name
+from finetune_operator.serving.children import AGENT_PORT
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims, mounted_secrets
 from finetune_operator.serving.table import Table
@@ -121,8 +122,8 @@ def _unreachable(observed: Observed, now: datetime) -> Iterator[Trouble]:
             since = pod.state_at.strftime("%H:%M:%S UTC") if pod.state_at is not None else ""
             yield Trouble(
                 "AgentUnreachable",
-                f"Pod {pod.name} is Ready, but the operator gets no answer from its port 8001 since {since}: "
-                "check that NetworkPolicies and a service mesh (strict mTLS) let the operator in.",
+                f"Pod {pod.name} is Ready, but the operator gets no answer from its port {AGENT_PORT} since "
+                f"{since}: check that NetworkPolicies and a service mesh (strict mTLS) let the operator in.",
                 stalled=True,
             )
 

@@ -89,9 +89,9 @@ async def test_creating_what_is_there_is_success(server: Any, executor: Executor
 
 
 _TAKEN = [
-    ("another owner's", THEIRS, "belongs to App shop"),
-    ("nobody's", {}, "belongs to nobody"),
-    ("nobody's any more, with our label", {"labels": OURS["labels"]}, "belongs to nobody"),
+    ("another owner's", THEIRS, "is controlled by App shop"),
+    ("nobody's", {}, "has no controller"),
+    ("nobody's any more, with our label", {"labels": OURS["labels"]}, "has no controller"),
 ]
 
 

@@ -118,7 +118,7 @@ async def test_a_name_that_is_taken_is_shown_too(api: Any, server: Any) -> None:
     world = World(api, server, shown)
     server.put(f"{JOBS}/j", kind="Job")
     await world.reconcile()
-    assert world.status["stage"].startswith("Job j exists already and belongs to nobody")
+    assert world.status["stage"].startswith("Job j exists already and has no controller")
 
 
 async def test_a_conflict_is_followed_by_a_live_read_and_backs_off(api: Any, server: Any) -> None:

@@ -17,6 +17,7 @@ from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.observers.lookups import Lookups
 from finetune_operator.runtime.pods import SILENT, Answer, Poller
 from finetune_operator.runtime.resources import JOB, POD, Key
+from finetune_operator.stages.decision import ended
 from finetune_operator.stages.observed import Observed
 
 FINAL = frozenset({"Succeeded", "Failed"})
@@ -116,7 +117,7 @@ class JobObserver:
         namespace, ours = job.metadata.namespace, workspace_name(job)
         kept = self.stores.claims.get(namespace, ours)
         found = {} if kept is None else {ours: kept}
-        if _ended(job) or any(attempt.job in jobs for attempt in _open(job)):
+        if ended(job.status) or any(attempt.job in jobs for attempt in _open(job)):
             return found
         named = [source.claim for source in _sources(job) if source.claim is not None]
         workspace = job.spec.workspace.claim_name if job.spec.workspace is not None else None
@@ -126,7 +127,7 @@ class JobObserver:
         prepared = any(
             a.stage == "prepare" and a.state in ("Running", "Succeeded") for a in job.status.attempts
         )
-        names = [] if prepared or _ended(job) else [s.name for s in _sources(job) if s.name is not None]
+        names = [] if prepared or ended(job.status) else [s.name for s in _sources(job) if s.name is not None]
         return await self.lookups.configmaps(job.metadata.namespace, names)
 
     def _progress(self, job: FineTuneJob, pods: Mapping[str, tuple[Manifest, ...]]) -> Answer:
@@ -139,20 +140,11 @@ def _open(job: FineTuneJob) -> Sequence[Attempt]:
     return [attempt for attempt in job.status.attempts if attempt.state not in FINAL]
 
 
-def _ended(job: FineTuneJob) -> bool:
-    succeeded = job.status.condition("Succeeded")
-    return succeeded is not None and succeeded.status != "Unknown"
-
-
 def _made_by_job(pod: Manifest) -> bool:
     """Whether the Job that the label names controls the pod; anybody may copy a label."""
-    references = manifests.items(pod, "metadata", "ownerReferences")
-    return any(
-        ref.get("controller") is True
-        and ref.get("kind") == "Job"
-        and ref.get("name") == manifests.label(pod, manifests.JOB_LABEL)
-        for ref in references
-    )
+    controller = manifests.controller(pod)
+    made_by = manifests.text(controller, "kind"), manifests.text(controller, "name")
+    return made_by == ("Job", manifests.label(pod, manifests.JOB_LABEL))
 
 
 def _sources(job: FineTuneJob) -> list[Source]:
