@@ -32,7 +32,7 @@ from finetune_operator.runtime.resources import Key, owner_key
 from finetune_operator.serving.observed import told_generation
 
 TIMEOUT_SECONDS = 3.0
-MAX_BYTES = 256 * 1024
+MAX_BYTES = 1024 * 1024  # /state of 1024 versions with the longest names takes a third of it
 PROGRESS_PORT = 8080
 STATE_PORT = 8001
 ASKED_AT_ONCE = 16
