@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 
-from finetune_operator.api.conditions import Fact, clip, with_facts
+from finetune_operator.api.conditions import MESSAGE_LIMIT, Fact, clip, with_facts
 from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
@@ -22,8 +23,10 @@ from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgra
 from finetune_operator.serving.trouble import trouble_of
 
 ENTRIES = 1024  # what the schema takes
-ADAPTERS_BYTES = 240_000  # etcd takes 1.5 MB of an object; readers and caches hold it many times
-SHORTEST_MESSAGE = 80
+# etcd takes 1.5 MB of an object; readers and caches hold it many times.
+ADAPTERS_BYTES = 240_000  # with messages, which are cut for it
+ENTRIES_BYTES = 600_000  # without messages: a thousand whose names are all as long as names may be
+SHORTEST_MESSAGE = 40
 STOPPED = "Stopped"
 
 
@@ -137,32 +140,32 @@ def _serves(report: AliasReport) -> bool:
 
 
 def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
-    """As many entries as there is room for, those that need somebody's attention first."""
-    ordered = sorted(reports, key=_serves)
-    telling = sum(not _serves(report) for report in reports)
-    longest = max(SHORTEST_MESSAGE, ADAPTERS_BYTES // 2 // max(telling, 1))
-    entries: list[AdapterState] = []
-    room = ADAPTERS_BYTES
-    for report in ordered[:ENTRIES]:
-        entry = _entry(report, longest)
-        room -= len(json.dumps(entry.to_dict(), separators=(",", ":")))
-        if room < 0:
-            break
-        entries.append(entry)
-    return tuple(entries)
+    """Those that need somebody's attention first; every entry has room before messages share the rest."""
+    ordered = sorted(reports, key=_serves)[:ENTRIES]
+    bare = [_entry(report) for report in ordered]
+    taken = list(accumulate(len(json.dumps(entry.to_dict(), separators=(",", ":"))) for entry in bare))
+    shown = sum(size <= ENTRIES_BYTES for size in taken)
+    telling = sum(not _serves(report) for report in ordered[:shown])
+    share = (ADAPTERS_BYTES - taken[shown - 1]) // telling if telling else 0
+    longest = min(max(SHORTEST_MESSAGE, share), MESSAGE_LIMIT)
+    return tuple(_with_message(*one, longest) for one in zip(ordered[:shown], bare[:shown], strict=True))
 
 
-def _entry(report: AliasReport, longest: int) -> AdapterState:
+def _entry(report: AliasReport) -> AdapterState:
     """One that serves needs no words: state and version say it all."""
     want, standing = report.wanted, report.standing
-    serves = _serves(report)
     return AdapterState(
         alias=want.alias,
         deployment=want.deployment,
         version=want.version,
         state=standing.state,
         serving_version=report.serving,
-        reason=None if serves else standing.reason,
-        message=None if serves else clip(standing.message, min(longest, 1024)),
+        reason=None if _serves(report) else standing.reason,
         replicas_ready=report.replicas_ready,
     )
+
+
+def _with_message(report: AliasReport, entry: AdapterState, longest: int) -> AdapterState:
+    if _serves(report):
+        return entry
+    return entry.model_copy(update={"message": clip(report.standing.message, longest)})

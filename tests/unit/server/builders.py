@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
-from finetune_operator.api.conditions import Condition, find
+from finetune_operator.api.conditions import Condition
 from finetune_operator.api.modelserver import ModelServer, ModelServerStatus
 from finetune_operator.contracts.documents import ManifestVersion
 from finetune_operator.contracts.settings import Settings
@@ -138,7 +138,7 @@ class World:
             }
 
     def condition(self, kind: str) -> Condition:
-        found = find(self.status["conditions"], kind)
+        found = ModelServerStatus.model_validate(self.status).condition(kind)
         assert found is not None
         return found
 

@@ -332,7 +332,7 @@ def test_the_status_of_a_thousand_adapters_stays_small(count: int, failing: int)
     said = [held(version(name), "Failed", reason="LoadFailed", message="it broke " * 100) for name in names]
     world.pods = (pod(*said, applied=1),)
     world.reconcile()
-    assert size(world.status) < 256 * 1024
+    assert size(world.status) < 288 * 1024
     assert len(world.status["adapters"]) + world.status.get("adaptersLeftOut", 0) == count
     assert len(world.status["adapters"]) <= 1024
 
@@ -344,6 +344,26 @@ def test_a_thousand_adapters_that_serve_all_have_an_entry() -> None:
     assert world.status["adaptersServing"] == "1000/1000"
     assert len(world.status["adapters"]) == 1000
     assert size(world.status) < 256 * 1024
+
+
+def test_what_fails_takes_no_entry_from_what_serves() -> None:
+    """Names as long as they may be, three in four of them failing with long messages."""
+    names = [f"customer-{number:0>54}" for number in range(1000)]
+    said = [
+        held(version(name), "Failed", reason="LoadFailed", message="it broke " * 100)
+        if number % 4
+        else held(version(name))
+        for number, name in enumerate(names)
+    ]
+    world = World({"maxCpuLoras": 1024}, deployments=tuple(map(adapter, names)))
+    for _ in range(4):
+        world.pods = (pod(*said, applied=world.status.get("manifestGeneration", 0)),)
+        world.reconcile()
+    assert world.status["adaptersServing"] == "250/1000"
+    states = [one["state"] for one in world.adapters().values()]
+    assert (states.count("Serving"), states.count("Failed")) == (250, 750)
+    assert all("it broke" in one["message"] for one in world.adapters().values() if "message" in one)
+    assert size(world.status) < 512 * 1024
 
 
 def size(status: Manifest) -> int:
