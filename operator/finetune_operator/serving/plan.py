@@ -95,9 +95,8 @@ def _is_taken(kind: str, names: Sequence[Taken]) -> bool:
 def _nudges(pods: Sequence[PodState], table: Table) -> list[Action]:
     """An annotation on the pod makes the kubelet refresh the mounted manifest at once, not in a minute."""
     told = {"metadata": {"annotations": {GENERATION: str(table.generation)}}}
-    return [
-        Patch("v1", "Pod", pod.name, told) for pod in pods if told_generation(pod.pod) != table.generation
-    ]
+    behind = (pod for pod in pods if told_generation(pod.pod) != table.generation)
+    return [Patch("v1", "Pod", pod.name, told, optional=True) for pod in behind]
 
 
 def _events(observed: Observed, decided: Decided, status: ModelServerStatus) -> list[Action]:

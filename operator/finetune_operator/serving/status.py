@@ -74,8 +74,8 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
 def _facts(observed: Observed, settings: Settings, decided: Decided, now: datetime) -> Iterator[Fact]:
     """Ready says whether replicas answer; Reconciling and Stalled whether the server is as its spec says."""
     replicas, answering = observed.server.spec.replicas, len(observed.answering(now))
+    ready = answering >= replicas > 0 and not any(entry.kind == "Service" for entry in decided.taken)
     trouble = _blocked(observed, decided)
-    ready = trouble is None and answering >= replicas
     if trouble is None and not (ready and _as_specified(observed, decided)):
         trouble = trouble_of(observed, decided.template, decided.step.table, settings, now)
     counted = f"{answering} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}."

@@ -304,6 +304,30 @@ def test_what_the_api_server_refuses_is_told_in_its_words(reason: Any) -> None:
     assert world.condition("Stalled").status == "True"
 
 
+FOREIGN = {"ownerReferences": [{"kind": "App", "name": "shop", "uid": "x", "controller": True}]}
+BLOCKED = [
+    pytest.param(
+        {"refusal": Refusal("NetworkPolicy", "shared-server", "Refused", "no NetworkPolicies here")},
+        None, "True", id="a child that the API server refuses",
+    ),
+    pytest.param({}, "ConfigMap", "True", id="a taken name that nobody calls"),
+    pytest.param({}, "Service", "False", id="a taken name of the Service, which all callers use"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "taken", "ready"), BLOCKED)
+def test_replicas_that_answer_are_ready_whatever_else_is_refused(
+    more: dict[str, Any], taken: str | None, ready: str
+) -> None:
+    world = routed(World().settle())
+    world.more = more
+    if taken is not None:
+        world.children[taken]["metadata"] |= FOREIGN
+    world.reconcile()
+    assert world.condition("Ready").status == ready
+    assert (world.condition("Stalled").status, world.condition("Reconciling").status) == ("True", "False")
+
+
 def test_an_event_is_told_when_the_reason_changes_and_not_when_its_words_do() -> None:
     world = World().settle()
     assert [type(action) for action in _with(world, NO_NODE)] == [Emit]
