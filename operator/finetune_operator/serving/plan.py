@@ -8,7 +8,7 @@ from datetime import datetime
 from finetune_operator.api.modelserver import ModelServerStatus
 from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Action, Emit, Manifest, Patch, Plan
+from finetune_operator.core.actions import Action, Emit, Patch, Plan
 from finetune_operator.serving import children
 from finetune_operator.serving.observed import GENERATION, Observed, PodState, told_generation
 from finetune_operator.serving.ownership import Taken, put_right, taken
@@ -17,7 +17,7 @@ from finetune_operator.serving.report import report
 from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.status import Decided, next_status
 from finetune_operator.serving.table import Table, current_table, write_table
-from finetune_operator.serving.template import Template, chosen
+from finetune_operator.serving.template import Template, chosen, proven
 from finetune_operator.serving.wanted import wanted_versions
 
 UNASKED_SECONDS = 1.0
@@ -51,15 +51,11 @@ def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
     step = next_step(current, wanted, observed.live, slots)
     answering, replicas = observed.answering(now), observed.server.spec.replicas
     reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
-    return Decided(
-        template, _deployment(observed, template), step, slots, reports, taken(observed), current.rebuilt
-    )
-
-
-def _deployment(observed: Observed, template: Template | None) -> Manifest | None:
-    if template is None:
-        return None
-    return children.deployment(observed.server, template.body, template.record.spec_digest)
+    deployment = None
+    if template is not None:
+        deployment = children.deployment(observed.server, template.body, template.record.spec_digest)
+        template = proven(template, observed, deployment)
+    return Decided(template, deployment, step, slots, reports, taken(observed), current.rebuilt)
 
 
 def _slots(observed: Observed, template: Template | None) -> Slots:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
 
-from finetune_operator.api.conditions import MESSAGE_LIMIT, Fact, clip, with_facts
+from finetune_operator.api.conditions import MESSAGE_LIMIT, Fact, clip, with_facts, word
 from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
@@ -19,7 +19,7 @@ from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.ownership import Taken
 from finetune_operator.serving.report import AliasReport
 from finetune_operator.serving.routing import Slots, Step
-from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, in_force, rolled_out
+from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, in_force, refused, rolled_out
 from finetune_operator.serving.trouble import trouble_of
 
 ENTRIES = 1024  # what the schema takes
@@ -52,7 +52,7 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
     """The whole status; conditions keep their transition times."""
     server, template = observed.server, decided.template
     generation = server.metadata.generation
-    facts = [*_facts(observed, settings, decided, now), _update(observed, decided)]
+    facts = [*_facts(observed, settings, decided, now), _update(observed, settings, decided)]
     entries = _entries(decided.reports)
     return ModelServerStatus(
         observed_generation=generation,
@@ -105,11 +105,14 @@ def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
     return None
 
 
-def _update(observed: Observed, decided: Decided) -> Fact:
+def _update(observed: Observed, settings: Settings, decided: Decided) -> Fact:
     """Whether the operator would render other pods now, and how they come."""
-    template = decided.template
+    template, problem = decided.template, refused(observed.server, settings)
     if template is None or not in_force(observed.server, template):
         return Fact(UPDATE_AVAILABLE, None, "NotRendered", "There are no pods for this spec; see Stalled.")
+    if problem is not None:
+        reason, message = problem
+        return Fact(UPDATE_AVAILABLE, False, reason, f"The pods stay as they are: {message}")
     if template.upgrade is not None:
         return _available(observed.server.spec.upgrade.policy, template.upgrade)
     if template.record.cause == "Automatic" and not rolled_out(observed.deployment, decided.deployment):
@@ -152,15 +155,15 @@ def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
 
 
 def _entry(report: AliasReport) -> AdapterState:
-    """One that serves needs no words: state and version say it all."""
+    """One that serves needs no words. What pods and unreadable objects say may have any length."""
     want, standing = report.wanted, report.standing
     return AdapterState(
-        alias=want.alias,
+        alias=clip(want.alias, 63),
         deployment=want.deployment,
         version=want.version,
         state=standing.state,
         serving_version=report.serving,
-        reason=None if _serves(report) else standing.reason,
+        reason=None if _serves(report) else word(standing.reason),
         replicas_ready=report.replicas_ready,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.core.actions import Emit, Manifest, Refusal
-from finetune_operator.serving.observed import PodState
+from finetune_operator.serving.observed import PodState, Unreadable
 from tests.unit.server.builders import NOW, World, adapter, held, pod, serve, version
 
 V1 = version("reviews")
@@ -393,6 +393,27 @@ def test_what_fails_takes_no_entry_from_what_serves() -> None:
 def size(status: Manifest) -> int:
     """In bytes, as etcd stores it."""
     return len(json.dumps(status, separators=(",", ":")))
+
+
+ODD = [
+    pytest.param("Load" * 100, ("Load" * 100)[:128], id="a reason that is too long"),
+    pytest.param("load failed: é", "loadfailed", id="a reason that is no word"),
+    pytest.param("123", "Unknown", id="a reason that is a number"),
+]
+
+
+@pytest.mark.parametrize(("said", "told"), ODD)
+def test_whatever_an_agent_calls_a_reason_fits_into_the_status(said: str, told: str) -> None:
+    world = World(deployments=(adapter("reviews"),))
+    world.pods = (pod(held(V1, "Failed", reason=said, message="m" * 5000), applied=1),)
+    world.reconcile()
+    assert world.adapters()["reviews"]["reason"] == told
+
+
+def test_an_alias_that_cannot_be_read_fits_into_the_status() -> None:
+    world = World(more={"unreadable": (Unreadable("odd", "a" * 300, "t", "It cannot be read."),)})
+    world.reconcile()
+    assert (len(world.adapters()["odd"]["alias"]), world.adapters()["odd"]["reason"]) == (63, "Unreadable")
 
 
 SLOTS = [
