@@ -70,9 +70,7 @@ def _on_server(
     return Standing(False, serving, reason, message + _trouble(server))
 
 
-def _unreported(
-    deployment: AdapterDeployment, server: ModelServer, entry: AdapterState | None
-) -> Standing:
+def _unreported(deployment: AdapterDeployment, server: ModelServer, entry: AdapterState | None) -> Standing:
     name = server.metadata.name
     if entry is None and server.status.adapters_left_out:
         message = (

@@ -19,7 +19,14 @@ from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.ownership import Taken
 from finetune_operator.serving.report import AliasReport
 from finetune_operator.serving.routing import Slots, Step
-from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, in_force, refused, rolled_out
+from finetune_operator.serving.template import (
+    UPDATE_AVAILABLE,
+    Template,
+    Upgrade,
+    in_force,
+    refused,
+    rolled_out,
+)
 from finetune_operator.serving.trouble import trouble_of
 
 ENTRIES = 1024  # what the schema takes

@@ -129,6 +129,8 @@ JUST_PLACED = {
 }
 NO_NODE = {"conditions": [condition("PodScheduled", "False", message="0/12 nodes are available")]}
 NO_NODE_YET = {"conditions": [condition("PodScheduled", "False", 60, message="0/12 nodes are available")]}
+FETCHED = {"name": "fetch-base", "state": {"terminated": {"exitCode": 0}}}
+WAITING = {"name": "engine", "image": "serving:1", "state": {"waiting": {"reason": "PodInitializing"}}}
 TROUBLES = [
     pytest.param(
         containers(state={"waiting": {"reason": "ErrImagePull", "message": "no such image"}}),
@@ -158,8 +160,31 @@ TROUBLES = [
     pytest.param(NO_NODE, "Unschedulable", "0/12 nodes are available", True, id="no node for an hour"),
     pytest.param(NO_NODE_YET, "Unschedulable", "0/12 nodes", False, id="no node for a minute: an autoscaler may help"),
     pytest.param(PENDING, "PodNotStarted", "kubectl describe pod pod-1", True, id="volumes or network for minutes"),
-    pytest.param(JUST_PLACED, "Starting", "loading", False, id="volumes for seconds"),
-    pytest.param({"initContainerStatuses": "?", "conditions": 7}, "Starting", "loading", False, id="a strange pod"),
+    pytest.param(JUST_PLACED, "Starting", "volumes and network", False, id="volumes for seconds"),
+    pytest.param(
+        {"initContainerStatuses": [{"name": "fetch-base", "state": {"running": {}}}, WAITING]},
+        "Starting", "The base model is being fetched", False, id="a base that is fetched",
+    ),
+    pytest.param(
+        {"initContainerStatuses": [FETCHED, WAITING], "conditions": [condition("PodReadyToStartContainers", "True")]},
+        "Starting", "Image serving:1 of pod pod-1 is being pulled", False, id="an image that is pulled",
+    ),
+    pytest.param(
+        {"initContainerStatuses": [FETCHED, {**WAITING, "state": {"running": {}}}]},
+        "Starting", "The engine is loading", False, id="an engine that loads what was fetched",
+    ),
+    pytest.param(containers(started=True), "Starting", "The gateway of pod pod-1", False, id="an engine that is up"),
+    pytest.param(
+        {"containerStatuses": [{"name": "gateway", "state": {"running": {}}, "lastState": KILLED}]},
+        "OutOfMemory", "container gateway was OOM-killed; its limit of 1Gi is fixed", True, id="a gateway OOM-killed",
+    ),
+    pytest.param(
+        {"containerStatuses": [{"name": "mesh", "state": {"running": {}}, "lastState": KILLED}]},
+        "OutOfMemory", "container mesh was OOM-killed; it needs more", True, id="a container of a webhook OOM-killed",
+    ),
+    pytest.param(
+        {"initContainerStatuses": "?", "conditions": 7}, "Starting", "is being set up", False, id="a strange pod"
+    ),
 ]  # fmt: skip
 
 
