@@ -10,7 +10,7 @@ from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Action, Emit, Patch, Plan
 from finetune_operator.serving import children
-from finetune_operator.serving.observed import GENERATION, Observed, PodState, told_generation
+from finetune_operator.serving.observed import GENERATION, Observed, PodState, slots_of, told_generation
 from finetune_operator.serving.ownership import Taken, put_right, taken
 from finetune_operator.serving.pod import base_name, cpu_slots
 from finetune_operator.serving.report import report
@@ -59,9 +59,11 @@ def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
 
 
 def _slots(observed: Observed, template: Template | None) -> Slots:
+    """Every pod loads all that the manifest lists, so the engine with the fewest slots limits it."""
     aliases = cpu_slots(observed.server)
-    engine = template.engine_slots if template is not None else None
-    return Slots(aliases, engine or aliases + 1)
+    told = [template.engine_slots if template is not None else None]
+    told += [slots_of(pod.pod) for pod in observed.live]
+    return Slots(aliases, min((slots for slots in told if slots), default=aliases + 1))
 
 
 def _children(observed: Observed, decided: Decided) -> list[Action]:

@@ -75,9 +75,10 @@ def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing:
     uses = ", ".join(f"{name}{_in_flight(name, pods)}" for name in passing[:SHOWN])
     if want.alias in step.table.routes and passing:
         return Standing("Loading", "WaitingForSlot", f"The surge slot is in use by {uses}.")
-    if not step.full and want.alias not in step.table.routes:
-        message = f"The free slots are in use by {uses}; they come free when those are routed or unloaded."
-        return Standing("Pending", "WaitingForSlot", message)
+    if not step.full:
+        busy = f"The free slots are in use by {uses}; they come free when those are routed or unloaded."
+        fewer = "Pods run that were started with fewer slots; waiting until they are replaced."
+        return Standing("Pending", "WaitingForSlot", busy if passing else fewer)
     if want.alias in step.table.routes:
         return Standing(
             "Failed",

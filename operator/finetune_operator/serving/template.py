@@ -3,7 +3,7 @@
 Image and arguments, environment and probes belong together, and all of them come from the operator and its
 settings. So the whole template is kept, in the status, which only the operator writes: an upgrade of the
 operator or a change of its settings rolls no server, and a Deployment that was edited or deleted comes back.
-A template that no rollout has completed with protects nothing: it follows the settings, which may be at fault.
+A template that no rollout has completed with protects nothing: it follows the settings, which may be wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 from finetune_operator.api.modelserver import TEMPLATE_LIMIT, ModelServer, TemplateRecord
@@ -22,7 +21,7 @@ from finetune_operator.core.manifests import condition, integer, items, mapping,
 from finetune_operator.render.names import labels
 from finetune_operator.serving.children import SPEC, intent_of, selector
 from finetune_operator.serving.drift import difference
-from finetune_operator.serving.observed import Observed
+from finetune_operator.serving.observed import Observed, slots_of
 from finetune_operator.serving.pod import pod_template
 
 UPDATE_AVAILABLE = "UpdateAvailable"
@@ -53,9 +52,7 @@ class Template:
     @property
     def engine_slots(self) -> int | None:
         """How many adapters the engine holds, as its arguments say."""
-        args = [arg for c in items(self.body, "spec", "initContainers") for arg in _arguments_of(c)]
-        given = str(dict(pairwise(args)).get("--max-cpu-loras", ""))
-        return int(given) if given.isdigit() else None
+        return slots_of(self.body)
 
 
 def refused(server: ModelServer, settings: Settings) -> tuple[str, str] | None:

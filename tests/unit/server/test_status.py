@@ -98,6 +98,20 @@ def test_a_ready_pod_whose_agent_cannot_be_reached_is_told_after_a_while() -> No
     assert all(word in ready.message for word in ("pod-1", "8001", "NetworkPolicies", "mesh"))
 
 
+FIRST_ASKED = [
+    pytest.param(NOW - timedelta(seconds=5), "True", id="asked for seconds"),
+    pytest.param(SILENT, "False", id="asked for longer"),
+]
+
+
+@pytest.mark.parametrize(("asked", "ready"), FIRST_ASKED)
+def test_a_ready_pod_that_was_never_heard_counts_for_thirty_seconds(asked: Any, ready: str) -> None:
+    world = World().settle()
+    world.pods = (replace(pod(), state=None, state_at=asked),)
+    world.reconcile()
+    assert world.condition("Ready").status == ready
+
+
 @pytest.mark.parametrize(
     "state", [{}, {"versions": 7}, {"versions": [7, {"name": 7}], "generation": "x"}, None]
 )
