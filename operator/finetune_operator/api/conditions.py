@@ -70,7 +70,7 @@ def _established(before: Condition | None, fact: Fact, generation: int, now: dat
     return Condition(
         type=fact.type,
         status=status,
-        reason=_word(fact.reason),
+        reason=word(fact.reason),
         message=clip(fact.message),
         last_transition_time=since or format_time(now),
         observed_generation=generation,
@@ -101,12 +101,13 @@ def clip(message: str, limit: int = MESSAGE_LIMIT) -> str:
     return message if len(message) <= limit else message[: limit - 1] + "…"
 
 
+def word(reason: str) -> str:
+    """A reason as the schema takes it: one CamelCase word."""
+    kept = re.sub("[^A-Za-z0-9_]", "", reason)[:128]
+    return kept if kept[:1].isalpha() else "Unknown"
+
+
 def _status(status: bool | None) -> ConditionStatus:
     if status is None:
         return "Unknown"
     return "True" if status else "False"
-
-
-def _word(reason: str) -> str:
-    kept = re.sub("[^A-Za-z0-9_]", "", reason)[:128]
-    return kept if kept[:1].isalpha() else "Unknown"

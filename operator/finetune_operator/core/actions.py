@@ -38,12 +38,16 @@ class Apply:
 
 @dataclass(frozen=True)
 class Patch:
-    """Merge-patch one child, for fields that change during its life (`spec.suspend` of a Job)."""
+    """Merge-patch one child, for fields that change during its life (`spec.suspend` of a Job).
+
+    `optional`: nothing depends on it, so that a refusal of it is logged and hides nothing else.
+    """
 
     api_version: str
     kind: str
     name: str
     body: Manifest
+    optional: bool = False
 
 
 @dataclass(frozen=True)

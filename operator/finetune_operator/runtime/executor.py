@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 
 from finetune_operator.core.actions import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan, Refusal
 from finetune_operator.core.manifests import controller_uid, label, name_conflict, name_of, terminating, text
@@ -14,6 +15,7 @@ from finetune_operator.runtime.resources import Key, Resource, resource_of
 from finetune_operator.runtime.statuses import StatusWriter
 
 PERMANENT = frozenset({400, 403, 405, 413, 422})
+log = logging.getLogger(__name__)
 _WORDS = {Create: "create", Apply: "apply", Patch: "change", Delete: "delete"}
 
 
@@ -21,9 +23,9 @@ class ExecutionResult(enum.Enum):
     """What became of a plan."""
 
     UNCHANGED = "unchanged"
-    """Every action was done and the status was what it should be."""
+    """Every action was done; no child was changed and the status was what it should be."""
     WRITTEN = "written"
-    """Every action was done and the status was written."""
+    """Every action was done; a child was changed or the status was written."""
     STALE = "stale"
     """What the plan was computed from has changed: observe and plan again."""
 
@@ -50,8 +52,10 @@ class Executor:
 
         Raises RefusedError when an action is refused for good, ApiError when trying again may help.
         """
+        results = {ExecutionResult.UNCHANGED}
         for action in plan.actions:
-            if not await self._attempt(key, owner, action):
+            results.add(await self._attempt(key, owner, action))
+            if ExecutionResult.STALE in results:
                 return ExecutionResult.STALE
             self._metrics.acted(type(action).__name__)
         try:
@@ -60,30 +64,38 @@ class Executor:
             if error.status in (404, 409):
                 return ExecutionResult.STALE
             raise
-        return ExecutionResult.WRITTEN if written else ExecutionResult.UNCHANGED
+        changed = written or ExecutionResult.WRITTEN in results
+        return ExecutionResult.WRITTEN if changed else ExecutionResult.UNCHANGED
 
-    async def _attempt(self, key: Key, owner: Object, action: Action) -> bool:
+    async def _attempt(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
         try:
             return await self._perform(key, owner, action)
         except ApiError as error:
             if error.status not in PERMANENT:
                 raise
-            raise RefusedError(_refusal(action, error)) from error
+            refusal = _refusal(action, error)
+            if isinstance(action, Patch) and action.optional:
+                log.warning("refused", extra={"namespace": key.namespace, "error": refusal.message})
+                return ExecutionResult.UNCHANGED
+            raise RefusedError(refusal) from error
 
-    async def _perform(self, key: Key, owner: Object, action: Action) -> bool:
-        """Whether the action was done; False when it was decided from something that has changed since."""
+    async def _perform(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
+        """STALE when the action was decided from something that has changed since, and was not done."""
         match action:
             case Create(manifest):
-                return await self._create(key.namespace, manifest)
+                done = await self._create(key.namespace, manifest)
+                return ExecutionResult.UNCHANGED if done else ExecutionResult.STALE
             case Apply(manifest, uid, version):
-                return await self._apply(key.namespace, manifest, uid, version)
+                done = await self._apply(key.namespace, manifest, uid, version)
+                return ExecutionResult.WRITTEN if done else ExecutionResult.STALE
             case Patch(api_version, kind, name, body):
-                return await self._patch(key.namespace, resource_of(api_version, kind), name, body)
+                done = await self._patch(key.namespace, resource_of(api_version, kind), name, body)
+                return ExecutionResult.WRITTEN if done else ExecutionResult.STALE
             case Delete():
                 await self._delete(key.namespace, action)
             case Emit(event_type, reason, message):
                 self._recorder.record(owner, event_type, reason, message)
-        return True
+        return ExecutionResult.UNCHANGED
 
     async def _create(self, namespace: str, manifest: Manifest) -> bool:
         try:

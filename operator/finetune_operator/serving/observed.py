@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
@@ -134,6 +135,16 @@ def told_generation(pod: Manifest) -> int:
     """The generation of the server manifest that a pod was told of by its annotation, 0 before the first."""
     told = text(pod, "metadata", "annotations", GENERATION)
     return int(told) if told.isascii() and told.isdigit() else 0
+
+
+def slots_of(pod: Manifest) -> int | None:
+    """How many adapters the engine of a pod or of a pod template holds, as its arguments say."""
+    for container in items(pod, "spec", "initContainers"):
+        args = container.get("args")
+        given = dict(pairwise(map(str, args))) if isinstance(args, (list, tuple)) else {}
+        if (slots := given.get("--max-cpu-loras", "")).isdigit():
+            return int(slots)
+    return None
 
 
 def is_replica(server: ModelServer, pod: Manifest) -> bool:
