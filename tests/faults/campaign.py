@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,10 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Crashes:
-    """A scenario with a death at some of its writes: every one, or `sample` of them, `turn` says which."""
+    """A scenario with a death at some of its writes: every one, or a sample of so many sorts of writes.
+
+    `turn` says which: over all scenarios each sort of write is met, early and late ones.
+    """
 
     scenario: Scenario
     sample: int | None = None
@@ -59,8 +63,12 @@ class Crashes:
         every = list(itertools.product(range(1, len(writes) + 1), (False, True)))
         if self.sample is None:
             return [crash(write, after) for write, after in every]
-        firsts = {sort: at for at, sort in reversed(list(enumerate(writes, 1)))}
-        one_of_each = list(itertools.product(sorted(firsts.values()), (False, True)))
+        sorts: defaultdict[str, list[int]] = defaultdict(list)
+        for at, sort in enumerate(writes, 1):
+            sorts[sort].append(at)
+        one_of_each = [
+            (places[self.turn % len(places)], after) for places in sorts.values() for after in (False, True)
+        ]
         stride = max(1, len(one_of_each) // self.sample)
         chosen = [one_of_each[(self.turn + stride * n) % len(one_of_each)] for n in range(self.sample)]
         return [crash(write, after) for write, after in chosen]

@@ -1,4 +1,4 @@
-"""Which plays `make test` takes, which the report adds, and which faults are known."""
+"""Which plays `make test` takes, and which the report adds."""
 
 from __future__ import annotations
 
@@ -28,15 +28,7 @@ ATTACKS_ON_ALL = tuple(
     for attack in ATTACKS
 )
 
-KNOWN: dict[str, str] = {}
-"""Faults that are being mended, by scenario: their trials are expected to fail until then."""
-
 
 def parameters(trials: Sequence[Trial]) -> list[Any]:
     """Trials as parameters of a test, with sentences as ids."""
-    return [pytest.param(trial, id=trial.title, marks=_marks(trial)) for trial in trials]
-
-
-def _marks(trial: Trial) -> list[pytest.MarkDecorator]:
-    known = KNOWN.get(trial.scenario.name)
-    return [] if known is None else [pytest.mark.xfail(reason=known, strict=True)]
+    return [pytest.param(trial, id=trial.title) for trial in trials]

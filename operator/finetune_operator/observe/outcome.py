@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import (
@@ -24,7 +24,7 @@ from finetune_operator.core.manifests import (
 
 DISRUPTIONS = frozenset({"Interrupted", "Preempted", "NodeLost", "ChildDeleted", "PeersMissing"})
 """The cluster took the pods away: they say nothing about the work, which goes on where it was saved."""
-FAULTS = frozenset({"Unknown", "ResultLost", "Hang", "EngineFailed", "NotStarted"})
+FAULTS = frozenset({"Unknown", "ResultLost", "Hang", "EngineFailed", "NotStarted", "ImagePull"})
 """The work or its node failed in a way that another attempt may not repeat."""
 RETRIED = DISRUPTIONS | FAULTS
 UNREAD = frozenset({"Preempted", "NodeLost", "ChildDeleted", "ResultLost"})
@@ -132,7 +132,8 @@ def _of_pod(stage: str, pod: Manifest) -> AttemptOutcome | None:
     reported = _reported(stage, pod)
     if reported is not None:
         return _on_its_node(_with_disruption(reported, pod), pod)
-    return _out_of_memory(stage, pod) or _disrupted(pod) or _crashed(pod)
+    killed = _out_of_memory(stage, pod, "state")
+    return killed or _disrupted(pod) or _out_of_memory(stage, pod, "lastState") or _crashed(pod)
 
 
 def _on_its_node(outcome: AttemptOutcome, pod: Manifest) -> AttemptOutcome:
@@ -152,7 +153,7 @@ def parse_result(stage: str, message: str) -> AttemptOutcome | None:
     """The result in a termination message, None when it is not one of this stage."""
     try:
         document = json.loads(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     known = isinstance(document, Mapping) and document.get("schemaVersion") == 1
     if not known or text(document, "stage") != stage or not text(document, "reason"):
@@ -173,11 +174,11 @@ def _with_disruption(outcome: AttemptOutcome, pod: Manifest) -> AttemptOutcome:
     return AttemptOutcome(False, outcome.reason, f"{outcome.message} Cause: {why}", outcome.summary)
 
 
-def _out_of_memory(stage: str, pod: Manifest) -> AttemptOutcome | None:
+def _out_of_memory(stage: str, pod: Manifest, when: Literal["state", "lastState"]) -> AttemptOutcome | None:
+    """Whether a container was OOM-killed, now or the last time that it ended."""
     containers = items(pod, "status", "containerStatuses")
     for container in (*containers, *items(pod, "status", "initContainerStatuses")):
-        ended = mapping(container, "state", "terminated") or mapping(container, "lastState", "terminated")
-        if text(ended, "reason") == "OOMKilled":
+        if text(container, when, "terminated", "reason") == "OOMKilled":
             return AttemptOutcome(False, "OutOfMemory", _memory_advice(stage, pod, text(container, "name")))
     return None
 

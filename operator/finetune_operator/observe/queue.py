@@ -41,7 +41,10 @@ class Waiting:
 def stop(child: Manifest, workload: Manifest | None) -> Patch | None:
     """What takes the Job's pods away and keeps the Job; None when there is nothing to write."""
     if workload is not None:
-        return None if _inactive(workload) else _patch(workload, MANAGED_BY, {"active": False})
+        if not _inactive(workload):
+            return _patch(workload, MANAGED_BY, {"active": False})
+        # Kueue suspends it now; where Kueue is down, nobody undoes this either.
+        return None if suspended(child) else _patch(child, None, {"suspend": True})
     return None if suspended(child) else _patch(child, MANAGED_BY, {"suspend": True})
 
 

@@ -22,6 +22,7 @@ from finetune_operator.core.manifests import (
     text,
     unfinished,
 )
+from finetune_operator.core.times import format_time
 from finetune_operator.render.credentials import Credential, credentials
 
 PULL_REASONS = frozenset(
@@ -34,6 +35,7 @@ PLACE_PATIENCE = timedelta(seconds=5)
 MOUNT_PATIENCE = timedelta(seconds=60)
 """An ordinary attach of a cloud disk takes tens of seconds."""
 POD_PATIENCE = timedelta(seconds=30)
+SCHEDULER_PATIENCE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,64 @@ def trouble_of(
     What holds a node and does not run is given `stuckDeadlineSeconds`.
     """
     alive = sorted(unfinished(pods), key=index_of)
-    found = [
-        trouble
-        for pod in alive
-        if (trouble := next(pod_troubles(pod, _secrets(job, pod), settings, now), None))
-    ]
-    if not found:
-        return None if pods else _no_pods(child, now)
+    found = [trouble for pod in alive if (trouble := next(_of_stage_pod(job, pod, settings, now), None))]
+    first = found[0] if found else _too_few_pods(child, pods, now)
     placed = [pod for pod in alive if text(pod, "spec", "nodeName")]
-    return _of_gang(found[0], alive, placed, settings) if len(placed) < len(alive) and placed else found[0]
+    wanted = len(alive) + _lacking(child, pods)
+    if first is None or not 0 < len(placed) < wanted:
+        return first
+    return _of_gang(first, wanted, placed, settings)
 
 
-def scheduled(pods: Sequence[Manifest]) -> bool:
-    """Whether the pods that are there have their nodes."""
-    return bool(pods) and all(text(pod, "spec", "nodeName") for pod in unfinished(pods))
+def _of_stage_pod(job: FineTuneJob, pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    yield from pod_troubles(pod, _secrets(job, pod), settings, now)
+    if not terminating(pod):
+        yield from _crashing(pod, settings)
+        yield from _never_started(pod, settings, now)
+
+
+def _crashing(pod: Manifest, settings: Settings) -> Iterator[Trouble]:
+    """A container that somebody injected and that ends again and again keeps the stage's from starting."""
+    containers = (*items(pod, "status", "initContainerStatuses"), *items(pod, "status", "containerStatuses"))
+    for container in containers:
+        waiting, ended = mapping(container, "state", "waiting"), mapping(container, "lastState", "terminated")
+        if text(waiting, "reason") == "CrashLoopBackOff" and text(container, "name") != "engine":
+            said = _short(text(ended, "message") or text(waiting, "message"))
+            message = (
+                f"Container {text(container, 'name')} of pod {name_of(pod)} ended "
+                f"{integer(container, 'restartCount') or 0} times, last with exit code "
+                f"{integer(ended, 'exitCode')}: {said}"
+            )
+            limit = _while_holding_gpus(pod, settings)
+            node = text(pod, "spec", "nodeName")
+            yield Trouble("CrashLoopBackOff", message, "NotStarted", deadline_seconds=limit, node=node)
+
+
+def _never_started(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    """Whatever the cause: every wait that has a limit of its own is over, and nothing runs."""
+    since, node = _placed_at(pod), text(pod, "spec", "nodeName")
+    limit = (
+        settings.stuck_deadline_seconds + settings.engine_start_seconds + settings.image_pull_deadline_seconds
+    )
+    pending = node and text(pod, "status", "phase") == "Pending"
+    if pending and since is not None and now - since >= timedelta(seconds=limit):
+        message = (
+            f"Pod {name_of(pod)} has been on node {node} since {format_time(since)} and does not run; see "
+            f"`kubectl describe pod {name_of(pod)}`."
+        )
+        deadline = limit if _while_holding_gpus(pod, settings) else None
+        yield Trouble("PodNotStarted", message, "NotStarted", since, deadline, node=node)
+
+
+def scheduled(child: Manifest, pods: Sequence[Manifest]) -> bool:
+    """Whether all pods of the Job are there and have their nodes."""
+    placed = all(text(pod, "spec", "nodeName") for pod in unfinished(pods))
+    return bool(pods) and placed and not _lacking(child, pods)
+
+
+def _lacking(child: Manifest, pods: Sequence[Manifest]) -> int:
+    """How many pods the Job controller has not made, or not been allowed to make."""
+    return max(0, (integer(child, "spec", "completions") or 1) - len({index_of(pod) for pod in pods}))
 
 
 def steady(pod: Manifest) -> bool:
@@ -84,16 +130,23 @@ def steady(pod: Manifest) -> bool:
     return text(pod, "status", "phase") == "Running" and not ended and not terminating(pod)
 
 
-def _of_gang(
-    trouble: Trouble, alive: Sequence[Manifest], placed: Sequence[Manifest], settings: Settings
-) -> Trouble:
-    """A gang that is placed in part holds GPUs that compute nothing, so it may not wait for long."""
+def _of_gang(trouble: Trouble, wanted: int, placed: Sequence[Manifest], settings: Settings) -> Trouble:
+    """A gang that is placed in part holds GPUs that compute nothing, so it may not wait for long.
+
+    Its time begins when the first pod got its node: until then it held nothing.
+    """
     nodes = ", ".join(sorted({text(pod, "spec", "nodeName") for pod in placed}))
-    said = f"{len(placed)} of {len(alive)} pods have nodes ({nodes}), which they hold idle. {trouble.message}"
-    if trouble.reason != "Unschedulable":
+    said = f"{len(placed)} of {wanted} pods have nodes ({nodes}), which they hold idle. {trouble.message}"
+    if trouble.reason not in ("Unschedulable", "NoPods"):
         return replace(trouble, message=said)
     limit = min(settings.stuck_deadline_seconds, settings.unschedulable_deadline_seconds)
-    return Trouble("GangIncomplete", said, "PeersMissing", trouble.since, limit)
+    first = min(filter(None, map(_placed_at, placed)), default=None)
+    since = max(filter(None, (trouble.since, first)), default=None)
+    return Trouble("GangIncomplete", said, "PeersMissing", since, limit)
+
+
+def _placed_at(pod: Manifest) -> datetime | None:
+    return moment(condition(pod, "PodScheduled"), "lastTransitionTime")
 
 
 def pod_troubles(
@@ -134,7 +187,7 @@ def _node_lost(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Tro
         )
     ready = condition(pod, "Ready")
     unheard = text(ready, "status") == "False" and is_true(pod, "ContainersReady")
-    if unheard and text(pod, "status", "phase") == "Running" and not terminating(pod):
+    if unheard and text(pod, "status", "phase") == "Running":
         yield replace(
             lost,
             since=moment(ready, "lastTransitionTime"),
@@ -146,12 +199,15 @@ def _node_lost(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Tro
 def _unscheduled(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
     """A new volume is bound a moment after the pod that wants it came; that is no trouble yet."""
     placed = condition(pod, "PodScheduled")
-    if text(placed, "status") != "False":
+    unseen = not placed and not text(pod, "spec", "nodeName")
+    if not unseen and text(placed, "status") != "False":
         return
     since = moment(placed, "lastTransitionTime") or moment(pod, "metadata", "creationTimestamp")
-    if since is not None and now - since < PLACE_PATIENCE:
+    if since is not None and now - since < (SCHEDULER_PATIENCE if unseen else PLACE_PATIENCE):
         return
-    why = text(placed, "message") or "no node fits"
+    scheduler = text(pod, "spec", "schedulerName") or "default-scheduler"
+    missing = f"{scheduler} has not looked at it; check that this scheduler runs"
+    why = missing if unseen else text(placed, "message") or "no node fits"
     limit = settings.unschedulable_deadline_seconds
     message = f"Pod {name_of(pod)} cannot be scheduled: {why}"
     yield Trouble("Unschedulable", message, "Unschedulable", since, limit)
@@ -257,14 +313,16 @@ def _described(credential: Credential) -> str:
     return f"Secret {credential.secret} with the key{'s' if ' ' in keys else ''} {keys}"
 
 
-def _no_pods(child: Manifest, now: datetime) -> Trouble | None:
-    since = moment(child, "status", "startTime")
-    if since is None or now - since < POD_PATIENCE:
+def _too_few_pods(child: Manifest, pods: Sequence[Manifest], now: datetime) -> Trouble | None:
+    since, name = moment(child, "status", "startTime"), name_of(child)
+    lacking = _lacking(child, pods)
+    if not lacking or since is None or now - since < POD_PATIENCE:
         return None
+    made = f"{len(pods)} of {len(pods) + lacking} pods" if pods else "no pod yet"
     return Trouble(
         "NoPods",
-        f"Job {name_of(child)} has no pod yet; `kubectl describe job {name_of(child)}` tells whether a quota "
-        "or an admission rule refuses it.",
+        f"Job {name} has {made}; `kubectl describe job {name}` tells whether a quota or an admission rule "
+        "refuses the rest.",
         since=since,
     )
 

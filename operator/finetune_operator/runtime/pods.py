@@ -27,20 +27,21 @@ from finetune_operator.core.manifests import (
     uid_of,
 )
 from finetune_operator.render.names import KIND_LABEL, STAGE_LABEL
+from finetune_operator.render.pod import PROGRESS_PORT
 from finetune_operator.runtime.queue import QueueClosedError, WorkQueue
 from finetune_operator.runtime.resources import Key, owner_key
+from finetune_operator.serving.children import AGENT_PORT
 from finetune_operator.serving.observed import told_generation
 
 TIMEOUT_SECONDS = 3.0
 MAX_BYTES = 1024 * 1024  # /state of 1024 versions with the longest names takes a third of it
-PROGRESS_PORT = 8080
-STATE_PORT = 8001
 ASKED_AT_ONCE = 16
 # Every changed answer is a reconcile; with more pods than this allows, each is asked less often.
 ASKED_PER_SECOND = 15.0
 CONVERGING_SECONDS = 1.0
 UNREACHABLE_SECONDS = 5.0
 STEADY_SECONDS = 15.0
+LONGEST_UNREACHABLE_SECONDS = 600.0
 log = logging.getLogger(__name__)
 
 
@@ -97,6 +98,11 @@ class Answer:
     document: Mapping[str, Any] | None = None
     at: datetime | None = None
     reachable: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last question got no answer, which is not so while nobody has asked."""
+        return self.at is not None and not self.reachable
 
 
 SILENT = Answer()
@@ -162,17 +168,19 @@ class Poller:
         self._answers[uid] = self._after(before, document)
         if (document is not None) != before.reachable or document not in (None, before.document):
             self._changed(target.owner)
-        self._queue.add(uid, self._pause(target, document))
+        self._queue.add(uid, self._pause(target, self._answers[uid]))
 
     def _after(self, before: Answer, document: Mapping[str, Any] | None) -> Answer:
         if document is None:
             return Answer(before.document, before.at or self._now())
         return Answer(document, self._now(), reachable=True)
 
-    def _pause(self, target: Target, document: Mapping[str, Any] | None) -> float:
-        if target.port == STATE_PORT:
-            return state_pause(document, target.generation)
-        return max(self._progress_seconds, len(self._targets) / ASKED_PER_SECOND)
+    def _pause(self, target: Target, answer: Answer) -> float:
+        if target.port == AGENT_PORT:
+            usual = state_pause(answer.document if answer.reachable else None, target.generation)
+        else:
+            usual = max(self._progress_seconds, len(self._targets) / ASKED_PER_SECOND)
+        return patient_pause(usual, answer, self._now())
 
 
 def target_of(pod: Manifest) -> Target | None:
@@ -181,7 +189,7 @@ def target_of(pod: Manifest) -> Target | None:
     if owner is None or where is None or terminating(pod):
         return None
     if label(pod, KIND_LABEL) == "ModelServer":
-        return Target(owner, where, STATE_PORT, "/state", told_generation(pod))
+        return Target(owner, where, AGENT_PORT, "/state", told_generation(pod))
     if label(pod, STAGE_LABEL) and index_of(pod) == 0:
         return Target(owner, where, PROGRESS_PORT, "/progress")
     return None
@@ -199,6 +207,16 @@ def state_pause(document: Mapping[str, Any] | None, generation: int) -> float:
     behind = applied < generation or integer(document, "generation") != applied
     moving = behind or document.get("ready") is not True or not phases <= {"Ready", "Failed"}
     return CONVERGING_SECONDS if moving else STEADY_SECONDS
+
+
+def patient_pause(usual: float, answer: Answer, now: datetime) -> float:
+    """Seconds until a pod is asked again: as long as it has been silent, which doubles the pause each time.
+
+    A question in vain keeps a task busy for the whole timeout; silent pods must leave time for the others.
+    """
+    if answer.at is None or answer.reachable:
+        return usual
+    return max(usual, min((now - answer.at).total_seconds(), LONGEST_UNREACHABLE_SECONDS))
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

@@ -71,11 +71,13 @@ class Schedule(Generic[K]):
         else:
             self._push(key, wish)
 
-    def backoff(self, key: K, now: float, at_least: float = 0.0) -> float:
+    def backoff(
+        self, key: K, now: float, at_least: float = 0.0, at_most: float = MAX_BACKOFF_SECONDS
+    ) -> float:
         """Queue a key that failed; returns the delay, doubled with every failure up to the limit."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = max(min(self._first * 2.0 ** min(failures, 60), self._max), at_least)
+        delay = max(min(self._first * 2.0 ** min(failures, 60), self._max, at_most), at_least)
         self.add(key, now, delay)
         return delay
 
@@ -150,9 +152,9 @@ class WorkQueue(Generic[K]):
         self._schedule.add(key, self._clock(), delay, urgent=urgent)
         self._changed.set()
 
-    def backoff(self, key: K, at_least: float = 0.0) -> float:
-        """Queue a key that failed, not before `at_least` seconds; returns the delay in seconds."""
-        delay = self._schedule.backoff(key, self._clock(), at_least)
+    def backoff(self, key: K, at_least: float = 0.0, at_most: float = MAX_BACKOFF_SECONDS) -> float:
+        """Queue a key that failed, in `at_least` to `at_most` seconds; returns the delay in seconds."""
+        delay = self._schedule.backoff(key, self._clock(), at_least, at_most)
         self._changed.set()
         return delay
 

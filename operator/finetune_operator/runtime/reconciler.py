@@ -23,6 +23,7 @@ from finetune_operator.runtime.resources import Key, own_resource
 from finetune_operator.runtime.statuses import StatusWriter
 
 RESYNC_SECONDS = 600.0
+REWRITE_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
@@ -148,12 +149,13 @@ class Reconciler:
 
     async def _follow_up(self, key: Key, plan: Plan, result: ExecutionResult) -> None:
         """What follows a write is not left to the watch, which may be cut. Writes in a row back off like
-        failures, so that two writers who undo each other's work cannot keep the API server busy.
+        failures, so that two writers who undo each other's work cannot keep the API server busy; not as
+        far, for each event of the other writer counts as one, and the work has to go on when they end.
         """
         if result is ExecutionResult.STALE:
             await self._read_live(key)
         if result is not ExecutionResult.UNCHANGED:
-            self.queue.backoff(key)
+            self.queue.backoff(key, at_most=REWRITE_SECONDS)
             return
         self.queue.forget(key)
         if plan.requeue_after is not None:

@@ -51,8 +51,7 @@ def retry(attempts: Sequence[Attempt]) -> Retry | None:
     last = attempts[-1]
     if last.reason in UNREAD and _reemissions(attempts) < REEMISSIONS:
         return Retry(_ended_at(last), reemits=True)
-    nothing_stored = last.reemits and last.reason == "NotStored"
-    if not nothing_stored and last.reason not in RETRIED:
+    if last.reason != "NotStored" and last.reason not in RETRIED:
         return None
     runs = [attempt for attempt in attempts if not attempt.reemits]
     standstills = _standstills(runs)

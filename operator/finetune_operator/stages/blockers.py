@@ -33,28 +33,30 @@ class Blocker:
     stalled: bool = True
 
 
-def halt(run: Run, stage: StageName) -> Blocker | None:
+def halt(run: Run, stage: StageName, *, reemits: bool) -> Blocker | None:
     """Why a stage must not run although it could: the run is suspended, or its budget used up."""
     if run.job.spec.suspend:
         return Blocker("Suspended", SUSPENDED, stalled=False)
-    message = excess(run.job, run.status, run.now) if gpus(run.job, stage) else None
+    costs = gpus(run.job, stage) and not reemits
+    message = excess(run.job, run.status, run.now) if costs else None
     return None if message is None else Blocker("BudgetExceeded", message, stalled=False)
 
 
-def blocker(run: Run, stage: StageName) -> Blocker | None:
-    """The first thing that keeps a stage from starting."""
+def blocker(run: Run, stage: StageName, *, reemits: bool) -> Blocker | None:
+    """The first thing that keeps a stage from starting; one that `reemits` needs neither GPU nor queue."""
     observed = run.observed
     checks: tuple[Callable[[], Iterator[Blocker]], ...] = (
         lambda: _evaluation(observed),
         lambda: _gpu_type(observed, run.settings),
         lambda: _permission(observed, run.settings),
-        lambda: _queue(observed, stage),
-        lambda: _price(observed, run.settings),
+        lambda: iter(()) if reemits else _queue(observed, stage),
+        lambda: iter(()) if reemits else _price(observed, run.settings),
         lambda: _addresses(observed, stage),
         lambda: _workspace(observed, stage),
         lambda: _credentials(observed),
     )
-    return halt(run, stage) or next((found for check in checks for found in check()), None)
+    halted = halt(run, stage, reemits=reemits)
+    return halted or next((found for check in checks for found in check()), None)
 
 
 def _evaluation(observed: Observed) -> Iterator[Blocker]:

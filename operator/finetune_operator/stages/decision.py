@@ -47,7 +47,8 @@ class Decision:
     """What one step of a run decides. What is left out stays as it is, but `waiting` must be said each time.
 
     `attempts` are new or changed ones; of `resolved`, `plan`, `cost` and `scores` what is known replaces what
-    was, `pinned` is kept; `title` is the stage as kubectl shows it; `again` is in seconds.
+    was, `pinned` is kept; `title` is the stage as kubectl shows it; `idle` when there are no pods, of which
+    progress could be shown; `again` is in seconds.
     """
 
     actions: tuple[Action, ...] = ()
@@ -63,6 +64,7 @@ class Decision:
     scores: Scores | None = None
     artifact: Artifact | None = None
     ending: Ending | None = None
+    idle: bool = False
     again: float | None = None
 
     def adding(self, *facts: Fact, actions: Sequence[Action] = ()) -> Decision:
@@ -113,7 +115,7 @@ def ended(status: FineTuneJobStatus) -> bool:
 
 def fold(status: FineTuneJobStatus, decision: Decision, generation: int, now: datetime) -> FineTuneJobStatus:
     """The status after a decision."""
-    closes = any(attempt.finish_time for attempt in decision.attempts)
+    closes = decision.idle or any(attempt.finish_time for attempt in decision.attempts)
     update = {
         "conditions": with_facts(status.conditions, map(_worded, decision.facts), generation, now),
         "attempts": recorded(status.attempts, decision.attempts),

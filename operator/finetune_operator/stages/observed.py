@@ -22,7 +22,8 @@ class Observed:
     sources and in the destination, a missing one being an absent key. `configmaps` names the source
     ConfigMaps that exist (`name`) and their keys (`name/key`). Both show objects of users only until a stage
     that needs them starts: claims while no attempt runs, ConfigMaps before prepare. `progress` is the last
-    document that the running stage served, None before the first, and `progress_at` when it last answered.
+    document that the running stage served, None before the first, `progress_at` when it last answered, and
+    `progress_failed` whether the last question got no answer; with many pods minutes lie between questions.
     `runs` are the finished FineTuneJobs of the namespace that measured an MFU, shown only when the job.json
     of prepare is about to be written. `refusal` is
     what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
@@ -40,6 +41,7 @@ class Observed:
     kueue: bool = False
     refusal: Refusal | None = None
     progress_at: datetime | None = None
+    progress_failed: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
     stage = due(run.job, run.status)
     decision = step(run, stage) if stage is not None else Decision()
     status = _next(run, decision)
-    actions = (*superseded(run), *decision.actions)
+    actions = (*decision.actions, *superseded(run))
     if not ended(status) and status.artifact is not None:
         conclusion = publish.conclude(run.job, status.artifact, status.scores)
         status, actions = _folded(run, status, conclusion), (*actions, *conclusion.actions)

@@ -37,7 +37,9 @@ def waiting_for(run: Run, trouble: Trouble) -> Waiting:
     """
     known = run.status.waiting
     noted = moment_of(known.since) if known is not None and known.reason == trouble.reason else None
-    since = max(filter(None, (noted, trouble.since)), default=run.now)
+    same_node = trouble.node and known is not None and known.node == trouble.node
+    times = (noted,) if noted and same_node else (noted, trouble.since)
+    since = max(filter(None, times), default=run.now)
     limit = trouble.deadline_seconds
     return Waiting(
         reason=trouble.reason,
@@ -77,9 +79,10 @@ def progress_now(run: Run, stage: Stage) -> Progress | None:
 
 def _silent_since(run: Run) -> str | None:
     at = run.observed.progress_at
-    if at is None or run.now - at < timedelta(seconds=SILENCE_SECONDS):
+    if at is None or not run.observed.progress_failed:
         return None
-    return format_time(at)
+    silent = run.now - at >= timedelta(seconds=SILENCE_SECONDS)
+    return format_time(at) if silent else None
 
 
 def _hang(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Trouble | None:

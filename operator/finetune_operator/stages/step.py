@@ -19,7 +19,7 @@ from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
 from finetune_operator.observe.trouble import scheduled, steady
 from finetune_operator.render import job as children
-from finetune_operator.render.names import QUEUE_LABEL, workspace_name
+from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY, workspace_name
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import cpu_stage_resources
 from finetune_operator.render.volumes import common, workspace_claim
@@ -64,10 +64,22 @@ def step(run: Run, stage: Stage) -> Decision:
     last = attempts[-1] if attempts else None
     if last is None or last.state == "Failed":
         return _start(run, stage, attempts)
-    child = run.observed.jobs.get(last.job)
+    child = _child(run, last)
     if last.state == "Recorded" and child is None:
         return _create(run, stage, last)
     return _follow(run, stage, last, child)
+
+
+def _child(run: Run, attempt: Attempt) -> Manifest | None:
+    """The Job of an attempt. What an operator before this one suspended carries no annotation yet: such runs
+    have no pinned images either.
+    """
+    child = run.observed.jobs.get(attempt.job)
+    if child is None or run.job.status.pinned is not None or label(child, QUEUE_LABEL):
+        return child
+    metadata = mapping(child, "metadata")
+    annotations = {**mapping(metadata, "annotations"), SUSPENDED_BY: MANAGED_BY}
+    return {**child, "metadata": {**metadata, "annotations": annotations}}
 
 
 def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
@@ -80,7 +92,7 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
         return waiting_for_leftovers(run, stage, left)
     if again is not None and run.now < again.at:
         return backing_off(stage, attempts[-1], format_time(again.at), (again.at - run.now).total_seconds())
-    found = blocker(run, stage.name)
+    found = blocker(run, stage.name, reemits=again is not None and again.reemits)
     if found is not None:
         return blocked(run, stage, found)
     attempt = next_attempt(run.job, stage.name, attempts, run.now)
@@ -113,10 +125,11 @@ def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
 
 def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     """The attempt is recorded, so its Job may be created: again and again, the name allows one."""
-    left = leftovers(run, [attempt])
+    others = (a for a in run.status.attempts if a.state in ("Succeeded", "Failed"))
+    left = leftovers(run, [*others, attempt])
     if left is not None:
         return waiting_for_leftovers(run, stage, left)
-    found = blocker(run, stage.name)
+    found = blocker(run, stage.name, reemits=attempt.reemits is True)
     if found is not None:
         return blocked(run, stage, found)
     return Decision(actions=_creating(run, stage, attempt), again=run.settings.progress_seconds)
@@ -159,11 +172,12 @@ def _queued(run: Run, attempt: Attempt, child: Manifest) -> bool:
 def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
     """Give the Job what its pods mount, which it owns, and let it have them.
 
-    That is told once the pods have nodes; of a queued Job at once, since it may wait for long.
+    The same write says so of what may hold GPUs, or a crash could have it run twice; of others it is said
+    once their pods have nodes, which saves a write.
     """
     if terminating(child):
         return Decision(again=run.settings.progress_seconds)
-    held = halt(run, stage.name)
+    held = halt(run, stage.name, reemits=attempt.reemits is True)
     if held is not None:
         return _halted(run, stage, attempt, child, held)
     mounted: list[Action] = [
@@ -172,7 +186,8 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
     if (mapping(child, "spec").get("completions") or 1) != 1:
         mounted.extend(Create(needed) for needed in children.rendezvous(run.job, attempt, child))
     actions = (*mounted, *_resuming(run, attempt, child))
-    if not _queued(run, attempt, child):
+    on_cpu = attempt.reemits or stage.name in ("prepare", "publish")
+    if on_cpu and not _queued(run, attempt, child):
         return Decision(actions=actions, again=run.settings.progress_seconds)
     return Decision(
         actions=actions,
@@ -202,17 +217,17 @@ def _document(run: Run, attempt: Attempt) -> JobDocument:
 
 def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Decision:
     """Show how a running attempt stands; end it where waiting has no use any more."""
-    held = halt(run, stage.name)
+    held = halt(run, stage.name, reemits=attempt.reemits is True)
     if held is not None:
         return _halted(run, stage, attempt, child, held)
     if suspended(child):
         return _suspended(run, stage, attempt, child)
     trouble = trouble_now(run, stage, attempt, child, pods)
-    if trouble is None and not scheduled(pods) and attempt.state == "Recorded":
+    if trouble is None and not scheduled(child, pods) and attempt.state == "Recorded":
         return Decision(again=run.settings.progress_seconds)  # its pods are about to come
     begun = attempt.model_copy(update={"state": "Running"})
     if trouble is None:
-        return _works(run, stage, begun, pods)
+        return _works(run, stage, begun, pods, placed=scheduled(child, pods))
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
@@ -225,7 +240,8 @@ def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blo
     """The Job stays, without pods; Kueue might have given them to one that is not even released."""
     patch = stop(child, run.observed.workloads.get(attempt.job))
     told = event("Normal", "Suspended", f"The pods of {stage.name} are stopped: {held.message}")
-    return blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
+    shows = blocked(run, stage, held).adding(actions=() if patch is None else (told, patch))
+    return replace(shows, idle=True)
 
 
 def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
@@ -236,17 +252,17 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
     if why is None:
         return Decision(actions=resuming, again=run.settings.progress_seconds)
     wait = since(run, why.reason, why.message)
-    return waits(run, stage, wait, stalled=False).adding(actions=resuming)
+    return replace(waits(run, stage, wait, stalled=False).adding(actions=resuming), idle=True)
 
 
-def _works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Decision:
+def _works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest], *, placed: bool) -> Decision:
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
     moved = with_checkpoint(attempt, integer(run.observed.progress, "checkpointStep"))
     saving = summaries.decimal(mapping(run.observed.progress).get("checkpointSeconds"), 1)
     facts = (*working(stage, attempt), _current(stage.activity, "The run works."), NOTHING_WRONG)
     return Decision(
         attempts=(moved,),
-        facts=(*facts, *([admitted] if scheduled(pods) else [])),
+        facts=(*facts, *([admitted] if placed else [])),
         title=stage.title,
         progress=progress_now(run, stage),
         plan=MemoryPlan(checkpoint_seconds=saving) if stage.name == "train" else None,

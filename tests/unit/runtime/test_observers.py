@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -60,11 +61,13 @@ class World:
         self.stores = Stores()
         self.owners = Owners(Arrivals(lambda: self.now))
         self.requests = server.seen
-        poller = Poller(self._silent, lambda key: None, 10.0, lambda: self.now, lambda: datetime.now(UTC))
+        self.poller = Poller(self._asked, lambda key: None, 10.0, lambda: self.now, lambda: datetime.now(UTC))
+        self.asked = asyncio.Event()
         lookups = Lookups(api, lambda: self.now)
-        self.observe = JobObserver(api, self.owners, self.stores, lookups, poller)
+        self.observe = JobObserver(api, self.owners, self.stores, lookups, self.poller)
 
-    async def _silent(self, address: str, port: int, path: str) -> Mapping[str, Any] | None:
+    async def _asked(self, address: str, port: int, path: str) -> Mapping[str, Any] | None:
+        self.asked.set()
         return None
 
 
@@ -174,3 +177,23 @@ async def test_measured_runs_are_shown_only_while_prepare_waits_for_its_document
     world.stores.jobs.put(waiting)
     assert len((await world.observe(run(attempt("Recorded", "prepare")))).runs) == 1
     assert (await world.observe(run(attempt("Recorded", "train")))).runs == ()
+
+
+async def test_a_stage_that_does_not_answer_is_seen_to_be_asked_in_vain(world: World) -> None:
+    rank = pod("p")
+    rank["metadata"]["labels"] |= {
+        "finetune.dev/kind": "FineTuneJob",
+        "finetune.dev/owner": "run",
+        "finetune.dev/stage": "train",
+        "batch.kubernetes.io/job-completion-index": "0",
+    }
+    rank["status"]["podIP"] = "10.0.0.1"
+    world.stores.jobs.put(job())
+    world.stores.pods.put(rank)
+    assert not (await world.observe(run(attempt("Running")))).progress_failed
+    world.poller.look(rank, gone=False)
+    asking = asyncio.create_task(world.poller.work())
+    await world.asked.wait()
+    world.poller.close()
+    await asking
+    assert (await world.observe(run(attempt("Running")))).progress_failed

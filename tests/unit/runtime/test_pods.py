@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from finetune_operator.runtime.pods import MAX_BYTES, Answer, PodReader, Poller, state_pause, target_of
+from finetune_operator.runtime.pods import (
+    MAX_BYTES,
+    Answer,
+    PodReader,
+    Poller,
+    patient_pause,
+    state_pause,
+    target_of,
+)
 from finetune_operator.runtime.resources import Key
 
 RUN = Key("FineTuneJob", "demo", "run")
@@ -70,6 +78,39 @@ def test_a_server_is_asked_often_only_while_it_moves(document: Any, seconds: flo
 def test_a_pod_that_was_told_of_a_new_manifest_is_asked_soon() -> None:
     assert state_pause(state(), 2) == 15.0
     assert state_pause(state(), 3) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("silent", "reachable", "seconds"),
+    [(0, True, 10), (900, True, 10), (0, False, 10), (40, False, 40), (80, False, 80), (7200, False, 600)],
+    ids=[
+        "just answered",
+        "answered, and the clock was set",
+        "the first failure",
+        "silent for 40 s",
+        "silent for 80 s",
+        "silent for hours",
+    ],
+)
+def test_the_longer_a_pod_is_silent_the_less_often_it_is_asked(
+    silent: int, reachable: bool, seconds: float
+) -> None:
+    answer = Answer({}, NOW - timedelta(seconds=silent), reachable=reachable)
+    assert patient_pause(10, answer, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("answer", "failed"),
+    [
+        (Answer(), False),
+        (Answer({"step": 1}, NOW, reachable=True), False),
+        (Answer({"step": 1}, NOW), True),
+        (Answer(None, NOW), True),
+    ],
+    ids=["nobody has asked", "answered", "silent since an answer", "never answered"],
+)
+def test_a_question_has_failed_only_if_one_was_asked(answer: Answer, failed: bool) -> None:
+    assert answer.failed is failed
 
 
 class Pods:

@@ -63,6 +63,14 @@ def test_backoff_doubles_up_to_the_limit_and_forget_resets_it() -> None:
     assert schedule.backoff("a", now=0) == 1
 
 
+def test_backoff_may_have_a_limit_of_its_own() -> None:
+    schedule: Schedule[str] = Schedule(first=1, longest=300)
+    for _ in range(20):
+        schedule.backoff("a", now=0, at_most=5)
+    assert schedule.backoff("a", now=0, at_most=5) == 5
+    assert schedule.backoff("a", now=0) == 300
+
+
 def test_backoff_of_one_key_does_not_delay_another() -> None:
     schedule: Schedule[str] = Schedule(first=10)
     schedule.backoff("a", now=0)

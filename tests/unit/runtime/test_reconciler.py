@@ -19,7 +19,7 @@ from finetune_operator.runtime.events import Recorder
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observers.controllers import Decide
 from finetune_operator.runtime.queue import Schedule, WorkQueue
-from finetune_operator.runtime.reconciler import Reconciler
+from finetune_operator.runtime.reconciler import REWRITE_SECONDS, Reconciler
 from finetune_operator.runtime.resources import Key
 
 RUN = "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs/run"
@@ -138,6 +138,14 @@ async def test_conflicts_in_a_row_back_off(api: Any, server: Any) -> None:
     world = World(api, server, lambda refusal: Plan((gone,), {"stage": "Prepare"}))
     assert [await world.reconcile() for _ in range(4)] == [0.05, 0.1, 0.2, 0.4]
     assert world.results("stale") == 4
+
+
+async def test_many_conflicts_do_not_stop_the_work_for_long(api: Any, server: Any) -> None:
+    """Each event of another writer may bring one, so they come as fast as he writes."""
+    gone = Patch("batch/v1", "Job", "j", {"spec": {"suspend": True}})
+    world = World(api, server, lambda refusal: Plan((gone,), {"stage": "Prepare"}))
+    delays = [await world.reconcile() for _ in range(20)]
+    assert delays[-1] == REWRITE_SECONDS
 
 
 async def test_a_plan_that_never_settles_backs_off(api: Any, server: Any) -> None:

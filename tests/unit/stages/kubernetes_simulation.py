@@ -159,6 +159,7 @@ class KubernetesSimulation:
             self.runs,
             refusal=self.refusal,
             progress_at=self.progress_at or self.now,
+            progress_failed=self.progress_at is not None,
         )
 
     def decide(self) -> Plan:

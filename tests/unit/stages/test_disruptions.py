@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.core.actions import Refusal
 from finetune_operator.stages.attempts import LISTED, condensed, retry
 from finetune_operator.stages.money import spent
+from finetune_operator.stages.plan import plan
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation, result_of
 
 Object = dict[str, Any]
@@ -256,7 +259,7 @@ def test_an_image_that_fails_after_a_long_wait_for_a_node_has_its_whole_deadline
     world.settle().pass_time(599)
     assert world.condition("Succeeded") == ("Unknown", "ImagePull")
     world.pass_time(2)
-    assert world.condition("Succeeded") == ("False", "ImagePull")
+    assert train_attempts(world)[0]["reason"] == "ImagePull"
 
 
 def test_a_step_that_does_not_end_is_shown_as_a_hang_and_tried_again() -> None:
@@ -302,6 +305,16 @@ def test_a_stage_that_the_operator_cannot_reach_is_shown_as_silent_and_not_ended
     world.pass_time(10**5)
     assert world.condition("Succeeded")[1] == "Training"
     assert world.status["progress"]["silentSince"] == "2026-01-01T00:00:00Z"
+
+
+def test_a_stage_that_is_asked_rarely_because_there_are_many_is_not_silent() -> None:
+    world = training()
+    serve(world, 12, stepSeconds=3.0)
+    world.now += timedelta(seconds=330)
+    observed = replace(world.observe(), progress_at=world.now - timedelta(seconds=330), progress_failed=False)
+    status = plan(observed, world.settings, world.now).status
+    assert status is not None
+    assert "silentSince" not in status["progress"]
 
 
 def test_a_result_counts_although_a_sidecar_runs_on() -> None:
@@ -386,3 +399,149 @@ def test_the_administrators_time_to_live_applies_where_the_spec_has_none() -> No
         world.to("publish").end()
         world.pass_time(3601)
         assert len(world.jobs) == left
+
+
+def gang() -> KubernetesSimulation:
+    world = KubernetesSimulation(resources={**GPU, "nodes": 2}, workspace={"claimName": "mine"})
+    world.claims["mine"] = {"metadata": {"uid": "mine"}, "spec": {"accessModes": ["ReadWriteMany"]}}
+    return world.to("train")
+
+
+def test_a_gang_whose_second_pod_was_never_made_holds_its_gpus_no_longer_than_the_deadline() -> None:
+    world = gang()
+    name = world.running()
+    world.pods[name] = world.pods[name][:1]
+    world.jobs[name]["status"] = {"startTime": "2026-01-01T00:00:00Z"}
+    world.pass_time(60)
+    assert world.condition("Admitted") == ("False", "GangIncomplete")
+    assert "1 of 2 pods" in world.message("Admitted")
+    world.pass_time(1800)
+    assert train_attempts(world)[0]["reason"] == "PeersMissing"
+
+
+def test_the_time_of_half_a_gang_begins_when_it_gets_its_first_node() -> None:
+    world = gang()
+    for index in (0, 1):
+        unplaced(world, index)
+    world.pass_time(3 * 3600)
+    pod = world.pods[world.running()][0]
+    pod["spec"]["nodeName"] = "node-1"
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T03:00:00Z"}
+    pod["status"] = {"phase": "Running", "conditions": [placed]}
+    world.settle()
+    assert world.condition("Admitted") == ("False", "GangIncomplete")
+    assert world.status["waiting"]["until"] == "2026-01-01T03:30:00Z"
+
+
+def test_a_run_that_the_operator_before_this_one_suspended_goes_on() -> None:
+    world = training()
+    name = world.running()
+    world.change(suspend=True)
+    del world.jobs[name]["metadata"]["annotations"]
+    del world.object["status"]["pinned"]
+    world.change(suspend=False)
+    assert world.jobs[name]["spec"]["suspend"] is False
+
+
+def test_an_injected_container_that_keeps_ending_lets_the_gpus_go() -> None:
+    world = training()
+    crashing = {
+        "name": "mesh-proxy",
+        "restartCount": 7,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 2, "message": "no certificate"}},
+    }
+    status = {"phase": "Pending", "initContainerStatuses": [crashing]}
+    world.pods[world.running()][0]["status"] = status
+    world.settle()
+    assert world.condition("Admitted") == ("False", "CrashLoopBackOff")
+    assert "mesh-proxy" in world.message("Admitted")
+    assert "no certificate" in world.message("Admitted")
+    world.pass_time(1801)
+    assert train_attempts(world)[0]["reason"] == "NotStarted"
+
+
+def test_a_pod_that_never_runs_lets_its_gpus_go_whatever_the_cause() -> None:
+    world = training()
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    world.pods[world.running()][0]["status"] = {"phase": "Pending", "conditions": [placed]}
+    world.pass_time(3600 * 24)
+    assert train_attempts(world)[0]["reason"] == "NotStarted"
+
+
+def test_a_pod_that_no_scheduler_looks_at_is_told() -> None:
+    world = training()
+    pod = world.pods[world.running()][0]
+    del pod["spec"]["nodeName"]
+    pod["spec"]["schedulerName"] = "volcanoe"
+    pod["status"] = {"phase": "Pending"}
+    world.pass_time(61)
+    assert world.condition("Admitted") == ("False", "Unschedulable")
+    assert "volcanoe has not looked at it" in world.message("Admitted")
+
+
+def test_time_in_suspension_is_no_hang() -> None:
+    world = KubernetesSimulation(resources=GPU).to("baseline")
+    world.progress = {"schemaVersion": 1, "stage": "baseline", "step": 0}
+    world.settle()
+    world.change(suspend=True)
+    assert world.status.get("progress") is None
+    world.pass_time(10 * 3600)
+    world.change(suspend=False)
+    world.settle()
+    assert world.condition("Succeeded")[1] == "ScoringBase"
+
+
+def test_a_gpu_job_that_was_released_and_vanished_is_not_created_again_under_its_name() -> None:
+    world = training()
+    name = world.running()
+    world.jobs.pop(name)
+    world.pods.pop(name)
+    world.settle()
+    assert world.created.count(name) == 1
+    assert train_attempts(world)[0]["reason"] == "ChildDeleted"
+
+
+def test_the_deadline_of_a_dead_node_goes_on_when_its_pods_are_deleted() -> None:
+    world = training()
+    silent = [
+        {"type": "ContainersReady", "status": "True"},
+        {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+    ]
+    world.pods[world.running()][0]["status"]["conditions"] = silent
+    world.pass_time(300)
+    pod = terminate(world, "2026-01-01T00:25:00Z")
+    pod["status"]["conditions"] += silent
+    world.pass_time(60)
+    assert world.condition("Admitted") == ("False", "NodeNotReady")
+    world.pass_time(1260)
+    assert world.status["waiting"]["until"] == "2026-01-01T00:30:00Z"
+
+
+def test_a_result_is_read_again_although_the_budget_is_used_up() -> None:
+    world = KubernetesSimulation(resources=GPU, budget={"limit": "60", "currency": "USD"}).to("train")
+    world.pass_time(2 * 3600)
+    lost = world.running()
+    world.finish_job(lost, good=True)
+    world.pods[lost] = []
+    world.settle()
+    container = world.jobs[world.running()]["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"][0] == "reemit"
+
+
+def test_a_lost_node_beats_an_engine_that_was_oom_killed_long_ago() -> None:
+    world = KubernetesSimulation(resources=GPU).to("baseline")
+    engine = {
+        "name": "engine",
+        "state": {"running": {}},
+        "lastState": {"terminated": {"reason": "OOMKilled"}},
+    }
+    gone = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+    world.end("", status={"conditions": [gone], "containerStatuses": None, "initContainerStatuses": [engine]})
+    assert world.status["attempts"][1]["reason"] == "NodeLost"
+
+
+def test_a_deeply_nested_message_of_a_pod_is_no_result() -> None:
+    world = training()
+    world.end("[" * 4000)
+    assert train_attempts(world)[0]["reason"] == "Unknown"

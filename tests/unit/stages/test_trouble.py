@@ -268,9 +268,20 @@ def test_a_pod_that_is_taken_down_after_its_work_is_no_trouble() -> None:
 
 
 DEADLINES = [
-    pytest.param({"containerStatuses": [waiting("ErrImagePull")]}, "ImagePull", 600, id="image"),
     pytest.param({"conditions": [scheduling("False", "no")]}, "Unschedulable", 86400, id="node"),
 ]
+
+
+def test_an_image_that_cannot_be_pulled_is_tried_three_times() -> None:
+    world = KubernetesSimulation().settle()
+    for _ in range(3):
+        status = {"phase": "Pending", "containerStatuses": [waiting("ErrImagePull")]}
+        world.pods[world.running()][0]["status"] = status
+        world.pass_time(1)
+        world.pass_time(601)
+        world.pass_time(600)
+    assert world.condition("Succeeded") == ("False", "ImagePull")
+    assert [a["number"] for a in world.status["attempts"]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("status", "reason", "seconds"), DEADLINES)

@@ -50,6 +50,7 @@ class JobObserver:
             configmaps=await self._configmaps(job),
             progress=answer.document,
             progress_at=answer.at,
+            progress_failed=answer.failed,
             runs=self._runs(job, jobs),
             workloads=self._workloads(jobs),
             kueue=self.stores.workloads.served,
