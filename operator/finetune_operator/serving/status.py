@@ -100,7 +100,7 @@ def _as_specified(observed: Observed, decided: Decided) -> bool:
 
 
 def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
-    """What makes it useless to look at pods."""
+    """What keeps the server from being as its spec says, whatever its pods do."""
     if observed.refusal is not None:
         return Trouble(observed.refusal.reason, observed.refusal.message, stalled=True)
     for taken in sorted(decided.taken, key=lambda entry: entry.passing):

@@ -78,7 +78,8 @@ def pod(
     """A pod whose agent says that it holds these versions; a name alone is a version that is Ready."""
     said = [held(one) if isinstance(one, str) else one for one in versions]
     state = {"generation": applied, "appliedGeneration": applied, "ready": ready, "versions": said}
-    manifest = {"metadata": {"name": name}, "status": {"phase": phase, **status}}
+    spec = {"nodeName": "node-1"}
+    manifest = {"metadata": {"name": name}, "spec": spec, "status": {"phase": phase, **status}}
     return PodState(name, name, ready, terminating, manifest, state, NOW)
 
 

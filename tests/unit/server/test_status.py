@@ -217,7 +217,8 @@ def test_a_replica_that_is_missing_is_explained(
 
 
 def _starting(status: Manifest) -> PodState:
-    return PodState("pod-1", "u", False, False, {"metadata": {"name": "pod-1"}, "status": status}, None)
+    about: dict[str, Any] = {"metadata": {"name": "pod-1"}, "spec": {"nodeName": "node-1"}}
+    return PodState("pod-1", "u", False, False, {**about, "status": status}, None)
 
 
 def test_a_pod_that_waits_for_a_secret_names_what_it_mounts() -> None:
