@@ -55,6 +55,7 @@ class Delete:
     """Delete a child in the background, only if it still is the object with this uid.
 
     `grace_seconds` 0 removes a pod without waiting for its node, None leaves the pod its own grace period.
+    `optional` as for a Patch.
     """
 
     api_version: str
@@ -62,6 +63,7 @@ class Delete:
     name: str
     uid: str
     grace_seconds: int | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)

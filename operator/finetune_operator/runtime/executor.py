@@ -74,7 +74,7 @@ class Executor:
             if error.status not in PERMANENT:
                 raise
             refusal = _refusal(action, error)
-            if isinstance(action, Patch) and action.optional:
+            if isinstance(action, Patch | Delete) and action.optional:
                 log.warning("refused", extra={"namespace": key.namespace, "error": refusal.message})
                 return ExecutionResult.UNCHANGED
             raise RefusedError(refusal) from error
@@ -83,8 +83,7 @@ class Executor:
         """STALE when the action was decided from something that has changed since, and was not done."""
         match action:
             case Create(manifest):
-                done = await self._create(key.namespace, manifest)
-                return ExecutionResult.UNCHANGED if done else ExecutionResult.STALE
+                return await self._create(key.namespace, manifest)
             case Apply(manifest, uid, version):
                 done = await self._apply(key.namespace, manifest, uid, version)
                 return ExecutionResult.WRITTEN if done else ExecutionResult.STALE
@@ -97,7 +96,7 @@ class Executor:
                 self._recorder.record(owner, event_type, reason, message)
         return ExecutionResult.UNCHANGED
 
-    async def _create(self, namespace: str, manifest: Manifest) -> bool:
+    async def _create(self, namespace: str, manifest: Manifest) -> ExecutionResult:
         try:
             await self._api.create(_resource(manifest), namespace, manifest)
         except ApiError as error:
@@ -105,10 +104,10 @@ class Executor:
                 raise
             live = await self._live(namespace, manifest)
             if live is None:
-                return False
+                return ExecutionResult.STALE
             _refuse_foreign(manifest, live)
-            return _is_child(manifest, live)
-        return True
+            return ExecutionResult.UNCHANGED if _is_child(manifest, live) else ExecutionResult.STALE
+        return ExecutionResult.WRITTEN
 
     async def _apply(self, namespace: str, manifest: Manifest, uid: str | None, version: str | None) -> bool:
         if uid is None and (live := await self._live(namespace, manifest)) is not None:
