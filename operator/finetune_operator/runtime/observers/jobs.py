@@ -41,7 +41,7 @@ class JobObserver:
         missing_never = self._recorded_just_now(job)
         jobs = await self._jobs(job, missing_never)
         pods = await self._pods(job, jobs, missing_never)
-        answer = self._progress(job, pods)
+        answer, kueue = self._progress(job, pods), self.stores.workloads
         return Observed(
             job=job,
             jobs=jobs,
@@ -53,7 +53,8 @@ class JobObserver:
             progress_failed=answer.failed,
             runs=self._runs(job, jobs),
             workloads=self._workloads(jobs),
-            kueue=self.stores.workloads.served,
+            kueue=kueue.served or kueue.problem != "",
+            kueue_problem=kueue.problem,
         )
 
     def forget(self, key: Key) -> None:
