@@ -96,7 +96,7 @@ class Owners:
         return max((int(version) for version in versions if version.isdigit()), default=0)
 
     def reread(self, key: Key, live: Manifest | None, before: str | None) -> None:
-        """Keep what a read shows, also in the place of a higher resourceVersion: a restored etcd begins lower.
+        """Keep what a read shows, also in place of a higher resourceVersion: a restored etcd begins lower.
 
         `before` is what was known when the read began; what came meanwhile is not replaced by an older state.
         """
