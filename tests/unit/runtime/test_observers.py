@@ -13,7 +13,7 @@ from finetune_operator.runtime.cache.arrivals import Arrivals
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.runtime.observers.jobs import JobObserver
-from finetune_operator.runtime.observers.lookups import Lookups
+from finetune_operator.runtime.observers.lookups import Expiring, Lookups
 from finetune_operator.runtime.pods import Poller
 from finetune_operator.runtime.resources import Key
 
@@ -224,3 +224,18 @@ async def test_a_stage_that_does_not_answer_is_seen_to_be_asked_in_vain(world: W
     world.poller.close()
     await asking
     assert (await world.observe(run(attempt("Running")))).progress_failed
+
+
+async def test_what_has_expired_takes_memory_for_a_minute_at_most() -> None:
+    now = 0.0
+    values: Expiring[str] = Expiring(lambda: now)
+
+    async def read() -> str:
+        return "x"
+
+    for now in (0.0, 30.0, 59.0):
+        await values.get("demo", f"at-{now}", read, lambda value: 10.0)
+    assert len(values) == 3
+    now = 60.0
+    await values.get("demo", "last", read, lambda value: 10.0)
+    assert len(values) == 2, "those of the last ten seconds"
