@@ -83,10 +83,10 @@ def _without_workload(child: Manifest, kueue: bool, problem: str) -> Waiting:
     if not queue:
         remedy = "set spec.suspend of the Job to false to let it go on"
         return Waiting("JobSuspended", f"Job {name} is suspended by somebody else; {remedy}.")
-    if problem:
-        return Waiting("WorkloadsNotListed", _not_listed(name, queue, problem))
     if not kueue:
         return Waiting("KueueNotInstalled", f"Job {name} {_not_installed(queue)}")
+    if problem:
+        return Waiting("WorkloadsNotListed", _not_listed(name, queue, problem))
     return Waiting(
         "Pending",
         f"Kueue has made no Workload for Job {name} yet; if this lasts, `kubectl describe job {name}` and "

@@ -106,9 +106,12 @@ async def test_kueue_that_is_removed_takes_its_workloads_along(server: Any, api:
         assert found.store.of(JOB) is None
 
 
-async def test_workloads_that_cannot_be_listed_are_a_problem_until_they_can(server: Any, api: Api) -> None:
+@pytest.mark.parametrize("path", [GROUP, f"{GROUP}/v1beta2/workloads"], ids=["discovery", "the list"])
+async def test_workloads_that_cannot_be_listed_are_a_problem_until_they_can(
+    server: Any, api: Api, path: str
+) -> None:
     install(server)
-    server.fault("GET", f"{GROUP}/v1beta2/workloads", 403, "Forbidden")
+    server.fault("GET", path, 403, "Forbidden")
     found = Watching(api, lambda: None)
     asking = asyncio.create_task(found.reflector.run())
     async with asyncio.timeout(5):

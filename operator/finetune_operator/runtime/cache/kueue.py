@@ -47,6 +47,8 @@ class WorkloadReflector(Reflector):
             await self._list_served()
         except ApiError as error:
             self._workloads.problem = error.message
+            # Until an answer has come no run is told that there is no Kueue.
+            self._workloads.served |= not self.synced.is_set()
             raise
         self._workloads.problem = ""
 

@@ -85,8 +85,8 @@ class Store:
 
 
 class Workloads(Store):
-    """Kueue's Workloads by the Jobs that own them; `served`: whether the API server knows such a thing;
-    `problem`: why they cannot be listed now, "" while they can.
+    """Kueue's Workloads by the Jobs that own them; `served`: whether the API server knows such a thing,
+    True also while that cannot be found out; `problem`: why they cannot be listed now, "" while they can.
     """
 
     def __init__(self) -> None:

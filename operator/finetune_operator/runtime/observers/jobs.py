@@ -58,7 +58,7 @@ class JobObserver:
             progress_failed=answer.failed,
             runs=self._runs(job, jobs),
             workloads=self._workloads(jobs),
-            kueue=kueue.served or kueue.problem != "",
+            kueue=kueue.served,
             kueue_problem=kueue.problem,
         )
 
