@@ -81,10 +81,6 @@ def test_replicas_elect_their_leader_by_a_lease_that_only_they_may_touch(render:
     objects = render()
     deployment = of_kind(objects, "Deployment")[0]
     assert deployment["spec"]["replicas"] == 2
-    assert deployment["spec"]["strategy"] == {
-        "type": "RollingUpdate",
-        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
-    }
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert "--lease=$(POD_NAMESPACE)/finetune-operator" in container["args"]
     assert {variable["name"] for variable in container["env"]} == {"POD_NAME", "POD_NAMESPACE"}
@@ -95,6 +91,12 @@ def test_replicas_elect_their_leader_by_a_lease_that_only_they_may_touch(render:
     }
     named = [rule for rule in role["rules"] if "create" not in rule["verbs"]]
     assert [rule["resourceNames"] for rule in named] == [["finetune-operator"]]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_upgrade_starts_no_pod_while_one_of_the_old_release_runs(render: Render, replicas: int) -> None:
+    (deployment,) = of_kind(render(replicas=replicas), "Deployment")
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
 
 
 @pytest.mark.parametrize("replicas", [0, 1, 2, 3])

@@ -133,6 +133,15 @@ async def test_a_conflict_is_followed_by_a_live_read_and_backs_off(api: Any, ser
     assert world.status == {"stage": "Prepare"}
 
 
+async def test_an_object_that_etcd_lost_a_write_of_is_taken_as_it_now_is(api: Any, server: Any) -> None:
+    world = World(api, server, lambda refusal: Plan((), {"stage": "Prepare"}))
+    lost = {**server.objects[RUN]["metadata"], "resourceVersion": "9000"}
+    world.owners.put(KEY, {**server.objects[RUN], "metadata": lost})
+    await world.reconcile()
+    await world.reconcile()
+    assert world.status == {"stage": "Prepare"}
+
+
 async def test_conflicts_in_a_row_back_off(api: Any, server: Any) -> None:
     gone = Patch("batch/v1", "Job", "j", {"spec": {"suspend": True}})
     world = World(api, server, lambda refusal: Plan((gone,), {"stage": "Prepare"}))
