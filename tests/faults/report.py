@@ -94,6 +94,12 @@ def _sort(outcome: Outcome) -> str:
     return re.sub(r"(death (before|after)) write \d+", r"\1 a write", outcome.attack)
 
 
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 def main() -> int:
     """Write the page; the exit code says whether anything was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.report", description=__doc__)
@@ -101,17 +107,14 @@ def main() -> int:
         "--sample", action="store_true", help="the trials of `make test` (minutes, not an hour)"
     )
     sample = parser.parse_args().sample
-    started = time.monotonic()
+    started, commit = time.monotonic(), _commit()
     rest: Sequence[Trial] = SOME_CRASHES if sample else (*ATTACKS_ON_ALL, *ALL_CRASHES)
     trials = (*UNDISTURBED, *ATTACKS_ON_TWO, *rest)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = asyncio.run(play(Path(folder), trials))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     minutes = (time.monotonic() - started) / 60
     deaths = "a sample of the deaths and of the attacks" if sample else "all deaths and all attacks"
-    when = f"This run: commit {commit.stdout.strip() or 'unknown'}, {deaths}, {minutes:.0f} minutes.\n"
+    when = f"This run: commit {commit}, {deaths}, {minutes:.0f} minutes.\n"
     PAGE.write_text("\n".join([INTRODUCTION, when, tables(outcomes), ""]))
     print(_totals(outcomes))
     return int(_count(outcomes) > 0)

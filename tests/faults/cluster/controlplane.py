@@ -45,7 +45,7 @@ class Cluster:
         self._roles: list[Object] = []
         self._supervisor = Supervisor(folder / "controllers")
         self._stack = AsyncExitStack()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None]
 
     async def __aenter__(self) -> Cluster:
         """Start, install the CRDs, begin to watch."""
@@ -63,17 +63,19 @@ class Cluster:
         self.nodes = Nodes(self.client, self.hub)
         for name in NODES:
             await self.client.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
-        self._tasks = [asyncio.create_task(self.hub.run())]
+        self._watching = asyncio.create_task(self.hub.run())
         self.forks = await self._stack.enter_async_context(Forks())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """End everything."""
         await self.nodes.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        broken = self._watching.done()
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
         await self._stack.aclose()
+        if broken:
+            self._watching.result()  # nothing that was seen after this is worth anything
 
     async def make_namespace(self, name: str) -> None:
         """A namespace with the claims and the data that the runs and servers of the scenarios name."""

@@ -46,12 +46,15 @@ class PlayedPod:
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": self.name}, "target": target}
         await self.client.tell_pod(body, self.namespace, "binding")
 
-    async def run(self, ready: bool = True) -> None:
-        """Its containers run."""
+    async def run(self) -> None:
+        """Its containers run and are ready."""
         state = {"running": {"startedAt": NOW}}
         status = {"phase": "Running", "podIP": self.address, "podIPs": [{"ip": self.address}]}
-        conditions = _conditions(Initialized=True, ContainersReady=ready, Ready=ready)
-        await self._status({**status, **self._containers(state, ready), "conditions": conditions})
+        conditions = [
+            {"type": kind, "status": "True", "lastTransitionTime": NOW}
+            for kind in ("Initialized", "ContainersReady", "Ready")
+        ]
+        await self._status({**status, **self._containers(state, ready=True), "conditions": conditions})
 
     async def wait(self, reason: str, message: str) -> None:
         """Its containers cannot be started."""
@@ -197,10 +200,6 @@ def _reserve_network() -> tuple[socket.socket, int]:
         else:
             return taken, byte
     raise AssertionError("192 sessions at once")
-
-
-def _conditions(**values: bool) -> list[Object]:
-    return [{"type": kind, "status": str(value), "lastTransitionTime": NOW} for kind, value in values.items()]
 
 
 def _container(spec: Object, state: Object, ready: bool) -> Object:
