@@ -8,6 +8,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from finetune_operator.runtime.cache.kueue import WorkloadReflector, job_of
 from finetune_operator.runtime.cache.listing import Listing
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.reflector import Reflector, Watched
-from finetune_operator.runtime.cache.store import Stores
+from finetune_operator.runtime.cache.store import Store, Stores
 from finetune_operator.runtime.client import Api
 from finetune_operator.runtime.configuration import Configuration, load_configuration
 from finetune_operator.runtime.events import Recorder
@@ -110,30 +111,12 @@ def assemble(
     poller = Poller(fetch, queue.add, settings.progress_seconds, clock, _now)
     table = controllers(api, owners, stores, poller, Lookups(api, clock), settings, _now)
     reconciler = Reconciler(api, owners, table, recorder, metrics, queue, clock)
-
-    def changed(manifest: Manifest, gone: bool) -> None:  # noqa: ARG001
-        key = owner_key(manifest)
-        if key is not None:
-            reconciler.enqueue(key)
-
-    def pod_changed(manifest: Manifest, gone: bool) -> None:
-        poller.look(manifest, gone)
-        changed(manifest, gone)
-
-    def workload_changed(manifest: Manifest, gone: bool) -> None:
-        job = job_of(manifest, stores.jobs)
-        if job is not None:
-            changed(job, gone)
-
+    changes = Changes(reconciler.enqueue, poller, stores.jobs)
     return ProcessParts(
         metrics=metrics,
         owners=owners,
         listing=Listing(api, owners, namespace, reconciler.enqueue),
-        reflectors=[
-            Reflector(api, watched, pod_changed if watched.resource is POD else changed, clock, metrics)
-            for watched in _watched(stores, namespace)
-        ]
-        + [WorkloadReflector(api, namespace, stores.workloads, workload_changed, clock, metrics)],
+        reflectors=_reflectors(api, namespace, stores, changes, clock, metrics),
         poller=poller,
         recorder=recorder,
         reconciler=reconciler,
@@ -141,11 +124,52 @@ def assemble(
     )
 
 
-def _watched(stores: Stores, namespace: str | None) -> list[Watched]:
-    """The children by label. Of ConfigMaps, Services and policies only those of servers are ever read."""
+@dataclass(frozen=True)
+class Changes:
+    """A change of what is watched queues the object of ours that it concerns."""
+
+    enqueue: Callable[[Key], None]
+    poller: Poller
+    jobs: Store
+
+    def of_child(self, manifest: Manifest, gone: bool) -> None:  # noqa: ARG002
+        """Queue the owner that the labels name."""
+        key = owner_key(manifest)
+        if key is not None:
+            self.enqueue(key)
+
+    def of_pod(self, manifest: Manifest, gone: bool) -> None:
+        """A pod is asked for what it knows, too."""
+        self.poller.look(manifest, gone)
+        self.of_child(manifest, gone)
+
+    def of_workload(self, manifest: Manifest, gone: bool) -> None:
+        """Kueue's Workloads carry no label of ours: the Job that one was made of tells the owner."""
+        job = job_of(manifest, self.jobs)
+        if job is not None:
+            self.of_child(job, gone)
+
+
+def _reflectors(
+    api: Api,
+    namespace: str | None,
+    stores: Stores,
+    changes: Changes,
+    clock: Callable[[], float],
+    metrics: Metrics,
+) -> list[Reflector]:
+    pods = Watched(POD, namespace, MANAGED_BY, stores.pods)
+    return [
+        *(Reflector(api, w, changes.of_child, clock, metrics) for w in _children(stores, namespace)),
+        Reflector(api, pods, changes.of_pod, clock, metrics),
+        WorkloadReflector(api, namespace, stores.workloads, changes.of_workload, clock, metrics),
+    ]
+
+
+def _children(stores: Stores, namespace: str | None) -> list[Watched]:
+    """Ours but for pods, by label. Of ConfigMaps, Services and policies only those of servers are read."""
     found = (
         (JOB, MANAGED_BY, stores.jobs),
-        (POD, MANAGED_BY, stores.pods),
         (CLAIM, MANAGED_BY, stores.claims),
         (DEPLOYMENT, OF_SERVERS, stores.deployments),
         (SERVICE, OF_SERVERS, stores.services),

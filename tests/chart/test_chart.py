@@ -81,10 +81,6 @@ def test_replicas_elect_their_leader_by_a_lease_that_only_they_may_touch(render:
     objects = render()
     deployment = of_kind(objects, "Deployment")[0]
     assert deployment["spec"]["replicas"] == 2
-    assert deployment["spec"]["strategy"] == {
-        "type": "RollingUpdate",
-        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
-    }
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert "--lease=$(POD_NAMESPACE)/finetune-operator" in container["args"]
     assert {variable["name"] for variable in container["env"]} == {"POD_NAME", "POD_NAMESPACE"}
@@ -95,6 +91,12 @@ def test_replicas_elect_their_leader_by_a_lease_that_only_they_may_touch(render:
     }
     named = [rule for rule in role["rules"] if "create" not in rule["verbs"]]
     assert [rule["resourceNames"] for rule in named] == [["finetune-operator"]]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_upgrade_starts_no_pod_while_one_of_the_old_release_runs(render: Render, replicas: int) -> None:
+    (deployment,) = of_kind(render(replicas=replicas), "Deployment")
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
 
 
 @pytest.mark.parametrize("replicas", [0, 1, 2, 3])
@@ -148,22 +150,31 @@ def test_a_change_of_settings_starts_a_new_pod(render: Render) -> None:
     assert mark() != mark(env={"NAME": "value"})
 
 
+READ = {"get", "list", "watch"}
+VERBS = {
+    "adapterdeployments": READ,
+    "finetunejobs": READ,
+    "modelservers": READ,
+    "adapterdeployments/status": {"update"},
+    "finetunejobs/status": {"update"},
+    "modelservers/status": {"update"},
+    "jobs": READ | {"create", "patch", "delete"},
+    "deployments": READ | {"create", "patch"},
+    "services": READ | {"create", "patch"},
+    "configmaps": READ | {"create", "patch"},
+    "networkpolicies": READ | {"create", "patch"},
+    "persistentvolumeclaims": READ | {"create", "delete"},
+    "pods": READ | {"patch", "delete"},
+    "workloads": READ | {"patch"},
+    "events": {"create", "get", "patch"},
+}
+
+
 def test_the_role_holds_exactly_what_the_operator_does(render: Render) -> None:
-    allowed = permissions(operator_role(render()))
-    assert {resource for _, resource, _ in allowed}.isdisjoint(
-        {"secrets", "pods/exec", "serviceaccounts", "roles", "*"}
-    )
-    assert not [entry for entry in allowed if "*" in entry]
-    ours = {(resource, verb) for group, resource, verb in allowed if group == "finetune.dev"}
-    assert {verb for resource, verb in ours if "/" not in resource} == {"get", "list", "watch"}
-    assert {verb for resource, verb in ours if "/" in resource} == {"patch", "update"}
-    assert {verb for _, resource, verb in allowed if resource == "pods"} == {
-        "delete",
-        "get",
-        "list",
-        "patch",
-        "watch",
-    }
+    rules = operator_role(render())["rules"]
+    named = [resource for rule in rules for resource in rule["resources"]]
+    assert sorted(named) == sorted(VERBS)
+    assert {name: set(rule["verbs"]) for rule in rules for name in rule["resources"]} == VERBS
 
 
 def test_the_roles_name_exactly_the_resources_that_the_operator_uses(render: Render) -> None:
@@ -179,8 +190,19 @@ def test_the_roles_name_exactly_the_resources_that_the_operator_uses(render: Ren
     assert allowed == used | others
 
 
-def test_who_may_view_or_edit_a_namespace_may_do_the_same_with_our_kinds(render: Render) -> None:
-    roles = {role["metadata"]["name"]: role for role in of_kind(render(), "ClusterRole")}
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"crds": {"enabled": False}}, {"watchNamespace": "team-a"}],
+    ids=[
+        "a release for the cluster",
+        "kinds of somebody else's",
+        "a release for one namespace with the kinds",
+    ],
+)
+def test_who_may_view_or_edit_a_namespace_may_do_the_same_with_our_kinds(
+    render: Render, values: Object
+) -> None:
+    roles = {role["metadata"]["name"]: role for role in of_kind(render(**values), "ClusterRole")}
     for name, verb in (("view", "list"), ("edit", "create")):
         role = roles[f"finetune-operator-{name}"]
         assert role["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{name}"] == "true"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 import yaml
 
 from dev.chart import CHART
+from finetune_operator.core.manifests import INDEX
 from tests.chart.releases import Object
 
 Render = Callable[..., list[Object]]
@@ -64,6 +66,16 @@ def test_the_pod_monitor_finds_the_pods_of_runs_and_servers(
     assert spec["namespaceSelector"] == expected
     assert spec["selector"] == {"matchLabels": {"app.kubernetes.io/managed-by": "finetune-operator"}}
     assert [endpoint["port"] for endpoint in spec["podMetricsEndpoints"]] == ["agent", "progress"]
+
+
+def test_of_a_gang_only_the_pod_that_tells_the_progress_is_scraped(render: Render) -> None:
+    endpoints = monitors(render(apis=APIS))["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    relabelings = {endpoint["port"]: endpoint.get("relabelings", []) for endpoint in endpoints}
+    label = "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", INDEX)
+    assert relabelings == {
+        "agent": [],
+        "progress": [{"sourceLabels": [label], "regex": "0", "action": "keep"}],
+    }
 
 
 def test_the_rule_object_holds_the_rule_file(render: Render) -> None:

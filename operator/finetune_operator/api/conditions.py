@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from finetune_operator.api.schema import ApiModel, Cel
+from finetune_operator.core.actions import Emit
 from finetune_operator.core.times import format_time
 
 ConditionStatus: TypeAlias = Literal["True", "False", "Unknown"]
@@ -69,7 +70,7 @@ def _established(before: Condition | None, fact: Fact, generation: int, now: dat
     return Condition(
         type=fact.type,
         status=status,
-        reason=_word(fact.reason),
+        reason=word(fact.reason),
         message=clip(fact.message),
         last_transition_time=since or format_time(now),
         observed_generation=generation,
@@ -87,17 +88,26 @@ def is_true(conditions: Iterable[Condition], kind: str) -> bool:
     return found is not None and found.status == "True"
 
 
+def ready_events(before: Iterable[Condition], after: Iterable[Condition]) -> list[Emit]:
+    """One event per change of the reason of Ready, a warning where the object is Stalled."""
+    known, ready = find(before, "Ready"), find(after, "Ready")
+    if ready is None or (known is not None and known.reason == ready.reason):
+        return []
+    return [Emit("Warning" if is_true(after, "Stalled") else "Normal", ready.reason, ready.message)]
+
+
 def clip(message: str, limit: int = MESSAGE_LIMIT) -> str:
     """A message of at most `limit` characters; a cut is visible as an ellipsis."""
     return message if len(message) <= limit else message[: limit - 1] + "…"
+
+
+def word(reason: str) -> str:
+    """A reason as the schema takes it: one CamelCase word."""
+    kept = re.sub("[^A-Za-z0-9_]", "", reason)[:128]
+    return kept if kept[:1].isalpha() else "Unknown"
 
 
 def _status(status: bool | None) -> ConditionStatus:
     if status is None:
         return "Unknown"
     return "True" if status else "False"
-
-
-def _word(reason: str) -> str:
-    kept = re.sub("[^A-Za-z0-9_]", "", reason)[:128]
-    return kept if kept[:1].isalpha() else "Unknown"

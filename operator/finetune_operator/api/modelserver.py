@@ -25,8 +25,9 @@ from finetune_operator.api.parts import (
 from finetune_operator.api.schema import ApiModel, Cel
 
 LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
-AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Draining", "Failed"]
+AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Failed"]
 
+TEMPLATE_LIMIT = 131_072
 STORE = Cel(
     f"self.matches('^pvc://{OBJECT}/?$')", "must be pvc://CLAIM, a PersistentVolumeClaim of this namespace"
 )
@@ -77,8 +78,9 @@ class Upgrade(ApiModel):
 
     policy: Literal["Manual", "Automatic"] = Field(
         "Manual",
-        description="When the server takes what the operator would render now: Manual when revision changes, "
-        "Automatic by itself, one server of the cluster after the other. A change of the spec always does.",
+        description="When the server takes the operator's current image and settings: Manual when revision "
+        "changes, Automatic by itself, one server of the cluster after the other. A change of the spec "
+        "always does.",
     )
     revision: str | None = Field(
         None,
@@ -184,7 +186,12 @@ class TemplateRecord(ApiModel):
     spec_digest: str = Field(description="sha256:... of the spec that it was rendered from.", max_length=71)
     revision: str | None = Field(None, description="spec.upgrade.revision at that time.", max_length=63)
     cause: Literal["Spec", "Revision", "Automatic"] = Field(description="What made the server take it.")
-    template: str = Field(description="The template as JSON.", max_length=65536)
+    template: str = Field(description="The template as JSON.", max_length=TEMPLATE_LIMIT)
+    proven: bool | None = Field(
+        None,
+        description="False until a rollout of it has completed with a ready pod: until then it follows the "
+        "operator's image and settings, so that their correction reaches pods that never started.",
+    )
 
 
 class ModelServerStatus(Status):

@@ -278,14 +278,6 @@ def job_spec(spec: FineTuneJobSpec) -> JobSpec:
     )
 
 
-def json_schemas() -> dict[str, dict[str, Any]]:
-    """The schemas of the documents that the operator writes: job, serverManifest."""
-    return {
-        "job": JobDocument.model_json_schema(by_alias=True),
-        "serverManifest": ServerManifest.model_json_schema(by_alias=True),
-    }
-
-
 def _model(source: BaseModelSource) -> JobModel:
     return JobModel(source=source.source, revision=source.revision, fingerprint=source.fingerprint)
 

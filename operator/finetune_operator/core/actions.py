@@ -38,12 +38,16 @@ class Apply:
 
 @dataclass(frozen=True)
 class Patch:
-    """Merge-patch one child, for fields that change during its life (`spec.suspend` of a Job)."""
+    """Merge-patch one child, for fields that change during its life (`spec.suspend` of a Job).
+
+    `optional`: nothing depends on it, so that a refusal of it is logged and hides nothing else.
+    """
 
     api_version: str
     kind: str
     name: str
     body: Manifest
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Delete:
     """Delete a child in the background, only if it still is the object with this uid.
 
     `grace_seconds` 0 removes a pod without waiting for its node, None leaves the pod its own grace period.
+    `optional` as for a Patch.
     """
 
     api_version: str
@@ -58,6 +63,7 @@ class Delete:
     name: str
     uid: str
     grace_seconds: int | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)

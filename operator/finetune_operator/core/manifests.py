@@ -102,10 +102,25 @@ def label(manifest: Manifest, key: str) -> str:
     return text(manifest, "metadata", "labels", key)
 
 
+def controller(manifest: Manifest) -> Mapping[str, Any]:
+    """The owner reference of what controls the object, empty when nothing does."""
+    references = items(manifest, "metadata", "ownerReferences")
+    return next((ref for ref in references if ref.get("controller") is True), {})
+
+
 def controller_uid(manifest: Manifest) -> str:
     """The uid of the object that controls this one, "" when nothing does."""
-    references = items(manifest, "metadata", "ownerReferences")
-    return next((text(ref, "uid") for ref in references if ref.get("controller") is True), "")
+    return text(controller(manifest), "uid")
+
+
+def name_conflict(live: Manifest) -> str:
+    """What to tell the owner of a child whose name this object of somebody else has."""
+    found, what = controller(live), f"{text(live, 'kind')} {name_of(live)}"
+    whose = f"is controlled by {text(found, 'kind')} {text(found, 'name')}" if found else "has no controller"
+    return (
+        f"{what} exists already and {whose}; it was not created for this object and is left alone. "
+        "Delete it, or create this object under another name."
+    )
 
 
 def finished(job: Manifest) -> bool:

@@ -64,25 +64,29 @@ def let_run(child: Manifest, workload: Manifest | None, queue: str | None, *, ku
     return Patch("batch/v1", "Job", name_of(child), {"metadata": {"labels": {QUEUE_LABEL: queue}}})
 
 
-def waiting(child: Manifest, workload: Manifest | None, *, kueue: bool, now: datetime) -> Waiting | None:
+def waiting(
+    child: Manifest, workload: Manifest | None, *, kueue: bool, now: datetime, problem: str = ""
+) -> Waiting | None:
     """Why the Job is suspended although the run may go on; None when it is not, or will be resumed.
 
-    `kueue` says whether the API server serves Kueue's Workloads at all.
+    `kueue` says whether the API server serves Kueue's Workloads at all, `problem` why it does not list them.
     """
     if not suspended(child) or (_new(child, now) and not condition(workload, "QuotaReserved")):
         return None
     if workload is not None:
         return _of_workload(child, workload)
-    return None if _ours(child) else _without_workload(child, kueue)
+    return None if _ours(child) else _without_workload(child, kueue, problem)
 
 
-def _without_workload(child: Manifest, kueue: bool) -> Waiting:
+def _without_workload(child: Manifest, kueue: bool, problem: str) -> Waiting:
     queue, name = label(child, QUEUE_LABEL), name_of(child)
     if not queue:
         remedy = "set spec.suspend of the Job to false to let it go on"
         return Waiting("JobSuspended", f"Job {name} is suspended by somebody else; {remedy}.")
     if not kueue:
         return Waiting("KueueNotInstalled", f"Job {name} {_not_installed(queue)}")
+    if problem:
+        return Waiting("WorkloadsNotListed", _not_listed(name, queue, problem))
     return Waiting(
         "Pending",
         f"Kueue has made no Workload for Job {name} yet; if this lasts, `kubectl describe job {name}` and "
@@ -100,6 +104,13 @@ def _not_installed(queue: str) -> str:
     return (
         f"waits for LocalQueue {queue}, but Kueue is not installed in this cluster: install it, or delete "
         "this FineTuneJob and create it without spec.scheduling.queueName."
+    )
+
+
+def _not_listed(name: str, queue: str, problem: str) -> str:
+    return (
+        f"Job {name} waits in LocalQueue {queue}; for what is not known, since Kueue's Workloads cannot be "
+        f"listed: {problem}. If `kubectl get workloads` works, the operator's role lacks them."
     )
 
 

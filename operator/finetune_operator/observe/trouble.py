@@ -203,7 +203,8 @@ def _unscheduled(pod: Manifest, settings: Settings, now: datetime) -> Iterator[T
     if not unseen and text(placed, "status") != "False":
         return
     since = moment(placed, "lastTransitionTime") or moment(pod, "metadata", "creationTimestamp")
-    if since is not None and now - since < (SCHEDULER_PATIENCE if unseen else PLACE_PATIENCE):
+    patience = SCHEDULER_PATIENCE if unseen else PLACE_PATIENCE
+    if (since is None and unseen) or (since is not None and now - since < patience):
         return
     scheduler = text(pod, "spec", "schedulerName") or "default-scheduler"
     missing = f"{scheduler} has not looked at it; check that this scheduler runs"

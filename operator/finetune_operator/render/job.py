@@ -122,7 +122,11 @@ def rendezvous(job: FineTuneJob, attempt: Attempt, child: Manifest) -> tuple[Man
     carried = stage_labels(job, attempt.stage, attempt.number)
     metadata = {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]}
     pods = {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid}
-    service = {
+    return _service(metadata, pods), _policy(metadata, pods)
+
+
+def _service(metadata: Manifest, pods: dict[str, str]) -> Manifest:
+    return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata,
@@ -133,7 +137,10 @@ def rendezvous(job: FineTuneJob, attempt: Attempt, child: Manifest) -> tuple[Man
             "ports": [{"name": "progress", "port": PROGRESS_PORT}],
         },
     }
-    policy = {
+
+
+def _policy(metadata: Manifest, pods: dict[str, str]) -> Manifest:
+    return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": metadata,
@@ -146,7 +153,6 @@ def rendezvous(job: FineTuneJob, attempt: Attempt, child: Manifest) -> tuple[Man
             ],
         },
     }
-    return service, policy
 
 
 def workspace(job: FineTuneJob) -> Manifest:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment, AdapterDeploymentStatus, ServingAdapter
-from finetune_operator.api.conditions import Fact, with_facts
+from finetune_operator.api.conditions import Fact, ready_events, with_facts
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Emit, Plan
+from finetune_operator.core.actions import Plan
 from finetune_operator.core.times import format_time
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.resolve import Resolution, resolve
@@ -27,7 +27,8 @@ def plan(observed: Observed, _settings: Settings, now: datetime) -> Plan:
     resolution = resolve(deployment, observed.job)
     where = standing(observed, resolution)
     status = _status(observed, resolution, where, now)
-    return Plan(tuple(_events(deployment, where)), status.to_status())
+    events = ready_events(deployment.status.conditions, status.conditions)
+    return Plan(tuple(events), status.to_status())
 
 
 def _status(
@@ -67,11 +68,3 @@ def _serving(
         return known
     taken = {"digest": target.digest, "source": target.source, "allow_unpromoted": target.allow_unpromoted}
     return known.model_copy(update=taken)
-
-
-def _events(deployment: AdapterDeployment, where: Standing) -> list[Emit]:
-    """One event per change of the Ready reason: a roll that starts, ends or is refused."""
-    before = deployment.status.condition("Ready")
-    if before is not None and before.reason == where.reason:
-        return []
-    return [Emit("Warning" if where.stalled else "Normal", where.reason, where.message)]

@@ -17,9 +17,12 @@ STOPPED = "Stopped"
 
 @dataclass(frozen=True)
 class Standing:
-    """`serving` is the version that answers now, also while a newer one rolls or was refused."""
+    """`serving` is the version that answers now, also while a newer one rolls or was refused.
 
-    ready: bool
+    `ready` None: the server has no room to tell.
+    """
+
+    ready: bool | None
     serving: str | None
     reason: str
     message: str
@@ -32,7 +35,7 @@ class Standing:
     @property
     def stalled(self) -> bool:
         """Not there, and it will not get there without a change."""
-        return not self.ready and not self.moving and self.reason != STOPPED
+        return self.ready is False and not self.moving and self.reason != STOPPED
 
 
 def standing(observed: Observed, resolution: Resolution) -> Standing:
@@ -57,7 +60,7 @@ def _on_server(
 ) -> Standing:
     version = resolution.target.version if resolution.target is not None else ""
     if entry is None or entry.version != version:
-        return _unreported(server, entry)
+        return _unreported(deployment, server, entry)
     serving, reason, message = entry.serving_version, entry.reason or entry.state, entry.message or ""
     if entry.state == "Serving":
         said = f"Every ready replica answers {deployment.spec.alias} with {version}."
@@ -67,14 +70,14 @@ def _on_server(
     return Standing(False, serving, reason, message + _trouble(server))
 
 
-def _unreported(server: ModelServer, entry: AdapterState | None) -> Standing:
+def _unreported(deployment: AdapterDeployment, server: ModelServer, entry: AdapterState | None) -> Standing:
     name = server.metadata.name
     if entry is None and server.status.adapters_left_out:
         message = (
             f"ModelServer {name} has more AdapterDeployments than its status has room for, and this one is "
             "left out; move some to another ModelServer."
         )
-        return Standing(False, None, "NotReported", message)
+        return Standing(None, _last_serving(deployment), "NotReported", message)
     serving = entry.serving_version if entry is not None else None
     return Standing(False, serving, "Rolling", f"Waiting for ModelServer {name}." + _trouble(server))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+import logging
 
 from finetune_operator.core.actions import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan, Refusal
-from finetune_operator.core.manifests import controller_uid, items, label, name_of, terminating, text
+from finetune_operator.core.manifests import controller_uid, label, name_conflict, name_of, terminating, text
 from finetune_operator.render.names import UID_LABEL
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.events import Recorder
@@ -14,6 +15,7 @@ from finetune_operator.runtime.resources import Key, Resource, resource_of
 from finetune_operator.runtime.statuses import StatusWriter
 
 PERMANENT = frozenset({400, 403, 405, 413, 422})
+log = logging.getLogger(__name__)
 _WORDS = {Create: "create", Apply: "apply", Patch: "change", Delete: "delete"}
 
 
@@ -21,9 +23,9 @@ class ExecutionResult(enum.Enum):
     """What became of a plan."""
 
     UNCHANGED = "unchanged"
-    """Every action was done and the status was what it should be."""
+    """Every action was done; no child was changed and the status was what it should be."""
     WRITTEN = "written"
-    """Every action was done and the status was written."""
+    """Every action was done; a child was changed or the status was written."""
     STALE = "stale"
     """What the plan was computed from has changed: observe and plan again."""
 
@@ -50,8 +52,10 @@ class Executor:
 
         Raises RefusedError when an action is refused for good, ApiError when trying again may help.
         """
+        results = {ExecutionResult.UNCHANGED}
         for action in plan.actions:
-            if not await self._attempt(key, owner, action):
+            results.add(await self._attempt(key, owner, action))
+            if ExecutionResult.STALE in results:
                 return ExecutionResult.STALE
             self._metrics.acted(type(action).__name__)
         try:
@@ -60,32 +64,39 @@ class Executor:
             if error.status in (404, 409):
                 return ExecutionResult.STALE
             raise
-        return ExecutionResult.WRITTEN if written else ExecutionResult.UNCHANGED
+        changed = written or ExecutionResult.WRITTEN in results
+        return ExecutionResult.WRITTEN if changed else ExecutionResult.UNCHANGED
 
-    async def _attempt(self, key: Key, owner: Object, action: Action) -> bool:
+    async def _attempt(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
         try:
             return await self._perform(key, owner, action)
         except ApiError as error:
             if error.status not in PERMANENT:
                 raise
-            raise RefusedError(_refusal(action, error)) from error
+            refusal = _refusal(action, error)
+            if isinstance(action, Patch | Delete) and action.optional:
+                log.warning("refused", extra={"namespace": key.namespace, "error": refusal.message})
+                return ExecutionResult.UNCHANGED
+            raise RefusedError(refusal) from error
 
-    async def _perform(self, key: Key, owner: Object, action: Action) -> bool:
-        """Whether the action was done; False when it was decided from something that has changed since."""
+    async def _perform(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
+        """STALE when the action was decided from something that has changed since, and was not done."""
         match action:
             case Create(manifest):
                 return await self._create(key.namespace, manifest)
             case Apply(manifest, uid, version):
-                return await self._apply(key.namespace, manifest, uid, version)
+                done = await self._apply(key.namespace, manifest, uid, version)
+                return ExecutionResult.WRITTEN if done else ExecutionResult.STALE
             case Patch(api_version, kind, name, body):
-                return await self._patch(key.namespace, resource_of(api_version, kind), name, body)
+                done = await self._patch(key.namespace, resource_of(api_version, kind), name, body)
+                return ExecutionResult.WRITTEN if done else ExecutionResult.STALE
             case Delete():
                 await self._delete(key.namespace, action)
             case Emit(event_type, reason, message):
                 self._recorder.record(owner, event_type, reason, message)
-        return True
+        return ExecutionResult.UNCHANGED
 
-    async def _create(self, namespace: str, manifest: Manifest) -> bool:
+    async def _create(self, namespace: str, manifest: Manifest) -> ExecutionResult:
         try:
             await self._api.create(_resource(manifest), namespace, manifest)
         except ApiError as error:
@@ -93,10 +104,10 @@ class Executor:
                 raise
             live = await self._live(namespace, manifest)
             if live is None:
-                return False
+                return ExecutionResult.STALE
             _refuse_foreign(manifest, live)
-            return _is_child(manifest, live)
-        return True
+            return ExecutionResult.UNCHANGED if _is_child(manifest, live) else ExecutionResult.STALE
+        return ExecutionResult.WRITTEN
 
     async def _apply(self, namespace: str, manifest: Manifest, uid: str | None, version: str | None) -> bool:
         if uid is None and (live := await self._live(namespace, manifest)) is not None:
@@ -153,16 +164,8 @@ def _refuse_foreign(wanted: Manifest, live: Object) -> None:
         return
     # A Job of this owner that was deleted leaves its ConfigMap to the garbage collector for a moment.
     if not controller or label(live, UID_LABEL) != label(wanted, UID_LABEL):
-        raise RefusedError(_conflict(live))
-
-
-def _conflict(live: Object) -> Refusal:
-    kind, name = str(live.get("kind")), name_of(live)
-    references = items(live, "metadata", "ownerReferences")
-    owner = next((ref for ref in references if ref.get("controller") is True), None)
-    whose = f"belongs to {text(owner, 'kind')} {text(owner, 'name')}" if owner else "belongs to nobody"
-    message = f"{kind} {name} exists already and {whose}; rename or delete it, or use another name here."
-    return Refusal(kind, name, "NameConflict", message)
+        kind, name = text(live, "kind"), name_of(live)
+        raise RefusedError(Refusal(kind, name, "NameConflict", name_conflict(live)))
 
 
 def _refusal(action: Action, error: ApiError) -> Refusal:

@@ -26,8 +26,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 
 from finetune_operator import __version__
-from finetune_operator.core.manifests import items, mapping, text
-from finetune_operator.runtime.resources import OURS, Key
+from finetune_operator.core.manifests import condition, integer, items, mapping, text
+from finetune_operator.runtime.resources import MODELSERVER, OURS, Key
 
 PREFIX = "finetune_operator"
 RESULTS = ("written", "unchanged", "stale", "refused", "gone", "error")
@@ -37,10 +37,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the gauges need of an object; `budget_used` is a share of spec.budget.limit."""
+    """What the gauges need of an object; `budget_used` is a share of spec.budget.limit, `silent` why a server
+    of which no replica answers is not ready.
+    """
 
     conditions: tuple[tuple[str, str, str], ...]
     budget_used: float | None
+    silent: str | None
 
 
 class Objects:
@@ -56,7 +59,7 @@ class Objects:
         conditions = tuple(
             (intern(text(c, "type")), intern(text(c, "status")), intern(text(c, "reason"))) for c in found
         )
-        self._seen[key] = _Seen(conditions, _budget_used(owner))
+        self._seen[key] = _Seen(conditions, _budget_used(owner), _silent(key, owner))
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
@@ -64,7 +67,7 @@ class Objects:
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The gauges of now."""
-        return [self._objects(), self._conditions(), self._budgets()]
+        return [self._objects(), self._conditions(), self._silent_servers(), self._budgets()]
 
     def _objects(self) -> GaugeMetricFamily:
         labels = ["kind", "object_namespace"]
@@ -80,6 +83,15 @@ class Objects:
         tally = Tally((k.kind, k.namespace, *c) for k, seen in self._seen.items() for c in seen.conditions)
         for found, number in sorted(tally.items()):
             family.add_metric(list(found), number)
+        return family
+
+    def _silent_servers(self) -> GaugeMetricFamily:
+        help_text = "ModelServers of which no replica answers, by the reason of their condition Ready"
+        labels = ["object_namespace", "reason"]
+        family = GaugeMetricFamily(f"{PREFIX}_servers_not_answering", help_text, labels=labels)
+        tally = Tally((k.namespace, seen.silent) for k, seen in self._seen.items() if seen.silent)
+        for (namespace, reason), number in sorted(tally.items()):
+            family.add_metric([namespace, reason], number)
         return family
 
     def _budgets(self) -> GaugeMetricFamily:
@@ -220,6 +232,14 @@ def _budget_used(owner: Mapping[str, Any]) -> float | None:
     if not limit or spent is None or text(owner, "status", "completionTime"):
         return None
     return spent / limit
+
+
+def _silent(key: Key, owner: Mapping[str, Any]) -> str | None:
+    """None for other kinds, and where a replica answers."""
+    ready = condition(owner, "Ready")
+    if key.kind != MODELSERVER.kind or text(ready, "status") != "False":
+        return None
+    return None if integer(owner, "status", "readyReplicas") else intern(text(ready, "reason"))
 
 
 def _amount(value: str) -> float | None:

@@ -34,7 +34,7 @@ from finetune_operator.serving.children import AGENT_PORT
 from finetune_operator.serving.observed import told_generation
 
 TIMEOUT_SECONDS = 3.0
-MAX_BYTES = 256 * 1024
+MAX_BYTES = 1024 * 1024  # /state of 1024 versions with the longest names takes a third of it
 ASKED_AT_ONCE = 16
 # Every changed answer is a reconcile; with more pods than this allows, each is asked less often.
 ASKED_PER_SECOND = 15.0

@@ -163,11 +163,9 @@ class Reconciler:
 
     async def _read_live(self, key: Key) -> None:
         """A decision was refused because something had changed, so the cache is not believed either."""
+        before = self._owners.version(key)
         live = await self._api.get(own_resource(key.kind), key.namespace, key.name)
-        if live is None:
-            self._owners.remove(key)
-        else:
-            self._owners.put(key, live)
+        self._owners.reread(key, live, before)
 
     def _forget(self, key: Key) -> None:
         """Children are garbage-collected by their owner references; a new object of this name begins anew."""

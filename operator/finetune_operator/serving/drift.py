@@ -94,4 +94,5 @@ def _equal(key: str, wanted: Any, live: Any) -> bool:
 
 
 def _quantities(amounts: Mapping[str, Any]) -> dict[str, Decimal | str]:
-    return {name: quantity(value) or str(value) for name, value in amounts.items()}
+    read = {name: quantity(value) for name, value in amounts.items()}
+    return {name: str(amounts[name]) if amount is None else amount for name, amount in read.items()}

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Manifest, Refusal
-from finetune_operator.core.manifests import address, controller_uid, integer, items, label, text
+from finetune_operator.core.manifests import address, controller, controller_uid, integer, items, label, text
 from finetune_operator.render.names import server_name
 
 AGENT_PATIENCE = timedelta(seconds=30)
@@ -136,13 +137,20 @@ def told_generation(pod: Manifest) -> int:
     return int(told) if told.isascii() and told.isdigit() else 0
 
 
+def slots_of(pod: Manifest) -> int | None:
+    """How many adapters the engine of a pod or of a pod template holds, as its arguments say."""
+    for container in items(pod, "spec", "initContainers"):
+        args = container.get("args")
+        given = dict(pairwise(map(str, args))) if isinstance(args, (list, tuple)) else {}
+        if (slots := given.get("--max-cpu-loras", "")).isdigit():
+            return int(slots)
+    return None
+
+
 def is_replica(server: ModelServer, pod: Manifest) -> bool:
     """Whether a pod was made for this server: a ReplicaSet of its Deployment controls it.
 
     A copy of a pod carries the labels, but nothing controls it.
     """
-    expected = f"{server_name(server)}-{label(pod, 'pod-template-hash')}"
-    return any(
-        ref.get("controller") is True and ref.get("kind") == "ReplicaSet" and ref.get("name") == expected
-        for ref in items(pod, "metadata", "ownerReferences")
-    )
+    made_by, expected = controller(pod), f"{server_name(server)}-{label(pod, 'pod-template-hash')}"
+    return (text(made_by, "kind"), text(made_by, "name")) == ("ReplicaSet", expected)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_operator.core.actions import Action, Apply, Emit, Manifest
-from finetune_operator.core.manifests import items, name_of, terminating, text, uid_of
+from finetune_operator.core.manifests import controller, name_conflict, name_of, terminating, text, uid_of
 from finetune_operator.serving.children import intent_of
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed
@@ -59,24 +58,14 @@ def _taken(observed: Observed, kind: str, live: Manifest) -> Taken | None:
     server, name = observed.server.metadata, name_of(live)
     if observed.owns(live):
         return None
-    controller = _controller(live)
-    if controller.get("kind") == "ModelServer" and controller.get("name") == server.name:
+    found = controller(live)
+    if found.get("kind") == "ModelServer" and found.get("name") == server.name:
         message = (
             f"{kind} {name} belongs to an earlier ModelServer {server.name}; waiting until it is "
             f"garbage-collected{_since(live)}."
         )
         return Taken(kind, name, message, passing=True)
-    owner = f"{text(controller, 'kind')} {text(controller, 'name')}" if controller else "nobody"
-    message = (
-        f"{kind} {name} exists and is controlled by {owner}, not by this ModelServer, which leaves it alone. "
-        "Delete or rename it, or create the ModelServer under another name."
-    )
-    return Taken(kind, name, message, passing=False)
-
-
-def _controller(live: Manifest) -> Mapping[str, object]:
-    references = items(live, "metadata", "ownerReferences")
-    return next((ref for ref in references if ref.get("controller") is True), {})
+    return Taken(kind, name, name_conflict(live), passing=False)
 
 
 def _since(live: Manifest) -> str:

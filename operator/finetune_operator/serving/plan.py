@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from finetune_operator.api.conditions import ready_events
 from finetune_operator.api.modelserver import ModelServerStatus
 from finetune_operator.contracts.documents import ManifestBase
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Action, Emit, Manifest, Patch, Plan
+from finetune_operator.core.actions import Action, Emit, Patch, Plan
 from finetune_operator.serving import children
-from finetune_operator.serving.observed import GENERATION, Observed, PodState, told_generation
+from finetune_operator.serving.observed import GENERATION, Observed, PodState, slots_of, told_generation
 from finetune_operator.serving.ownership import Taken, put_right, taken
 from finetune_operator.serving.pod import base_name, cpu_slots
 from finetune_operator.serving.report import report
 from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.status import Decided, next_status
 from finetune_operator.serving.table import Table, current_table, write_table
-from finetune_operator.serving.template import Template, chosen
+from finetune_operator.serving.template import Template, chosen, proven
 from finetune_operator.serving.wanted import wanted_versions
 
 UNASKED_SECONDS = 1.0
@@ -51,21 +52,19 @@ def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
     step = next_step(current, wanted, observed.live, slots)
     answering, replicas = observed.answering(now), observed.server.spec.replicas
     reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
-    return Decided(
-        template, _deployment(observed, template), step, slots, reports, taken(observed), current.rebuilt
-    )
-
-
-def _deployment(observed: Observed, template: Template | None) -> Manifest | None:
-    if template is None:
-        return None
-    return children.deployment(observed.server, template.body, template.record.spec_digest)
+    deployment = None
+    if template is not None:
+        deployment = children.deployment(observed.server, template.body, template.record.spec_digest)
+        template = proven(template, observed, deployment)
+    return Decided(template, deployment, step, slots, reports, taken(observed), current.rebuilt)
 
 
 def _slots(observed: Observed, template: Template | None) -> Slots:
+    """Every pod loads all that the manifest lists, so the engine with the fewest slots limits it."""
     aliases = cpu_slots(observed.server)
-    engine = template.engine_slots if template is not None else None
-    return Slots(aliases, engine or aliases + 1)
+    told = [template.engine_slots if template is not None else None]
+    told += [slots_of(pod.pod) for pod in observed.live]
+    return Slots(aliases, min((slots for slots in told if slots), default=aliases + 1))
 
 
 def _children(observed: Observed, decided: Decided) -> list[Action]:
@@ -95,24 +94,13 @@ def _is_taken(kind: str, names: Sequence[Taken]) -> bool:
 def _nudges(pods: Sequence[PodState], table: Table) -> list[Action]:
     """An annotation on the pod makes the kubelet refresh the mounted manifest at once, not in a minute."""
     told = {"metadata": {"annotations": {GENERATION: str(table.generation)}}}
-    return [
-        Patch("v1", "Pod", pod.name, told) for pod in pods if told_generation(pod.pod) != table.generation
-    ]
+    behind = (pod for pod in pods if told_generation(pod.pod) != table.generation)
+    return [Patch("v1", "Pod", pod.name, told, optional=True) for pod in behind]
 
 
 def _events(observed: Observed, decided: Decided, status: ModelServerStatus) -> list[Action]:
     rebuilt = "The server manifest was lost or edited; it is made again from what pods and statuses hold."
     return [
         *([Emit("Warning", "ManifestRebuilt", rebuilt)] if decided.rebuilt else []),
-        *_news(observed, status),
+        *ready_events(observed.server.status.conditions, status.conditions),
     ]
-
-
-def _news(observed: Observed, status: ModelServerStatus) -> list[Action]:
-    """One event per change of the Ready reason."""
-    before, after = observed.server.status.condition("Ready"), status.condition("Ready")
-    if after is None or (before is not None and before.reason == after.reason):
-        return []
-    stalled = status.condition("Stalled")
-    warning = stalled is not None and stalled.status == "True"
-    return [Emit("Warning" if warning else "Normal", after.reason, after.message)]

@@ -20,6 +20,7 @@ from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.names import manifest_name
 from finetune_operator.render.placement import with_gpus
 from finetune_operator.render.resources import replica_resources, shared_memory
+from finetune_operator.serving.children import AGENT_PORT, GATEWAY_PORT
 
 MANIFEST_FOLDER = "/etc/finetune/server"
 KEYS_FOLDER = "/etc/finetune/keys"
@@ -122,7 +123,10 @@ def _gateway(server: ModelServer, settings: Settings, image: str, pod: Mounts) -
         **_container(
             "gateway", image, settings, _gateway_arguments(server), _gateway_mounts(server, pod), {}
         ),
-        "ports": [{"name": "http", "containerPort": 8000}, {"name": "agent", "containerPort": 8001}],
+        "ports": [
+            {"name": "http", "containerPort": GATEWAY_PORT},
+            {"name": "agent", "containerPort": AGENT_PORT},
+        ],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "agent"}, "periodSeconds": 2},
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "agent"},

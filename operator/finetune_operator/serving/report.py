@@ -72,9 +72,13 @@ def _on_its_way(
 def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing:
     """A slot that is used for a moment comes free by itself; aliases that fill the server do not go."""
     passing = sorted(step.holding - set(step.table.routes.values()))
+    uses = ", ".join(f"{name}{_in_flight(name, pods)}" for name in passing[:SHOWN])
     if want.alias in step.table.routes and passing:
-        uses = ", ".join(f"{name}{_in_flight(name, pods)}" for name in passing)
         return Standing("Loading", "WaitingForSlot", f"The surge slot is in use by {uses}.")
+    if not step.full:
+        busy = f"The free slots are in use by {uses}; they come free when those are routed or unloaded."
+        fewer = "Pods run that were started with fewer slots; waiting until they are replaced."
+        return Standing("Pending", "WaitingForSlot", busy if passing else fewer)
     if want.alias in step.table.routes:
         return Standing(
             "Failed",

@@ -32,12 +32,13 @@ class Slots:
 @dataclass(frozen=True)
 class Step:
     """The table after one step. `holding` are the versions that take a slot of the engines, `without_slot`
-    the wanted ones for which there is none.
+    the wanted ones for which there is none. `full`: aliases that stay take every slot.
     """
 
     table: Table
     holding: frozenset[str]
     without_slot: frozenset[str]
+    full: bool
 
     @cached_property
     def aliases(self) -> tuple[str, ...]:
@@ -68,7 +69,9 @@ def next_step(current: Table, wanted: Sequence[Wanted], pods: Sequence[PodState]
             without_slot.add(name)
     changed = (versions, routes) != (dict(current.versions), dict(current.routes))
     generation = current.generation + 1 if changed or current.generation == 0 else current.generation
-    return Step(Table(generation, versions, routes), frozenset(holding), frozenset(without_slot))
+    staying = aliases & {want.alias for want in wanted if want.keeps_route}
+    full = len(staying) >= slots.aliases
+    return Step(Table(generation, versions, routes), frozenset(holding), frozenset(without_slot), full)
 
 
 def followed(generation: int, pods: Sequence[PodState]) -> bool:

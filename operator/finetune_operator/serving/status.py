@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 
-from finetune_operator.api.conditions import Fact, clip, with_facts
+from finetune_operator.api.conditions import MESSAGE_LIMIT, Fact, clip, with_facts, word
 from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
@@ -18,12 +19,21 @@ from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.ownership import Taken
 from finetune_operator.serving.report import AliasReport
 from finetune_operator.serving.routing import Slots, Step
-from finetune_operator.serving.template import UPDATE_AVAILABLE, Template, Upgrade, in_force, rolled_out
+from finetune_operator.serving.template import (
+    UPDATE_AVAILABLE,
+    Template,
+    Upgrade,
+    in_force,
+    refused,
+    rolled_out,
+)
 from finetune_operator.serving.trouble import trouble_of
 
 ENTRIES = 1024  # what the schema takes
-ADAPTERS_BYTES = 240_000  # etcd takes 1.5 MB of an object; readers and caches hold it many times
-SHORTEST_MESSAGE = 80
+# etcd takes 1.5 MB of an object; readers and caches hold it many times.
+ADAPTERS_BYTES = 240_000  # with messages, which are cut for it
+ENTRIES_BYTES = 600_000  # without messages: a thousand whose names are all as long as names may be
+SHORTEST_MESSAGE = 40
 STOPPED = "Stopped"
 
 
@@ -49,7 +59,7 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
     """The whole status; conditions keep their transition times."""
     server, template = observed.server, decided.template
     generation = server.metadata.generation
-    facts = [*_facts(observed, settings, decided, now), _update(observed, decided)]
+    facts = [*_facts(observed, settings, decided, now), _update(observed, settings, decided)]
     entries = _entries(decided.reports)
     return ModelServerStatus(
         observed_generation=generation,
@@ -71,8 +81,8 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
 def _facts(observed: Observed, settings: Settings, decided: Decided, now: datetime) -> Iterator[Fact]:
     """Ready says whether replicas answer; Reconciling and Stalled whether the server is as its spec says."""
     replicas, answering = observed.server.spec.replicas, len(observed.answering(now))
+    ready = answering >= replicas > 0 and not any(entry.kind == "Service" for entry in decided.taken)
     trouble = _blocked(observed, decided)
-    ready = trouble is None and answering >= replicas
     if trouble is None and not (ready and _as_specified(observed, decided)):
         trouble = trouble_of(observed, decided.template, decided.step.table, settings, now)
     counted = f"{answering} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}."
@@ -90,7 +100,7 @@ def _as_specified(observed: Observed, decided: Decided) -> bool:
 
 
 def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
-    """What makes it useless to look at pods."""
+    """What keeps the server from being as its spec says, whatever its pods do."""
     if observed.refusal is not None:
         return Trouble(observed.refusal.reason, observed.refusal.message, stalled=True)
     for taken in sorted(decided.taken, key=lambda entry: entry.passing):
@@ -102,21 +112,26 @@ def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
     return None
 
 
-def _update(observed: Observed, decided: Decided) -> Fact:
+def _update(observed: Observed, settings: Settings, decided: Decided) -> Fact:
     """Whether the operator would render other pods now, and how they come."""
-    template = decided.template
+    template, problem = decided.template, refused(observed.server, settings)
     if template is None or not in_force(observed.server, template):
         return Fact(UPDATE_AVAILABLE, None, "NotRendered", "There are no pods for this spec; see Stalled.")
+    if problem is not None:
+        reason, message = problem
+        return Fact(UPDATE_AVAILABLE, False, reason, f"The pods stay as they are: {message}")
     if template.upgrade is not None:
         return _available(observed.server.spec.upgrade.policy, template.upgrade)
     if template.record.cause == "Automatic" and not rolled_out(observed.deployment, decided.deployment):
-        message = "Pods with the operator's present image and settings replace the others."
+        message = "Pods with the operator's current image and settings replace the others."
         return Fact(UPDATE_AVAILABLE, False, "Upgrading", message)
-    return Fact(UPDATE_AVAILABLE, False, "UpToDate", "The pods are what the operator would render now.")
+    return Fact(
+        UPDATE_AVAILABLE, False, "UpToDate", "The pods run the operator's current image and settings."
+    )
 
 
 def _available(policy: str, upgrade: Upgrade) -> Fact:
-    changes = f"The operator would render now: {upgrade.changes}."
+    changes = f"Would change: {upgrade.changes}."
     if policy == "Manual":
         how = "Set spec.upgrade.revision to a new value to roll it out, or spec.upgrade.policy to Automatic."
         return Fact(UPDATE_AVAILABLE, True, "UpdateAvailable", f"{changes} {how}")
@@ -137,32 +152,32 @@ def _serves(report: AliasReport) -> bool:
 
 
 def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
-    """As many entries as there is room for, those that need somebody's attention first."""
-    ordered = sorted(reports, key=_serves)
-    telling = sum(not _serves(report) for report in reports)
-    longest = max(SHORTEST_MESSAGE, ADAPTERS_BYTES // 2 // max(telling, 1))
-    entries: list[AdapterState] = []
-    room = ADAPTERS_BYTES
-    for report in ordered[:ENTRIES]:
-        entry = _entry(report, longest)
-        room -= len(json.dumps(entry.to_dict(), separators=(",", ":")))
-        if room < 0:
-            break
-        entries.append(entry)
-    return tuple(entries)
+    """Those that need somebody's attention first; every entry has room before messages share the rest."""
+    ordered = sorted(reports, key=_serves)[:ENTRIES]
+    bare = [_entry(report) for report in ordered]
+    taken = list(accumulate(len(json.dumps(entry.to_dict(), separators=(",", ":"))) for entry in bare))
+    shown = sum(size <= ENTRIES_BYTES for size in taken)
+    telling = sum(not _serves(report) for report in ordered[:shown])
+    share = (ADAPTERS_BYTES - taken[shown - 1]) // telling if telling else 0
+    longest = min(max(SHORTEST_MESSAGE, share), MESSAGE_LIMIT)
+    return tuple(_with_message(*one, longest) for one in zip(ordered[:shown], bare[:shown], strict=True))
 
 
-def _entry(report: AliasReport, longest: int) -> AdapterState:
-    """One that serves needs no words: state and version say it all."""
+def _entry(report: AliasReport) -> AdapterState:
+    """One that serves needs no words. What pods and unreadable objects say may have any length."""
     want, standing = report.wanted, report.standing
-    serves = _serves(report)
     return AdapterState(
-        alias=want.alias,
+        alias=clip(want.alias, 63),
         deployment=want.deployment,
         version=want.version,
         state=standing.state,
         serving_version=report.serving,
-        reason=None if serves else standing.reason,
-        message=None if serves else clip(standing.message, min(longest, 1024)),
+        reason=None if _serves(report) else word(standing.reason),
         replicas_ready=report.replicas_ready,
     )
+
+
+def _with_message(report: AliasReport, entry: AdapterState, longest: int) -> AdapterState:
+    if _serves(report):
+        return entry
+    return entry.model_copy(update={"message": clip(report.standing.message, longest)})

@@ -3,17 +3,17 @@
 Image and arguments, environment and probes belong together, and all of them come from the operator and its
 settings. So the whole template is kept, in the status, which only the operator writes: an upgrade of the
 operator or a change of its settings rolls no server, and a Deployment that was edited or deleted comes back.
+A template that no rollout has completed with protects nothing: it follows the settings, which may be wrong.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from finetune_operator.api.modelserver import ModelServer, TemplateRecord
+from finetune_operator.api.modelserver import TEMPLATE_LIMIT, ModelServer, TemplateRecord
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
@@ -21,7 +21,7 @@ from finetune_operator.core.manifests import condition, integer, items, mapping,
 from finetune_operator.render.names import labels
 from finetune_operator.serving.children import SPEC, intent_of, selector
 from finetune_operator.serving.drift import difference
-from finetune_operator.serving.observed import Observed
+from finetune_operator.serving.observed import Observed, slots_of
 from finetune_operator.serving.pod import pod_template
 
 UPDATE_AVAILABLE = "UpdateAvailable"
@@ -52,18 +52,27 @@ class Template:
     @property
     def engine_slots(self) -> int | None:
         """How many adapters the engine holds, as its arguments say."""
-        args = [arg for c in items(self.body, "spec", "initContainers") for arg in _arguments_of(c)]
-        given = str(dict(pairwise(args)).get("--max-cpu-loras", ""))
-        return int(given) if given.isdigit() else None
+        return slots_of(self.body)
 
 
 def refused(server: ModelServer, settings: Settings) -> tuple[str, str] | None:
-    """A reason and a sentence where the administrator lacks or does not allow what the spec asks for."""
+    """A reason and a sentence where the spec asks for what the administrator lacks or does not allow, or for
+    more than the status can keep.
+    """
     unknown = settings.gpu_type_problem(server.spec.resources.gpu_type)
     if unknown is not None:
         return "UnknownGpuType", unknown
     forbidden = settings.permission_problem(server.spec.pod_template, server.spec.scheduling)
-    return None if forbidden is None else ("NotAllowed", forbidden)
+    if forbidden is not None:
+        return "NotAllowed", forbidden
+    size = len(_as_text(_rendered(server, settings)))
+    if size <= TEMPLATE_LIMIT:
+        return None
+    message = (
+        f"The pod template has {size} characters, {TEMPLATE_LIMIT} are allowed; shorten the annotations in "
+        "spec.podTemplate, or ask the administrator to shorten the operator's settings."
+    )
+    return "TemplateTooLarge", message
 
 
 def chosen(observed: Observed, settings: Settings) -> Template | None:
@@ -81,10 +90,20 @@ def chosen(observed: Observed, settings: Settings) -> Template | None:
     changes = _changes(kept.body, fresh)
     if not changes:
         return kept
+    if kept.record.proven is False:
+        return _recorded(server, fresh, kept.record.cause)
     upgrade = Upgrade(changes, _first(server, observed.peers))
     if server.spec.upgrade.policy == "Automatic" and _told(server) and upgrade.waits_for is None:
         return _recorded(server, fresh, "Automatic")
     return Template(kept.body, kept.record, upgrade)
+
+
+def proven(template: Template, observed: Observed, intent: Manifest) -> Template:
+    """The template with the note that its rollout has completed, once it has and a pod of it is ready."""
+    ready = any(pod.ready for pod in observed.live)
+    if template.record.proven is not False or not ready or not rolled_out(observed.deployment, intent):
+        return template
+    return replace(template, record=template.record.model_copy(update={"proven": True}))
 
 
 def in_force(server: ModelServer, template: Template | None) -> bool:
@@ -137,12 +156,17 @@ def _rendered(server: ModelServer, settings: Settings) -> Manifest:
     return plain
 
 
+def _as_text(body: Manifest) -> str:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
 def _recorded(server: ModelServer, body: Manifest, cause: Cause) -> Template:
     record = TemplateRecord(
         spec_digest=_spec_digest(server),
         revision=server.spec.upgrade.revision,
         cause=cause,
-        template=json.dumps(body, separators=(",", ":"), sort_keys=True),
+        template=_as_text(body),
+        proven=False,
     )
     return Template(body, record)
 
@@ -154,9 +178,13 @@ def _kept(observed: Observed) -> Template | None:
         return Template(body, record)
     if not observed.owns(live):
         return None
-    found = _recorded(server, mapping(live, "spec", "template"), "Spec")
+    body = mapping(live, "spec", "template")
+    if len(_as_text(body)) > TEMPLATE_LIMIT:
+        return None
+    found = _recorded(server, body, "Spec")
     rendered_from = text(live, "metadata", "annotations", SPEC) or found.record.spec_digest
-    return Template(found.body, found.record.model_copy(update={"spec_digest": rendered_from}))
+    known = {"spec_digest": rendered_from, "proven": None}
+    return Template(found.body, found.record.model_copy(update=known))
 
 
 def _parsed(record: TemplateRecord) -> Manifest | None:

@@ -8,15 +8,21 @@ from datetime import datetime, timedelta
 
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import condition, integer, items, mapping, text
+from finetune_operator.core.manifests import condition, integer, is_true, items, mapping, text
 from finetune_operator.observe.trouble import ENGINE_STARTS, Trouble, pod_troubles
 from finetune_operator.render.names import server_name
+from finetune_operator.serving.children import AGENT_PORT
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims, mounted_secrets
 from finetune_operator.serving.table import Table
 from finetune_operator.serving.template import Template, in_force, refused
 
 PATIENCE = timedelta(minutes=10)  # an autoscaler brings a node, a cloud attaches a disk
+_MORE_MEMORY = {
+    "engine": "raise spec.resources.memory",
+    "gateway": "its limit of 1Gi is fixed, so spread the load: raise spec.replicas",
+    "fetch-base": "it has no limit, so the node was out of memory: choose others with spec.nodeSelector",
+}
 NO_ROOM = frozenset({"Unschedulable", "PodsRefused"})
 
 
@@ -91,7 +97,10 @@ def _restarted(pod: PodState) -> Iterator[Trouble]:
 
 def _ended(where: str, container: Manifest, ended: Manifest) -> Trouble:
     if text(ended, "reason") == "OOMKilled":
-        message = f"{where} was OOM-killed; raise spec.resources.memory."
+        remedy = _MORE_MEMORY.get(
+            text(container, "name"), "it needs more memory than whoever added it gives it"
+        )
+        message = f"{where} was OOM-killed; {remedy}."
         return Trouble("OutOfMemory", message, stalled=True)
     said = (text(ended, "message") or text(ended, "reason") or "no message").strip()
     code = integer(ended, "exitCode")
@@ -121,8 +130,8 @@ def _unreachable(observed: Observed, now: datetime) -> Iterator[Trouble]:
             since = pod.state_at.strftime("%H:%M:%S UTC") if pod.state_at is not None else ""
             yield Trouble(
                 "AgentUnreachable",
-                f"Pod {pod.name} is Ready, but the operator gets no answer from its port 8001 since {since}: "
-                "check that NetworkPolicies and a service mesh (strict mTLS) let the operator in.",
+                f"Pod {pod.name} is Ready, but the operator gets no answer from its port {AGENT_PORT} since "
+                f"{since}: check that NetworkPolicies and a service mesh (strict mTLS) let the operator in.",
                 stalled=True,
             )
 
@@ -135,8 +144,29 @@ def _deadline(observed: Observed) -> Iterator[Trouble]:
 
 
 def _starting(observed: Observed) -> Trouble:
-    if any(not pod.ready for pod in observed.live):
-        return Trouble("Starting", "The engine is loading the base model.")
+    for pod in observed.live:
+        if not pod.ready:
+            return Trouble("Starting", _phase(pod))
     if len(observed.live) < observed.server.spec.replicas:
         return Trouble("Starting", "Pods are being created.")
     return Trouble("RollingUpdate", "Pods are being replaced.")
+
+
+def _phase(pod: PodState) -> str:
+    """What a pod does before its agent speaks, from the first container that has not started."""
+    statuses = items(pod.pod, "status", "initContainerStatuses")
+    status = next((one for one in statuses if not _started(one)), None)
+    if statuses and status is None:
+        return f"The gateway of pod {pod.name} is starting."
+    if "running" in mapping(status, "state"):
+        fetches = text(status, "name") == "fetch-base"
+        return "The base model is being fetched." if fetches else "The engine is loading the base model."
+    if status is not None and is_true(pod.pod, "PodReadyToStartContainers"):
+        return f"Image {text(status, 'image')} of pod {pod.name} is being pulled."
+    return f"Pod {pod.name} is being set up: node, volumes and network."
+
+
+def _started(container: Manifest) -> bool:
+    """Whether an init container is done, or, as a sidecar, up."""
+    done = mapping(container, "state", "terminated")
+    return container.get("started") is True or (bool(done) and integer(done, "exitCode") == 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from finetune_operator.api.finetunejobstatus import Attempt
@@ -64,7 +64,8 @@ def superseded(run: Run) -> tuple[Action, ...]:
     stages = dict.fromkeys(attempt.stage for attempt in run.status.attempts)
     old = [a for stage in stages for a in of_stage(run.status.attempts, stage)[:-KEPT]]
     jobs = (run.observed.jobs.get(attempt.job) for attempt in old)
-    return deleting("batch/v1", "Job", (job for job in jobs if job is not None and finished(job)))
+    doomed = deleting("batch/v1", "Job", (job for job in jobs if job is not None and finished(job)))
+    return tuple(replace(delete, optional=True) for delete in doomed)
 
 
 def after_end(run: Run) -> Decision:
@@ -79,7 +80,7 @@ def after_end(run: Run) -> Decision:
     return Decision(actions=actions, again=min(filter(None, (left, waits)), default=None))
 
 
-def deleting(api_version: str, kind: str, children: Iterable[Manifest]) -> tuple[Action, ...]:
+def deleting(api_version: str, kind: str, children: Iterable[Manifest]) -> tuple[Delete, ...]:
     """Delete children, unless they are on their way already; pods, ConfigMap and Service go with a Job."""
     alive = (child for child in children if uid_of(child) and not terminating(child))
     return tuple(Delete(api_version, kind, name_of(child), uid_of(child)) for child in alive)

@@ -27,7 +27,8 @@ class Observed:
     `runs` are the finished FineTuneJobs of the namespace that measured an MFU, shown only when the job.json
     of prepare is about to be written. `refusal` is
     what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
-    by the Job's name; `kueue` says whether the cluster has Kueue.
+    by the Job's name; `kueue` says whether the cluster has Kueue, and `kueue_problem` why its Workloads
+    cannot be listed, "" while they can.
     """
 
     job: FineTuneJob
@@ -39,6 +40,7 @@ class Observed:
     runs: tuple[Manifest, ...] = ()
     workloads: Mapping[str, Manifest] = field(default_factory=dict)
     kueue: bool = False
+    kueue_problem: str = ""
     refusal: Refusal | None = None
     progress_at: datetime | None = None
     progress_failed: bool = False

@@ -53,8 +53,9 @@ def waiting_for(run: Run, trouble: Trouble) -> Waiting:
 def given_up(run: Run, trouble: Trouble, waiting: Waiting) -> AttemptOutcome | None:
     """How the attempt ends because of its trouble; None while it may go on waiting."""
     until, since = moment_of(waiting.until), moment_of(waiting.since)
-    if until is None or since is None or run.now < until:
-        return None
+    noted = run.job.status.waiting is not None and run.job.status.waiting.reason == waiting.reason
+    if until is None or since is None or run.now < until or not noted:
+        return None  # what was not noted yet may be news of an old cache; once noted the pods are read live
     lasted = int((run.now - since).total_seconds())
     limit = (
         f" This has lasted {lasted} s, longer than the administrator allows."

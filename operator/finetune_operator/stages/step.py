@@ -247,7 +247,8 @@ def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blo
 def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
     """The Job is suspended though the run may go on: by us until now, by Kueue, or by somebody else."""
     workload = run.observed.workloads.get(attempt.job)
-    why = waiting(child, workload, kueue=run.observed.kueue, now=run.now)
+    kueue, problem = run.observed.kueue, run.observed.kueue_problem
+    why = waiting(child, workload, kueue=kueue, problem=problem, now=run.now)
     resuming = _resuming(run, attempt, child)
     if why is None:
         return Decision(actions=resuming, again=run.settings.progress_seconds)

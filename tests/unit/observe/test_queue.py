@@ -94,6 +94,16 @@ def test_without_a_workload_the_job_says_who_keeps_it(
     assert words in found.message
 
 
+def test_a_queued_job_says_why_it_is_not_known_what_it_waits_for() -> None:
+    found = waiting(child(), None, kueue=True, problem="workloads is forbidden", now=NOW)
+    assert found is not None
+    assert found.reason == "WorkloadsNotListed"
+    assert "Workloads cannot be listed: workloads is forbidden." in found.message
+    known = waiting(child(), workload("larger than the quota"), kueue=True, problem="x", now=NOW)
+    assert known is not None
+    assert known.reason == "Pending", "what was listed before still holds"
+
+
 def test_kueue_is_given_a_moment_to_say_whether_there_is_quota_for_a_new_job() -> None:
     made = workload("quota used by another")
     unseen = {**made, "status": {}}

@@ -285,11 +285,24 @@ def test_what_serves_is_recorded_as_it_was_taken_into_service() -> None:
     assert again.status["serving"] == {**SERVED, **since}
 
 
-def test_a_deployment_that_the_servers_status_has_no_room_for_says_so() -> None:
+@pytest.mark.parametrize(
+    ("before", "serving"),
+    [
+        pytest.param({}, None, id="nothing was told yet"),
+        pytest.param({**KEPT_SAME, "serving": SERVED}, NEW, id="what answered last is kept"),
+    ],
+)
+def test_a_deployment_that_the_servers_status_has_no_room_for_is_unknown(
+    before: dict[str, Any], serving: str | None
+) -> None:
     there = server()
     there = there.model_copy(update={"status": there.status.model_copy(update={"adapters_left_out": 7})})
-    found = told(there=there)
-    assert (found["Ready"]["reason"], found["Stalled"]["status"]) == ("NotReported", "True")
+    decided = plan(Observed(deployment(before), job(), there), SETTINGS, NOW)
+    assert decided.status is not None
+    found = {c["type"]: (c["status"], c["reason"]) for c in decided.status["conditions"]}
+    assert found["Ready"] == ("Unknown", "NotReported")
+    assert {found[kind][0] for kind in ("Reconciling", "Stalled")} == {"False"}
+    assert (decided.status.get("serving") or {}).get("version") == serving
 
 
 def test_a_run_or_server_that_cannot_be_read_is_told_and_nothing_is_taken_back() -> None:

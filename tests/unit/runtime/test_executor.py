@@ -89,9 +89,9 @@ async def test_creating_what_is_there_is_success(server: Any, executor: Executor
 
 
 _TAKEN = [
-    ("another owner's", THEIRS, "belongs to App shop"),
-    ("nobody's", {}, "belongs to nobody"),
-    ("nobody's any more, with our label", {"labels": OURS["labels"]}, "belongs to nobody"),
+    ("another owner's", THEIRS, "is controlled by App shop"),
+    ("nobody's", {}, "has no controller"),
+    ("nobody's any more, with our label", {"labels": OURS["labels"]}, "has no controller"),
 ]
 
 
@@ -161,6 +161,32 @@ async def test_patching_what_is_gone_means_look_again(server: Any, executor: Exe
     plan = Plan((Patch("batch/v1", "Job", "j", {"spec": {"suspend": True}}),), STATUS)
     assert await executor.execute(KEY, owner, plan) is RESULT.STALE
     assert ("PUT", f"{OWNER}/status") not in server.seen
+
+
+@pytest.mark.parametrize("status", [403, 422])
+async def test_an_optional_patch_that_is_refused_hides_nothing_else(
+    server: Any, executor: Executor, owner: Any, status: int
+) -> None:
+    server.fault("PATCH", f"{JOBS}/j", status, "no annotations")
+    nudge = Patch("batch/v1", "Job", "j", {"metadata": {"annotations": {"a": "1"}}}, optional=True)
+    assert await executor.execute(KEY, owner, Plan((nudge, Apply(CONFIGMAP)), STATUS)) is RESULT.WRITTEN
+    assert f"{CONFIGMAPS}/c" in server.objects
+
+
+_WRITES = [
+    ("nothing", (), RESULT.UNCHANGED),
+    ("an event", (Emit("Normal", "Started", "prepare started"),), RESULT.UNCHANGED),
+    ("a child put back", (Apply(CONFIGMAP, uid="uid-c"),), RESULT.WRITTEN),
+    ("a field changed", (Patch("v1", "ConfigMap", "c", {"data": {"a": "1"}}),), RESULT.WRITTEN),
+]
+
+
+@pytest.mark.parametrize(("actions", "result"), [w[1:] for w in _WRITES], ids=[w[0] for w in _WRITES])
+async def test_a_child_that_was_written_counts_as_a_write(
+    server: Any, executor: Executor, owner: Any, actions: Any, result: ExecutionResult
+) -> None:
+    server.put(f"{CONFIGMAPS}/c", **CONFIGMAP)
+    assert await executor.execute(KEY, owner, Plan(actions)) is result
 
 
 async def test_a_status_from_an_old_view_is_not_written(server: Any, executor: Executor, owner: Any) -> None:

@@ -106,6 +106,25 @@ async def test_kueue_that_is_removed_takes_its_workloads_along(server: Any, api:
         assert found.store.of(JOB) is None
 
 
+@pytest.mark.parametrize("path", [GROUP, f"{GROUP}/v1beta2/workloads"], ids=["discovery", "the list"])
+async def test_workloads_that_cannot_be_listed_are_a_problem_until_they_can(
+    server: Any, api: Api, path: str
+) -> None:
+    install(server)
+    server.fault("GET", path, 403, "Forbidden")
+    found = Watching(api, lambda: None)
+    asking = asyncio.create_task(found.reflector.run())
+    async with asyncio.timeout(5):
+        while not found.store.problem:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
+    assert found.store.served, "a run that names a queue is not told that there is no Kueue"
+    assert found.store.problem == "Forbidden on purpose"
+    await asyncio.wait_for(found.reflector.synced.wait(), 5)
+    assert found.store.problem == ""
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+
 def test_a_workload_leads_to_the_job_of_ours_that_it_was_made_of() -> None:
     jobs = Store()
     jobs.put(JOB)

@@ -103,6 +103,27 @@ async def test_it_is_not_ready_while_kopf_owes_an_object_that_the_list_shows(api
     await running.process.stop()
 
 
+async def test_workloads_that_cannot_be_listed_stop_neither_start_nor_process(
+    api: Any, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "GRACE_SECONDS", 0.1)
+    group = "/apis/kueue.x-k8s.io"
+    server.put(group, preferredVersion={"groupVersion": "kueue.x-k8s.io/v1beta2"})
+    for _ in range(20):
+        server.fault("GET", f"{group}/v1beta2/workloads", 500, "ConversionWebhookFailed")
+    running = Running(assemble(api, silent, SETTINGS, Metrics(), None), Supervisor())
+    await running.process.start()
+    await running.until("/readyz", "ok")
+    running.parts.reflectors[-1].fresh_at -= 1000
+    assert ((await running.probe("/readyz"))[0], (await running.probe("/healthz"))[0]) == (200, 200)
+    shown = running.parts.metrics.registry
+    stale = shown.get_sample_value("finetune_operator_watch_stale_seconds", {"kind": "Workload"})
+    assert stale is not None
+    assert stale > 999
+    assert running.leads
+    await running.process.stop()
+
+
 @pytest.mark.parametrize(
     ("seconds", "ready", "alive"),
     [(100.0, 200, 200), (400.0, 503, 200), (1000.0, 503, 503)],

@@ -19,6 +19,7 @@ from finetune_operator.runtime.resources import Key
 
 ROOT = Path(__file__).parents[3]
 RUN = Key("FineTuneJob", "demo", "reviews-v1")
+SERVER = Key("ModelServer", "demo", "shared")
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -31,12 +32,17 @@ def spending(spent: str | None, limit: str | None = None, **status: Any) -> dict
     return {"spec": budget, "status": {**cost, **status}}
 
 
+def standing(reason: str, ready: str = "False", **status: Any) -> dict[str, Any]:
+    return {"status": {"conditions": [{"type": "Ready", "status": ready, "reason": reason}], **status}}
+
+
 def exercised() -> Metrics:
     """Metrics with at least one series of each."""
     metrics = Metrics()
     conditions = [{"type": "Succeeded", "status": "Unknown", "reason": "Training"}]
     metrics.show(RUN, spending("1.00", "10", conditions=conditions))
     metrics.show(RUN, spending("9.50", "10", conditions=conditions))
+    metrics.show(SERVER, standing("CrashLoopBackOff"))
     metrics.reconciled("FineTuneJob", "written", 0.1)
     metrics.requested("get", 200)
     metrics.acted("Create")
@@ -48,7 +54,7 @@ def exercised() -> Metrics:
 
 def test_objects_are_counted_by_namespace_and_condition_without_their_names() -> None:
     metrics = exercised()
-    metrics.show(Key("ModelServer", "demo", "shared"), {})
+    metrics.show(SERVER, {})
     assert value(metrics, "objects", kind="FineTuneJob", object_namespace="demo") == 1
     labels = {"kind": "FineTuneJob", "object_namespace": "demo", "type": "Succeeded"}
     assert value(metrics, "conditions", status="Unknown", reason="Training", **labels) == 1
@@ -104,6 +110,30 @@ def test_the_run_nearest_to_its_budget_counts() -> None:
     metrics.show(RUN, spending("45", "50"))
     metrics.show(Key("FineTuneJob", "demo", "cheap"), spending("1", "50"))
     assert value(metrics, "budget_used_ratio", object_namespace="demo") == 0.9
+
+
+@pytest.mark.parametrize(
+    ("key", "owner", "expected"),
+    [
+        (SERVER, standing("CrashLoopBackOff", readyReplicas=0), 1),
+        (SERVER, standing("CrashLoopBackOff"), 1),
+        (SERVER, standing("CrashLoopBackOff", readyReplicas=9), None),
+        (SERVER, standing("CrashLoopBackOff", ready="True"), None),
+        (SERVER, {}, None),
+        (Key("AdapterDeployment", "demo", "reviews"), standing("CrashLoopBackOff"), None),
+    ],
+    ids=[
+        "no replica answers", "a status that counts no replicas", "one of ten is missing", "it is Ready",
+        "nothing is said yet", "an object without replicas",
+    ],
+)  # fmt: skip
+def test_a_server_is_silent_when_no_replica_answers(
+    key: Key, owner: dict[str, Any], expected: float | None
+) -> None:
+    metrics = Metrics()
+    metrics.show(key, owner)
+    labels = {"object_namespace": "demo", "reason": "CrashLoopBackOff"}
+    assert value(metrics, "servers_not_answering", **labels) == expected
 
 
 def test_waiting_for_a_worker_is_measured_and_waiting_for_the_time_is_not() -> None:

@@ -13,7 +13,7 @@ from finetune_operator.runtime.cache.arrivals import Arrivals
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.runtime.observers.jobs import JobObserver
-from finetune_operator.runtime.observers.lookups import Lookups
+from finetune_operator.runtime.observers.lookups import Expiring, Lookups
 from finetune_operator.runtime.pods import Poller
 from finetune_operator.runtime.resources import Key
 
@@ -21,6 +21,7 @@ JOBS = "/apis/batch/v1/namespaces/demo/jobs"
 PODS = "/api/v1/namespaces/demo/pods"
 CLAIMS = "/api/v1/namespaces/demo/persistentvolumeclaims"
 CONFIGMAPS = "/api/v1/namespaces/demo/configmaps"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OWNED = [{"kind": "FineTuneJob", "name": "run", "uid": "u", "controller": True}]
 
 
@@ -61,10 +62,10 @@ class World:
         self.stores = Stores()
         self.owners = Owners(Arrivals(lambda: self.now))
         self.requests = server.seen
-        self.poller = Poller(self._asked, lambda key: None, 10.0, lambda: self.now, lambda: datetime.now(UTC))
+        self.poller = Poller(self._asked, lambda key: None, 10.0, lambda: self.now, lambda: NOW)
         self.asked = asyncio.Event()
         lookups = Lookups(api, lambda: self.now)
-        self.observe = JobObserver(api, self.owners, self.stores, lookups, self.poller)
+        self.observe = JobObserver(api, self.owners, self.stores, lookups, self.poller, lambda: NOW)
 
     async def _asked(self, address: str, port: int, path: str) -> Mapping[str, Any] | None:
         self.asked.set()
@@ -152,6 +153,32 @@ async def test_the_pods_of_a_job_that_has_just_ended_are_read_live(world: World,
     assert observed.pods["j"][0]["status"]["message"] == "last words"
 
 
+def waiting(until: str) -> dict[str, Any]:
+    since = "2025-12-31T00:00:00Z"
+    return {"reason": "ImagePull", "message": "m", "since": since, "until": until}
+
+
+PREPARED = attempt("Succeeded", "prepare", "i")
+
+
+async def test_before_an_attempt_is_given_up_its_pods_are_read_live(world: World, server: Any) -> None:
+    world.stores.jobs.put(job())
+    world.stores.pods.put(pod("p", resourceVersion="1"))
+    healed = server.put(f"{PODS}/p", **{**pod("p"), "status": {"phase": "Running", "message": "healed"}})
+    early = await world.observe(run(PREPARED, attempt("Running"), waiting=waiting("2026-01-01T00:00:01Z")))
+    assert "message" not in early.pods["j"][0]["status"]
+    assert world.requests == []
+    due = await world.observe(run(PREPARED, attempt("Running"), waiting=waiting("2026-01-01T00:00:00Z")))
+    assert due.pods["j"][0]["status"]["message"] == "healed"
+    later = await world.observe(run(PREPARED, attempt("Running")))
+    assert later.pods["j"][0]["status"]["message"] == "healed", "the store is known to be behind"
+    world.stores.pods.put(healed)
+    await world.observe(run(PREPARED, attempt("Running")))
+    world.requests.clear()
+    await world.observe(run(PREPARED, attempt("Running")))
+    assert world.requests == [], "it has caught up"
+
+
 _FOREIGN = [
     ("a copy that nothing controls", {"ownerReferences": []}),
     ("in another namespace", {"namespace": "other"}),
@@ -197,3 +224,18 @@ async def test_a_stage_that_does_not_answer_is_seen_to_be_asked_in_vain(world: W
     world.poller.close()
     await asking
     assert (await world.observe(run(attempt("Running")))).progress_failed
+
+
+async def test_what_has_expired_takes_memory_for_a_minute_at_most() -> None:
+    now = 0.0
+    values: Expiring[str] = Expiring(lambda: now)
+
+    async def read() -> str:
+        return "x"
+
+    for now in (0.0, 30.0, 59.0):
+        await values.get("demo", f"at-{now}", read, lambda value: 10.0)
+    assert len(values) == 3
+    now = 60.0
+    await values.get("demo", "last", read, lambda value: 10.0)
+    assert len(values) == 2, "those of the last ten seconds"

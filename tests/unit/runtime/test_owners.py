@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.runtime.cache.arrivals import Arrivals
-from finetune_operator.runtime.cache.listing import Listing
+from finetune_operator.runtime.cache.listing import Listing, RestoredError
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.resources import Key
 
@@ -139,6 +139,34 @@ def test_a_list_shows_what_a_watch_owes(
     found = [key for kind in ("FineTuneJob", "ModelServer") for key in owners.listed(
         kind, {k: v for k, v in versions.items() if k.kind == kind}, at)]  # fmt: skip
     assert (found, owners.arrivals.owed()) == (gone, owed)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "kept"), [(None, "5"), (12, "12")], ids=["etcd was restored", "the watch was faster"]
+)
+def test_a_read_replaces_what_was_known_when_it_began(
+    owners: Owners, meanwhile: int | None, kept: str
+) -> None:
+    owners.brought(RUN, manifest(9), deleted=False)
+    before = owners.version(RUN)
+    if meanwhile is not None:
+        owners.brought(RUN, manifest(meanwhile), deleted=False)
+    owners.reread(RUN, manifest(5), before)
+    assert version_of(owners) == kept
+
+
+def test_an_object_that_a_read_does_not_find_is_gone(owners: Owners) -> None:
+    owners.brought(RUN, manifest(9), deleted=False)
+    owners.reread(RUN, None, "9")
+    assert RUN not in owners
+
+
+async def test_a_list_that_is_older_than_what_was_known_ends_the_process(
+    server: Any, api: Any, owners: Owners
+) -> None:
+    owners.brought(RUN, manifest(server.version + 1), deleted=False)
+    with pytest.raises(RestoredError, match="etcd was restored from a backup"):
+        await Listing(api, owners, None, lambda key: None).caught_up()
 
 
 async def test_what_was_deleted_while_a_watch_was_cut_is_found_by_the_list(

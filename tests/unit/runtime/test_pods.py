@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -191,16 +192,27 @@ async def test_silent_pods_keep_no_more_tasks_busy_than_there_are(pods: Pods) ->
     assert pods.at_once == 2
 
 
+def full() -> dict[str, Any]:
+    """What an agent says that holds as many adapters as a server may have, with the longest names."""
+    digest = "sha256:" + "a" * 64
+    names = (f"customer-{number:0>54}--{'a' * 12}" for number in range(1025))
+    return {**state(), "versions": [{**HELD, "name": name, "digest": digest} for name in names]}
+
+
+HELD = {"phase": "Ready", "reason": "", "message": "", "inFlight": 0, "requests": 1000, "loadSeconds": 0.04}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "expected"),
     [
+        (json.dumps(full()).encode(), 200, full()),
         (b'{"step": 1}', 200, {"step": 1}),
         (b'{"step": 1}', 503, None),
         (b"[1]", 200, None),
         (b"<html>", 200, None),
         (b'{"a": "' + b"x" * MAX_BYTES + b'"}', 200, None),
     ],
-    ids=["an object", "an error", "a list", "not JSON", "too large"],
+    ids=["a full server", "an object", "an error", "a list", "not JSON", "too large"],
 )
 async def test_a_pod_is_believed_only_a_small_json_object(body: bytes, status: int, expected: object) -> None:
     async def answer(_: web.Request) -> web.Response:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.core.actions import Create, Patch, Plan, Refusal
+from finetune_operator.core.actions import Apply, Create, Patch, Plan, Refusal
 from finetune_operator.runtime.cache.arrivals import Arrivals
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.client import Object
@@ -118,7 +118,7 @@ async def test_a_name_that_is_taken_is_shown_too(api: Any, server: Any) -> None:
     world = World(api, server, shown)
     server.put(f"{JOBS}/j", kind="Job")
     await world.reconcile()
-    assert world.status["stage"].startswith("Job j exists already and belongs to nobody")
+    assert world.status["stage"].startswith("Job j exists already and has no controller")
 
 
 async def test_a_conflict_is_followed_by_a_live_read_and_backs_off(api: Any, server: Any) -> None:
@@ -129,6 +129,15 @@ async def test_a_conflict_is_followed_by_a_live_read_and_backs_off(api: Any, ser
     cached = world.owners.get(KEY)
     assert cached is not None
     assert cached["spec"] == {"suspend": True}
+    await world.reconcile()
+    assert world.status == {"stage": "Prepare"}
+
+
+async def test_an_object_that_etcd_lost_a_write_of_is_taken_as_it_now_is(api: Any, server: Any) -> None:
+    world = World(api, server, lambda refusal: Plan((), {"stage": "Prepare"}))
+    lost = {**server.objects[RUN]["metadata"], "resourceVersion": "9000"}
+    world.owners.put(KEY, {**server.objects[RUN], "metadata": lost})
+    await world.reconcile()
     await world.reconcile()
     assert world.status == {"stage": "Prepare"}
 
@@ -151,6 +160,13 @@ async def test_many_conflicts_do_not_stop_the_work_for_long(api: Any, server: An
 async def test_a_plan_that_never_settles_backs_off(api: Any, server: Any) -> None:
     numbers = iter(range(10))
     world = World(api, server, lambda refusal: Plan((), {"observedGeneration": next(numbers)}))
+    assert [await world.reconcile() for _ in range(4)] == [0.05, 0.1, 0.2, 0.4]
+
+
+async def test_a_child_that_never_stays_as_it_is_put_backs_off(api: Any, server: Any) -> None:
+    server.put(f"{JOBS}/j", **JOB)
+    again = Apply(JOB, uid="uid-j")
+    world = World(api, server, lambda refusal: Plan((again,), requeue_after=15.0))
     assert [await world.reconcile() for _ in range(4)] == [0.05, 0.1, 0.2, 0.4]
 
 

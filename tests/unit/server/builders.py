@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
-from finetune_operator.api.conditions import Condition, find
+from finetune_operator.api.conditions import Condition
 from finetune_operator.api.modelserver import ModelServer, ModelServerStatus
 from finetune_operator.contracts.documents import ManifestVersion
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Apply, Manifest, Plan
+from finetune_operator.core.actions import Apply, Manifest, Patch, Plan
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.plan import plan
 from finetune_operator.serving.wanted import Wanted
@@ -78,7 +78,8 @@ def pod(
     """A pod whose agent says that it holds these versions; a name alone is a version that is Ready."""
     said = [held(one) if isinstance(one, str) else one for one in versions]
     state = {"generation": applied, "appliedGeneration": applied, "ready": ready, "versions": said}
-    manifest = {"metadata": {"name": name}, "status": {"phase": phase, **status}}
+    spec = {"nodeName": "node-1"}
+    manifest = {"metadata": {"name": name}, "spec": spec, "status": {"phase": phase, **status}}
     return PodState(name, name, ready, terminating, manifest, state, NOW)
 
 
@@ -123,7 +124,8 @@ class World:
         for _ in range(8):
             self.roll_out()
             before = copy.deepcopy(self.status)
-            if not self.reconcile().actions and self.status == before:
+            nudged = all(isinstance(action, Patch) for action in self.reconcile().actions)
+            if nudged and self.status == before:
                 return self
         raise AssertionError("it never comes to rest")
 
@@ -138,7 +140,7 @@ class World:
             }
 
     def condition(self, kind: str) -> Condition:
-        found = find(self.status["conditions"], kind)
+        found = ModelServerStatus.model_validate(self.status).condition(kind)
         assert found is not None
         return found
 

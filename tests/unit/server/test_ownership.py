@@ -152,6 +152,7 @@ def _set(manifest: dict[str, Any], path: str, value: Any) -> None:
 UNTOUCHED = [
     pytest.param({"a": 1}, {"a": 1, "b": 2}, id="a default beside ours"),
     pytest.param({"limits": {"cpu": "0.5"}}, {"limits": {"cpu": "500m"}}, id="a quantity in another form"),
+    pytest.param({"limits": {"gpu": "0"}}, {"limits": {"gpu": "0m"}}, id="none of it in another form"),
     pytest.param(
         {"limits": {"memory": "1024Mi"}}, {"limits": {"memory": "1Gi"}}, id="a size in another unit"
     ),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.core.actions import Emit, Patch
+from finetune_operator.runtime.cache import projections
 from finetune_operator.serving.observed import PodState, Unreadable, is_replica
 from finetune_operator.serving.plan import plan
 from finetune_operator.serving.wanted import Wanted, wanted_versions
-from tests.unit.server.builders import NOW, World, adapter, applied, pod, server, version
+from tests.unit.server.builders import NOW, World, adapter, applied, pod, serve, server, version
 
 SEEN = {"finetune.dev/manifest-generation": "1"}
 
@@ -194,3 +196,29 @@ PODS = [
 def test_a_pod_with_our_labels_is_ours_only_by_its_controller(metadata: dict[str, Any], ours: bool) -> None:
     found = {"metadata": {"name": "p", "labels": {"pod-template-hash": "7d9"}, **metadata}}
     assert is_replica(server(), found) == ours
+
+
+ENGINES = [
+    pytest.param((9,), "Rolling", id="pods of the new spec only"),
+    pytest.param((9, 3), "WaitingForSlot", id="a pod of the old spec has room for one"),
+]
+
+
+@pytest.mark.parametrize(("engines", "fourth"), ENGINES)
+def test_no_more_is_listed_than_the_smallest_engine_holds(engines: tuple[int, ...], fourth: str) -> None:
+    """`maxCpuLoras` was raised from 2 to 8."""
+    world = World({"maxLoras": 2, "maxCpuLoras": 8}, deployments=(adapter("one"), adapter("two")))
+    serve(world, version("one"), version("two"))
+    world.deployments = (*world.deployments, adapter("three", created="u"), adapter("four", created="v"))
+    world.pods = tuple(
+        with_slots(pod(version("one"), version("two"), name=f"pod-{slots}", applied=9), slots)
+        for slots in engines
+    )
+    world.reconcile()
+    told = world.adapters()
+    assert (told["three"]["reason"], told["four"]["reason"]) == ("Rolling", fourth)
+
+
+def with_slots(one: PodState, slots: int) -> PodState:
+    engine = {"name": "engine", "args": ["engine", "--max-cpu-loras", str(slots)]}
+    return replace(one, pod=projections.pod({**one.pod, "spec": {"initContainers": [engine]}}))

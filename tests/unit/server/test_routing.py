@@ -174,6 +174,31 @@ def test_a_full_server_takes_no_other_alias_into_the_surge_slot() -> None:
     assert "maxCpuLoras" in third.message
 
 
+THIRD = "third--ffffffffffff"
+PASSING = [
+    pytest.param(
+        Slots(aliases=3, engine=4), table(2, (V1, OTHER, V2, NEXT_OTHER), reviews=V1, other=OTHER),
+        [want(V2), want(NEXT_OTHER, "other")], id="two rolls at a time use the slots that aliases have left",
+    ),
+    pytest.param(
+        FULL, table(3, (V1, OTHER), reviews=V1), [want(V1)],
+        id="an alias that was deleted is being unloaded",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("slots", "current", "others"), PASSING)
+def test_a_new_alias_waits_for_a_slot_that_comes_free_by_itself(
+    slots: Slots, current: Table, others: list[Wanted]
+) -> None:
+    wanted = [*others, want(THIRD, "third")]
+    busy = held(OTHER, "Draining", inFlight=1)
+    pods = [pod(*(busy if name == OTHER else name for name in current.versions), applied=1)]
+    told = said(wanted[-1], current, wanted, pods, slots).standing
+    assert (told.state, told.reason) == ("Pending", "WaitingForSlot")
+    assert "come free" in told.message
+
+
 def test_two_rolls_on_a_full_server_take_turns_and_the_second_names_the_first() -> None:
     wanted = [want(V2), want(NEXT_OTHER, "other")]
     pods = [pod(V1, OTHER, held(V2, "Loading"), applied=2)]

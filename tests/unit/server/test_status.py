@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.core.actions import Emit, Manifest, Refusal
-from finetune_operator.serving.observed import PodState
+from finetune_operator.serving.observed import PodState, Unreadable
 from tests.unit.server.builders import NOW, World, adapter, held, pod, serve, version
 
 V1 = version("reviews")
@@ -98,6 +98,20 @@ def test_a_ready_pod_whose_agent_cannot_be_reached_is_told_after_a_while() -> No
     assert all(word in ready.message for word in ("pod-1", "8001", "NetworkPolicies", "mesh"))
 
 
+FIRST_ASKED = [
+    pytest.param(NOW - timedelta(seconds=5), "True", id="asked for seconds"),
+    pytest.param(SILENT, "False", id="asked for longer"),
+]
+
+
+@pytest.mark.parametrize(("asked", "ready"), FIRST_ASKED)
+def test_a_ready_pod_that_was_never_heard_counts_for_thirty_seconds(asked: Any, ready: str) -> None:
+    world = World().settle()
+    world.pods = (replace(pod(), state=None, state_at=asked),)
+    world.reconcile()
+    assert world.condition("Ready").status == ready
+
+
 @pytest.mark.parametrize(
     "state", [{}, {"versions": 7}, {"versions": [7, {"name": 7}], "generation": "x"}, None]
 )
@@ -129,6 +143,8 @@ JUST_PLACED = {
 }
 NO_NODE = {"conditions": [condition("PodScheduled", "False", message="0/12 nodes are available")]}
 NO_NODE_YET = {"conditions": [condition("PodScheduled", "False", 60, message="0/12 nodes are available")]}
+FETCHED = {"name": "fetch-base", "state": {"terminated": {"exitCode": 0}}}
+WAITING = {"name": "engine", "image": "serving:1", "state": {"waiting": {"reason": "PodInitializing"}}}
 TROUBLES = [
     pytest.param(
         containers(state={"waiting": {"reason": "ErrImagePull", "message": "no such image"}}),
@@ -158,8 +174,31 @@ TROUBLES = [
     pytest.param(NO_NODE, "Unschedulable", "0/12 nodes are available", True, id="no node for an hour"),
     pytest.param(NO_NODE_YET, "Unschedulable", "0/12 nodes", False, id="no node for a minute: an autoscaler may help"),
     pytest.param(PENDING, "PodNotStarted", "kubectl describe pod pod-1", True, id="volumes or network for minutes"),
-    pytest.param(JUST_PLACED, "Starting", "loading", False, id="volumes for seconds"),
-    pytest.param({"initContainerStatuses": "?", "conditions": 7}, "Starting", "loading", False, id="a strange pod"),
+    pytest.param(JUST_PLACED, "Starting", "volumes and network", False, id="volumes for seconds"),
+    pytest.param(
+        {"initContainerStatuses": [{"name": "fetch-base", "state": {"running": {}}}, WAITING]},
+        "Starting", "The base model is being fetched", False, id="a base that is fetched",
+    ),
+    pytest.param(
+        {"initContainerStatuses": [FETCHED, WAITING], "conditions": [condition("PodReadyToStartContainers", "True")]},
+        "Starting", "Image serving:1 of pod pod-1 is being pulled", False, id="an image that is pulled",
+    ),
+    pytest.param(
+        {"initContainerStatuses": [FETCHED, {**WAITING, "state": {"running": {}}}]},
+        "Starting", "The engine is loading", False, id="an engine that loads what was fetched",
+    ),
+    pytest.param(containers(started=True), "Starting", "The gateway of pod pod-1", False, id="an engine that is up"),
+    pytest.param(
+        {"containerStatuses": [{"name": "gateway", "state": {"running": {}}, "lastState": KILLED}]},
+        "OutOfMemory", "container gateway was OOM-killed; its limit of 1Gi is fixed", True, id="a gateway OOM-killed",
+    ),
+    pytest.param(
+        {"containerStatuses": [{"name": "mesh", "state": {"running": {}}, "lastState": KILLED}]},
+        "OutOfMemory", "container mesh was OOM-killed; it needs more", True, id="a container of a webhook OOM-killed",
+    ),
+    pytest.param(
+        {"initContainerStatuses": "?", "conditions": 7}, "Starting", "is being set up", False, id="a strange pod"
+    ),
 ]  # fmt: skip
 
 
@@ -178,7 +217,8 @@ def test_a_replica_that_is_missing_is_explained(
 
 
 def _starting(status: Manifest) -> PodState:
-    return PodState("pod-1", "u", False, False, {"metadata": {"name": "pod-1"}, "status": status}, None)
+    about: dict[str, Any] = {"metadata": {"name": "pod-1"}, "spec": {"nodeName": "node-1"}}
+    return PodState("pod-1", "u", False, False, {**about, "status": status}, None)
 
 
 def test_a_pod_that_waits_for_a_secret_names_what_it_mounts() -> None:
@@ -304,6 +344,30 @@ def test_what_the_api_server_refuses_is_told_in_its_words(reason: Any) -> None:
     assert world.condition("Stalled").status == "True"
 
 
+FOREIGN = {"ownerReferences": [{"kind": "App", "name": "shop", "uid": "x", "controller": True}]}
+BLOCKED = [
+    pytest.param(
+        {"refusal": Refusal("NetworkPolicy", "shared-server", "Refused", "no NetworkPolicies here")},
+        None, "True", id="a child that the API server refuses",
+    ),
+    pytest.param({}, "ConfigMap", "True", id="a taken name that nobody calls"),
+    pytest.param({}, "Service", "False", id="a taken name of the Service, which all callers use"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "taken", "ready"), BLOCKED)
+def test_replicas_that_answer_are_ready_whatever_else_is_refused(
+    more: dict[str, Any], taken: str | None, ready: str
+) -> None:
+    world = routed(World().settle())
+    world.more = more
+    if taken is not None:
+        world.children[taken]["metadata"] |= FOREIGN
+    world.reconcile()
+    assert world.condition("Ready").status == ready
+    assert (world.condition("Stalled").status, world.condition("Reconciling").status) == ("True", "False")
+
+
 def test_an_event_is_told_when_the_reason_changes_and_not_when_its_words_do() -> None:
     world = World().settle()
     assert [type(action) for action in _with(world, NO_NODE)] == [Emit]
@@ -332,7 +396,7 @@ def test_the_status_of_a_thousand_adapters_stays_small(count: int, failing: int)
     said = [held(version(name), "Failed", reason="LoadFailed", message="it broke " * 100) for name in names]
     world.pods = (pod(*said, applied=1),)
     world.reconcile()
-    assert size(world.status) < 256 * 1024
+    assert size(world.status) < 288 * 1024
     assert len(world.status["adapters"]) + world.status.get("adaptersLeftOut", 0) == count
     assert len(world.status["adapters"]) <= 1024
 
@@ -346,9 +410,50 @@ def test_a_thousand_adapters_that_serve_all_have_an_entry() -> None:
     assert size(world.status) < 256 * 1024
 
 
+def test_what_fails_takes_no_entry_from_what_serves() -> None:
+    """Names as long as they may be, three in four of them failing with long messages."""
+    names = [f"customer-{number:0>54}" for number in range(1000)]
+    said = [
+        held(version(name), "Failed", reason="LoadFailed", message="it broke " * 100)
+        if number % 4
+        else held(version(name))
+        for number, name in enumerate(names)
+    ]
+    world = World({"maxCpuLoras": 1024}, deployments=tuple(map(adapter, names)))
+    for _ in range(4):
+        world.pods = (pod(*said, applied=world.status.get("manifestGeneration", 0)),)
+        world.reconcile()
+    assert world.status["adaptersServing"] == "250/1000"
+    states = [one["state"] for one in world.adapters().values()]
+    assert (states.count("Serving"), states.count("Failed")) == (250, 750)
+    assert all("it broke" in one["message"] for one in world.adapters().values() if "message" in one)
+    assert size(world.status) < 512 * 1024
+
+
 def size(status: Manifest) -> int:
     """In bytes, as etcd stores it."""
     return len(json.dumps(status, separators=(",", ":")))
+
+
+ODD = [
+    pytest.param("Load" * 100, ("Load" * 100)[:128], id="a reason that is too long"),
+    pytest.param("load failed: é", "loadfailed", id="a reason that is no word"),
+    pytest.param("123", "Unknown", id="a reason that is a number"),
+]
+
+
+@pytest.mark.parametrize(("said", "told"), ODD)
+def test_whatever_an_agent_calls_a_reason_fits_into_the_status(said: str, told: str) -> None:
+    world = World(deployments=(adapter("reviews"),))
+    world.pods = (pod(held(V1, "Failed", reason=said, message="m" * 5000), applied=1),)
+    world.reconcile()
+    assert world.adapters()["reviews"]["reason"] == told
+
+
+def test_an_alias_that_cannot_be_read_fits_into_the_status() -> None:
+    world = World(more={"unreadable": (Unreadable("odd", "a" * 300, "t", "It cannot be read."),)})
+    world.reconcile()
+    assert (len(world.adapters()["odd"]["alias"]), world.adapters()["odd"]["reason"]) == (63, "Unreadable")
 
 
 SLOTS = [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.modelserver import ModelServer
-from tests.unit.server.builders import NEWER, SETTINGS, World, applied, server
+from tests.unit.server.builders import NEWER, SETTINGS, World, applied, pod, server
 
 AUTOMATIC = {"upgrade": {"policy": "Automatic"}}
 SETTINGS_CHANGES = [
@@ -25,6 +25,11 @@ SETTINGS_CHANGES = [
 ]
 
 
+def running(spec: dict[str, Any] | None = None) -> World:
+    """A server whose rollout has completed."""
+    return World(spec or {}, pods=(pod(),)).settle()
+
+
 def image(world: World) -> str:
     found: str = world.children["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
     return found
@@ -32,7 +37,7 @@ def image(world: World) -> str:
 
 @pytest.mark.parametrize(("settings", "told"), SETTINGS_CHANGES)
 def test_a_change_of_settings_rolls_no_server_and_is_told(settings: Any, told: str) -> None:
-    world = World().settle()
+    world = running()
     world.settings = settings
     assert applied(world.reconcile()) == {}
     update = world.condition("UpdateAvailable")
@@ -43,7 +48,7 @@ def test_a_change_of_settings_rolls_no_server_and_is_told(settings: Any, told: s
 
 
 def test_a_new_revision_takes_what_the_operator_renders_now_once() -> None:
-    world = World().settle()
+    world = running()
     world.settings = NEWER
     world.settle()
     world.spec = {"upgrade": {"revision": "2026-11-27"}}
@@ -56,7 +61,7 @@ def test_a_new_revision_takes_what_the_operator_renders_now_once() -> None:
 
 
 def test_a_change_of_the_spec_takes_the_present_image_with_it() -> None:
-    world = World().settle()
+    world = running()
     world.settings = NEWER
     world.spec = {"maxModelLength": 2048}
     world.settle()
@@ -65,7 +70,7 @@ def test_a_change_of_the_spec_takes_the_present_image_with_it() -> None:
 
 @pytest.mark.parametrize("spec", [{"replicas": 3}, {"upgrade": {"strategy": "Recreate"}}])
 def test_scaling_and_the_way_of_replacing_change_no_pod(spec: dict[str, Any]) -> None:
-    world = World().settle()
+    world = running()
     before = copy.deepcopy(world.children["Deployment"]["spec"]["template"])
     world.settings, world.spec = NEWER, spec
     world.settle()
@@ -73,7 +78,7 @@ def test_scaling_and_the_way_of_replacing_change_no_pod(spec: dict[str, Any]) ->
 
 
 def test_a_deleted_deployment_comes_back_as_it_was() -> None:
-    world = World().settle()
+    world = running()
     before = copy.deepcopy(world.children.pop("Deployment"))
     world.settings = NEWER
     world.settle()
@@ -81,7 +86,7 @@ def test_a_deleted_deployment_comes_back_as_it_was() -> None:
 
 
 def test_the_deployment_of_an_operator_before_this_one_is_kept() -> None:
-    world = World().settle()
+    world = running()
     world.status = {}
     container = world.children["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     container["terminationMessagePath"] = "/dev/termination-log"
@@ -92,14 +97,14 @@ def test_the_deployment_of_an_operator_before_this_one_is_kept() -> None:
 
 
 def test_a_change_of_the_spec_is_seen_where_the_status_was_lost() -> None:
-    world = World().settle()
+    world = running()
     world.status, world.settings, world.spec = {}, NEWER, {"maxModelLength": 2048}
     world.settle()
     assert image(world) == "serving:2"
 
 
 def test_the_first_look_at_it_finds_no_update_where_only_defaults_differ() -> None:
-    world = World().settle()
+    world = running()
     world.status = {}
     world.children["Deployment"]["spec"]["template"]["spec"]["schedulerName"] = "default-scheduler"
     world.reconcile()
@@ -108,11 +113,77 @@ def test_the_first_look_at_it_finds_no_update_where_only_defaults_differ() -> No
 
 def test_a_server_whose_gpu_type_was_taken_from_the_settings_keeps_its_pods() -> None:
     gpus = {"a100": {"resourceName": "nvidia.com/gpu"}}
-    world = World({"resources": {"gpus": 1, "gpuType": "a100"}})
+    world = World({"resources": {"gpus": 1, "gpuType": "a100"}}, pods=(pod(),))
     world.settings = SETTINGS.model_validate({**SETTINGS.model_dump(by_alias=True), "gpuTypes": gpus})
     world.settle()
     world.settings = SETTINGS
     assert applied(world.plan()) == {}
+
+
+ALLOWED = SETTINGS.model_copy(update={"allowed_service_accounts": frozenset({"reader"})})
+
+
+def test_what_the_administrator_withdrew_is_not_called_up_to_date() -> None:
+    world = World({"podTemplate": {"serviceAccountName": "reader"}}, settings=ALLOWED, pods=(pod(),)).settle()
+    assert world.condition("UpdateAvailable").reason == "UpToDate"
+    world.settings = SETTINGS
+    assert applied(world.reconcile()) == {}
+    update = world.condition("UpdateAvailable")
+    assert (update.status, update.reason) == ("False", "NotAllowed")
+    assert "reader" in update.message
+
+
+NEVER_READY = [
+    pytest.param((), "serving:2", id="no pod at all"),
+    pytest.param((pod(ready=False),), "serving:2", id="pods that never became ready"),
+    pytest.param((pod(),), "serving:1", id="a pod that was ready"),
+]
+
+
+@pytest.mark.parametrize(("pods", "expected"), NEVER_READY)
+def test_a_correction_of_the_settings_reaches_pods_that_never_started(pods: Any, expected: str) -> None:
+    world = World(pods=pods).settle()
+    world.pods = (pod(ready=False),)
+    world.settings = NEWER
+    world.settle()
+    assert image(world) == expected
+
+
+def test_a_correction_reaches_a_rollout_that_has_not_completed() -> None:
+    world = running()
+    world.spec = {"maxModelLength": 2048}
+    world.reconcile()
+    world.settings = NEWER
+    world.reconcile()
+    assert image(world) == "serving:2"
+    assert world.status["podTemplate"]["cause"] == "Spec"
+
+
+def test_the_template_of_an_operator_that_made_no_note_is_kept() -> None:
+    world = running()
+    del world.status["podTemplate"]["proven"]
+    world.settings = NEWER
+    world.settle()
+    assert image(world) == "serving:1"
+
+
+def annotated(count: int, length: int) -> dict[str, Any]:
+    return {"podTemplate": {"annotations": {f"example.com/{n}": "é" * length for n in range(count)}}}
+
+
+def test_a_long_template_of_a_legal_spec_is_kept_as_it_is() -> None:
+    world = World(annotated(32, 1024), pods=(pod(),)).settle()
+    assert world.condition("UpdateAvailable").reason == "UpToDate"
+    assert len(world.status["podTemplate"]["template"]) < 65536
+
+
+def test_a_template_that_is_too_large_is_told() -> None:
+    long = SETTINGS.model_copy(update={"env": {"A": "x" * 140_000}})
+    world = World(settings=long)
+    world.reconcile()
+    assert "Deployment" not in world.children
+    stalled = world.condition("Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "TemplateTooLarge")
 
 
 def waiting(name: str, **upgrade: Any) -> ModelServer:
@@ -139,7 +210,7 @@ TURNS = [
 
 @pytest.mark.parametrize(("peers", "expected"), TURNS)
 def test_automatic_upgrades_take_turns(peers: tuple[ModelServer, ...], expected: str) -> None:
-    world = World(AUTOMATIC).settle()
+    world = running(AUTOMATIC)
     world.settings, world.more = NEWER, {"peers": peers}
     assert applied(world.reconcile()) == {}, "first it says that there is something to take"
     world.reconcile()
@@ -151,7 +222,7 @@ def test_automatic_upgrades_take_turns(peers: tuple[ModelServer, ...], expected:
 
 
 def test_an_automatic_upgrade_lets_the_next_one_go_once_every_pod_is_new() -> None:
-    world = World(AUTOMATIC).settle()
+    world = running(AUTOMATIC)
     world.settings = NEWER
     world.reconcile()
     world.reconcile()

@@ -249,6 +249,19 @@ def test_a_pod_without_gpus_may_wait_for_its_volumes(status: Object) -> None:
     assert "-train-1-" in world.running()
 
 
+def test_a_trouble_that_is_seen_first_after_its_deadline_is_noted_before_the_attempt_is_given_up() -> None:
+    world = training()
+    world.now += timedelta(seconds=7200)
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    made = {"type": "PodReadyToStartContainers", "status": "False"}
+    world.pods[world.running()][0]["status"] = {"phase": "Pending", "conditions": [scheduled, made]}
+    world.reconcile()
+    assert train_attempts(world)[0]["state"] == "Running", "its pods have not been read live"
+    assert world.status["waiting"]["until"] < "2026-01-01T02:00:00Z"
+    world.settle()
+    assert train_attempts(world)[0]["reason"] == "NotStarted"
+
+
 def test_an_image_that_fails_after_a_long_wait_for_a_node_has_its_whole_deadline() -> None:
     world = training()
     unplaced(world, 0)

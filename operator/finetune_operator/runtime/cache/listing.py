@@ -19,6 +19,10 @@ RETRY_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
+class RestoredError(Exception):
+    """The API server is older than what it told before: nothing that is cached can be compared with it."""
+
+
 class Listing:
     """Lists the metadata of our objects. `changed` queues what turns out to be gone and who named it."""
 
@@ -29,7 +33,7 @@ class Listing:
         self._changed = changed
 
     async def run(self) -> None:
-        """Compare now and then, forever."""
+        """Compare now and then, forever. Raises RestoredError."""
         while True:
             await asyncio.sleep(COMPARE_SECONDS)
             await self._compare()
@@ -58,7 +62,13 @@ class Listing:
         return True
 
     async def _compare_kind(self, resource: Resource) -> None:
+        newest = self._owners.newest(resource.kind)
         found, at = await self._api.list_metadata(resource, self._namespace)
+        if at.isdigit() and int(at) < newest:
+            raise RestoredError(
+                f"{resource.plural} are listed at resourceVersion {at}, but one of {newest} was seen before: "
+                "etcd was restored from a backup. The operator starts again and reads everything anew."
+            )
         versions = {_key(resource, entry): text(entry, "metadata", "resourceVersion") for entry in found}
         for key in self._owners.listed(resource.kind, versions, at):
             if await self._api.get(resource, key.namespace, key.name) is None:

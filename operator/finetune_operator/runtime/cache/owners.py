@@ -85,6 +85,28 @@ class Owners:
         self._note_measured(key, manifest)
         return True
 
+    def version(self, key: Key) -> str | None:
+        """The resourceVersion of an object, None when there is none."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.version
+
+    def newest(self, kind: str) -> int:
+        """The highest resourceVersion of a kind, 0 where none is a number."""
+        versions = (entry.version for key, entry in self._entries.items() if key.kind == kind)
+        return max((int(version) for version in versions if version.isdigit()), default=0)
+
+    def reread(self, key: Key, live: Manifest | None, before: str | None) -> None:
+        """Keep what a read shows, also in place of a higher resourceVersion: a restored etcd begins lower.
+
+        `before` is what was known when the read began; what came meanwhile is not replaced by an older state.
+        """
+        if live is None:
+            self.remove(key)
+            return
+        if self.version(key) == before:
+            self._entries.pop(key, None)
+        self.put(key, live)
+
     def rewritten(self, key: Key, manifest: Manifest) -> None:
         """Keep what our write made of an object, and expect the watch to bring it.
 

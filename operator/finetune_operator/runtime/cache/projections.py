@@ -18,7 +18,7 @@ Shape: TypeAlias = "bool | Mapping[str, Shape]"
 
 _NOT_READ = ("managedFields", "selfLink", "generateName")
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-_CONTAINER: Shape = {
+_CONTAINER: Mapping[str, Shape] = {
     "name": True,
     "image": True,
     "env": {"name": True, "value": True},
@@ -31,7 +31,7 @@ _POD_SPEC: Shape = {
     "schedulingGates": True,
     "priorityClassName": True,
     "containers": _CONTAINER,
-    "initContainers": _CONTAINER,
+    "initContainers": {**_CONTAINER, "args": True},
     "volumes": {
         "name": True,
         "persistentVolumeClaim": True,
@@ -39,7 +39,7 @@ _POD_SPEC: Shape = {
     },
 }
 _JOB_SPEC: Shape = {"suspend": True, "completions": True, "parallelism": True, "managedBy": True}
-_ENDED_CONTAINER: Shape = {
+_ENDED_CONTAINER: Mapping[str, Shape] = {
     "name": True,
     "restartCount": True,
     "state": {"terminated": {"exitCode": True, "reason": True, "finishedAt": True}},

@@ -40,8 +40,10 @@ class Watched:
 
 class Reflector:
     """`on_change` hears of what is new, changed or gone (True); `fresh_at` is when the watch last
-    brought anything.
+    brought anything; `required` is whether nothing can be decided before it has listed.
     """
+
+    required = True
 
     def __init__(
         self,

@@ -85,11 +85,14 @@ class Store:
 
 
 class Workloads(Store):
-    """Kueue's Workloads by the Jobs that own them; `served`: whether the API server knows such a thing."""
+    """Kueue's Workloads by the Jobs that own them; `served`: whether the API server knows such a thing,
+    True also while that cannot be found out; `problem`: why they cannot be listed now, "" while they can.
+    """
 
     def __init__(self) -> None:
         super().__init__(projections.workload)
         self.served = False
+        self.problem = ""
 
     def of(self, job: Manifest) -> Manifest | None:
         """The Workload of a Job."""

@@ -82,8 +82,9 @@ def controllers(
     now: Callable[[], datetime],
 ) -> Mapping[str, AnyController]:  # fmt: skip
     """The controller of each kind."""
+    jobs = JobObserver(api, owners, stores, lookups, poller, now)
     return {
-        "FineTuneJob": Controller(JobObserver(api, owners, stores, lookups, poller), plan_job, settings, now),
+        "FineTuneJob": Controller(jobs, plan_job, settings, now),
         "ModelServer": Controller(
             ServerObserver(api, owners, stores, lookups, poller), plan_server, settings, now
         ),

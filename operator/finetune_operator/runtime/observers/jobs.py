@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.core import manifests
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.sources import Source, SourceError, parse_source
+from finetune_operator.core.times import moment_of
 from finetune_operator.render.names import workspace_name
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.store import Stores, labelled_uid
@@ -17,6 +19,7 @@ from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.observers.lookups import Lookups
 from finetune_operator.runtime.pods import SILENT, Answer, Poller
 from finetune_operator.runtime.resources import JOB, POD, Key
+from finetune_operator.stages.decision import ended
 from finetune_operator.stages.observed import Observed
 
 FINAL = frozenset({"Succeeded", "Failed"})
@@ -24,8 +27,8 @@ FINAL = frozenset({"Succeeded", "Failed"})
 
 @dataclass(frozen=True)
 class JobObserver:
-    """Caches, but what no decision may get wrong is read live: a Job that is missing, and the pods of one
-    that has ended.
+    """Caches, but what no decision may get wrong is read live: a Job that is missing, the pods of one that
+    has ended, and those of one that is about to be given up.
     """
 
     api: Api
@@ -33,7 +36,10 @@ class JobObserver:
     stores: Stores
     lookups: Lookups
     poller: Poller
+    now: Callable[[], datetime]
     _looked_at: dict[Key, frozenset[str]] = field(default_factory=dict)
+    _behind: set[Key] = field(default_factory=set)
+    """Runs of which the store was found to hold old pods; they are read live until it has caught up."""
 
     async def __call__(self, owner: Object) -> Observed:
         """Read everything that the plan for this run may look at; raises ApiError."""
@@ -41,7 +47,7 @@ class JobObserver:
         missing_never = self._recorded_just_now(job)
         jobs = await self._jobs(job, missing_never)
         pods = await self._pods(job, jobs, missing_never)
-        answer = self._progress(job, pods)
+        answer, kueue = self._progress(job, pods), self.stores.workloads
         return Observed(
             job=job,
             jobs=jobs,
@@ -53,18 +59,20 @@ class JobObserver:
             progress_failed=answer.failed,
             runs=self._runs(job, jobs),
             workloads=self._workloads(jobs),
-            kueue=self.stores.workloads.served,
+            kueue=kueue.served,
+            kueue_problem=kueue.problem,
         )
 
     def forget(self, key: Key) -> None:
         """The run is gone."""
         self._looked_at.pop(key, None)
+        self._behind.discard(key)
 
     def _recorded_just_now(self, job: FineTuneJob) -> frozenset[str]:
         """The Jobs of attempts that this process recorded and did not look at since. Nothing can have run
         under these names before, so nothing is read live: creating such a Job once more changes nothing.
         """
-        key = Key("FineTuneJob", job.metadata.namespace, job.metadata.name)
+        key = _key(job)
         names = frozenset(attempt.job for attempt in job.status.attempts)
         before = self._looked_at.get(key)
         self._looked_at[key] = names
@@ -87,17 +95,34 @@ class JobObserver:
         self, job: FineTuneJob, jobs: Mapping[str, Manifest], never: frozenset[str]
     ) -> Mapping[str, tuple[Manifest, ...]]:
         """The pods by Job. Those of an attempt whose Job just ended are read live: the pod's termination
-        message may travel behind the Job's status, and the outcome is decided once.
+        message may travel behind the Job's status, and the outcome is decided once. So are those of one that
+        has waited for too long: the trouble may be over, and the watch that would tell may be cut.
         """
-        namespace, uid = job.metadata.namespace, job.metadata.uid
-        kept = self.stores.pods.owned_by(namespace, uid)
+        kept = self.stores.pods.owned_by(job.metadata.namespace, job.metadata.uid)
         found = dict(manifests.by_job(pod for pod in kept if _made_by_job(pod)))
-        for attempt in _open(job):
-            name = attempt.job
-            if name not in never and (name not in jobs or manifests.finished(jobs[name])):
-                live, _ = await self.api.list_all(POD, namespace, f"{manifests.JOB_LABEL}={name}")
-                found[name] = tuple(p for p in live if _made_by_job(p) and labelled_uid(p) == uid)
+        doubted = self._doubted(job)
+        for name in (attempt.job for attempt in _open(job) if attempt.job not in never):
+            if doubted or name not in jobs or manifests.finished(jobs[name]):
+                live = await self._live_pods(job, name)
+                if doubted:
+                    self._compare(_key(job), found.get(name, ()), live)
+                found[name] = live
         return found
+
+    def _doubted(self, job: FineTuneJob) -> bool:
+        waiting = job.status.waiting
+        until = None if waiting is None else moment_of(waiting.until)
+        return _key(job) in self._behind or (until is not None and until <= self.now())
+
+    def _compare(self, key: Key, kept: Sequence[Manifest], live: Sequence[Manifest]) -> None:
+        if _versions(kept) == _versions(live):
+            self._behind.discard(key)
+        else:
+            self._behind.add(key)
+
+    async def _live_pods(self, job: FineTuneJob, name: str) -> tuple[Manifest, ...]:
+        live, _ = await self.api.list_all(POD, job.metadata.namespace, f"{manifests.JOB_LABEL}={name}")
+        return tuple(p for p in live if _made_by_job(p) and labelled_uid(p) == job.metadata.uid)
 
     def _runs(self, job: FineTuneJob, jobs: Mapping[str, Manifest]) -> tuple[Manifest, ...]:
         """What finished runs measured, for the calibration in the job.json of prepare, which is written while
@@ -116,7 +141,7 @@ class JobObserver:
         namespace, ours = job.metadata.namespace, workspace_name(job)
         kept = self.stores.claims.get(namespace, ours)
         found = {} if kept is None else {ours: kept}
-        if _ended(job) or any(attempt.job in jobs for attempt in _open(job)):
+        if ended(job.status) or any(attempt.job in jobs for attempt in _open(job)):
             return found
         named = [source.claim for source in _sources(job) if source.claim is not None]
         workspace = job.spec.workspace.claim_name if job.spec.workspace is not None else None
@@ -126,7 +151,7 @@ class JobObserver:
         prepared = any(
             a.stage == "prepare" and a.state in ("Running", "Succeeded") for a in job.status.attempts
         )
-        names = [] if prepared or _ended(job) else [s.name for s in _sources(job) if s.name is not None]
+        names = [] if prepared or ended(job.status) else [s.name for s in _sources(job) if s.name is not None]
         return await self.lookups.configmaps(job.metadata.namespace, names)
 
     def _progress(self, job: FineTuneJob, pods: Mapping[str, tuple[Manifest, ...]]) -> Answer:
@@ -135,24 +160,23 @@ class JobObserver:
         return next((self.poller.answer(pod) for pod in ranks if manifests.index_of(pod) == 0), SILENT)
 
 
+def _key(job: FineTuneJob) -> Key:
+    return Key("FineTuneJob", job.metadata.namespace, job.metadata.name)
+
+
+def _versions(pods: Iterable[Manifest]) -> set[tuple[str, str]]:
+    return {(manifests.uid_of(pod), manifests.text(pod, "metadata", "resourceVersion")) for pod in pods}
+
+
 def _open(job: FineTuneJob) -> Sequence[Attempt]:
     return [attempt for attempt in job.status.attempts if attempt.state not in FINAL]
 
 
-def _ended(job: FineTuneJob) -> bool:
-    succeeded = job.status.condition("Succeeded")
-    return succeeded is not None and succeeded.status != "Unknown"
-
-
 def _made_by_job(pod: Manifest) -> bool:
     """Whether the Job that the label names controls the pod; anybody may copy a label."""
-    references = manifests.items(pod, "metadata", "ownerReferences")
-    return any(
-        ref.get("controller") is True
-        and ref.get("kind") == "Job"
-        and ref.get("name") == manifests.label(pod, manifests.JOB_LABEL)
-        for ref in references
-    )
+    controller = manifests.controller(pod)
+    made_by = manifests.text(controller, "kind"), manifests.text(controller, "name")
+    return made_by == ("Job", manifests.label(pod, manifests.JOB_LABEL))
 
 
 def _sources(job: FineTuneJob) -> list[Source]:

@@ -16,6 +16,7 @@ from finetune_operator.runtime.resources import CLAIM, CONFIGMAP
 
 FOUND_SECONDS = 60.0
 ABSENT_SECONDS = 10.0  # somebody is about to create it
+PURGE_SECONDS = 60.0
 V = TypeVar("V")
 
 
@@ -25,6 +26,7 @@ class Expiring(Generic[V]):
     def __init__(self, clock: Callable[[], float]):
         self._clock = clock
         self._values: dict[tuple[str, str], tuple[float, V]] = {}
+        self._purge_at = clock() + PURGE_SECONDS
 
     def __len__(self) -> int:
         return len(self._values)
@@ -37,10 +39,16 @@ class Expiring(Generic[V]):
         if kept is not None and kept[0] > self._clock():
             return kept[1]
         value = await read()
-        now = self._clock()
-        self._values = {key: entry for key, entry in self._values.items() if entry[0] > now}
-        self._values[namespace, name] = now + seconds(value), value
+        self._values[namespace, name] = self._clock() + seconds(value), value
+        self._purge()
         return value
+
+    def _purge(self) -> None:
+        """Now and then, since this goes through all values."""
+        now = self._clock()
+        if now >= self._purge_at:
+            self._values = {key: entry for key, entry in self._values.items() if entry[0] > now}
+            self._purge_at = now + PURGE_SECONDS
 
 
 class Lookups:

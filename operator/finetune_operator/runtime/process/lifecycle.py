@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from finetune_operator.runtime.resources import Key
 WORKERS = 16
 DRAIN_SECONDS = 20.0
 SYNC_SECONDS = 120.0
+# For a cache that is not required: queued runs are not told that Kueue is absent while it is being listed.
+GRACE_SECONDS = 10.0
 # A watch brings a bookmark every minute; three missed ones and a failed relist mean that we decide blindly.
 STALE_SECONDS = 300.0
 # kopf's watches owe what a write or a list has shown; they bring it within a second.
@@ -155,9 +158,13 @@ class Process:
         log.info("stopped")
 
     async def _complete(self) -> None:
-        """Every cache holds what exists; before that, absent would be taken for gone."""
-        for reflector in self._parts.reflectors:
+        """Every required cache holds what exists; before that, absent would be taken for gone."""
+        for reflector in self._required:
             await reflector.synced.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_SECONDS):
+                for reflector in self._parts.reflectors:
+                    await reflector.synced.wait()
         await self._parts.listing.caught_up()
 
     async def _in_time(self, waiting: Coroutine[Any, Any, None]) -> None:
@@ -170,8 +177,12 @@ class Process:
                 "what the API server answers (a missing role is the usual cause)."
             ) from None
 
+    @property
+    def _required(self) -> list[Reflector]:
+        return [reflector for reflector in self._parts.reflectors if reflector.required]
+
     def _incomplete(self) -> list[str]:
-        unsynced = [r.resource.plural for r in self._parts.reflectors if not r.synced.is_set()]
+        unsynced = [r.resource.plural for r in self._required if not r.synced.is_set()]
         owed = self._parts.owners.arrivals.owed()
         awaited = [f"{owed} objects that the watches of our kinds did not bring"] if owed else []
         return [*(f"{plural} not listed" for plural in unsynced), *awaited] or ["our kinds not listed"]
@@ -179,15 +190,16 @@ class Process:
     def _stale(self) -> Mapping[str, float]:
         """For every watched kind, for how many seconds it may have missed something."""
         now = self._clock()
-        children = {r.resource.kind: now - r.fresh_at for r in self._parts.reflectors if r.synced.is_set()}
+        children = {r.resource.kind: now - r.fresh_at for r in self._parts.reflectors}
         return {**children, **self._parts.owners.arrivals.overdue()}
 
     def _older_than(self, children: float, own: float) -> list[str]:
         overdue = self._parts.owners.arrivals.overdue()
+        optional = {r.resource.kind for r in self._parts.reflectors if not r.required}
         return [
             f"the watch of {kind} brought nothing for {seconds:.0f} s"
             for kind, seconds in self._stale().items()
-            if seconds > (own if kind in overdue else children)
+            if kind not in optional and seconds > (own if kind in overdue else children)
         ]
 
     def _not_alive(self) -> list[str]:
