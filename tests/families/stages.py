@@ -127,7 +127,7 @@ def _run(base: Path, method: str, root: Path) -> Trained | Refused:
     if isinstance(ready, Refused):
         return ready
     job, workspace = ready.job.model_copy(update={"stage": "train"}), ready.workspace
-    result = train_process(job, workspace, StopRequest())
+    result = train_process(job, workspace, StopRequest(), lambda _: None)
     return Trained(base, workspace.output_dir(job), ready.summary, dict(result.summary))
 
 

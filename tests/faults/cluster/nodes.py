@@ -173,11 +173,15 @@ class Nodes:
             await pod.bind()
             living = asyncio.ensure_future(cast.next(pod)(pod))
             deletion = asyncio.ensure_future(pod.deletion.wait())
-            await asyncio.wait([living, deletion], return_when=asyncio.FIRST_COMPLETED)
-            if living.done():
-                living.result()
-                await deletion
-            living.cancel()
+            try:
+                await asyncio.wait([living, deletion], return_when=asyncio.FIRST_COMPLETED)
+                if living.done():
+                    living.result()
+                    await deletion
+            finally:  # also when the play is over: its server must not keep the address
+                living.cancel()
+                deletion.cancel()
+                await asyncio.gather(living, deletion, return_exceptions=True)
             await cast.dying(pod)
         except ApiServerError as error:
             if error.status not in (404, 409):
