@@ -287,6 +287,7 @@ def _not_started(
         "NotStarted",
         since=since,
         deadline_seconds=_while_holding_gpus(pod, settings),
+        stalled=bool(secrets),
         node=node,
     )
 
