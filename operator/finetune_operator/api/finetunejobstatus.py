@@ -14,6 +14,8 @@ AttemptState: TypeAlias = Literal["Recorded", "Running", "Succeeded", "Failed"]
 Number: TypeAlias = Annotated[str, Field(max_length=32)]
 DATE_TIME: dict[str, JsonValue] = {"format": "date-time"}
 STAGES: tuple[StageName, ...] = ("prepare", "baseline", "train", "evaluate", "publish")
+GPU_STAGES: frozenset[str] = frozenset({"baseline", "train", "evaluate"})
+"""The stages whose pods hold GPUs, where the run has any; re-emitting their results takes none."""
 
 
 class Progress(ApiModel):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from finetune_operator.api.finetunejobstatus import GPU_STAGES
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import (
     condition,
@@ -194,7 +195,7 @@ def _memory_advice(stage: str, pod: Manifest, container: str) -> str:
 
 
 def _more_memory(stage: str, container: Mapping[str, Any]) -> str:
-    if stage in ("prepare", "publish"):
+    if stage not in GPU_STAGES:
         return "let the administrator raise cpuStages.memory of the chart"
     fewer = ", train in one process (spec.resources.processesPerNode: 1) if its log tells of several"
     return f"raise spec.resources.memory{fewer if _chose_processes(container) else ''}"

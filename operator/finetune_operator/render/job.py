@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt
 from finetune_operator.contracts.digests import input_digest, spec_digest
 from finetune_operator.contracts.documents import (
     JobBudget,
@@ -31,8 +31,6 @@ from finetune_operator.render.pod import PROGRESS_PORT, PodParts, stage_pod
 from finetune_operator.render.resources import accelerator, other_gpus
 
 DEFAULT_WORKSPACE_SIZE = "50Gi"
-QUEUED_STAGES = frozenset({"baseline", "train", "evaluate"})
-"""The stages that hold GPUs where there are any: Kueue admits these and no others."""
 
 
 def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
@@ -70,7 +68,7 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
 
 def queue_of(job: FineTuneJob, stage: str) -> str | None:
     """The LocalQueue that admits the pods of a stage, None for stages that are not queued."""
-    return job.spec.scheduling.queue_name if stage in QUEUED_STAGES else None
+    return job.spec.scheduling.queue_name if stage in GPU_STAGES else None
 
 
 def job_document(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt
 from finetune_operator.contracts.settings import Settings, pinned
 from finetune_operator.core.actions import Manifest
 from finetune_operator.render.containers import Container, container
@@ -17,7 +17,6 @@ from finetune_operator.render.volumes import JOB_FILE, workspace_claim, workspac
 
 PROGRESS_PORT = 8080
 GRACE_SECONDS = 30
-_CPU_COMMANDS = ("prepare", "publish", "reemit")
 _CLAIM = "/claim"
 
 
@@ -44,7 +43,7 @@ class PodParts:
 def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
     """The pod template of an attempt."""
     gpu = gpu_type(job, settings)
-    place = cpu_stage(job, settings) if parts.command in _CPU_COMMANDS else with_gpus(job.spec, gpu)
+    place = with_gpus(job.spec, gpu) if parts.command in GPU_STAGES else cpu_stage(job, settings)
     special: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": parts.grace_seconds,
@@ -67,7 +66,7 @@ def _main(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodPart
     gpu = gpu_type(job, settings)
     watched = {**gpu.env, "FT_HANG_SECONDS": str(settings.hang_deadline_seconds)}
     capabilities = ("IPC_LOCK",) if gpu.ipc_lock and parts.nodes > 1 else ()
-    env = {**({} if parts.command in _CPU_COMMANDS else watched), **offline, **parts.env}
+    env = {**(watched if parts.command in GPU_STAGES else {}), **offline, **parts.env}
     return {
         **container(attempt.stage, pinned(job, settings).images.trainer, settings, env, capabilities),
         "command": ["python", "-m", "finetune_trainer"],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from finetune_operator.api.conditions import clip
-from finetune_operator.api.finetunejobstatus import Attempt, Progress, Waiting
+from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt, Progress, Waiting
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
 from finetune_operator.core.times import format_time, moment_of
@@ -93,7 +93,7 @@ def _hang(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) ->
     trainer knows how long loading and compiling may take.
     """
     progress = progress_now(run, stage)
-    if attempt.reemits or stage.name not in ("baseline", "train", "evaluate") or progress is None:
+    if attempt.reemits or stage.name not in GPU_STAGES or progress is None:
         return None
     since = moment_of(progress.stepped_at)
     unmeasured = stage.name == "train" and progress.step_seconds is None
