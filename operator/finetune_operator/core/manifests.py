@@ -149,6 +149,21 @@ def index_of(pod: Manifest) -> int:
     return int(carried) if carried.isascii() and carried.isdigit() else 0
 
 
+def container_specs(pod: Manifest) -> tuple[Mapping[str, Any], ...]:
+    """The containers of a pod as asked for, those of its start last."""
+    return (*items(pod, "spec", "containers"), *items(pod, "spec", "initContainers"))
+
+
+def container_statuses(pod: Manifest) -> tuple[Mapping[str, Any], ...]:
+    """How the containers of a pod stand, in the order in which they start."""
+    return (*items(pod, "status", "initContainerStatuses"), *items(pod, "status", "containerStatuses"))
+
+
+def placed_at(pod: Manifest) -> datetime | None:
+    """When the scheduler last decided about the pod: for one with a node, when it got it."""
+    return moment(condition(pod, "PodScheduled"), "lastTransitionTime")
+
+
 def address(pod: Manifest) -> str | None:
     """The address of a pod whose containers run, None while they do not."""
     running = text(pod, "status", "phase") == "Running"

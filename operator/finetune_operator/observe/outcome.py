@@ -12,6 +12,7 @@ from finetune_operator.api.finetunejobstatus import GPU_STAGES
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import (
     condition,
+    container_specs,
     index_of,
     integer,
     is_true,
@@ -185,8 +186,7 @@ def _out_of_memory(stage: str, pod: Manifest, when: Literal["state", "lastState"
 
 
 def _memory_advice(stage: str, pod: Manifest, container: str) -> str:
-    specs = (*items(pod, "spec", "containers"), *items(pod, "spec", "initContainers"))
-    spec = next((c for c in specs if c.get("name") == container), {})
+    spec = next((c for c in container_specs(pod) if c.get("name") == container), {})
     limit = text(spec, "resources", "limits", "memory") or "its node's memory"
     return (
         f"Container {container} of pod {name_of(pod)} was killed because it needed more memory than {limit}; "

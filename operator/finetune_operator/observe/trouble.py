@@ -11,6 +11,8 @@ from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import (
     condition,
+    container_specs,
+    container_statuses,
     index_of,
     integer,
     is_true,
@@ -18,6 +20,7 @@ from finetune_operator.core.manifests import (
     mapping,
     moment,
     name_of,
+    placed_at,
     terminating,
     text,
     unfinished,
@@ -82,8 +85,7 @@ def _of_stage_pod(job: FineTuneJob, pod: Manifest, settings: Settings, now: date
 
 def _crashing(pod: Manifest, settings: Settings) -> Iterator[Trouble]:
     """A container that somebody injected and that ends again and again keeps the stage's from starting."""
-    containers = (*items(pod, "status", "initContainerStatuses"), *items(pod, "status", "containerStatuses"))
-    for container in containers:
+    for container in container_statuses(pod):
         waiting, ended = mapping(container, "state", "waiting"), mapping(container, "lastState", "terminated")
         if text(waiting, "reason") == "CrashLoopBackOff" and text(container, "name") != "engine":
             said = _short(text(ended, "message") or text(waiting, "message"))
@@ -99,7 +101,7 @@ def _crashing(pod: Manifest, settings: Settings) -> Iterator[Trouble]:
 
 def _never_started(pod: Manifest, settings: Settings, now: datetime) -> Iterator[Trouble]:
     """Whatever the cause: every wait that has a limit of its own is over, and nothing runs."""
-    since, node = _placed_at(pod), text(pod, "spec", "nodeName")
+    since, node = placed_at(pod), text(pod, "spec", "nodeName")
     limit = (
         settings.stuck_deadline_seconds + settings.engine_start_seconds + settings.image_pull_deadline_seconds
     )
@@ -140,13 +142,9 @@ def _of_gang(trouble: Trouble, wanted: int, placed: Sequence[Manifest], settings
     if trouble.reason not in ("Unschedulable", "NoPods"):
         return replace(trouble, message=said)
     limit = min(settings.stuck_deadline_seconds, settings.unschedulable_deadline_seconds)
-    first = min(filter(None, map(_placed_at, placed)), default=None)
+    first = min(filter(None, map(placed_at, placed)), default=None)
     since = max(filter(None, (trouble.since, first)), default=None)
     return Trouble("GangIncomplete", said, "PeersMissing", since, limit)
-
-
-def _placed_at(pod: Manifest) -> datetime | None:
-    return moment(condition(pod, "PodScheduled"), "lastTransitionTime")
 
 
 def pod_troubles(
@@ -157,8 +155,7 @@ def pod_troubles(
     if terminating(pod):
         return
     yield from _unscheduled(pod, settings, now)
-    containers = (*items(pod, "status", "initContainerStatuses"), *items(pod, "status", "containerStatuses"))
-    for container in containers:
+    for container in container_statuses(pod):
         yield from _image(pod, container, settings)
         yield from _configuration(pod, container, settings)
         yield from _engine(pod, container)
@@ -233,8 +230,8 @@ def _image(pod: Manifest, container: Manifest, settings: Settings) -> Iterator[T
 
 
 def _image_of(pod: Manifest, name: str) -> str:
-    specs = (*items(pod, "spec", "containers"), *items(pod, "spec", "initContainers"))
-    return next((text(spec, "image") for spec in specs if spec.get("name") == name), "")
+    specs = (spec for spec in container_specs(pod) if spec.get("name") == name)
+    return next((text(spec, "image") for spec in specs), "")
 
 
 def _configuration(pod: Manifest, container: Manifest, settings: Settings) -> Iterator[Trouble]:
@@ -274,7 +271,7 @@ def _not_started(
     """Placed, but without a sandbox: volumes, network or the node; the kubelet tells which only in events."""
     if text(pod, "status", "phase") != "Pending":
         return
-    since = moment(condition(pod, "PodScheduled"), "lastTransitionTime")
+    since = placed_at(pod)
     ready = text(condition(pod, "PodReadyToStartContainers"), "status")
     if ready != "False" or since is None or now - since < MOUNT_PATIENCE:
         return
@@ -294,8 +291,9 @@ def _not_started(
 
 def _while_holding_gpus(pod: Manifest, settings: Settings) -> float | None:
     """Kubernetes knows a GPU only as an extended resource, whose name has a domain of its vendor."""
-    containers = (*items(pod, "spec", "containers"), *items(pod, "spec", "initContainers"))
-    limits = [name for container in containers for name in mapping(container, "resources", "limits")]
+    limits = [
+        name for container in container_specs(pod) for name in mapping(container, "resources", "limits")
+    ]
     return settings.stuck_deadline_seconds if any("/" in name for name in limits) else None
 
 

@@ -8,7 +8,15 @@ from datetime import datetime, timedelta
 
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import condition, integer, is_true, items, mapping, text
+from finetune_operator.core.manifests import (
+    condition,
+    container_statuses,
+    integer,
+    is_true,
+    items,
+    mapping,
+    text,
+)
 from finetune_operator.observe.trouble import ENGINE_STARTS, Trouble, pod_troubles
 from finetune_operator.render.names import server_name
 from finetune_operator.serving.children import AGENT_PORT
@@ -88,11 +96,10 @@ def _pods(observed: Observed, table: Table, settings: Settings, now: datetime) -
 
 def _restarted(pod: PodState) -> Iterator[Trouble]:
     """How the last run of a container ended says more than that it is started again."""
-    for kind in ("initContainerStatuses", "containerStatuses"):
-        for container in items(pod.pod, "status", kind):
-            ended = mapping(container, "lastState", "terminated")
-            if ended:
-                yield _ended(f"Pod {pod.name}, container {text(container, 'name')}", container, ended)
+    for container in container_statuses(pod.pod):
+        ended = mapping(container, "lastState", "terminated")
+        if ended:
+            yield _ended(f"Pod {pod.name}, container {text(container, 'name')}", container, ended)
 
 
 def _ended(where: str, container: Manifest, ended: Manifest) -> Trouble:

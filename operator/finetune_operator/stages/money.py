@@ -13,7 +13,7 @@ from finetune_operator.api.finetunejobstatus import Attempt, Cost, FineTuneJobSt
 from finetune_operator.contracts.documents import JobCalibration
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import condition, items, moment, text, unfinished
+from finetune_operator.core.manifests import items, moment, placed_at, text, unfinished
 from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.render.resources import accelerator, gpus
 from finetune_operator.stages.summaries import as_number, in_money
@@ -108,14 +108,12 @@ def _closed(attempt: Attempt, since: datetime, end: datetime) -> Attempt:
 
 
 def _begin(pods: Sequence[Manifest], now: datetime) -> datetime:
-    return min((start for pod in pods if (start := _placed_at(pod)) is not None), default=now)
+    return min((start for pod in pods if (start := _held_from(pod)) is not None), default=now)
 
 
-def _placed_at(pod: Manifest) -> datetime | None:
+def _held_from(pod: Manifest) -> datetime | None:
     return (
-        moment(condition(pod, "PodScheduled"), "lastTransitionTime")
-        or moment(pod, "status", "startTime")
-        or moment(pod, "metadata", "creationTimestamp")
+        placed_at(pod) or moment(pod, "status", "startTime") or moment(pod, "metadata", "creationTimestamp")
     )
 
 
