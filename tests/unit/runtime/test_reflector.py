@@ -24,6 +24,18 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.001)
 
 
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the reflector paused each time; it does not really wait."""
+    lengths: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        lengths.append(seconds)
+
+    monkeypatch.setattr(module, "sleep", pause)
+    return lengths
+
+
 def _job(name: str, version: int) -> dict[str, Any]:
     owner = [{"uid": "owner", "controller": True}]
     metadata = {"name": name, "namespace": "demo", "uid": f"uid-{name}", "ownerReferences": owner}
@@ -127,14 +139,8 @@ async def test_a_refused_list_is_tried_again_and_synced_waits(server: Any, api: 
 
 
 async def test_a_throttled_watch_waits_as_long_as_the_server_asks_and_keeps_its_version(
-    server: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+    server: Any, api: Any, pauses: list[float]
 ) -> None:
-    pauses: list[float] = []
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr(module, "sleep", pause)
     server.watch_faults.append(web.json_response({}, status=429, headers={"Retry-After": "7"}))
     async with _running(api, []):
         await _settled(server)
@@ -143,14 +149,8 @@ async def test_a_throttled_watch_waits_as_long_as_the_server_asks_and_keeps_its_
 
 
 async def test_a_watch_that_ends_at_once_is_restarted_more_and_more_slowly(
-    server: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+    server: Any, api: Any, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
-    pauses: list[float] = []
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr(module, "sleep", pause)
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 1.0)
     server.streams.extend([[], [], []])
     async with _running(api, []):
@@ -161,14 +161,8 @@ async def test_a_watch_that_ends_at_once_is_restarted_more_and_more_slowly(
 
 
 async def test_failures_in_a_row_are_forgotten_by_an_event_and_not_by_a_list(
-    server: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+    server: Any, api: Any, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
-    pauses: list[float] = []
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr(module, "sleep", pause)
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 1.0)
     gone = {"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}}
     server.streams.extend([[gone], [gone], [{"type": "ADDED", "object": _job("a", 300)}, gone]])
