@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from finetune_operator.api.conditions import Condition, Conditions
+from finetune_operator.api.conditions import Condition, Conditions, find
 from finetune_operator.api.schema import ApiModel
 
 GROUP = "finetune.dev"
@@ -40,7 +40,7 @@ class Status(ApiModel):
 
     def condition(self, kind: str) -> Condition | None:
         """The condition of a type, None while it was never set."""
-        return next((entry for entry in self.conditions if entry.type == kind), None)
+        return find(self.conditions, kind)
 
     def to_status(self) -> dict[str, Any]:
         """The status as it is written to the API server."""

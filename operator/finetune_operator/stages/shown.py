@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from finetune_operator.api.conditions import Fact, clip
+from finetune_operator.api.conditions import Fact
 from finetune_operator.api.finetunejobstatus import Attempt, Waiting
 from finetune_operator.core.actions import Refusal
-from finetune_operator.core.times import format_time, moment_of
+from finetune_operator.core.times import moment_of
+from finetune_operator.observe.trouble import Trouble
 from finetune_operator.stages.blockers import Blocker
 from finetune_operator.stages.cleanup import Leftovers, stopping, whereabouts
 from finetune_operator.stages.decision import Decision, event
 from finetune_operator.stages.observed import Run
+from finetune_operator.stages.running import waiting_for
 from finetune_operator.stages.stage import Stage
 
 QUIET_SECONDS = 300
@@ -52,7 +54,7 @@ def waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:
 
 def blocked(run: Run, stage: Stage, found: Blocker) -> Decision:
     """Nothing of the stage may run: for the user, the budget, or what only a person can mend."""
-    wait = since(run, found.reason, found.message)
+    wait = waiting_for(run, Trouble(found.reason, found.message))
     decision = waits(run, stage, wait, stalled=found.stalled)
     if found.stalled:  # nothing tells of the missing objects of users
         return replace(decision, again=run.settings.progress_seconds)
@@ -86,13 +88,6 @@ def waiting_for_leftovers(run: Run, stage: Stage, left: Leftovers) -> Decision:
         title=stage.title,
         again=run.settings.progress_seconds,
     )
-
-
-def since(run: Run, reason: str, message: str) -> Waiting:
-    """A wait without a deadline, with the time at which it was first shown."""
-    known = run.status.waiting
-    since = known.since if known is not None and known.reason == reason else format_time(run.now)
-    return Waiting(reason=reason, message=clip(message), since=since)
 
 
 def _until(run: Run, wait: Waiting) -> float:

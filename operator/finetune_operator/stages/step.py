@@ -17,7 +17,7 @@ from finetune_operator.core.manifests import integer, label, mapping, suspended,
 from finetune_operator.core.times import format_time
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
-from finetune_operator.observe.trouble import scheduled, steady
+from finetune_operator.observe.trouble import Trouble, scheduled, steady
 from finetune_operator.render import job as children
 from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY, workspace_name
 from finetune_operator.render.pod import PodParts
@@ -45,7 +45,6 @@ from finetune_operator.stages.shown import (
     blocked,
     refused,
     shown,
-    since,
     waiting_for_leftovers,
     waits,
     working,
@@ -87,7 +86,7 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
     again = retry(attempts) if attempts else None
     if attempts and again is None:
         return _give_up(stage, attempts)
-    left = leftovers(run, (a for a in run.status.attempts if a.state in ("Succeeded", "Failed")))
+    left = leftovers(run, _ended(run))
     if left is not None:
         return waiting_for_leftovers(run, stage, left)
     if again is not None and run.now < again.at:
@@ -97,6 +96,10 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
         return blocked(run, stage, found)
     attempt = next_attempt(run.job, stage.name, attempts, run.now)
     return _begin(run, stage, attempt if attempt.reemits else priced(run.job, run.settings, attempt))
+
+
+def _ended(run: Run) -> list[Attempt]:
+    return [attempt for attempt in run.status.attempts if attempt.state in ("Succeeded", "Failed")]
 
 
 def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
@@ -125,8 +128,7 @@ def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
 
 def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     """The attempt is recorded, so its Job may be created: again and again, the name allows one."""
-    others = (a for a in run.status.attempts if a.state in ("Succeeded", "Failed"))
-    left = leftovers(run, [*others, attempt])
+    left = leftovers(run, [*_ended(run), attempt])
     if left is not None:
         return waiting_for_leftovers(run, stage, left)
     found = blocker(run, stage.name, reemits=attempt.reemits is True)
@@ -252,7 +254,7 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
     resuming = _resuming(run, attempt, child)
     if why is None:
         return Decision(actions=resuming, again=run.settings.progress_seconds)
-    wait = since(run, why.reason, why.message)
+    wait = waiting_for(run, Trouble(why.reason, why.message))
     return replace(waits(run, stage, wait, stalled=False).adding(actions=resuming), idle=True)
 
 
