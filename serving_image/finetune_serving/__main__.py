@@ -72,7 +72,6 @@ def _gateway(gateway: argparse.ArgumentParser) -> None:
     gateway.add_argument("--host", default="0.0.0.0")  # noqa: S104 - the pod's own address
     gateway.add_argument("--port", type=int, default=8000)
     gateway.add_argument("--agent-port", type=int, default=8001)
-    gateway.add_argument("--max-body-bytes", type=int, default=8 * 1024 * 1024)
     gateway.add_argument(
         "--drain-seconds", type=float, default=100.0, help="longest wait for requests at exit"
     )

@@ -6,11 +6,13 @@ import logging
 import signal
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
+import uvloop
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
 from pydantic import JsonValue, ValidationError
 
 from finetune_serving.agent.agent import Agent, Places
@@ -25,11 +27,17 @@ from finetune_serving.gateway.app import Gateway
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Ledger
+from finetune_serving.gateway.metrics import GatewayCollector, engine_metrics
 from finetune_serving.logs import configure
 
 logger = logging.getLogger(__name__)
 # Clients with open connections are told to leave with each answer; idle ones get this long to send one.
 LAME_DUCK_SECONDS = 2.0
+_IDLE_SECONDS = 15.0
+# A client has this long for the head of a request, and between two of them.
+_CLIENT_IDLE_SECONDS = 75.0
+# Fewer pauses while large bodies come in (bytes).
+_READ_BUFFER = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,6 @@ class Options:
     host: str
     port: int
     agent_port: int
-    max_body_bytes: int
     drain_seconds: float
 
 
@@ -60,7 +67,7 @@ def run_gateway(args: argparse.Namespace) -> int:
         logger.error("the base model cannot be read: %s", error)
         return 1
     logger.info("base model", extra={"fields": {"fingerprint": fingerprint}})
-    asyncio.run(_until_signal(options, fingerprint))
+    uvloop.run(_until_signal(options, fingerprint))
     return 0
 
 
@@ -73,22 +80,25 @@ async def _until_signal(options: Options, fingerprint: str) -> None:
 
 async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None:
     """Run both servers until `stop` is set, then let the requests in flight finish."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
-    book, ledger, keys = Book(), Ledger(registry), KeyRing(options.keys)
+    book, ledger, keys = Book(), Ledger(), KeyRing(options.keys)
+    registry.register(GatewayCollector(book, ledger, keys))
     loads = Histogram(
         "finetune_server_adapter_load_seconds", "Time the engine takes to load", registry=registry
     )
     async with AsyncExitStack() as stack:
-        # No connection is reused: the engine closes idle ones, and a request sent into that moment is lost.
-        connector = aiohttp.UnixConnector(options.uds, limit=0, force_close=True)
+        # The engine keeps idle connections for a minute, so it is we who close them.
+        connector = aiohttp.UnixConnector(options.uds, limit=0, keepalive_timeout=_IDLE_SECONDS)
         engine = await stack.enter_async_context(aiohttp.ClientSession("http://engine", connector=connector))
         agent = Agent(
             ManifestFile(options.manifest), EngineClient(engine), book, keys, ledger,
             Places(options.sources, options.adapters), _limits(options, fingerprint), loads.observe,
         )  # fmt: skip
-        gateway = Gateway(engine, book, keys, ledger, options.max_body_bytes)
+        gateway = Gateway(engine, book, keys, ledger)
         await _listen(stack, gateway.app(), options.host, options.port)
-        await _listen(stack, agent_app(agent.state, registry), options.host, options.agent_port)
+        agents = agent_app(agent.state, registry, partial(engine_metrics, engine))
+        await _listen(stack, agents, options.host, options.agent_port)
         work = asyncio.create_task(agent.run())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +136,14 @@ async def _drain(book: Book, ledger: Ledger, limit: float) -> None:
 
 async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
     # Cancelling the handler when the client leaves is what stops the engine from generating for nobody.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=5.0,
+        keepalive_timeout=_CLIENT_IDLE_SECONDS,
+        read_bufsize=_READ_BUFFER,
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, host, port).start()

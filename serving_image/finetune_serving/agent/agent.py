@@ -70,9 +70,8 @@ class Agent:
 
     def state(self) -> State:
         """The /state document of this moment."""
-        process = Process(
-            self._engine_id, self._limits.base_fingerprint, self._book.closing, self._manifest.error
-        )
+        problem = self._manifest.error or self._keys.problem
+        process = Process(self._engine_id, self._limits.base_fingerprint, self._book.closing, problem)
         return state(self._snapshot(), process, self._ledger.tally)
 
     async def run(self) -> None:
@@ -155,12 +154,16 @@ class Agent:
         records = self._world.records
         self._book.engine_up = self._world.engine_up
         self._book.loaded = frozenset(n for n, r in records.items() if r.phase == "Ready")
+        if self._manifest.current is not None:
+            self._book.limits = self._manifest.current.limits
+            self._book.grants = {grant.name: grant.aliases for grant in self._manifest.current.keys}
         if self._world.applied is not None:
             self._book.table = table_of(self._world.applied)
             published = {name: r.published for name, r in records.items()}
             self._book.created = published | {self._book.table.base: self._limits.base_published}
             kwargs = {name: r.template_kwargs for name, r in records.items()}
             self._book.template_kwargs = kwargs | {self._book.table.base: self._limits.base_template_kwargs}
+        self._book.announce()
 
     async def _work(self) -> None:
         while True:
@@ -238,7 +241,6 @@ class Agent:
         records = dict(self._world.records)
         if gone:
             del records[name]
-            self._ledger.forget(name)
             logger.info("adapter removed", extra={"fields": {"version": name}})
         else:
             records[name] = replace(record, retry_at=time.monotonic() + _REMOVAL_RETRY_SECONDS)

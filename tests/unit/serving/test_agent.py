@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
 
 from finetune_serving.agent.agent import Agent, Places
 from finetune_serving.agent.engine_client import EngineClient
@@ -28,7 +27,7 @@ class Pod:
     def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
         self.folder = folder
         self.book = Book()
-        self.ledger = Ledger(CollectorRegistry())
+        self.ledger = Ledger()
         places = Places(folder / "sources", folder / "adapters")
         limits = Limits("sha256:" + "b" * 64, 16)
         self.agent = Agent(
@@ -102,7 +101,8 @@ async def test_a_roll_over_drains_before_it_removes(pod: Pod, stand_in: Any, pub
     old, new = publish("a"), publish("b")
     pod.write(1, [old], reviews=old["name"])
     await pod.until(lambda s: s.ready)
-    with pod.ledger.track(old["name"]):
+    with pod.ledger.call(asyncio.timeout(None)) as call:
+        pod.ledger.enter(call, "x", old["name"])
         pod.write(2, [new], reviews=new["name"])
         await pod.until(lambda s: s.applied_generation == 2)
         await pod.until(lambda s: pod.phases()[old["name"]] == "Draining")

@@ -33,7 +33,7 @@ def options(stand_in: Any, folder: Path) -> serving.Options:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return serving.Options(
         folder / "manifest.json", str(stand_in.path), model, None, 16, folder / "adapters",
-        folder / "sources", "127.0.0.1", port, agent_port, 4096, 20.0,
+        folder / "sources", "127.0.0.1", port, agent_port, 20.0,
     )  # fmt: skip
 
 
@@ -55,7 +55,10 @@ async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_fi
         stand_in.hold.set()
         assert (await asked).status == 200
         async with client.get(f"{agent}/metrics") as metrics:
-            assert 'finetune_gateway_requests_total{code="200",version="base"} 1.0' in await metrics.text()
+            assert (
+                'finetune_gateway_requests_total{alias="base",code="200",version="base"} 1.0'
+                in await metrics.text()
+            )
         await running
 
 
