@@ -34,20 +34,25 @@ class Workshop:
     others: dict[str, Path] = field(default_factory=dict)
 
     def train(
-        self, folder: Path, on: dict[str, Any] | None = None, zero: bool = False, **options: Any
+        self,
+        folder: Path,
+        on: dict[str, Any] | None = None,
+        zero: bool = False,
+        several: bool = False,
+        **options: Any,
     ) -> None:
         """Save a PEFT adapter of rank 8 on all linear layers, with random B matrices unless `zero`.
 
-        `on` are the sizes of another model that it is trained on.
+        `on` are the sizes of another model that it is trained on; `several` says that the base is not a
+        language model alone.
         """
         import torch
         from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
         torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_pretrained(
-            self.other(**on) if on else self.base, dtype=torch.float32
-        )
+        kind = AutoModelForImageTextToText if several else AutoModelForCausalLM
+        model = kind.from_pretrained(self.other(**on) if on else self.base, dtype=torch.float32)
         made = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", **options}
         tuned = get_peft_model(model, made.pop("peft", LoraConfig)(**made))
         for name, parameter in tuned.named_parameters():

@@ -28,7 +28,7 @@ def check_modules(pairs: Mapping[str, Pair], base: BaseModules, *, transposed: b
     if unmatched := [module for module, place in places.items() if place is None]:
         names = counted(unmatched, len(pairs), "adapted modules")
         text = f"The base model lacks {names}, so the engine would drop them"
-        raise RefusedError("BaseMismatch", f"{text}; train the adapter on this server's base.")
+        raise RefusedError("BaseMismatch", f"{text}; leave them out, or train on this server's base.")
     if wrong := list(_wrong_sizes(pairs, places, base, transposed=transposed)):
         text = f"The base model has another size for {counted(wrong, len(pairs), 'adapted modules')}"
         raise RefusedError("BaseMismatch", f"{text}; train the adapter on this server's base.")
@@ -89,10 +89,11 @@ def _stack_names(wanted: Stacks, have: Stacks, *, composite: bool) -> dict[str, 
 def _may_be(name: str, other: str, *, composite: bool) -> bool:
     """Whether transformers may give one module the first name and a checkpoint the second.
 
-    Of a single model, what stands before the last part may differ; of several in one, also how many parts.
+    Of a single model, what stands before the last part may differ, or the first part be left out in the
+    checkpoint; of several in one, the name may also have more or fewer parts.
     """
-    same = name.rpartition(".")[2] == other.rpartition(".")[2]
-    return same and (composite or name.count(".") == other.count("."))
+    same_leaf = name.rpartition(".")[2] == other.rpartition(".")[2]
+    return same_leaf and (composite or name.count(".") == other.count(".") or name.partition(".")[2] == other)
 
 
 def _likeness(
