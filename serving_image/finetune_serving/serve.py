@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
 from pydantic import JsonValue, ValidationError
 
+from finetune_serving.adapter.base import read_base
 from finetune_serving.agent.agent import Agent, Places
 from finetune_serving.agent.app import agent_app
 from finetune_serving.agent.artifact import MANIFEST
@@ -113,7 +114,8 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
 
 def _limits(options: Options, fingerprint: str) -> Limits:
     published = int((options.model / "config.json").stat().st_mtime)
-    return Limits(fingerprint, options.max_lora_rank, published, base_template_kwargs(options.model))
+    kwargs, modules = base_template_kwargs(options.model), read_base(options.model)
+    return Limits(fingerprint, options.max_lora_rank, published, kwargs, modules)
 
 
 def base_template_kwargs(model: Path) -> dict[str, JsonValue]:
