@@ -11,7 +11,3 @@ class RefusedError(Exception):
         self.reason = reason
         self.message = message
         self.retry = retry
-
-
-class EngineLostError(Exception):
-    """The engine did not answer; nothing is known to be wrong with the version."""

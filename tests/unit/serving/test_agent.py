@@ -10,10 +10,12 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from finetune_serving.agent.agent import Agent, Places
+from finetune_serving.agent.agent import Agent
 from finetune_serving.agent.engine_client import EngineClient
+from finetune_serving.agent.engine_watch import EngineWatch
 from finetune_serving.agent.manifest import ManifestFile
 from finetune_serving.agent.preflight import Limits
+from finetune_serving.agent.steps import Places, Steps
 from finetune_serving.documents import State
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.keys import KeyRing
@@ -29,12 +31,18 @@ class Pod:
         self.folder = folder
         self.book = Book()
         self.ledger = Ledger(CollectorRegistry())
-        places = Places(folder / "sources", folder / "adapters")
         limits = Limits("sha256:" + "b" * 64, 16)
+        client = EngineClient(session)
+        self.watch = EngineWatch(client, self.ledger, lambda: "base", patience=0.5)
         self.agent = Agent(
-            ManifestFile(folder / "manifest.json"), EngineClient(session), self.book, KeyRing(None),
-            self.ledger, places, limits, lambda _: None,
-        )  # fmt: skip
+            manifest=ManifestFile(folder / "manifest.json"),
+            engine=self.watch,
+            steps=Steps(client, Places(folder / "sources", folder / "adapters"), limits, lambda _: None),
+            limits=limits,
+            book=self.book,
+            keys=KeyRing(None),
+            ledger=self.ledger,
+        )
 
     def write(self, generation: int, versions: list[dict[str, Any]], **routes: str) -> None:
         document = {
@@ -130,8 +138,10 @@ async def test_a_broken_version_never_takes_over(pod: Pod, publish: Publish) -> 
     await pod.until(lambda s: s.ready)
     pod.write(2, [good, bad], reviews=bad["name"])
     state = await pod.until(lambda s: any(v.phase == "Failed" for v in s.versions))
-    assert (state.generation, state.applied_generation, state.ready) == (2, 1, True)
-    assert next(v.reason for v in state.versions if v.name == bad["name"]) == "Unpromoted"
+    assert (state.generation, state.ready) == (2, True)
+    assert pod.book.table.aliases["reviews"][0].version == good["name"]
+    alias = state.aliases[0]
+    assert (alias.answers, alias.targets[0].version, alias.reason) == (True, good["name"], "Unpromoted")
 
 
 async def test_an_adapter_without_effect_is_a_silent_no_op(pod: Pod, stand_in: Any, publish: Publish) -> None:

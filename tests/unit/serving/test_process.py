@@ -17,11 +17,12 @@ from finetune_serving import serve as serving
 from finetune_serving.engine import engine_arguments, remove_stale_socket
 from finetune_serving.fetch_base import MARKER
 from finetune_serving.health import check
+from finetune_serving.options import Options
 
 REVISION = "a" * 40
 
 
-def options(stand_in: Any, folder: Path) -> serving.Options:
+def options(stand_in: Any, folder: Path) -> Options:
     model = folder / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
@@ -31,9 +32,10 @@ def options(stand_in: Any, folder: Path) -> serving.Options:
         port, agent_port = one.getsockname()[1], two.getsockname()[1]
     manifest = {"schemaVersion": 1, "generation": 1, "base": {"name": "base"}, "versions": [], "routes": []}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return serving.Options(
-        folder / "manifest.json", str(stand_in.path), model, None, 16, folder / "adapters",
-        folder / "sources", "127.0.0.1", port, agent_port, 4096, 20.0,
+    return Options(
+        manifest=folder / "manifest.json", uds=stand_in.path, model=model, max_lora_rank=16,
+        adapters=folder / "adapters", sources=folder / "sources", host="127.0.0.1", port=port,
+        agent_port=agent_port, max_body_bytes=4096, drain_seconds=20.0,
     )  # fmt: skip
 
 
