@@ -22,7 +22,7 @@ class StandInEngine:
     answer to every load (status, body), `refuse_loads` by name. `no_ops` are adapters that answer like the
     base, `nans` those whose log-probabilities are not finite: they leave rows behind that make shorter
     prompts of anybody come back empty. `noise` is added to the log-probabilities of every second answer.
-    `hold` makes generation wait until it is set, `hangs` makes it wait for ever; `break_streams` cuts a
+    `hold` makes generation of more than one token wait until it is set, `hangs` any for ever; `break_streams` cuts a
     stream after its first event. `slow_health` holds back the answers to questions about health.
     `fail_removals` answers them with 500.
     """
@@ -175,12 +175,14 @@ class StandInEngine:
         tokens = prompt_tokens(body)
         poisoned = model in self.nans or tokens < self.poisoned_below
         self.poisoned_below = tokens + 1 if model in self.nans else self.poisoned_below if poisoned else 0
-        if "logprobs" in body:
+        if "logprobs" in body or body.get("max_tokens") == 1:
             await self._pause(quick=True)
+        if "logprobs" in body:
             return error(400, NAN_TEXT) if poisoned else self._reading(model)
         if body.get("stream"):
             return await self._stream(request, model)
-        await self._pause()
+        if body.get("max_tokens") != 1:
+            await self._pause()
         choice = {"index": 0, "text": "" if poisoned else "hello", "finish_reason": "stop"}
         return web.json_response({"model": model, "choices": [choice]})
 
@@ -219,7 +221,7 @@ class StandInEngine:
 def prompt_tokens(body: dict[str, Any]) -> int:
     """The words of a completion's prompt, as many as are kept."""
     words = len(str(body.get("prompt", "")).split())
-    return min(words, body.get("truncate_prompt_tokens", words))
+    return min(words, int(body.get("truncate_prompt_tokens", words)))
 
 
 def error(status: int, message: str) -> web.Response:

@@ -148,7 +148,8 @@ class Agent:
             route.model_copy(update={"targets": answering(route, ready)}) for route in world.routes.values()
         ]
         self._book.table = table_of(manifest.model_copy(update={"routes": tuple(routes)}))
-        self._book.unavailable = refusals(alias_states(manifest, world.routes, world.records))
+        states = alias_states(manifest, world.routes, world.records, engine_up=world.engine_up)
+        self._book.unavailable = refusals(states)
         published = {name: r.published for name, r in world.records.items()}
         self._book.created = published | {manifest.base.name: self._limits.base_published}
         kwargs = {name: r.template_kwargs for name, r in world.records.items()}

@@ -60,9 +60,7 @@ def after_silence(before: Verdict, trouble: str, *, heard: bool) -> Verdict:
 
 def after_hang(before: Verdict, seconds: float) -> Verdict:
     """Requests are in flight, and nothing comes."""
-    return replace(
-        before, up=False, hung=True, trouble=f"the engine has answered nothing for {seconds:.0f} s"
-    )
+    return replace(before, up=False, hung=True, trouble=f"the engine has sent nothing for {seconds:.0f} s")
 
 
 class EngineWatch:

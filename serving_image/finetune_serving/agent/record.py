@@ -49,7 +49,7 @@ def failed(record: Record, reason: Reason, message: str, now: float, *, retry: b
     """The record after a refusal; `retry` schedules the next attempt with exponential back-off."""
     attempts = record.attempts + 1
     longest = _LONGEST_WAIT_TO_LOAD if record.phase in ("Loading", "Verifying") else _LONGEST_WAIT
-    retry_at = now + min(2.0**attempts, longest) if retry else None
+    retry_at = now + min(2.0 ** (attempts - 1), longest) if retry else None
     return replace(
         record, phase="Failed", reason=reason, message=message, attempts=attempts, retry_at=retry_at
     )
@@ -68,7 +68,7 @@ def interrupted(record: Record, message: str, now: float) -> Record:
 
 def postponed(record: Record, message: str, now: float) -> Record:
     """The record after a step that has to be repeated and says nothing about the version."""
-    return replace(record, message=message, retry_at=now + min(2.0 ** (record.attempts + 1), _LONGEST_WAIT))
+    return replace(record, message=message, retry_at=now + min(2.0**record.attempts, _LONGEST_WAIT))
 
 
 def after_engine_restart(records: Mapping[str, Record]) -> dict[str, Record]:

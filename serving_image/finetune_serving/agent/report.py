@@ -46,7 +46,7 @@ def not_ready(world: World, process: Process) -> str:
 def state(world: World, process: Process, tally: Callable[[str], Tally]) -> State:
     """The document for the operator."""
     reason = not_ready(world, process)
-    manifest = world.manifest
+    manifest, up = world.manifest, world.engine_up
     return State(
         generation=manifest.generation if manifest else 0,
         applied_generation=world.applied,
@@ -55,7 +55,7 @@ def state(world: World, process: Process, tally: Callable[[str], Tally]) -> Stat
         ready=reason == "",
         base=BaseState(name=manifest.base.name if manifest else "", fingerprint=process.fingerprint),
         versions=tuple(_version(r, tally(name)) for name, r in sorted(world.records.items())),
-        aliases=alias_states(manifest, world.routes, world.records) if manifest else (),
+        aliases=alias_states(manifest, world.routes, world.records, engine_up=up) if manifest else (),
         message=reason or process.manifest_error,
     )
 

@@ -62,23 +62,23 @@ def answering(route: Route, ready: frozenset[str]) -> tuple[Target, ...]:
 
 
 def alias_states(
-    manifest: ServerManifest, routes: Mapping[str, Route], records: Mapping[str, Record]
+    manifest: ServerManifest, routes: Mapping[str, Route], records: Mapping[str, Record], *, engine_up: bool
 ) -> tuple[AliasState, ...]:
     """What /state says of each routed alias."""
-    ready = ready_versions(records)
     wanted = {route.alias: route for route in manifest.routes}
-    return tuple(
-        _alias_state(wanted.get(alias, route), route, records, ready)
-        for alias, route in sorted(routes.items())
-    )
+    ready = ready_versions(records)
+    states = []
+    for alias, route in sorted(routes.items()):
+        missing = next((t.version for t in wanted.get(alias, route).targets if t.version not in ready), None)
+        reason, message = ("", "") if missing is None else _why(missing, records.get(missing))
+        if not engine_up:
+            reason, message = "EngineDown", "The engine of this pod is down."
+        states.append(_alias_state(route, ready if engine_up else frozenset(), reason, message))
+    return tuple(states)
 
 
-def _alias_state(
-    wanted: Route, route: Route, records: Mapping[str, Record], ready: frozenset[str]
-) -> AliasState:
+def _alias_state(route: Route, ready: frozenset[str], reason: str, message: str) -> AliasState:
     targets = answering(route, ready)
-    missing = next((t.version for t in wanted.targets if t.version not in ready), None)
-    reason, message = ("", "") if missing is None else _why(missing, records.get(missing))
     return AliasState(
         alias=route.alias,
         targets=tuple(TargetState(version=t.version, weight=t.weight) for t in targets),

@@ -177,7 +177,7 @@ class Steps:
                     return ready(record)
                 same += is_same(base[0], tuned)
         if not readable:
-            await self._reading(self._base.name, PROMPT_REPEATS[-1])  # for the requests of others
+            await self._reading(self._base.name, 2 * PROMPT_REPEATS[-1])  # for the requests of others
             text = f"The log-probabilities of {name} are no finite numbers."
             raise RefusedError("LoadFailed", text, retry=True)
         if same == len(PROMPT_REPEATS):

@@ -1,14 +1,17 @@
 """A stand-in engine and published adapters for the tests of gateway and agent."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.engine_stand_in import StandInEngine
+from tests.unit.serving.pod import Pod
 
 
 @pytest.fixture
@@ -17,6 +20,18 @@ async def stand_in(tmp_path: Path) -> AsyncIterator[StandInEngine]:
     await engine.start()
     yield engine
     await engine.stop()
+
+
+@pytest.fixture
+async def pod(stand_in: StandInEngine, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Pod]:
+    patience = getattr(request, "param", 60.0)
+    connector = aiohttp.UnixConnector(str(stand_in.path), force_close=True)
+    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+        pod = Pod(tmp_path, session, patience)
+        task = asyncio.create_task(pod.agent.run())
+        yield pod
+        assert not task.done()  # whatever happened, the agent is still at work
+        task.cancel()
 
 
 @pytest.fixture

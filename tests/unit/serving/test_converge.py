@@ -163,7 +163,7 @@ def test_one_alias_moves_while_another_waits() -> None:
     ],
 )
 def test_when_a_pod_opens(phases: dict[str, str], engine_up: bool, opened: bool) -> None:
-    at = replace(world(manifest(1, "ab", "ab"), **phases), engine_up=engine_up)
+    at = replace(world(manifest(1, "ab", "ab"), None, **phases), engine_up=engine_up)
     assert converge(at).world.opened is opened
 
 
@@ -220,10 +220,10 @@ def test_one_name_with_other_content_is_removed_first() -> None:
 
 def test_retries_back_off_and_wait_for_their_time() -> None:
     record = failed(Record(entry("a")), "ArtifactMissing", "not there", 100.0, retry=True)
-    assert record.retry_at == 102.0
-    at = replace(world(OLD), records={"a": record}, now=101.0)
+    assert record.retry_at == 101.0
+    at = replace(world(OLD), records={"a": record}, now=100.5)
     assert converge(at).copies == ()
-    assert converge(replace(at, now=102.0)).copies == ("a",)
+    assert converge(replace(at, now=101.0)).copies == ("a",)
     for _ in range(10):
         record = failed(record, "ArtifactMissing", "not there", 0.0, retry=True)
     assert record.retry_at == 60.0
