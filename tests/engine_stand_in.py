@@ -150,8 +150,6 @@ class StandInEngine:
         asked, room = body.get("logprobs") or 0, self.max_model_len - body.get("max_tokens", 1)
         if asked > self.max_logprobs:
             return f"Requested sample logprobs of {asked}, which is greater than max allowed: {self.max_logprobs}"
-        if body.get("truncate_prompt_tokens", 0) > room:
-            return f"truncate_prompt_tokens={body['truncate_prompt_tokens']} cannot be greater than {room}."
         if prompt_tokens(body) > room:
             return f"This model's maximum context length is {self.max_model_len} tokens."
         return None

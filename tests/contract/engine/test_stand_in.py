@@ -151,7 +151,6 @@ async def test_the_models_say_their_length_and_where_adapters_are(engine: Engine
     ("asked", "told"),
     [
         pytest.param({"logprobs": 21}, "logprobs", id="more log-probabilities than allowed"),
-        pytest.param({"truncate_prompt_tokens": 253}, "truncate_prompt_tokens", id="no room for the answer"),
         pytest.param({"prompt": " ".join([PROMPT] * 40)}, "maximum context length", id="too long a prompt"),
     ],
 )
