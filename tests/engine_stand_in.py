@@ -19,7 +19,8 @@ class StandInEngine:
     """One engine process; what is set on it holds for the requests that follow.
 
     `max_loras` distinct adapters generate at a time, others wait (None: no limit). `refuse_load` is the
-    answer to every load (status, body), `refuse_loads` by name. `no_ops` are adapters that answer like the
+    answer to every load (status, body), `refuse_loads` by name; loading one of `kills` ends the process, which
+    is started again. `no_ops` are adapters that answer like the
     base, `nans` those whose log-probabilities are not finite: they leave rows behind that make shorter
     prompts of anybody come back empty. `noise` is added to the log-probabilities of every second answer.
     `hold` makes generation of more than one token wait until it is set, `hangs` any for ever; `break_streams` cuts a
@@ -43,6 +44,7 @@ class StandInEngine:
     poisoned_below: int = 0
     refuse_load: tuple[int, dict[str, Any]] | None = None
     refuse_loads: dict[str, tuple[int, str]] = field(default_factory=dict)
+    kills: set[str] = field(default_factory=set)
     fail_removals: bool = False
     hold: asyncio.Event | None = None
     hangs: bool = False
@@ -80,11 +82,14 @@ class StandInEngine:
     async def restart(self) -> None:
         """Come back as a new process that holds nothing."""
         await self.stop()
+        self._forget()
+        await self.start()
+
+    def _forget(self) -> None:
         self.loras.clear()
         self.running.clear()
         self.poisoned_below, self.hangs = 0, False
         self.engine_id += "+"
-        await self.start()
 
     async def _health(self, _: web.Request) -> web.Response:
         if self.slow_health is not None:
@@ -118,6 +123,9 @@ class StandInEngine:
     async def _load(self, request: web.Request) -> web.Response:
         body = await request.json()
         name, path = body["lora_name"], body["lora_path"]
+        if name in self.kills and request.transport is not None:
+            self._forget()
+            request.transport.abort()
         if self.refuse_load is not None:
             return web.json_response(self.refuse_load[1], status=self.refuse_load[0])
         if name in self.refuse_loads:

@@ -195,7 +195,8 @@ class Agent:
         """Keep the result of a step; a record that changed meanwhile starts over."""
         name = before.entry.name
         if self._world.records.get(name) is before:
-            moved_at = self._world.moved_at if given_up(before) else time.monotonic()
+            moved = after.phase != before.phase and not given_up(before)
+            moved_at = time.monotonic() if moved else self._world.moved_at
             records = {**self._world.records, name: after}
             self._world = replace(self._world, records=records, moved_at=moved_at)
         self._changed.set()

@@ -15,7 +15,8 @@ _HEALTH_SECONDS = 5.0
 # A load reads the weights inside the engine's loop; on a slow disk a large adapter takes a while.
 _LOAD_SECONDS = 120.0
 _PROBE_SECONDS = 60.0
-_LISTING_SECONDS = 75.0  # the engine itself gives up on a listing or a removal a little earlier
+_LISTING_SECONDS = 10.0
+_REMOVAL_SECONDS = 75.0  # the engine itself gives up a little earlier
 _DEAD = "EngineCore encountered an issue"  # vLLM's EngineDeadError
 _PROBE_TOKENS = 8
 _LOGPROBS = (10, 1, 0)  # the administrator may allow fewer (--max-logprobs)
@@ -86,7 +87,7 @@ class EngineClient:
         EngineAnswerError when it fails to.
         """
         path = "/internal/remove_lora"
-        status, text = await self._call("POST", path, _LISTING_SECONDS, {"lora_name": name})
+        status, text = await self._call("POST", path, _REMOVAL_SECONDS, {"lora_name": name})
         if status not in (200, 409):
             raise EngineAnswerError(f"the engine answered {status} to a removal: {text[:200]}")
         return status == 200

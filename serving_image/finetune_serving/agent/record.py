@@ -16,7 +16,8 @@ ATTEMPTS = 3
 class Record:
     """One version in this pod. `retry_at` (monotonic seconds) is when to try again; None is never.
 
-    `attempts` counts what failed since it was last Ready, and `reason` and `message` tell of the last one.
+    `attempts` counts what failed since it was last Ready, and `reason` and `message` tell of the last one;
+    `losses` counts how often the engine ended meanwhile.
     """
 
     entry: VersionEntry
@@ -24,6 +25,7 @@ class Record:
     reason: Reason = ""
     message: str = ""
     attempts: int = 0
+    losses: int = 0
     retry_at: float | None = None
     load_seconds: float | None = None
     published: int = 0
@@ -42,7 +44,7 @@ def given_up(record: Record) -> bool:
 
 def ready(record: Record) -> Record:
     """The record after its last step."""
-    return replace(record, phase="Ready", reason="", message="", attempts=0, retry_at=None)
+    return replace(record, phase="Ready", reason="", message="", attempts=0, losses=0, retry_at=None)
 
 
 def failed(record: Record, reason: Reason, message: str, now: float, *, retry: bool) -> Record:
@@ -61,9 +63,10 @@ def interrupted(record: Record, message: str, now: float) -> Record:
     Usually that is the engine's own affair and the load is repeated; an adapter during whose load the
     engine ended three times is not tried a fourth time.
     """
-    if record.attempts + 1 >= ATTEMPTS:
-        return failed(record, "LoadFailed", message, now, retry=False)
-    return postponed(replace(record, phase="Loading", attempts=record.attempts + 1), message, now)
+    seen = replace(record, losses=record.losses + 1)
+    if seen.losses >= ATTEMPTS:
+        return failed(seen, "LoadFailed", message, now, retry=False)
+    return postponed(replace(seen, phase="Loading"), message, now)
 
 
 def postponed(record: Record, message: str, now: float) -> Record:

@@ -79,7 +79,7 @@ class Steps:
             self._base = Base(base, engine_id)
         after = await self._kept(self._verify(record), record, "LoadFailed")
         if after.phase == "Failed":
-            await self.remove(record)
+            await self._removed(record.entry.name)
         return after
 
     async def remove(self, record: Record) -> Record | None:
@@ -124,7 +124,7 @@ class Steps:
             text = f"The engine went away: {error}"
             logger.warning(text, extra={"fields": fields})
             return interrupted(record, text, time.monotonic())
-        except EngineSlowError as error:
+        except (EngineSlowError, EngineAnswerError) as error:
             logger.warning("%s", error, extra={"fields": fields})
             return _late(record, f"It is tried again: {error}", time.monotonic())
         except Exception as error:

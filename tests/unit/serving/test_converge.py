@@ -253,6 +253,11 @@ def test_a_version_that_failed_three_times_keeps_nobody_waiting_while_it_is_trie
     assert converge(replace(world(OLD), records={"a": tried})).world.opened
 
 
+def test_other_failures_do_not_count_as_ends_of_the_engine() -> None:
+    tried = replace(Record(entry("a"), phase="Loading"), attempts=5)
+    assert interrupted(tried, "the engine went away", 0.0).phase == "Loading"
+
+
 @given(
     phases=st.dictionaries(st.sampled_from("abcd"), PHASES),
     listed=st.sets(st.sampled_from("abcd")),

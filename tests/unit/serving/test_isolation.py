@@ -296,3 +296,16 @@ async def test_a_load_that_fails_for_a_passing_reason_is_tried_again(
     assert "CUDA out of memory" in state.versions[0].message
     stand_in.refuse_loads.clear()
     await pod.until(lambda s: s.ready and s.aliases[0].answers)
+
+
+async def test_an_adapter_that_ends_the_engine_is_given_up_after_three_times(
+    pod: Pod, publish: Publish, stand_in: StandInEngine
+) -> None:
+    good, deadly = publish("good"), publish("deadly")
+    pod.write(1, [good], good=good["name"])
+    await pod.until(lambda s: s.ready)
+    stand_in.kills.add(deadly["name"])
+    pod.write(2, [good, deadly], good=good["name"])
+    await pod.until(lambda _: pod.phases().get(deadly["name"]) == "Failed")
+    await pod.until(lambda s: s.ready and s.engine_id == "engine-1+++")
+    assert (await ask(pod, "good"))[0] == 200
