@@ -131,11 +131,11 @@ class Gateway:
             raise errors.not_allowed(call.key, ask.model)
         call.alias = ask.model
         check_alias(self.book.limits, self.ledger, call)
-        if (reason := self.book.unavailable.get(ask.model)) is not None:
+        if self.book.can_answer(version):
+            return version
+        if self.book.engine_up and (reason := self.book.unavailable.get(ask.model)) is not None:
             raise errors.unavailable(reason)
-        if not self.book.can_answer(version):
-            raise NotBegunError
-        return version
+        raise NotBegunError
 
     def _draw(self, ask: Ask, headers: Mapping[str, str]) -> float:
         """Where a caller falls among the targets; the same place each time for one that says who it is."""

@@ -154,6 +154,7 @@ async def test_before_the_first_routes_every_name_may_still_come(client: Client,
 async def test_an_alias_that_cannot_be_had_is_a_503_with_its_reason(
     client: Client, setup: Setup, engine: Engine
 ) -> None:
+    setup.book.loaded = frozenset()
     setup.book.unavailable = {"reviews": "The model `reviews` cannot be had: its files are missing."}
     response = await client.post(CHAT, json=BODY)
     assert response.status == 503
