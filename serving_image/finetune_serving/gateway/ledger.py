@@ -185,8 +185,8 @@ class Ledger:
             call.last_token = now
 
     def cancel(self, version: str) -> int:
-        """End every request of a version that is still in flight, as failed; how many there were."""
-        calls = [call for call in self._open if call.version == version]
+        """End what is still in flight of a version, as failed; how many requests were not told before."""
+        calls = [call for call in self._open if call.version == version and call.deadline.when() is None]
         for call in calls:
             call.deadline.reschedule(asyncio.get_running_loop().time())
         return len(calls)
