@@ -95,7 +95,7 @@ def _session(uds: Path, idle_seconds: float | None) -> aiohttp.ClientSession:
     connector = aiohttp.UnixConnector(
         str(uds), limit=0, keepalive_timeout=idle_seconds, force_close=idle_seconds is None
     )
-    return aiohttp.ClientSession("http://engine", connector=connector)
+    return aiohttp.ClientSession("http://engine", connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _agent(
