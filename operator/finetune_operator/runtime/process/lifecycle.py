@@ -187,8 +187,8 @@ class Process:
 
     def _nothing_came(self) -> str:
         return (
-            f"Not complete, and nothing came for {SYNC_SECONDS:.0f} s: {'; '.join(self._incomplete())}. The log "
-            "says what the API server answers (a missing role is the usual cause)."
+            f"Not complete, and nothing came for {SYNC_SECONDS:.0f} s: {'; '.join(self._incomplete())}. The "
+            "log says what the API server answers (a missing role is the usual cause)."
         )
 
     @property
