@@ -317,5 +317,5 @@ REFUSED = (
     Variant("tensors that overlap", header(lambda h: h[_Q + ".lora_A.weight"].update(data_offsets=[0, 2048])), "InvalidArtifact", "begin"),
     Variant("a tensor of another size than its shape", header(lambda h: h[_Q + ".lora_A.weight"].update(shape=[8, 65])), "InvalidArtifact", "q_proj"),
     Variant("a shape below zero", header(lambda h: h[_Q + ".lora_A.weight"].update(shape=[-8, -64])), "InvalidArtifact", "shape"),
-    Variant("a type that nobody knows", header(lambda h: h[_Q + ".lora_A.weight"].update(dtype="F31")), "InvalidArtifact", "F31"),
+    Variant("a type that nobody knows", header(lambda h: h[_Q + ".lora_A.weight"].update(dtype="F31")), "UnsupportedAdapter", "1 of 14"),
 )  # fmt: skip
