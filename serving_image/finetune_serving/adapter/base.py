@@ -110,12 +110,8 @@ def _matrices_outside(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTe
     return {
         name.removesuffix(".weight"): found
         for name, found in tensors.items()
-        if name.endswith(".weight") and not place_of(name).stack and _is_matrix(found.tensor)
+        if name.endswith(".weight") and not place_of(name).stack and found.tensor.is_matrix
     }
-
-
-def _is_matrix(tensor: Tensor) -> bool:
-    return tensor.is_float and len(tensor.shape) == 2
 
 
 def _with_head(matrices: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -131,12 +127,8 @@ def _shapes(tensors: Mapping[str, StoredTensor]) -> dict[Place, Shape | None]:
     for name, stored in tensors.items():
         module, _, kind = name.rpartition(".")
         place = place_of(module)
-        if (
-            kind == "weight"
-            and stored.tensor.is_float
-            and len(stored.tensor.shape) <= 2
-            and place.inner != EXPERTS
-        ):
+        plain = kind == "weight" and stored.tensor.is_float and len(stored.tensor.shape) <= 2
+        if plain and place.inner != EXPERTS:
             shapes[place] = stored.tensor.shape
         else:
             shapes.setdefault(place, None)
