@@ -22,7 +22,3 @@ class RefusedError(Exception):
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:200] or "the document"
         return cls("InvalidArtifact", f"{name} is invalid at {where}: {first['msg'][:200]}.")
-
-
-class EngineLostError(Exception):
-    """The engine did not answer; nothing is known to be wrong with the version."""
