@@ -68,6 +68,14 @@ class Workshop:
             self.train(made)
         shutil.copytree(made, folder)
 
+    def place(self, variant: "Variant", folder: Path) -> None:
+        """Put a variant into a folder; each is made once."""
+        made = self.scratch / "made" / variant.sentence.replace("/", "-")
+        if not made.exists():
+            made.parent.mkdir(exist_ok=True)
+            variant.make(self, made)
+        shutil.copytree(made, folder)
+
     def other(self, **sizes: Any) -> Path:
         """A Llama of other sizes than the base."""
         from transformers import AutoConfig, AutoModelForCausalLM

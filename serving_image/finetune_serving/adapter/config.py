@@ -27,7 +27,7 @@ _REFUSED_OPTIONS = {
     "trainable_token_indices": "trainable_token_indices",
 }
 # Seconds of CPU. The engine compares every pattern with every module too, while it generates for nobody.
-_COMPARING_SECONDS = 2.0
+_COMPARING_SECONDS = 1.0
 
 Rank = Annotated[int, Field(gt=0, le=2**31)]
 Alpha = Annotated[float, Field(allow_inf_nan=False)]

@@ -78,7 +78,7 @@ def ask(engine: aiohttp.ClientSession, workshop: Workshop, tmp_path: Path) -> As
 
     async def made(variant: Variant) -> Reading | None:
         folder = tmp_path / variant.sentence.replace(" ", "-")
-        variant.make(workshop, folder)
+        workshop.place(variant, folder)
         body = {"lora_name": folder.name, "lora_path": str(folder)}
         async with engine.post("/v1/load_lora_adapter", json=body) as response:
             if response.status != 200:
