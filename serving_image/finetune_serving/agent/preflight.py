@@ -11,7 +11,7 @@ from typing import IO
 from pydantic import JsonValue
 
 from finetune_serving.adapter.base import BaseModules
-from finetune_serving.adapter.config import AdapterConfig, Scales
+from finetune_serving.adapter.config import AdapterConfig, scales_of
 from finetune_serving.adapter.fit import check_modules, check_ranks
 from finetune_serving.adapter.matrices import matrices_of
 from finetune_serving.adapter.values import check_copies, check_values
@@ -69,8 +69,9 @@ def check_config(config: AdapterConfig, limits: Limits) -> None:
 def check_weights(file: IO[bytes], config: AdapterConfig, limits: Limits) -> None:
     """RefusedError when the weights are broken, do not fit the base or have no effect; reads all of them."""
     try:
-        matrices, scales = matrices_of(read_header(file, _LONGEST_HEADER)), Scales(config)
+        matrices = matrices_of(read_header(file, _LONGEST_HEADER))
         check_modules(matrices.pairs, limits.base_modules, transposed=bool(config.fan_in_fan_out))
+        scales = scales_of(config, matrices.pairs)
         check_ranks(matrices.pairs, scales)
         check_values(file, matrices.pairs, scales)
         check_copies(file, matrices.copied, limits.base_modules)

@@ -247,3 +247,12 @@ async def test_a_revision_that_does_not_exist_is_said_in_one_line(hub: Any, tmp_
     assert code == 1
     assert "cannot fetch hf://org/model" in errors
     assert "Traceback" not in errors
+
+
+def test_a_base_that_cannot_be_read_for_comparison_is_served_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"odd")
+    assert not serving.base_modules(tmp_path).shapes
+    assert "model.safetensors" in caplog.text
