@@ -48,6 +48,7 @@ class Options:
     agent_port: int
     max_body_bytes: int
     drain_seconds: float
+    derived_from: str | None = None
 
 
 def run_gateway(args: argparse.Namespace) -> int:
@@ -103,7 +104,8 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
 
 def _limits(options: Options, fingerprint: str) -> Limits:
     published = int((options.model / "config.json").stat().st_mtime)
-    return Limits(fingerprint, options.max_lora_rank, published, base_template_kwargs(options.model))
+    kwargs = base_template_kwargs(options.model)
+    return Limits(fingerprint, options.max_lora_rank, published, kwargs, options.derived_from)
 
 
 def base_template_kwargs(model: Path) -> dict[str, JsonValue]:

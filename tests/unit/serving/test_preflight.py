@@ -1,5 +1,6 @@
 """What is refused before the engine is asked."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,3 +79,14 @@ def test_config(changes: dict[str, Any], reason: str) -> None:
     except RefusedError as error:
         found = error.reason
     assert found == reason
+
+
+def test_adapters_of_the_original_are_served_on_a_quantised_base_that_names_it_and_no_others() -> None:
+    original, other = ("sha256:" + digit * 64 for digit in "cd")
+    quantised = replace(LIMITS, derived_from=original)
+    check_manifest(adapter(baseModel={"fingerprint": original}), ENTRY, quantised)
+    check_manifest(adapter(), ENTRY, quantised)
+    with pytest.raises(RefusedError, match="derivedFrom"):
+        check_manifest(adapter(baseModel={"fingerprint": other}), ENTRY, quantised)
+    with pytest.raises(RefusedError, match="derivedFrom"):
+        check_manifest(adapter(baseModel={"fingerprint": original}), ENTRY, LIMITS)
