@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,18 +141,24 @@ def _publish(folder: Path, fingerprint: str, rank: int, more: dict[str, Any]) ->
 @pytest.fixture(scope="session")
 def engine_socket(base_model: Path) -> Iterator[Path]:
     """The socket of a running `python -m finetune_serving engine` (about a minute to start)."""
+    slots = ["--max-loras", "2", "--max-cpu-loras", "3", "--max-lora-rank", "16"]
+    with running_engine(base_model, *slots) as socket:
+        yield socket
+
+
+@contextmanager
+def running_engine(model: Path, *options: str) -> Iterator[Path]:
+    """An engine that answers on the socket; its folder holds the log and what vLLM writes to its home."""
     folder = Path(tempfile.mkdtemp(prefix="ft-"))  # socket paths are limited to 107 bytes
     socket = folder / "engine.sock"
-    command = [sys.executable, "-m", "finetune_serving", "engine", "--model", str(base_model)]
-    command += ["--served-name", "tiny", "--uds", str(socket), "--max-loras", "2", "--max-cpu-loras", "3"]
-    command += ["--max-lora-rank", "16", "--max-model-len", "256"]
+    command = [sys.executable, "-m", "finetune_serving", "engine", "--model", str(model)]
+    command += ["--served-name", "tiny", "--uds", str(socket), "--max-model-len", "256", *options]
     env = os.environ | {
         "FT_ENGINE_ARGS": '["--enforce-eager", "--max-num-seqs", "16"]',
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
+        "VLLM_CONFIG_ROOT": str(folder / "config"),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     log = (folder / "engine.log").open("wb")
