@@ -37,7 +37,7 @@ _DEFAULTS: Flags = {"--allowed-media-domains": "nothing.invalid"}
 
 # All processes of an engine run in one pod and talk over loopback: their ports, which ask for no key, are
 # nobody else's. The gateway keeps connections for less long than the engine does.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
     "VLLM_HOST_IP": "127.0.0.1",
@@ -104,7 +104,7 @@ def remove_stale_socket(path: Path) -> None:
 
 def run_engine(args: argparse.Namespace) -> int:
     """Serve until SIGTERM; vLLM's settings come from its environment variables."""
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     starting_file(args.uds).touch()
     remove_stale_socket(Path(args.uds))
     extra = os.environ.get("FT_ENGINE_ARGS", "")

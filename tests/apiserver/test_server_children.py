@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Apply, Manifest
@@ -206,3 +208,14 @@ def test_the_status_is_stored_whole(server: httpx.Client) -> None:
     answer = server.put(f"{path}/told/status", json={**created.json(), "status": world.status})
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == world.status
+
+
+def test_the_autoscaler_of_the_page_is_accepted(server: httpx.Client) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    shown = page.partition("### Autoscaling")[2].partition("```yaml")[2].partition("```")[0]
+    autoscaler = yaml.safe_load(shown)
+    path = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
+    strict = {"fieldValidation": "Strict", "dryRun": "All"}
+    made = server.post(path, params=strict, json=autoscaler)
+    assert made.status_code == 201, made.text
+    assert autoscaler["spec"]["scaleTargetRef"]["kind"] == "ModelServer"

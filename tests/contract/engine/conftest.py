@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from finetune_serving.fingerprint import base_fingerprint
@@ -148,7 +149,7 @@ def engine_socket(base_model: Path) -> Iterator[Path]:
 
 @contextmanager
 def running_engine(model: Path, *options: str) -> Iterator[Path]:
-    """An engine that answers on the socket; its folder holds the log and what vLLM writes to its home."""
+    """An engine that answers on the socket, in an environment that points it at the network."""
     folder = Path(tempfile.mkdtemp(prefix="ft-"))  # socket paths are limited to 107 bytes
     socket = folder / "engine.sock"
     command = [sys.executable, "-m", "finetune_serving", "engine", "--model", str(model)]
@@ -158,8 +159,8 @@ def running_engine(model: Path, *options: str) -> Iterator[Path]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CONFIG_ROOT": str(folder / "config"),
         "PYTHONPATH": os.pathsep.join(sys.path),
+        **_network(),
     }
     log = (folder / "engine.log").open("wb")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -171,6 +172,15 @@ def running_engine(model: Path, *options: str) -> Iterator[Path]:
         process.wait(timeout=60)
         log.close()
         shutil.rmtree(folder)
+
+
+def _network() -> dict[str, str]:
+    """What an engine finds by itself in a pod: an address that others reach. Here the host's name is loopback."""
+    for interface, addresses in psutil.net_if_addrs().items():
+        for address in addresses:
+            if address.family == socket_module.AF_INET and not address.address.startswith("127."):
+                return {"VLLM_HOST_IP": address.address, "GLOO_SOCKET_IFNAME": interface}
+    return {}
 
 
 def _wait(process: "subprocess.Popen[bytes]", socket: Path, log: Path) -> None:
