@@ -12,7 +12,15 @@ from typing import Any
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Manifest, Refusal
-from finetune_operator.core.manifests import address, controller, controller_uid, integer, items, label, text
+from finetune_operator.core.manifests import (
+    address,
+    controlled_by,
+    controller_uid,
+    integer,
+    items,
+    label,
+    text,
+)
 from finetune_operator.render.names import server_name
 
 AGENT_PATIENCE = timedelta(seconds=30)
@@ -154,5 +162,4 @@ def is_replica(server: ModelServer, pod: Manifest) -> bool:
 
     A copy of a pod carries the labels, but nothing controls it.
     """
-    made_by, expected = controller(pod), f"{server_name(server)}-{label(pod, 'pod-template-hash')}"
-    return (text(made_by, "kind"), text(made_by, "name")) == ("ReplicaSet", expected)
+    return controlled_by(pod, "ReplicaSet", f"{server_name(server)}-{label(pod, 'pod-template-hash')}")
