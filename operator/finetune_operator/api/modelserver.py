@@ -109,26 +109,40 @@ class ApiKeys(ApiModel):
 
 
 class Limits(ApiModel):
-    """What one replica takes; more is answered with 413 or 429. What is left out is the image's default."""
+    """What one replica takes; more is answered with 413 or 429."""
 
-    max_body_bytes: int | None = Field(None, description="Largest request body in bytes.", ge=1024, le=2**30)
+    max_body_bytes: int | None = Field(
+        None, description="Largest request body in bytes. Default: 32 MiB.", ge=1024, le=2**30
+    )
     max_in_flight: int | None = Field(
-        None, description="Requests in flight on one replica.", ge=1, le=1_000_000
+        None, description="Requests in flight on one replica. Default: 1000.", ge=1, le=1_000_000
     )
     max_in_flight_per_alias: int | None = Field(
-        None, description="Requests in flight for one model name on one replica.", ge=1, le=1_000_000
+        None,
+        description="Requests in flight for one model name on one replica. Default: no limit.",
+        ge=1,
+        le=1_000_000,
     )
     max_in_flight_per_key: int | None = Field(
-        None, description="Requests in flight with one key on one replica.", ge=1, le=1_000_000
+        None,
+        description="Requests in flight with one key on one replica. Default: no limit.",
+        ge=1,
+        le=1_000_000,
     )
     tokens_per_minute_per_key: int | None = Field(
-        None, description="Tokens per minute, read and written, with one key on one replica.", ge=1, le=2**53
+        None,
+        description="Tokens per minute, read and written, with one key on one replica. Default: no limit.",
+        ge=1,
+        le=2**53,
     )
     max_n: int | None = Field(
-        None, description="Answers that one request may ask for (n, best_of).", ge=1, le=16_384
+        None,
+        description="Answers that one request may ask for (n, best_of). Default: 128.",
+        ge=1,
+        le=16_384,
     )
     max_prompts: int | None = Field(
-        None, description="Prompts that one completion request may hold.", ge=1, le=16_384
+        None, description="Prompts that one completion request may hold. Default: 128.", ge=1, le=16_384
     )
 
 
