@@ -12,6 +12,7 @@ from finetune_operator.serving.routing import Step, followed
 from finetune_operator.serving.wanted import Wanted
 
 SHOWN = 8  # aliases in a sentence
+_UNDER_WAY = frozenset({"Fetching", "Loading", "Verifying"})
 State = Literal["Pending", "Loading", "Serving", "Failed"]
 
 
@@ -41,7 +42,11 @@ def report(
     routed = step.table.routes.get(want.alias) if want.keeps_route else None
     answers = routed is not None and any(pod.phase(routed) == "Ready" for pod in answering)
     holders = sum(1 for pod in pods if want.version and pod.phase(want.version) == "Ready")
-    standing = _refused(want, step, pods) or _on_its_way(want, step, pods, answering, replicas)
+    standing = (
+        _refused(want, step, pods)
+        or _unanswered(want, answering)
+        or _on_its_way(want, step, pods, answering, replicas)
+    )
     return AliasReport(want, standing, routed if answers else None, holders)
 
 
@@ -53,6 +58,18 @@ def _refused(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing | N
     if want.version in step.without_slot:
         return _no_slot(want, step, pods)
     return _failure(want.version, pods)
+
+
+def _unanswered(want: Wanted, answering: Sequence[PodState]) -> Standing | None:
+    """A replica that serves others may be unable to answer this alias; what it is still loading will come."""
+    for pod in answering:
+        entry = pod.unanswered.get(want.alias, {})
+        reason, message = text(entry, "reason"), f"{pod.name}: {text(entry, 'message')}"
+        if reason in _UNDER_WAY:
+            return Standing("Loading", "Rolling", message)
+        if reason:
+            return Standing("Failed", reason, message)
+    return None
 
 
 def _on_its_way(
