@@ -11,7 +11,7 @@ from finetune_operator.render.names import pod_selector
 
 GATEWAY_PORT = 8000
 AGENT_PORT = 8001
-_DNS_PORT = 53
+_DNS_PORTS = (53, 5353)  # policies see the port of the server's pod, which is 5353 on OpenShift
 _HUB = "https://huggingface.co"
 # The internet: no addresses of clusters, of their clouds' metadata services or of other private networks.
 _PUBLIC = (
@@ -40,7 +40,7 @@ def ingress(settings: Settings) -> list[Rule]:
 
 def egress(server: ModelServer, settings: Settings) -> list[Rule]:
     """DNS, the server's other pods, the Hub for a base from there, and what the administrator names."""
-    dns = [{"port": _DNS_PORT, "protocol": protocol} for protocol in ("UDP", "TCP")]
+    dns = [{"port": port, "protocol": protocol} for port in _DNS_PORTS for protocol in ("UDP", "TCP")]
     peers = {"podSelector": {"matchLabels": pod_selector(server)}}
     return [
         {"ports": dns},

@@ -42,7 +42,7 @@ def test_an_operator_that_does_not_know_its_namespace_shuts_itself_out_of_nothin
 
 def test_a_server_whose_base_is_on_a_claim_reaches_dns_and_its_other_pods() -> None:
     dns, peers = egress(server(), settings())
-    assert (set(ports(dns)), "to" in dns) == ({53}, False)
+    assert (set(ports(dns)), "to" in dns) == ({53, 5353}, False)
     assert ports(peers) == [8000]
     assert peers["to"] == [
         {"podSelector": {"matchLabels": {"finetune.dev/kind": "ModelServer", "finetune.dev/owner": "shared"}}}

@@ -125,7 +125,8 @@ async def test_adapters_are_fetched_while_the_engine_loads_its_base(
     entry = publish("a")
     pod.write(1, [entry], reviews=entry["name"])
     state = await pod.until(lambda s: [v.phase for v in s.versions] == ["Loading"])
-    assert (state.ready, state.message) == (False, "waiting for the engine")
+    assert not state.ready
+    assert state.message.startswith("waiting for the engine")
     assert (pod.folder / "adapters" / entry["digest"][7:19] / "adapter_config.json").is_file()
     await stand_in.restart()
     await pod.until(lambda s: s.ready and s.aliases[0].answers)
