@@ -106,7 +106,7 @@ def _agent(
 def _limits(options: Options, fingerprint: str) -> Limits:
     published = int((options.model / "config.json").stat().st_mtime)
     kwargs, modules = base_template_kwargs(options.model), base_modules(options.model)
-    return Limits(fingerprint, options.max_lora_rank, published, kwargs, modules)
+    return Limits(fingerprint, options.max_lora_rank, published, kwargs, modules, options.derived_from)
 
 
 def base_modules(model: Path) -> BaseModules:
