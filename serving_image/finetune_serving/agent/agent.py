@@ -156,6 +156,7 @@ class Agent:
         self._book.created = published | {manifest.base.name: self._limits.base_published}
         kwargs = {name: r.template_kwargs for name, r in world.records.items()}
         self._book.template_kwargs = kwargs | {manifest.base.name: self._limits.base_template_kwargs}
+        self._book.ready = self.state().ready
         self._book.announce()
 
     async def _work(self) -> None:
