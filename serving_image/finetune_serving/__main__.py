@@ -1,4 +1,4 @@
-"""Command line of the serving image: `python -m finetune_serving <engine|gateway|fetch-base|health>`.
+"""Command line of the serving image: `python -m finetune_serving COMMAND`.
 
 Everything heavy is imported by the command that needs it, so the probe stays light.
 """
@@ -25,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
         from finetune_serving.fetch_base import fetch_base
 
         return fetch_base(args.source, args.revision, args.to, args.token_file)
+    if args.command == "import-adapter":
+        from finetune_serving.import_adapter import import_adapter
+
+        return import_adapter(args.source, args.base)
     from finetune_serving.serve import run_gateway
 
     return run_gateway(options_of(args))
@@ -47,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("/etc/finetune/credentials/base-model/token"),
         help="read if it exists",
     )
+    imported = commands.add_parser(
+        "import-adapter", help="write the manifest of an adapter of another trainer"
+    )
+    imported.add_argument("--from", dest="source", type=Path, required=True, help="folder of save_pretrained")
+    imported.add_argument("--base", type=Path, required=True, help="folder of the model it was trained on")
     return parser
 
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram
 from pydantic import JsonValue, ValidationError
 
+from finetune_serving.adapter.base import read_base
 from finetune_serving.agent.agent import Agent
 from finetune_serving.agent.app import agent_app
 from finetune_serving.agent.artifact import MANIFEST
@@ -104,7 +105,8 @@ def _agent(
 
 def _limits(options: Options, fingerprint: str) -> Limits:
     published = int((options.model / "config.json").stat().st_mtime)
-    return Limits(fingerprint, options.max_lora_rank, published, base_template_kwargs(options.model))
+    kwargs, modules = base_template_kwargs(options.model), read_base(options.model)
+    return Limits(fingerprint, options.max_lora_rank, published, kwargs, modules)
 
 
 def base_template_kwargs(model: Path) -> dict[str, JsonValue]:

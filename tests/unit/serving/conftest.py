@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,19 @@ import pytest
 
 from tests.engine_stand_in import StandInEngine
 from tests.unit.serving.pod import Pod
+
+
+def tiny_weights(name: str, rank: object) -> bytes:
+    """A safetensors file with the matrices of one module of width 1, all numbers one; `name` makes it unique."""
+    rank = rank if isinstance(rank, int) else 1
+    module, size = "base_model.model.model.layers.0.self_attn.q_proj", 4 * rank
+    header = {
+        "__metadata__": {"name": name},
+        f"{module}.lora_A.weight": {"dtype": "F32", "shape": [rank, 1], "data_offsets": [0, size]},
+        f"{module}.lora_B.weight": {"dtype": "F32", "shape": [1, rank], "data_offsets": [size, 2 * size]},
+    }
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + struct.pack("<f", 1.0) * 2 * rank
 
 
 @pytest.fixture
@@ -49,7 +63,7 @@ def publish(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         peft = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], **(config or {})}
         contents = {
             "adapter_config.json": json.dumps(peft).encode(),
-            "adapter_model.safetensors": b"weights of " + name.encode(),
+            "adapter_model.safetensors": tiny_weights(name, peft["r"]),
             **(extra or {}),
         }
         files = []
