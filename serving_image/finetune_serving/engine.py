@@ -103,6 +103,8 @@ async def _serve(args: Any) -> None:
     # The address is bound before the engine is built, as vLLM does, so a second engine fails at once.
     address, sock = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as client:
+        if args.enable_lora:
+            refuse_prompt_logprobs(client)
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)
         await init_app_state(client, app.state, args, tasks)
@@ -125,6 +127,29 @@ async def _serve(args: Any) -> None:
         await shutdown
     finally:
         sock.close()
+
+
+def refuse_prompt_logprobs(client: Any) -> None:
+    """Answer 400 to requests for log-probabilities of the prompt, however they are asked for.
+
+    Beside requests of an adapter they end vLLM 0.32 for everybody (vllm#16668). Here their meaning is known:
+    several fields of several APIs end up in this one parameter. The refusal comes when the generation is
+    asked for, not when its first token is awaited, so that streams get an answer 400 too.
+    """
+    from vllm.exceptions import VLLMValidationError
+
+    generate = client.generate
+
+    def checked(prompt: Any, sampling_params: Any, *more: Any, **named: Any) -> Any:
+        if sampling_params.prompt_logprobs is not None:
+            text = (
+                "Log-probabilities of the prompt are not available on a server with adapters; leave out "
+                "`prompt_logprobs`, and `echo` in chats and beside `logprobs`."
+            )
+            raise VLLMValidationError(text, parameter="prompt_logprobs")
+        return generate(prompt, sampling_params, *more, **named)
+
+    client.generate = checked
 
 
 def add_private_routes(app: "FastAPI", engine_id: str) -> None:

@@ -23,7 +23,6 @@ class Options:
     host: Annotated[str, "address to listen on"] = "0.0.0.0"  # noqa: S104 - the pod's own address
     port: Annotated[int, "OpenAI API"] = 8000
     agent_port: Annotated[int, "state, health and metrics"] = 8001
-    max_body_bytes: Annotated[int, "largest request body"] = 8 * 1024 * 1024
     drain_seconds: Annotated[float, "longest wait for requests at exit"] = 100.0
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
-from prometheus_client import CollectorRegistry
 
 from finetune_serving.agent.agent import Agent
 from finetune_serving.agent.engine_client import EngineClient
@@ -31,11 +30,11 @@ class Pod:
     def __init__(self, folder: Path, session: aiohttp.ClientSession, patience: float) -> None:
         self.folder = folder
         self.book = Book()
-        self.ledger = Ledger(CollectorRegistry())
+        self.ledger = Ledger()
         limits = Limits("sha256:" + "b" * 64, 16)
         client = EngineClient(session)
         self.watch = EngineWatch(client, self.ledger, lambda: "base", patience)
-        self.gateway = Gateway(session, self.book, KeyRing(None), self.ledger, 4096)
+        self.gateway = Gateway(session, self.book, KeyRing(None), self.ledger)
         self.agent = Agent(
             manifest=ManifestFile(folder / "manifest.json"),
             engine=self.watch,

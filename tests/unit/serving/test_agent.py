@@ -42,7 +42,8 @@ async def test_a_roll_over_drains_before_it_removes(pod: Pod, stand_in: Any, pub
     old, new = publish("a"), publish("b")
     pod.write(1, [old], reviews=old["name"])
     await pod.until(lambda s: s.ready)
-    with pod.ledger.track(old["name"]):
+    with pod.ledger.call(asyncio.timeout(None)) as call:
+        pod.ledger.enter(call, "reviews", old["name"])
         pod.write(2, [new], reviews=new["name"])
         await pod.until(lambda s: s.applied_generation == 2)
         await pod.until(lambda s: pod.phases()[old["name"]] == "Draining")
@@ -71,7 +72,7 @@ async def test_a_broken_version_never_takes_over(pod: Pod, publish: Publish) -> 
     pod.write(2, [good, bad], reviews=bad["name"])
     state = await pod.until(lambda s: any(v.phase == "Failed" for v in s.versions))
     assert (state.generation, state.ready) == (2, True)
-    assert pod.book.table.aliases["reviews"][0].version == good["name"]
+    assert pod.book.table.aliases["reviews"].targets[0].version == good["name"]
     alias = state.aliases[0]
     assert (alias.answers, alias.targets[0].version, alias.reason) == (True, good["name"], "Unpromoted")
 

@@ -36,7 +36,7 @@ def options(stand_in: Any, folder: Path) -> Options:
     return Options(
         manifest=folder / "manifest.json", uds=stand_in.path, model=model, max_lora_rank=16,
         adapters=folder / "adapters", sources=folder / "sources", host="127.0.0.1", port=port,
-        agent_port=agent_port, max_body_bytes=4096, drain_seconds=20.0,
+        agent_port=agent_port, drain_seconds=20.0,
     )  # fmt: skip
 
 
@@ -58,7 +58,10 @@ async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_fi
         stand_in.hold.set()
         assert (await asked).status == 200
         async with client.get(f"{agent}/metrics") as metrics:
-            assert 'finetune_gateway_requests_total{code="200",version="base"} 1.0' in await metrics.text()
+            assert (
+                'finetune_gateway_requests_total{alias="base",code="200",version="base"} 1.0'
+                in await metrics.text()
+            )
         await running
 
 
