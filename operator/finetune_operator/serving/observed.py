@@ -12,11 +12,21 @@ from typing import Any
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Manifest, Refusal
-from finetune_operator.core.manifests import address, controller, controller_uid, integer, items, label, text
+from finetune_operator.core.manifests import (
+    address,
+    controller,
+    controller_uid,
+    integer,
+    items,
+    label,
+    number,
+    text,
+)
 from finetune_operator.render.names import server_name
 
 AGENT_PATIENCE = timedelta(seconds=30)
 GENERATION = "finetune.dev/manifest-generation"
+MOST_COUNTED = 2**40
 MOST_GENERATIONS = 2**53  # no number that a pod makes up may overflow the status
 
 
@@ -75,6 +85,18 @@ class PodState:
     def version(self, name: str) -> Mapping[str, Any]:
         """What it says of one version, empty when it does not know it."""
         return self.versions.get(name, {})
+
+    @property
+    def process(self) -> str:
+        """The gateway process, whose counters began at 0 with it; the pod where its agent tells none."""
+        return (text(self.state, "processId") or self.uid)[:64]
+
+    def counters(self, name: str) -> tuple[int, ...]:
+        """Requests, failures, empty and cut answers of a version, and milliseconds to their end and begin."""
+        told, times = self.version(name), ("seconds", "firstByteSeconds")
+        numbers = [integer(told, key) or 0 for key in ("requests", "failures", "empty", "cut")]
+        numbers += [int((number(told, key) or 0.0) * 1000) for key in times]
+        return tuple(min(max(one, 0), MOST_COUNTED) for one in numbers)
 
     def _number(self, key: str) -> int:
         told = integer(self.state, key) or 0

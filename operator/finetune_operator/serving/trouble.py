@@ -119,8 +119,8 @@ def _ended(where: str, container: Manifest, ended: Manifest) -> Trouble:
 
 def _unready(pod: PodState, table: Table) -> Iterator[Trouble]:
     """The engine is up and the agent says why it takes no requests yet."""
-    for alias, version in sorted(table.routes.items()):
-        entry = pod.version(version)
+    for alias, route in sorted(table.routes.items()):
+        entry = pod.version(route.stable)
         if text(entry, "phase") == "Failed":
             reason, said = text(entry, "reason") or "LoadFailed", text(entry, "message")
             yield Trouble(
