@@ -33,22 +33,24 @@ real processes behind a proxy, nodes and what runs in pods are played (tests/fau
 """
 
 
-async def play(folder: Path, trials: Sequence[Trial]) -> list[Outcome]:
-    """These side by side on one cluster, and what needs clusters of its own."""
+async def play(folder: Path, trials: Sequence[Trial]) -> tuple[list[Outcome], list[str]]:
+    """These side by side on one cluster, and what needs clusters of its own; with the faults of the stand-in."""
     async with Cluster(folder / "shared") as cluster:
         campaign = Campaign(Player(cluster, QUIET_SECONDS), Player(cluster, quiet=1))
         campaign.schedule(trials)
         await asyncio.gather(*map(campaign.outcomes, trials))
+        faults = list(cluster.nodes.faults)
     outcomes = list(campaign.played)
     for number, other in enumerate((restarts, older_crds)):
         async with Cluster(folder / str(number)) as cluster:
             outcomes += await other(cluster)
-    return outcomes
+    return outcomes, faults
 
 
-def tables(outcomes: Sequence[Outcome]) -> str:
-    """All of it in Markdown: by scenario, by attack, and what was violated."""
+def tables(outcomes: Sequence[Outcome], faults: Sequence[str] = ()) -> str:
+    """All of it in Markdown: by scenario, by attack, what was violated, and where the stand-in failed."""
     wrong = [f"- {o.scenario}, {o.attack}: {v}" for o in outcomes for v in o.violations]
+    wrong += [f"- the played nodes failed: {fault}" for fault in faults]
     return "\n\n".join(
         [
             _totals(outcomes),
@@ -111,13 +113,13 @@ def main() -> int:
     rest: Sequence[Trial] = SOME_CRASHES if sample else (*ATTACKS_ON_ALL, *ALL_CRASHES)
     trials = (*UNDISTURBED, *ATTACKS_ON_TWO, *rest)
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = asyncio.run(play(Path(folder), trials))
+        outcomes, faults = asyncio.run(play(Path(folder), trials))
     minutes = (time.monotonic() - started) / 60
     deaths = "a sample of the deaths and of the attacks" if sample else "all deaths and all attacks"
     when = f"This run: commit {commit}, {deaths}, {minutes:.0f} minutes.\n"
-    PAGE.write_text("\n".join([INTRODUCTION, when, tables(outcomes), ""]))
+    PAGE.write_text("\n".join([INTRODUCTION, when, tables(outcomes, faults), ""]))
     print(_totals(outcomes))
-    return int(_count(outcomes) > 0)
+    return int(_count(outcomes) > 0 or bool(faults))
 
 
 if __name__ == "__main__":

@@ -14,17 +14,10 @@ from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.datasets import DatasetSource, Severity
 from finetune_operator.api.evaluation import Evaluation, GraderType
-from finetune_operator.api.finetunejob import (
-    FallbackMethod,
-    FineTuneJobSpec,
-    Goal,
-    GradientCheckpointing,
-    Method,
-    Offload,
-    Pace,
-)
+from finetune_operator.api.finetunejob import FineTuneJobSpec, Goal, Pace
 from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.api.parts import BaseModelSource
+from finetune_operator.api.training import FallbackMethod, GradientCheckpointing, Method, Offload
 
 Digest: TypeAlias = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$")]
 

@@ -113,6 +113,12 @@ def controller_uid(manifest: Manifest) -> str:
     return text(controller(manifest), "uid")
 
 
+def controlled_by(manifest: Manifest, kind: str, name: str) -> bool:
+    """Whether the object's controller is of this kind and name; anybody may copy a label."""
+    made_by = controller(manifest)
+    return (text(made_by, "kind"), text(made_by, "name")) == (kind, name)
+
+
 def name_conflict(live: Manifest) -> str:
     """What to tell the owner of a child whose name this object of somebody else has."""
     found, what = controller(live), f"{text(live, 'kind')} {name_of(live)}"

@@ -14,7 +14,7 @@ from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Manifest, Refusal
 from finetune_operator.core.manifests import (
     address,
-    controller,
+    controlled_by,
     controller_uid,
     integer,
     items,
@@ -174,5 +174,4 @@ def is_replica(server: ModelServer, pod: Manifest) -> bool:
 
     A copy of a pod carries the labels, but nothing controls it.
     """
-    made_by, expected = controller(pod), f"{server_name(server)}-{label(pod, 'pod-template-hash')}"
-    return (text(made_by, "kind"), text(made_by, "name")) == ("ReplicaSet", expected)
+    return controlled_by(pod, "ReplicaSet", f"{server_name(server)}-{label(pod, 'pod-template-hash')}")

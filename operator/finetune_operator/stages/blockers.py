@@ -14,9 +14,9 @@ from finetune_operator.render.job import access_mode
 from finetune_operator.render.names import workspace_name
 from finetune_operator.render.resources import gpus
 from finetune_operator.render.volumes import sources, workspace_claim
+from finetune_operator.stages.decision import evaluated
 from finetune_operator.stages.money import excess, price_problem
 from finetune_operator.stages.observed import Observed, Run
-from finetune_operator.stages.stage import evaluated
 
 SUSPENDED = "spec.suspend is true; set it to false to go on from where the run stopped."
 

@@ -1,14 +1,15 @@
-"""What a plan decides about a run, as a value, and the one function that folds it into the status."""
+"""What a stage is, what a plan decides about a run, and the one function that folds it into the status."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from finetune_operator.api.conditions import Fact, clip, with_facts
+from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
     Attempt,
@@ -19,17 +20,22 @@ from finetune_operator.api.finetunejobstatus import (
     Progress,
     Resolved,
     Scores,
+    StageName,
     Waiting,
 )
 from finetune_operator.api.schema import ApiModel
+from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Action, Emit
 from finetune_operator.core.times import format_time
+from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.render.pod import PodParts
 
 MILESTONES = (
     "Validated", "Admitted", "BaselineScored", "Trained", "Evaluated", "Published", "Promoted", "Succeeded",
 )  # fmt: skip
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_]{0,62}[A-Za-z0-9])?")
 Section = TypeVar("Section", bound=ApiModel)
+Summary: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,28 @@ class Decision:
         kind: Literal["Normal", "Warning"] = "Normal" if ending.succeeded else "Warning"
         told = event(kind, ending.reason, ending.message)
         return replace(self, ending=ending, actions=(*self.actions, told))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `read` says what a successful outcome means for the run, and may end it.
+
+    `lacks` says what a successful summary must hold for `read`: a result without it decides nothing.
+    """
+
+    name: StageName
+    title: str
+    condition: str
+    activity: str
+    parts: Callable[[FineTuneJob, Settings, Attempt], PodParts]
+    read: Callable[[FineTuneJob, AttemptOutcome], Decision]
+    lacks: Callable[[Summary], str | None] = lambda _: None
+
+
+def evaluated(job: FineTuneJob) -> bool:
+    """Whether the run has a hold-out; without one only EvalMissing in `accept` lets it go on."""
+    evaluation = job.spec.evaluation
+    return evaluation is not None and evaluation.dataset is not None and bool(evaluation.graders)
 
 
 def event(kind: Literal["Normal", "Warning"], reason: str, message: str) -> Emit:

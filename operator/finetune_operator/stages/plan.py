@@ -13,10 +13,9 @@ from finetune_operator.core.actions import Plan
 from finetune_operator.stages import prepare, publish, scoring, train
 from finetune_operator.stages.attempts import condensed, of_stage
 from finetune_operator.stages.cleanup import after_end, superseded
-from finetune_operator.stages.decision import Decision, begun, ended, fold, merged, recorded
+from finetune_operator.stages.decision import Decision, Stage, begun, ended, evaluated, fold, merged, recorded
 from finetune_operator.stages.money import accounted, cost_so_far
 from finetune_operator.stages.observed import Observed, Run
-from finetune_operator.stages.stage import Stage, evaluated
 from finetune_operator.stages.step import step
 
 CHAIN = (prepare.STAGE, scoring.BASELINE, train.STAGE, scoring.EVALUATE, publish.STAGE)

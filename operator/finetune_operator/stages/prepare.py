@@ -15,8 +15,7 @@ from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import cpu_stage_resources, in_gib
 from finetune_operator.render.volumes import add_base, add_credentials, add_data, add_destination, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.decision import Decision, event
-from finetune_operator.stages.stage import Stage, Summary
+from finetune_operator.stages.decision import Decision, Stage, Summary, event
 
 
 def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:

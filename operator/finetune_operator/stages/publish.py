@@ -12,9 +12,8 @@ from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import cpu_stage_resources
 from finetune_operator.render.volumes import add_base, add_destination, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.decision import Decision, Ending
+from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, evaluated
 from finetune_operator.stages.scoring import compared
-from finetune_operator.stages.stage import Stage, Summary, evaluated
 
 _ADVICE = {
     "NoClearImprovement": "That is no clear improvement: the data or the setup is wrong. Look at the labels "

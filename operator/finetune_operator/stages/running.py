@@ -13,8 +13,8 @@ from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import SUSPECT, AttemptOutcome
 from finetune_operator.observe.trouble import Trouble, trouble_of
 from finetune_operator.stages import summaries
+from finetune_operator.stages.decision import Stage
 from finetune_operator.stages.observed import Run
-from finetune_operator.stages.stage import Stage
 from finetune_operator.stages.train import saving_seconds
 
 HANG_STEPS = 20
@@ -23,10 +23,10 @@ SILENCE_SECONDS = 60
 
 
 def trouble_now(
-    run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]
+    run: Run, attempt: Attempt, child: Manifest, pods: Sequence[Manifest], progress: Progress | None
 ) -> Trouble | None:
     """What keeps the attempt from working: its pods, or a step that does not end."""
-    return trouble_of(run.job, child, pods, run.settings, run.now) or _hang(run, stage, attempt, pods)
+    return trouble_of(run.job, child, pods, run.settings, run.now) or _hang(run, attempt, pods, progress)
 
 
 def waiting_for(run: Run, trouble: Trouble) -> Waiting:
@@ -86,21 +86,20 @@ def _silent_since(run: Run) -> str | None:
     return format_time(at) if silent else None
 
 
-def _hang(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest]) -> Trouble | None:
+def _hang(run: Run, attempt: Attempt, pods: Sequence[Manifest], progress: Progress | None) -> Trouble | None:
     """A step that does not end. The trainer ends itself by then; one that cannot is ended at twice the time.
 
     A stage that the operator cannot reach is not one that hangs. Until a training step is measured only the
     trainer knows how long loading and compiling may take.
     """
-    progress = progress_now(run, stage)
-    if attempt.reemits or stage.name not in GPU_STAGES or progress is None:
+    if attempt.reemits or attempt.stage not in GPU_STAGES or progress is None:
         return None
     since = moment_of(progress.stepped_at)
-    unmeasured = stage.name == "train" and progress.step_seconds is None
+    unmeasured = attempt.stage == "train" and progress.step_seconds is None
     if since is None or progress.silent_since is not None or unmeasured:
         return None
     usual = summaries.as_number(progress.step_seconds) or 0
-    saving = saving_seconds(run.status.plan) if stage.name == "train" else 0
+    saving = saving_seconds(run.status.plan) if attempt.stage == "train" else 0
     limit = max(run.settings.hang_deadline_seconds, HANG_STEPS * usual) + saving
     if run.now - since < timedelta(seconds=limit):
         return None

@@ -13,8 +13,7 @@ from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import scorer_resources
 from finetune_operator.render.volumes import WORKSPACE, add_base, add_destination, base_path, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.decision import Decision, Ending, event
-from finetune_operator.stages.stage import Stage, Summary
+from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
 from finetune_operator.stages.summaries import difference, points, rows_and_metric
 
 _ADVICE = {

@@ -12,10 +12,9 @@ from finetune_operator.core.times import moment_of
 from finetune_operator.observe.trouble import Trouble
 from finetune_operator.stages.blockers import Blocker
 from finetune_operator.stages.cleanup import Leftovers, stopping, whereabouts
-from finetune_operator.stages.decision import Decision, event
+from finetune_operator.stages.decision import Decision, Stage, event
 from finetune_operator.stages.observed import Run
 from finetune_operator.stages.running import waiting_for
-from finetune_operator.stages.stage import Stage
 
 QUIET_SECONDS = 300
 """How soon to look again where a watch or the poller tells of every change."""

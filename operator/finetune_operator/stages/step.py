@@ -34,7 +34,7 @@ from finetune_operator.stages.attempts import (
 )
 from finetune_operator.stages.blockers import Blocker, blocker, halt
 from finetune_operator.stages.cleanup import leftovers
-from finetune_operator.stages.decision import Decision, Ending, event
+from finetune_operator.stages.decision import Decision, Ending, Stage, event
 from finetune_operator.stages.money import calibration, priced
 from finetune_operator.stages.observed import Run
 from finetune_operator.stages.running import given_up, progress_now, trouble_now, waiting_for
@@ -49,7 +49,6 @@ from finetune_operator.stages.shown import (
     waits,
     working,
 )
-from finetune_operator.stages.stage import Stage
 
 BUDGET_SECONDS = 60
 """How soon to look at the cost of a run that has a budget."""
@@ -224,12 +223,14 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
         return _halted(run, stage, attempt, child, held)
     if suspended(child):
         return _suspended(run, stage, attempt, child)
-    trouble = trouble_now(run, stage, attempt, child, pods)
+    progress = progress_now(run, stage)
+    trouble = trouble_now(run, attempt, child, pods, progress)
     if trouble is None and not scheduled(child, pods) and attempt.state == "Recorded":
         return Decision(again=run.settings.progress_seconds)  # its pods are about to come
     begun = attempt.model_copy(update={"state": "Running"})
     if trouble is None:
-        return _works(run, stage, begun, pods, placed=scheduled(child, pods))
+        works = _works(run, stage, begun, pods, placed=scheduled(child, pods))
+        return replace(works, progress=progress)
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
@@ -267,7 +268,6 @@ def _works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest], *
         attempts=(moved,),
         facts=(*facts, *([admitted] if placed else [])),
         title=stage.title,
-        progress=progress_now(run, stage),
         plan=MemoryPlan(checkpoint_seconds=saving) if stage.name == "train" else None,
         again=_look_again(run, pods),
     )

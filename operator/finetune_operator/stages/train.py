@@ -15,8 +15,7 @@ from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import shared_memory, train_resources
 from finetune_operator.render.volumes import add_base, common
 from finetune_operator.stages import summaries
-from finetune_operator.stages.decision import Decision
-from finetune_operator.stages.stage import Stage, Summary
+from finetune_operator.stages.decision import Decision, Stage, Summary
 
 _STEP_SECONDS = 120
 """For the optimizer step in progress, which ends before training saves, and for the end of the processes."""

@@ -7,6 +7,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from aiohttp import web
+
+from finetune_operator.render.pod import PROGRESS_PORT
+from finetune_trainer.progress import Progress
 from tests.faults.cluster.nodes import Fate, PlayedPod
 
 DIGEST = "sha256:" + "0" * 64
@@ -144,6 +148,23 @@ async def keep_running(pod: PlayedPod) -> None:
     """Run until the pod is deleted."""
     await pod.run()
     await hold(pod)
+
+
+async def stand_still(pod: PlayedPod) -> None:
+    """A frozen process: /progress goes on answering with the step that was the last to end."""
+    frozen = Progress(pod.stage, step=1, total_steps=2, step_seconds=1.0, message="Training.")
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.json_response(frozen.to_json())
+
+    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, pod.address, PROGRESS_PORT).start()
+        await pod.run()
+        await pod.deletion.wait()
+    finally:
+        await runner.cleanup()
 
 
 async def hold(pod: PlayedPod) -> None:

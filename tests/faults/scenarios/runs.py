@@ -265,6 +265,17 @@ SCENARIOS = (
     Scenario("training crashes once", ends(True), {"train": (trainer.crash, trainer.succeed)}),
     Scenario("training always crashes", ends(False), {"train": (trainer.crash,)}),
     Scenario(
+        "training hangs and says so", ends(True), {"train": (trainer.fail("Hang", 79), trainer.succeed)}
+    ),
+    Scenario(
+        "training stands still",
+        ends(True),
+        {"train": (trainer.stand_still, trainer.go_on)},
+        dying=trainer.be_killed,
+        vague=True,
+        limit_seconds=240,
+    ),
+    Scenario(
         "the training pod is evicted",
         ends(True),
         {"train": (trainer.be_evicted, trainer.succeed)},

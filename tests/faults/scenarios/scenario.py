@@ -12,6 +12,8 @@ from tests.faults.cluster.history import History
 from tests.faults.cluster.nodes import Fate
 from tests.faults.cluster.trainer import stop_politely, succeed
 
+USUAL_SECONDS = 120.0
+
 
 @dataclass(frozen=True)
 class World:
@@ -73,4 +75,4 @@ class Scenario:
     default: Fate = succeed
     dying: Fate = stop_politely
     vague: bool = False
-    limit_seconds: float = 120.0
+    limit_seconds: float = USUAL_SECONDS

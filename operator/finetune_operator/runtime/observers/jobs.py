@@ -173,10 +173,7 @@ def _open(job: FineTuneJob) -> Sequence[Attempt]:
 
 
 def _made_by_job(pod: Manifest) -> bool:
-    """Whether the Job that the label names controls the pod; anybody may copy a label."""
-    controller = manifests.controller(pod)
-    made_by = manifests.text(controller, "kind"), manifests.text(controller, "name")
-    return made_by == ("Job", manifests.label(pod, manifests.JOB_LABEL))
+    return manifests.controlled_by(pod, "Job", manifests.label(pod, manifests.JOB_LABEL))
 
 
 def _sources(job: FineTuneJob) -> list[Source]:
