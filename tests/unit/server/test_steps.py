@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.modelserver import ModelServerStatus
-from finetune_operator.api.rollout import RolloutRecord
+from finetune_operator.api.rollout import ProcessCounters, RolloutRecord, StepCounts
 from finetune_operator.serving.observed import PodState, Unreadable
+from finetune_operator.serving.status import ROLLOUTS_BYTES
+from finetune_operator.serving.steps import AT_ONCE
 from finetune_operator.serving.table import read_table
 from tests.unit.server.builders import NOW, World, adapter, held, pod, version
 
@@ -269,6 +271,35 @@ def test_a_canary_is_named_where_another_alias_waits_for_its_slot() -> None:
     server.settle()
     waits = server.world.adapters()["others"]
     assert (waits["reason"], waits["message"]) == ("WaitingForSlot", f"The surge slot is in use by {V2}.")
+
+
+def test_sixteen_rollouts_are_counted_at_once_and_the_others_wait_for_their_turn() -> None:
+    names = [f"alias-{n:02}" for n in range(20)]
+    world = World({"maxCpuLoras": 50})
+    for digit in "ab":
+        world.deployments = tuple(adapter(name, created=name, digit=digit, rollout=ROLLOUT) for name in names)
+        for _ in range(4):
+            held_now = [version(name, d) for name in names for d in "ab"[: "ab".index(digit) + 1]]
+            world.pods = (pod(*held_now, applied=world.status.get("manifestGeneration", 0)),)
+            world.reconcile()
+    reasons = [entry["reason"] for entry in world.adapters().values()]
+    assert reasons.count("WaitingForTurn") == 4
+    assert sum(len(r["targets"]) == 2 for r in routes(world)) == 16
+
+
+def routes(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(world.children["ConfigMap"]["data"]["manifest.json"])["routes"]
+    return found
+
+
+def test_the_counters_of_sixteen_rollouts_on_many_replicas_fit_into_the_status() -> None:
+    most = ProcessCounters(process="p" * 64, stable=(2**40,) * 6, canary=(2**40,) * 6)
+    counts = StepCounts(processes=(most,) * 65)
+    whole = RolloutRecord(
+        from_version="v" * 128, to_version="v" * 128, phase="Shift", since="2026-11-23T12:00:00Z",
+        message="m" * 1024, deployment="d" * 253, generation=1, counts=counts,
+    )  # fmt: skip
+    assert AT_ONCE * len(json.dumps(whole.to_dict())) < ROLLOUTS_BYTES
 
 
 ALIASES = [
