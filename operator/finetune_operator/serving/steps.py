@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_operator.api.rollout import ProcessCounters, RolloutRecord
@@ -24,10 +24,10 @@ def with_rollouts(
     """The requests, each with how far its rollout is; one that was rolled back is kept off the server."""
     records = {record.deployment: record for record in observed.server.status.rollouts}
     under_way = {name for name, record in records.items() if record.phase == "Shift"}
-    steered = []
+    scene, steered = _Scene(observed, current, now), []
     for want in wanted:
         turn = want.deployment in under_way or len(under_way) < AT_ONCE
-        after = _steered(want, records.get(want.deployment), current, observed, now, turn)
+        after = scene.steered(want, records.get(want.deployment), turn)
         if after.record is not None and after.record.phase == "Shift":
             under_way.add(want.deployment)
         steered.append(after)
@@ -44,51 +44,45 @@ def next_hold_end(wanted: Sequence[Wanted]) -> datetime | None:
     return min((end for end in ends if end is not None), default=None)
 
 
-def _steered(
-    want: Wanted,
-    before: RolloutRecord | None,
-    current: Table,
-    observed: Observed,
-    now: datetime,
-    turn: bool,
-) -> Wanted:
-    route = current.routes.get(want.alias)
-    if want.rejection is not None:
-        return replace(want, record=before)
-    if want.rollout is None or want.target is None or route is None:
-        return want
-    change = Change(want.deployment, want.generation, want.target.name, want.target.digest, route.stable)
-    record = advance(want.rollout, before, change, _look(change, before, current, observed, now, turn))
-    if record is not None and record.phase == "RolledBack":
-        return replace(want, record=record, rejection=Rejection(record.reason, record.message))
-    return replace(want, record=record)
+@dataclass(frozen=True)
+class _Scene:
+    """What one look shows of all rollouts of a server."""
+
+    observed: Observed
+    current: Table
+    now: datetime
+
+    def steered(self, want: Wanted, before: RolloutRecord | None, turn: bool) -> Wanted:
+        """The request after this look."""
+        route = self.current.routes.get(want.alias)
+        if want.rejection is not None:
+            return replace(want, record=before)
+        if want.rollout is None or want.target is None or route is None:
+            return want
+        target = want.target
+        change = Change(want.deployment, want.generation, target.name, target.digest, route.stable)
+        record = advance(want.rollout, before, change, self._look(change, before, turn))
+        if record is not None and record.phase == "RolledBack":
+            return replace(want, record=record, rejection=Rejection(record.reason, record.message))
+        return replace(want, record=record)
+
+    def _look(self, change: Change, before: RolloutRecord | None, turn: bool) -> Look:
+        pods, current = self.observed.live, self.current
+        return Look(
+            now=self.now,
+            verified=verified(change.to, current, pods),
+            followed=followed(current.generation, pods),
+            coming=_coming(change.to, pods),
+            leaving=_leaving(before.from_version if before is not None else "", current, pods),
+            given_up=_given_up(change.to, pods),
+            turn=turn,
+            counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.state is not None),
+        )
 
 
-def _look(
-    change: Change,
-    before: RolloutRecord | None,
-    current: Table,
-    observed: Observed,
-    now: datetime,
-    turn: bool,
-) -> Look:
-    pods = observed.live
-    left = before.from_version if before is not None else ""
-    return Look(
-        now=now,
-        verified=verified(change.to, current, pods),
-        followed=followed(current.generation, pods),
-        coming=_coming(change.to, pods),
-        leaving=_leaving(left, current, pods),
-        given_up=_given_up(change.to, pods),
-        turn=turn,
-        counters=tuple(
-            ProcessCounters(
-                process=pod.process, stable=pod.counters(change.stable), canary=pod.counters(change.to)
-            )
-            for pod in observed.pods
-            if pod.state is not None
-        ),
+def _counters(pod: PodState, change: Change) -> ProcessCounters:
+    return ProcessCounters(
+        process=pod.process, stable=pod.counters(change.stable), canary=pod.counters(change.to)
     )
 
 
