@@ -1,4 +1,4 @@
-"""Command line of the serving image: `python -m finetune_serving <engine|gateway|fetch-base|health>`.
+"""Command line of the serving image: `python -m finetune_serving COMMAND`.
 
 Everything heavy is imported by the command that needs it, so the probe stays light.
 """
@@ -6,6 +6,8 @@ Everything heavy is imported by the command that needs it, so the probe stays li
 import argparse
 import sys
 from pathlib import Path
+
+from finetune_serving.options import add_options, options_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,9 +25,13 @@ def main(argv: list[str] | None = None) -> int:
         from finetune_serving.fetch_base import fetch_base
 
         return fetch_base(args.source, args.revision, args.to, args.token_file)
+    if args.command == "import-adapter":
+        from finetune_serving.import_adapter import import_adapter
+
+        return import_adapter(args.source, args.base)
     from finetune_serving.serve import run_gateway
 
-    return run_gateway(args)
+    return run_gateway(options_of(args))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     health = commands.add_parser("health", help="exit 0 when the engine answers")
     health.add_argument("--uds", default="/run/engine/engine.sock")
     _engine(commands.add_parser("engine", help="vLLM on a unix socket"))
-    _gateway(commands.add_parser("gateway", help="OpenAI API on :8000, agent on :8001"))
+    add_options(commands.add_parser("gateway", help="OpenAI API on :8000, agent on :8001"))
     fetch = commands.add_parser("fetch-base", help="download an hf:// base model into a folder")
     fetch.add_argument("--source", required=True, help="hf://ORG/NAME")
     fetch.add_argument("--revision", required=True, help="commit, 40 hex digits")
@@ -45,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("/etc/finetune/credentials/base-model/token"),
         help="read if it exists",
     )
+    imported = commands.add_parser(
+        "import-adapter", help="write the manifest of an adapter of another trainer"
+    )
+    imported.add_argument("--from", dest="source", type=Path, required=True, help="folder of save_pretrained")
+    imported.add_argument("--base", type=Path, required=True, help="folder of the model it was trained on")
     return parser
 
 
@@ -57,25 +68,6 @@ def _engine(engine: argparse.ArgumentParser) -> None:
     engine.add_argument("--max-lora-rank", type=int, default=64)
     engine.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs that share the model")
     engine.add_argument("--max-model-len", type=int, default=None, help="default: the model's own")
-
-
-def _gateway(gateway: argparse.ArgumentParser) -> None:
-    gateway.add_argument("--manifest", type=Path, default=Path("/etc/finetune/server/manifest.json"))
-    gateway.add_argument("--uds", default="/run/engine/engine.sock")
-    gateway.add_argument("--model", type=Path, required=True, help="folder of the base model (fingerprint)")
-    gateway.add_argument(
-        "--keys", type=Path, default=None, help="folder of API keys; left out: no key needed"
-    )
-    gateway.add_argument("--max-lora-rank", type=int, default=64, help="what the engine was started with")
-    gateway.add_argument("--adapters", type=Path, default=Path("/adapters"), help="local copies")
-    gateway.add_argument("--sources", type=Path, default=Path("/sources"), help="root of mounted claims")
-    gateway.add_argument("--host", default="0.0.0.0")  # noqa: S104 - the pod's own address
-    gateway.add_argument("--port", type=int, default=8000)
-    gateway.add_argument("--agent-port", type=int, default=8001)
-    gateway.add_argument("--max-body-bytes", type=int, default=8 * 1024 * 1024)
-    gateway.add_argument(
-        "--drain-seconds", type=float, default=100.0, help="longest wait for requests at exit"
-    )
 
 
 if __name__ == "__main__":

@@ -68,13 +68,17 @@ class Route(_Read):
 
 
 class ServerManifest(_Read):
-    """What this server should hold and answer (operator -> agent)."""
+    """What this server should hold and answer (operator -> agent).
+
+    `drain_seconds` is how long a version that no route names any more may keep requests in flight.
+    """
 
     schema_version: Literal[1]
     generation: int = Field(ge=0)
     base: ServedBase
     versions: tuple[VersionEntry, ...] = ()
     routes: tuple[Route, ...] = ()
+    drain_seconds: int = Field(default=600, ge=0)
 
     def routed(self) -> frozenset[str]:
         """Names of all versions that some route of this generation names."""
@@ -128,7 +132,12 @@ class BaseState(_Written):
 
 
 class VersionState(_Written):
-    """One version as this pod sees it; times in seconds, counts since this process started."""
+    """One version as this pod sees it; times in seconds, counts since the process `processId` started.
+
+    `requests` are the finished ones; `failures` of them ended in a 5xx, a broken stream or an error event,
+    `empty` in a 200 without text and tool call, `cut` at the token limit. `seconds` and
+    `first_byte_seconds` are sums over them.
+    """
 
     name: str
     digest: str
@@ -138,19 +147,45 @@ class VersionState(_Written):
     in_flight: int = 0
     requests: int = 0
     failures: int = 0
+    empty: int = 0
+    cut: int = 0
+    seconds: float = 0.0
+    first_byte_seconds: float = 0.0
     load_seconds: float | None = None
 
 
+class TargetState(_Written):
+    """A version that an alias is answered with, and its weight."""
+
+    version: str
+    weight: int
+
+
+class AliasState(_Written):
+    """The route of an alias in force in this pod, and why it is not the one asked for, or has no answer."""
+
+    alias: str
+    targets: tuple[TargetState, ...]
+    answers: bool
+    reason: str = ""
+    message: str = ""
+
+
 class State(_Written):
-    """What the agent answers on /state (agent -> operator)."""
+    """What the agent answers on /state (agent -> operator).
+
+    Counts start at 0 with the process `process_id`; `engine_id` is new in every engine process.
+    """
 
     schema_version: Literal[1] = 1
     generation: int
     applied_generation: int
+    process_id: str = ""
     engine_id: str
     ready: bool
     base: BaseState
     versions: tuple[VersionState, ...]
+    aliases: tuple[AliasState, ...] = ()
     message: str = ""
 
 

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI server on a unix socket, with two private routes that vLLM 0.32 lacks.
+"""vLLM's OpenAI server on a unix socket, with private routes that vLLM 0.32 lacks.
 
 vLLM's own `/v1/unload_lora_adapter` only forgets the name: the weights stay in its cache, and a request
 that still carries the old path kills the engine once the files are gone (vllm#54839). Our
@@ -128,7 +128,7 @@ async def _serve(args: Any) -> None:
 
 
 def add_private_routes(app: "FastAPI", engine_id: str) -> None:
-    """Add `GET /internal/engine`, `GET /internal/loras` and `POST /internal/remove_lora`.
+    """Add `GET /internal/engine`, `GET /internal/loras`, `POST /internal/remove_lora`, `POST /internal/exit`.
 
     `engine_id` is new in every process: whoever sees it change knows that all adapters are gone.
     """
@@ -140,6 +140,12 @@ def add_private_routes(app: "FastAPI", engine_id: str) -> None:
     @app.get("/internal/engine")
     async def engine() -> JSONResponse:
         return JSONResponse({"engineId": engine_id})
+
+    @app.post("/internal/exit")
+    async def leave() -> None:
+        message = "the engine hangs and ends, as the agent asks"
+        print(json.dumps({"level": "error", "message": message}), flush=True)  # noqa: T201
+        os._exit(1)  # an orderly end would wait for the worker that hangs
 
     @app.get("/internal/loras")
     async def loras() -> JSONResponse:

@@ -16,14 +16,15 @@ from finetune_operator.serving.report import AliasReport, report
 from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.table import Table, write_table
 from finetune_operator.serving.wanted import Wanted
-from finetune_serving.agent.converge import Record, World, after_engine_restart, converge, failed
+from finetune_serving.agent.converge import World, converge
+from finetune_serving.agent.record import Record, after_engine_restart, failed
 from finetune_serving.agent.report import Process, state
 from finetune_serving.documents import ServerManifest, json_schemas
 from finetune_serving.gateway.ledger import Tally
 from finetune_serving.gateway.routing import resolve, table_of
 
-NEXT = {"Fetch": "Loading", "Load": "Verifying", "Verify": "Ready"}
-PROCESS = Process("engine-1", "sha256:" + "b" * 64)
+NEXT = {"Copy": "Loading", "Load": "Verifying", "Verify": "Ready"}
+PROCESS = Process("process-1", "engine-1", "sha256:" + "b" * 64)
 SLOTS = Slots(aliases=4, engine=5)
 EMPTY = Table()
 
@@ -53,10 +54,13 @@ class Pod:
         self.world = replace(self.world, manifest=ServerManifest.model_validate_json(manifest))
         while True:
             decision = converge(replace(self.world, in_flight=self.in_flight))
-            self.world = replace(self.world, records=decision.records, applied=decision.applied)
-            if decision.work is None:
+            self.world = decision.world
+            for version in decision.copies:
+                self._do("Copy", version)
+            if decision.work is not None:
+                self._do(decision.work.kind, decision.work.version)
+            elif not decision.copies:
                 return
-            self._do(decision.work.kind, decision.work.version)
 
     def _do(self, kind: str, version: str) -> None:
         records: dict[str, Record] = dict(self.world.records)
@@ -76,9 +80,10 @@ class Pod:
 
     def answers(self, alias: str) -> str | None:
         """The version that the gateway would pick now; fails if it could not answer."""
-        if self.world.applied is None:
+        if self.world.manifest is None:
             return None
-        version = resolve(table_of(self.world.applied), alias, 0.5)
+        routes = {"routes": tuple(self.world.routes.values())}
+        version = resolve(table_of(self.world.manifest.model_copy(update=routes)), alias, 0.5)
         assert version is None or self.world.records[version].phase == "Ready"
         return version
 
@@ -130,7 +135,7 @@ def test_a_version_with_a_request_in_flight_stays_until_it_is_answered() -> None
 def test_a_restarted_engine_is_not_ready_until_it_holds_everything_again() -> None:
     pod = Pod()
     table = settle(EMPTY, [want("reviews", "a")], pod)
-    pod.world = replace(pod.world, records=after_engine_restart(pod.world.records))
+    pod.world = replace(pod.world, records=after_engine_restart(pod.world.records), opened=False)
     assert not pod.report().ready
     assert next_step(table, [want("reviews", "a")], [pod.report()], SLOTS).table == table
     pod.read(write_table(table, ManifestBase(name="base")).model_dump_json(by_alias=True))

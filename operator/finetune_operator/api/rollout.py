@@ -116,8 +116,8 @@ class Rollout(ApiModel):
     )
     auto_rollback: bool = Field(
         True,
-        description="Whether all requests go back to the version before when a limit is exceeded or a "
-        "replica gives the new version up. Otherwise the rollout stops where it is.",
+        description="Whether all requests go back to the version before when a limit is exceeded or no "
+        "replica can have the new version. Otherwise the rollout stops where it is.",
     )
     paused: bool = Field(
         False,

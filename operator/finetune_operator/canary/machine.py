@@ -45,7 +45,7 @@ class Look:
 
     `verified`: every ready one has verified the new version; until then `coming` says how far the last is.
     `followed`: every ready one routes as was decided last; `leaving` is what is left of the version before.
-    `given_up` says which replica cannot have the new version and why. `turn`: there is room for one more
+    `given_up` says why no replica can have the new version. `turn`: there is room for one more
     rollout by steps.
     """
 

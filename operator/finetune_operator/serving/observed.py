@@ -98,6 +98,13 @@ class PodState:
         numbers += [int((number(told, key) or 0.0) * 1000) for key in times]
         return tuple(min(max(one, 0), MOST_COUNTED) for one in numbers)
 
+    @cached_property
+    def unanswered(self) -> Mapping[str, Mapping[str, Any]]:
+        """The aliases that it routes and cannot answer, with what it says of each."""
+        return {
+            text(one, "alias"): one for one in items(self.state, "aliases") if one.get("answers") is False
+        }
+
     def _number(self, key: str) -> int:
         told = integer(self.state, key) or 0
         return told if 0 < told < MOST_GENERATIONS else 0

@@ -13,6 +13,7 @@ from finetune_operator.serving.routing import Step, followed
 from finetune_operator.serving.wanted import Wanted
 
 SHOWN = 8  # aliases in a sentence
+_UNDER_WAY = frozenset({"Fetching", "Loading", "Verifying"})
 State = Literal["Pending", "Loading", "Shifting", "Serving", "Failed"]
 
 
@@ -42,7 +43,11 @@ def report(
     route = step.table.routes.get(want.alias) if want.keeps_route else None
     answers = route is not None and any(pod.phase(route.stable) == "Ready" for pod in answering)
     holders = sum(1 for pod in pods if want.version and pod.phase(want.version) == "Ready")
-    progress = _refused(want, step, pods) or _on_its_way(want, step, pods, answering, replicas)
+    progress = (
+        _refused(want, step, pods)
+        or _unanswered(want, answering)
+        or _on_its_way(want, step, pods, answering, replicas)
+    )
     return AliasReport(want, progress, route.stable if route is not None and answers else None, holders)
 
 
@@ -54,6 +59,18 @@ def _refused(want: Wanted, step: Step, pods: Sequence[PodState]) -> Progress | N
     if want.version in step.without_slot:
         return _no_slot(want, step, pods)
     return _failure(want.version, pods)
+
+
+def _unanswered(want: Wanted, answering: Sequence[PodState]) -> Progress | None:
+    """A replica that serves others may be unable to answer this alias; what it is still loading will come."""
+    for pod in answering:
+        entry = pod.unanswered.get(want.alias, {})
+        reason, message = text(entry, "reason"), f"{pod.name}: {text(entry, 'message')}"
+        if reason in _UNDER_WAY:
+            return Progress("Loading", "Rolling", message)
+        if reason:
+            return Progress("Failed", reason, message)
+    return None
 
 
 def _on_its_way(

@@ -58,7 +58,7 @@ def next_step(current: Table, wanted: Sequence[Wanted], pods: Sequence[PodState]
     """One step towards what is wanted; `pods` are the live ones. Without a change the generation stays."""
     routes = _routes(current, wanted, pods)
     versions = _still_needed(current, routes, wanted, pods)
-    holding = {name for name in versions if not _refused(name, pods)}
+    holding = {name for name in versions if not refused(name, pods)}
     aliases = {alias_of(name) for name in holding}
     without_slot = set()
     for want in wanted:
@@ -148,6 +148,7 @@ def _still_needed(
     }
 
 
-def _refused(version: str, pods: Sequence[PodState]) -> bool:
+def refused(version: str, pods: Sequence[PodState]) -> bool:
+    """Whether every pod that knows the version refuses it; one alone may be unlucky."""
     phases = {pod.phase(version) for pod in pods} - {""}
     return phases == {"Failed"}

@@ -13,12 +13,13 @@ from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, S
 from finetune_operator.api.rollout import RolloutRecord
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
+from finetune_operator.core.manifests import text
 from finetune_operator.observe.trouble import Trouble
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
 from finetune_operator.serving.children import GATEWAY_PORT
-from finetune_operator.serving.observed import Observed
+from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.ownership import Taken
-from finetune_operator.serving.report import AliasReport
+from finetune_operator.serving.report import SHOWN, AliasReport
 from finetune_operator.serving.routing import Slots, Step
 from finetune_operator.serving.template import (
     UPDATE_AVAILABLE,
@@ -83,18 +84,32 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
 
 def _facts(observed: Observed, settings: Settings, decided: Decided, now: datetime) -> Iterator[Fact]:
     """Ready says whether replicas answer; Reconciling and Stalled whether the server is as its spec says."""
-    replicas, answering = observed.server.spec.replicas, len(observed.answering(now))
+    replicas, pods = observed.server.spec.replicas, observed.answering(now)
+    answering = len(pods)
     ready = answering >= replicas > 0 and not any(entry.kind == "Service" for entry in decided.taken)
     trouble = _blocked(observed, decided)
     if trouble is None and not (ready and _as_specified(observed, decided)):
-        trouble = trouble_of(observed, decided.template, decided.step.table, settings, now)
+        trouble = trouble_of(observed, decided.template, settings, now)
     counted = f"{answering} of {replicas} {'replica answers' if replicas == 1 else 'replicas answer'}."
-    fine = Trouble("Serving", counted)
+    fine = Trouble("Serving", counted + _unanswered(pods))
     shown, told = trouble or fine, fine if ready else trouble or fine
     moving = trouble is not None and not trouble.stalled and trouble.reason != STOPPED
     yield Fact("Ready", ready, told.reason, told.message)
     yield Fact("Reconciling", moving, shown.reason, shown.message)
     yield Fact("Stalled", trouble is not None and trouble.stalled, shown.reason, shown.message)
+
+
+def _unanswered(pods: Sequence[PodState]) -> str:
+    """The aliases that some replica cannot answer, for people who look at the server alone."""
+    told = [
+        f"{alias} on {pod.name} ({text(one, 'reason')})"
+        for pod in pods
+        for alias, one in pod.unanswered.items()
+    ]
+    if not told:
+        return ""
+    more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    return f" Without an answer: {', '.join(told[:SHOWN])}{more}; see the AdapterDeployments."
 
 
 def _as_specified(observed: Observed, decided: Decided) -> bool:

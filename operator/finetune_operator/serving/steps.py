@@ -10,7 +10,7 @@ from finetune_operator.api.rollout import ProcessCounters, RolloutRecord
 from finetune_operator.canary.machine import Change, Coming, Leaving, Look, advance, hold_ends
 from finetune_operator.core.manifests import text
 from finetune_operator.serving.observed import Observed, PodState
-from finetune_operator.serving.routing import followed, idle, verified
+from finetune_operator.serving.routing import followed, idle, refused, verified
 from finetune_operator.serving.table import Table
 from finetune_operator.serving.wanted import Rejection, Wanted
 
@@ -104,8 +104,8 @@ def _leaving(version: str, current: Table, pods: Sequence[PodState]) -> Leaving:
 
 
 def _given_up(version: str, pods: Sequence[PodState]) -> str | None:
-    for pod in pods:
-        entry = pod.version(version)
-        if text(entry, "phase") == "Failed":
-            return f"Pod {pod.name} gave it up: {text(entry, 'reason')}: {text(entry, 'message')}"
-    return None
+    """Why no replica can have the version; while only some cannot, they answer with the one before."""
+    if not refused(version, pods):
+        return None
+    entry = next(pod.version(version) for pod in pods if pod.phase(version))
+    return f"No replica can have it: {text(entry, 'reason')}: {text(entry, 'message')}"

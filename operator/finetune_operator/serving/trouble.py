@@ -22,7 +22,6 @@ from finetune_operator.render.names import server_name
 from finetune_operator.serving.children import AGENT_PORT
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims, mounted_secrets
-from finetune_operator.serving.table import Table
 from finetune_operator.serving.template import Template, in_force, refused
 
 PATIENCE = timedelta(minutes=10)  # an autoscaler brings a node, a cloud attaches a disk
@@ -34,14 +33,12 @@ _MORE_MEMORY = {
 NO_ROOM = frozenset({"Unschedulable", "PodsRefused"})
 
 
-def trouble_of(
-    observed: Observed, template: Template | None, table: Table, settings: Settings, now: datetime
-) -> Trouble:
+def trouble_of(observed: Observed, template: Template | None, settings: Settings, now: datetime) -> Trouble:
     """The first thing that keeps replicas from answering, or that they need time."""
     checks: tuple[Callable[[], Iterator[Trouble]], ...] = (
         lambda: _spec(observed, template, settings),
         lambda: _refused_pods(observed),
-        lambda: _pods(observed, table, settings, now),
+        lambda: _pods(observed, settings, now),
         lambda: _unreachable(observed, now),
         lambda: _deadline(observed),
     )
@@ -82,7 +79,7 @@ def _refused_pods(observed: Observed) -> Iterator[Trouble]:
         yield Trouble("PodsRefused", message, stalled=True)
 
 
-def _pods(observed: Observed, table: Table, settings: Settings, now: datetime) -> Iterator[Trouble]:
+def _pods(observed: Observed, settings: Settings, now: datetime) -> Iterator[Trouble]:
     secrets = [f"Secret {name}" for name in mounted_secrets(observed.server)]
     for pod in observed.live:
         if pod.answers(now) or pod.unreachable(now):
@@ -91,7 +88,7 @@ def _pods(observed: Observed, table: Table, settings: Settings, now: datetime) -
         for trouble in pod_troubles(pod.pod, secrets, settings, now):
             lasting = trouble.since is not None and now - trouble.since >= PATIENCE
             yield replace(trouble, stalled=trouble.stalled or lasting)
-        yield from _unready(pod, table)
+        yield from _unready(pod)
 
 
 def _restarted(pod: PodState) -> Iterator[Trouble]:
@@ -117,15 +114,8 @@ def _ended(where: str, container: Manifest, ended: Manifest) -> Trouble:
     return Trouble("CrashLoopBackOff" if stalled else "Restarted", message, stalled=stalled)
 
 
-def _unready(pod: PodState, table: Table) -> Iterator[Trouble]:
-    """The engine is up and the agent says why it takes no requests yet."""
-    for alias, route in sorted(table.routes.items()):
-        entry = pod.version(route.stable)
-        if text(entry, "phase") == "Failed":
-            reason, said = text(entry, "reason") or "LoadFailed", text(entry, "message")
-            yield Trouble(
-                "AdapterFailed", f"Pod {pod.name} cannot serve {alias}: {reason}: {said}", stalled=True
-            )
+def _unready(pod: PodState) -> Iterator[Trouble]:
+    """The agent says why its pod takes no requests yet."""
     said = text(pod.state, "message")
     if said:
         yield Trouble("Starting", f"Pod {pod.name}: {said}.")

@@ -1,77 +1,92 @@
 """What the agent does next: a pure function of the manifest, what the engine holds and the time.
 
 A version goes Fetching -> Loading -> Verifying -> Ready; no longer listed and no longer routed it is
-Draining until nothing is in flight, then it is removed. `converge` settles everything that needs no I/O
-and names at most one piece of work, so a change of the manifest is noticed between any two of them.
+Draining until nothing is in flight, then it is removed. `converge` settles everything that needs no I/O,
+names the copies to start and at most one piece of work on the engine, so a change of the manifest is
+noticed between any two of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pydantic import JsonValue
+from finetune_serving.agent.record import Record
+from finetune_serving.agent.routes import (
+    STALLED_SECONDS,
+    in_force,
+    ready_versions,
+    settled,
+    unavailable_versions,
+    versions_of,
+)
+from finetune_serving.documents import Phase, Route, ServerManifest, VersionEntry
 
-from finetune_serving.documents import Phase, Reason, ServerManifest, VersionEntry
+COPIES = 4  # a copy that hangs must not delay the others
 
-_LONGEST_WAIT = 60.0
-_ENGINE_ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class Record:
-    """One version in this pod. `retry_at` (monotonic seconds) is when to try again; None is never."""
-
-    entry: VersionEntry
-    phase: Phase = "Fetching"
-    reason: Reason = ""
-    message: str = ""
-    attempts: int = 0
-    retry_at: float | None = None
-    load_seconds: float | None = None
-    published: int = 0
-    template_kwargs: Mapping[str, JsonValue] = field(default_factory=dict)
+Kind = Literal["Load", "Verify", "Remove"]
+_WORK: tuple[tuple[Phase, Kind], ...] = (
+    ("Draining", "Remove"),
+    ("Verifying", "Verify"),
+    ("Loading", "Load"),
+)
 
 
 @dataclass(frozen=True)
 class World:
-    """Everything `converge` decides from."""
+    """Everything `converge` decides from; times are monotonic seconds.
+
+    `routes` are in force, `applied` is the generation that they came from, `unrouted` says since when no
+    route names a version. `opened` is whether every alias that can be had has answered since the engine
+    process started. `moved_at` is when a version last came nearer to Ready. `folders` are the digests whose
+    local copies are being written or deleted.
+    """
 
     manifest: ServerManifest | None = None
     records: Mapping[str, Record] = field(default_factory=dict)
-    applied: ServerManifest | None = None
+    routes: Mapping[str, Route] = field(default_factory=dict)
+    unrouted: Mapping[str, float] = field(default_factory=dict)
+    applied: int = 0
+    opened: bool = False
     engine_up: bool = False
     in_flight: Mapping[str, int] = field(default_factory=dict)
+    folders: frozenset[str] = frozenset()
+    moved_at: float = 0.0
     now: float = 0.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """One piece of I/O: stage the files, load, probe the effect, or remove the version everywhere."""
+    """One piece of work on the engine: load, probe the effect, or remove the version everywhere."""
 
-    kind: Literal["Fetch", "Load", "Verify", "Remove"]
+    kind: Kind
     version: str
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The settled records, the manifest whose routes are in force, and the next work if there is any."""
+    """The settled world, the next work on the engine if there is any, and the versions to copy now.
 
-    records: Mapping[str, Record]
-    applied: ServerManifest | None
-    work: Work | None
+    `overdue` are versions whose last requests have had their time.
+    """
+
+    world: World
+    work: Work | None = None
+    copies: tuple[str, ...] = ()
+    overdue: tuple[str, ...] = ()
 
 
 def converge(world: World) -> Decision:
     """One step towards the manifest; calling it again without a change decides the same."""
     if world.manifest is None:
-        return Decision(world.records, world.applied, None)
+        return Decision(world)
     records = {r.entry.name: r for r in _tracked(world.manifest, world.records)}
-    applied = world.manifest if _applicable(world.manifest, records, world.applied) else world.applied
-    needed = {entry.name for entry in world.manifest.versions} | (
-        applied.routed() if applied else frozenset()
-    )
-    records = {name: r if name in needed else _draining(r) for name, r in records.items()}
-    return Decision(records, applied, _next_work(replace(world, records=records)))
+    routed = _with_routes(replace(world, records=records), world.manifest)
+    named = _named(routed.routes.values())
+    listed = {entry.name for entry in world.manifest.versions}
+    records = {name: r if name in listed | named else _draining(r) for name, r in records.items()}
+    unrouted = {name: world.unrouted.get(name, world.now) for name in records if name not in named}
+    after = replace(routed, records=records, unrouted=unrouted)
+    return Decision(after, _next_work(after), _copies(after), _overdue(after, world.manifest))
 
 
 def _tracked(manifest: ServerManifest, known: Mapping[str, Record]) -> list[Record]:
@@ -96,59 +111,60 @@ def _draining(record: Record) -> Record:
     if record.phase == "Draining":
         return record  # the very same: work under way on it must still count
     text = "no longer listed; waiting for its last request"
-    return replace(record, phase="Draining", reason="", message=text, retry_at=None)
+    return replace(record, phase="Draining", reason="", message=text, attempts=0, retry_at=None)
 
 
-def _applicable(
-    manifest: ServerManifest, records: Mapping[str, Record], applied: ServerManifest | None
-) -> bool:
-    """Routes come into force together, and only when every version they name can answer."""
-    if applied == manifest:
-        return False
-    return all(name in records and records[name].phase == "Ready" for name in manifest.routed())
-
-
-def _next_work(world: World) -> Work | None:
-    """Removals first (they free slots), then whatever is closest to Ready; loads wait for the engine."""
-    due = [r for r in world.records.values() if r.retry_at is None or r.retry_at <= world.now]
-    for phase, kind in (("Draining", "Remove"), ("Verifying", "Verify"), ("Loading", "Load")):
-        for record in due:
-            if world.engine_up and record.phase == phase and not _busy(world, record):
-                return Work(kind, record.entry.name)  # type: ignore[arg-type]  # literals above
-    for record in due:
-        if record.phase == "Fetching" or (record.phase == "Failed" and record.retry_at is not None):
-            return Work("Fetch", record.entry.name)
-    return None
-
-
-def _busy(world: World, record: Record) -> bool:
-    return record.phase == "Draining" and world.in_flight.get(record.entry.name, 0) > 0
-
-
-def after_engine_restart(records: Mapping[str, Record]) -> dict[str, Record]:
-    """A new engine process holds nothing: what was loaded must be loaded and verified again."""
-    lost = ("Verifying", "Ready")
-    return {
-        n: replace(r, phase="Loading", retry_at=None) if r.phase in lost else r for n, r in records.items()
-    }
-
-
-def failed(record: Record, reason: Reason, message: str, now: float, *, retry: bool) -> Record:
-    """The record after a refusal; `retry` schedules the next attempt with exponential backoff."""
-    attempts = record.attempts + 1
-    retry_at = now + min(2.0**attempts, _LONGEST_WAIT) if retry else None
+def _with_routes(world: World, manifest: ServerManifest) -> World:
+    ready = ready_versions(world.records)
+    names = manifest.routed() | _named(world.routes.values())
+    stalled = world.now - world.moved_at > STALLED_SECONDS
+    unavailable = unavailable_versions(names, world.records, stalled=stalled)
+    complete = settled(manifest, ready, unavailable)
     return replace(
-        record, phase="Failed", reason=reason, message=message, attempts=attempts, retry_at=retry_at
+        world,
+        routes=in_force(manifest, world.routes, ready, unavailable),
+        applied=manifest.generation if complete else world.applied,
+        opened=world.opened or (world.engine_up and complete),
     )
 
 
-def interrupted(record: Record, message: str, now: float) -> Record:
-    """The record after the engine vanished in the middle of its load.
+def _named(routes: Iterable[Route]) -> frozenset[str]:
+    return frozenset(name for route in routes for name in versions_of(route))
 
-    Usually that is the engine's own affair and the load is repeated; an adapter that took the engine down
-    three times is not tried a fourth time, so that it cannot keep everyone else's model down.
-    """
-    attempts = record.attempts + 1
-    if attempts >= _ENGINE_ATTEMPTS:
-        return replace(failed(record, "LoadFailed", message, now, retry=False), attempts=attempts)
-    return replace(record, phase="Loading", attempts=attempts, retry_at=now + 2.0**attempts)
+
+def _next_work(world: World) -> Work | None:
+    """Removals first (they free slots), then whatever is closest to Ready; all of it needs the engine."""
+    if not world.engine_up:
+        return None
+    due = _due(world)
+    found = (Work(kind, r.entry.name) for phase, kind in _WORK for r in due if r.phase == phase)
+    return next((work for work in found if not _busy(world, work)), None)
+
+
+def _busy(world: World, work: Work) -> bool:
+    """Whether a removal has to wait for requests or for a copy that is being written."""
+    copied = world.records[work.version].entry.digest in world.folders
+    return work.kind == "Remove" and (world.in_flight.get(work.version, 0) > 0 or copied)
+
+
+def _copies(world: World) -> tuple[str, ...]:
+    """The versions whose files are copied next; two versions with one digest share a folder."""
+    waiting: dict[str, str] = {}
+    for record in _due(world):
+        if record.phase == "Fetching" or (record.phase == "Failed" and record.retry_at is not None):
+            waiting.setdefault(record.entry.digest, record.entry.name)
+    names = [name for digest, name in waiting.items() if digest not in world.folders]
+    return tuple(names[: max(0, COPIES - len(world.folders))])
+
+
+def _due(world: World) -> list[Record]:
+    return [r for r in world.records.values() if r.retry_at is None or r.retry_at <= world.now]
+
+
+def _overdue(world: World, manifest: ServerManifest) -> tuple[str, ...]:
+    """No route names them any more, and their requests have had their time."""
+    return tuple(
+        name
+        for name, since in world.unrouted.items()
+        if world.in_flight.get(name, 0) > 0 and world.now - since > manifest.drain_seconds
+    )

@@ -1,5 +1,6 @@
 """Does an adapter change what the model says? Weights that match no module load without any error and
-leave the base answering under the adapter's name; only comparing outputs finds that.
+leave the base answering under the adapter's name. Names and shapes are compared before the engine
+sees an adapter; comparing outputs is the second opinion.
 
 Both models continue one prompt greedily, with the log-probabilities of the likeliest tokens at each step.
 (Log-probabilities of the prompt itself would be richer, but with LoRA in the batch computing them ends the
@@ -37,10 +38,14 @@ def difference(left: Sequence[Step], right: Sequence[Step]) -> float:
     return sum(gaps) / len(gaps) if gaps else float("inf")
 
 
-def is_silent_no_op(base: Sequence[Step], again: Sequence[Step], tuned: Sequence[Step]) -> bool:
-    """Whether the tuned model differs from the base no more than the base differs from itself.
+def differs(base: Sequence[Step], again: Sequence[Step], tuned: Sequence[Step]) -> bool:
+    """Whether the tuned model differs from the base by more than the base differs from itself.
 
     `again` is a second run of the base: under load, batching alone moves log-probabilities a little.
     """
-    noise = difference(base, again)
-    return difference(base, tuned) <= max(SMALLEST_EFFECT, _NOISE_FACTOR * noise)
+    return difference(base, tuned) > max(SMALLEST_EFFECT, _NOISE_FACTOR * difference(base, again))
+
+
+def is_same(base: Sequence[Step], tuned: Sequence[Step]) -> bool:
+    """Whether the tuned model says exactly what the base says, but for rounding."""
+    return difference(base, tuned) <= SMALLEST_EFFECT

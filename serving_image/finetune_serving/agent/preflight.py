@@ -1,36 +1,31 @@
-"""What can be known to fail before the engine is asked: pure checks on manifest and adapter_config.json.
+"""What can be known to fail before the engine is asked: checks on an adapter's manifest, config and weights.
 
 The engine reports the same mistakes as an untyped 500 after stopping everyone's generation for the load,
-and older versions served wrong outputs without a word; so they are refused here.
+and serves some wrongly without a word; so they are refused here.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO
 
 from pydantic import JsonValue
 
+from finetune_serving.adapter.base import BaseModules
+from finetune_serving.adapter.config import AdapterConfig, Scales
+from finetune_serving.adapter.fit import check_modules, check_ranks
+from finetune_serving.adapter.matrices import matrices_of
+from finetune_serving.adapter.values import check_copies, check_values
+from finetune_serving.adapter.weights import read_header
 from finetune_serving.agent.refusal import RefusedError
 from finetune_serving.documents import AdapterManifest, VersionEntry
 
-# Initialisations that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ) change base weights.
-_HARMLESS_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
-# PEFT option -> what to call it; any value that counts as true is refused.
-_REFUSED_OPTIONS = {
-    "use_dora": "DoRA",
-    "lora_bias": "LoRA bias",
-    "modules_to_save": "modules_to_save",
-    "alora_invocation_tokens": "activated LoRA",
-    "layer_replication": "layer_replication",
-    "use_bdlora": "block-diagonal LoRA",
-    "use_qalora": "QALoRA",
-    "trainable_token_indices": "trainable_token_indices",
-}
+WEIGHTS = "adapter_model.safetensors"
+_LONGEST_HEADER = 32 * 1024 * 1024  # 90,000 adapted modules (every expert of a large model) fill about 18 MiB
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What this server is: its base (fingerprint, Unix seconds of its files) and its largest rank.
+    """What this server is: its base (fingerprint, Unix seconds of its files, modules) and its largest rank.
 
     `base_template_kwargs` are what prompts to the base pass to the chat template.
     """
@@ -39,6 +34,7 @@ class Limits:
     max_rank: int
     base_published: int = 0
     base_template_kwargs: Mapping[str, JsonValue] = field(default_factory=dict)
+    base_modules: BaseModules = field(default_factory=BaseModules)
 
 
 def check_manifest(manifest: AdapterManifest, entry: VersionEntry, limits: Limits) -> None:
@@ -62,21 +58,24 @@ def check_manifest(manifest: AdapterManifest, entry: VersionEntry, limits: Limit
         check_rank(manifest.adapter.rank, limits.max_rank)
 
 
-def check_config(config: Mapping[str, Any], limits: Limits) -> None:
+def check_config(config: AdapterConfig, limits: Limits) -> None:
     """RefusedError when adapter_config.json asks for what the engine cannot do."""
-    if config.get("peft_type") != "LORA":
-        found = config.get("peft_type")
-        raise RefusedError(
-            "UnsupportedAdapter", f"adapter_config.json has peft_type {found!r}; only LORA is served."
-        )
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
-        text = "adapter_config.json has no positive rank `r` (or `rank_pattern`); save it with PEFT again."
-        raise RefusedError("InvalidArtifact", text)
-    check_rank(max(rank for rank in ranks if isinstance(rank, int)), limits.max_rank)
-    for feature in unsupported_features(config):
+    check_rank(config.largest_rank, limits.max_rank)
+    for feature in config.unsupported():
         text = f"The engine cannot serve {feature}; train the adapter without it."
         raise RefusedError("UnsupportedAdapter", text)
+
+
+def check_weights(file: IO[bytes], config: AdapterConfig, limits: Limits) -> None:
+    """RefusedError when the weights are broken, do not fit the base or have no effect; reads all of them."""
+    try:
+        matrices, scales = matrices_of(read_header(file, _LONGEST_HEADER)), Scales(config)
+        check_modules(matrices.pairs, limits.base_modules, transposed=bool(config.fan_in_fan_out))
+        check_ranks(matrices.pairs, scales)
+        check_values(file, matrices.pairs, scales)
+        check_copies(file, matrices.copied, limits.base_modules)
+    except ValueError as error:
+        raise RefusedError("InvalidArtifact", f"{WEIGHTS} cannot be read: {error}; save it again.") from error
 
 
 def check_rank(rank: int, limit: int) -> None:
@@ -84,14 +83,3 @@ def check_rank(rank: int, limit: int) -> None:
     if rank > limit:
         text = f"The adapter has rank {rank}, the server's maxLoraRank is {limit}; raise it or train smaller."
         raise RefusedError("RankTooLarge", text)
-
-
-def unsupported_features(config: Mapping[str, Any]) -> list[str]:
-    """Names of the PEFT features in use that vLLM 0.32 refuses or ignores."""
-    found = [label for option, label in _REFUSED_OPTIONS.items() if config.get(option)]
-    if config.get("bias", "none") != "none":
-        found.append(f"bias {config['bias']!r}")
-    init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _HARMLESS_INITS:
-        found.append(f"init_lora_weights {init!r}")
-    return found

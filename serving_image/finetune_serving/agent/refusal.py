@@ -1,5 +1,9 @@
 """Why a version cannot be served, in one of the contract's reasons and a sentence for the user."""
 
+from typing import Self
+
+from pydantic import ValidationError
+
 from finetune_serving.documents import Reason
 
 
@@ -12,6 +16,9 @@ class RefusedError(Exception):
         self.message = message
         self.retry = retry
 
-
-class EngineLostError(Exception):
-    """The engine did not answer; nothing is known to be wrong with the version."""
+    @classmethod
+    def of_document(cls, name: str, error: ValidationError) -> Self:
+        """The refusal of a JSON document that is not as it must be: names the first field that is wrong."""
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:200] or "the document"
+        return cls("InvalidArtifact", f"{name} is invalid at {where}: {first['msg'][:200]}.")

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from finetune_serving.agent.converge import Record, World
+from finetune_serving.agent.converge import World
+from finetune_serving.agent.record import Record
+from finetune_serving.agent.routes import alias_states, ready_versions
 from finetune_serving.documents import BaseState, State, VersionState
 from finetune_serving.gateway.ledger import Tally
 
@@ -12,14 +14,19 @@ from finetune_serving.gateway.ledger import Tally
 class Process:
     """What is true of this pod beside its versions."""
 
+    process_id: str
     engine_id: str
     fingerprint: str
     closing: bool = False
     manifest_error: str = ""
+    engine_trouble: str = ""
 
 
 def not_ready(world: World, process: Process) -> str:
-    """Why this pod should get no requests, as a sentence; empty when it should."""
+    """Why this pod should get no requests, as a sentence; empty when it should.
+
+    Once every alias that can be had has answered, one alias without an answer keeps nobody away.
+    """
     manifest = world.manifest
     if process.closing:
         return "shutting down"
@@ -29,30 +36,26 @@ def not_ready(world: World, process: Process) -> str:
         asked = manifest.base.fingerprint
         return f"the base model has fingerprint {process.fingerprint}, the server asks for {asked}"
     if not world.engine_up:
-        return "waiting for the engine"
-    missing = sorted(n for n in _routed(world) if n not in world.records or world.records[n].phase != "Ready")
-    if missing:
-        return f"routed but not ready: {', '.join(missing)}"
-    return "" if world.applied is not None else "no routes applied yet"
-
-
-def _routed(world: World) -> frozenset[str]:
-    """Versions that must answer: of the routes in force, or of the first ones while none are."""
-    manifest = world.applied or world.manifest
-    return manifest.routed() if manifest else frozenset()
+        return process.engine_trouble or "waiting for the engine"
+    if not world.opened:
+        missing = sorted(manifest.routed() - ready_versions(world.records))
+        return f"waiting for {', '.join(missing)}" if missing else "no routes applied yet"
+    return ""
 
 
 def state(world: World, process: Process, tally: Callable[[str], Tally]) -> State:
     """The document for the operator."""
     reason = not_ready(world, process)
-    manifest = world.manifest
+    manifest, up = world.manifest, world.engine_up
     return State(
         generation=manifest.generation if manifest else 0,
-        applied_generation=world.applied.generation if world.applied else 0,
+        applied_generation=world.applied,
+        process_id=process.process_id,
         engine_id=process.engine_id,
         ready=reason == "",
         base=BaseState(name=manifest.base.name if manifest else "", fingerprint=process.fingerprint),
         versions=tuple(_version(r, tally(name)) for name, r in sorted(world.records.items())),
+        aliases=alias_states(manifest, world.routes, world.records, engine_up=up) if manifest else (),
         message=reason or process.manifest_error,
     )
 
@@ -67,5 +70,9 @@ def _version(record: Record, tally: Tally) -> VersionState:
         in_flight=tally.in_flight,
         requests=tally.requests,
         failures=tally.failures,
+        empty=tally.empty,
+        cut=tally.cut,
+        seconds=round(tally.seconds, 6),
+        first_byte_seconds=round(tally.first_byte_seconds, 6),
         load_seconds=record.load_seconds,
     )

@@ -54,7 +54,8 @@ class Gateway:
             starting = self.book.table.base == ""  # no routes yet: whether the name exists is not known
             return gone() if starting else errors.unknown_model(model)
         if not self.book.can_answer(version):
-            return gone()
+            reason = self.book.unavailable.get(model) if self.book.engine_up else None
+            return errors.unavailable(reason) if reason else gone()
         if request.path == _CHAT:
             body = with_template_kwargs(body, self.book.template_kwargs.get(version, {}))
         with self.ledger.track(version) as call:

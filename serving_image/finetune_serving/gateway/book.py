@@ -14,6 +14,7 @@ class Book:
     """Shared by agent (writes) and gateway (reads) in one event loop; each field is replaced whole.
 
     `template_kwargs` are, by version (or base), what its prompts pass to the chat template.
+    `unavailable` names the aliases without an answer here, each with the sentence that its clients get.
     `trouble` wakes the agent when a request met an engine that is gone or has lost a version.
     """
 
@@ -21,6 +22,7 @@ class Book:
     loaded: frozenset[str] = frozenset()
     created: Mapping[str, int] = field(default_factory=dict)
     template_kwargs: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
     engine_up: bool = False
     closing: bool = False
     trouble: asyncio.Event = field(default_factory=asyncio.Event)

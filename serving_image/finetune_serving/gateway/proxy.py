@@ -1,5 +1,6 @@
 """Forward one request to the engine and its answer back, unbuffered when it streams."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -48,7 +49,7 @@ async def forward(
 
 async def _whole(upstream: aiohttp.ClientResponse, call: Call) -> web.Response:
     content = await upstream.read()
-    call.mark_first_byte()
+    call.mark_byte()
     return web.Response(status=upstream.status, body=content, headers=_headers(upstream, call))
 
 
@@ -57,12 +58,16 @@ async def _stream(request: web.Request, upstream: aiohttp.ClientResponse, call: 
     try:
         await response.prepare(request)
         async for chunk in _chunks(upstream, call):
-            call.mark_first_byte()
+            call.mark_byte()
             await response.write(chunk)
         if not call.failed:
             await response.write_eof()
     except ConnectionError:
         return response  # the client left; leaving the upstream context stops the engine
+    except asyncio.CancelledError:
+        if call.failed and request.transport is not None:
+            request.transport.abort()  # its version has to go, and the client may not be reading
+        raise
     if call.failed and request.transport is not None:
         # Half an answer is out. Ending it cleanly would make it look complete, so cut the connection.
         request.transport.abort()

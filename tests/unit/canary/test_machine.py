@@ -102,10 +102,12 @@ def test_a_version_that_fails_goes_back_at_once_with_the_numbers(second: int) ->
     assert "20 of 40 requests failed, maxErrorRate is 0.02" in record.message
 
 
-def test_a_replica_that_gives_the_version_up_ends_the_rollout() -> None:
-    record = after(rollout(), first_step(rollout()), 1, verified=False, given_up="Pod p1 gave it up: no.")
+def test_a_version_that_no_replica_can_have_ends_the_rollout() -> None:
+    record = after(
+        rollout(), first_step(rollout()), 1, verified=False, given_up="No replica can have it: no."
+    )
     assert record.phase == "RolledBack"
-    assert record.message.startswith("Pod p1 gave it up: no.")
+    assert record.message.startswith("No replica can have it: no.")
 
 
 def test_without_automatic_rollback_the_rollout_stops_and_says_what_to_do() -> None:
@@ -209,7 +211,7 @@ COUNTERS = st.lists(
 )  # fmt: skip
 LOOKS = st.builds(
     Look, st.just(NOW), st.booleans(), st.booleans(), st.sampled_from(["Preflight", "Load", "Verify"]),
-    st.sampled_from(LEAVING), st.sampled_from([None, None, "Pod p1 gave it up."]), st.booleans(),
+    st.sampled_from(LEAVING), st.sampled_from([None, None, "No replica can have it."]), st.booleans(),
     COUNTERS.map(tuple),
 )  # fmt: skip
 SPECS = st.builds(

@@ -229,25 +229,56 @@ def test_a_pod_that_waits_for_a_secret_names_what_it_mounts() -> None:
     assert (ready.reason, "Secret keys" in ready.message) == ("SecretOrVolumeMissing", True)
 
 
-def test_an_alias_that_keeps_a_new_pod_from_being_ready_is_named() -> None:
+def without_answer(one: PodState, reason: str, message: str = "") -> PodState:
+    """A pod that serves others and cannot answer `reviews`."""
+    told = {"alias": "reviews", "targets": [], "answers": False, "reason": reason, "message": message}
+    return replace(one, state={**(one.state or {}), "aliases": [told]})
+
+
+def test_an_alias_that_a_pod_cannot_answer_is_named_and_stops_nobody_else() -> None:
     world = routed(World().settle())
     broken = held(V1, "Failed", reason="ArtifactMissing", message="manifest.json is missing")
-    world.pods = (pod(broken, applied=3, ready=False),)
+    world.pods = (without_answer(pod(broken, applied=3), "ArtifactMissing"),)
     world.reconcile()
     ready = world.condition("Ready")
-    assert ready.reason == "AdapterFailed"
-    assert "pod-1 cannot serve reviews: ArtifactMissing: manifest.json is missing" in ready.message
+    assert (ready.status, ready.reason) == ("True", "Serving")
+    assert "Without an answer: reviews on pod-1 (ArtifactMissing)" in ready.message
     told = world.adapters()["reviews"]
     assert (told["state"], told["reason"], "servingVersion" in told) == ("Failed", "ArtifactMissing", False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "shown"),
+    [
+        pytest.param("LoadFailed", "Failed", "LoadFailed", id="what it cannot have is a failure"),
+        pytest.param("Loading", "Loading", "Rolling", id="what it loads again is on its way"),
+    ],
+)
+def test_one_of_two_replicas_without_an_answer_shows(reason: str, state: str, shown: str) -> None:
+    world = routed(World({"replicas": 2}).settle())
+    world.pods = (pod(V1, applied=3), without_answer(pod(applied=3, name="pod-2"), reason, "out of memory"))
+    world.reconcile()
+    told = world.adapters()["reviews"]
+    assert (told["state"], told["reason"]) == (state, shown)
+    assert told["message"] == "pod-2: out of memory"
+
+
+def test_many_aliases_without_an_answer_are_counted() -> None:
+    world = World().settle()
+    told = [{"alias": f"a{i}", "answers": False, "reason": "LoadFailed"} for i in range(12)]
+    one = pod(applied=world.status["manifestGeneration"])
+    world.pods = (replace(one, state={**(one.state or {}), "aliases": told}),)
+    world.reconcile()
+    assert "a7 on pod-1 (LoadFailed) and 4 more;" in world.condition("Ready").message
 
 
 def test_an_engine_that_is_up_is_not_said_to_be_loading() -> None:
     world = World().settle()
     one = pod(ready=False)
     assert one.state is not None
-    world.pods = (replace(one, state={**one.state, "message": "routed but not ready: b--1"}),)
+    world.pods = (replace(one, state={**one.state, "message": "waiting for b--1"}),)
     world.reconcile()
-    assert world.condition("Ready").message == "Pod pod-1: routed but not ready: b--1."
+    assert world.condition("Ready").message == "Pod pod-1: waiting for b--1."
 
 
 def test_a_missing_claim_is_named() -> None:

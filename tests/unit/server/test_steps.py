@@ -219,12 +219,25 @@ def test_counters_that_began_before_the_step_or_with_a_new_process_are_not_count
     assert (counts.stable.requests, counts.canary.requests) == (900 + 30, 60 + 50)
 
 
-def test_a_replica_that_gives_the_canary_up_sends_all_requests_back() -> None:
+def test_a_canary_that_no_replica_can_have_sends_all_requests_back() -> None:
     server = shifting()
     server.broken = {V2}
     server.look(5)
     assert server.weights == {V1: 100}
     assert server.told == ("Failed", "RolledBack")
+
+
+def test_one_replica_that_cannot_have_the_canary_holds_it_where_it_is() -> None:
+    server = shifting(analysis=None)
+    server.look(61)
+    server.look()
+    (healthy,) = server.world.pods
+    missing = held(V2, "Failed", reason="ArtifactMissing", message="Gone.")
+    broken = pod(V1, missing, name="pod-2", applied=healthy.applied)
+    server.world.pods = (healthy, replace(broken, state_at=server.now))
+    server.world.reconcile(server.now + timedelta(seconds=200))
+    assert server.weights == {V1: 50, V2: 50}
+    assert server.told == ("Failed", "ArtifactMissing")
 
 
 def test_header_and_shadow_are_in_the_manifest_only_during_the_steps() -> None:

@@ -2,71 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
 
-from finetune_serving.agent.agent import Agent, Places
-from finetune_serving.agent.engine_client import EngineClient
-from finetune_serving.agent.manifest import ManifestFile
-from finetune_serving.agent.preflight import Limits
-from finetune_serving.documents import State
-from finetune_serving.gateway.book import Book
-from finetune_serving.gateway.keys import KeyRing
-from finetune_serving.gateway.ledger import Ledger
-
-Publish = Callable[..., dict[str, Any]]
-
-
-class Pod:
-    """An agent at work on a manifest that tests rewrite."""
-
-    def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
-        self.folder = folder
-        self.book = Book()
-        self.ledger = Ledger(CollectorRegistry())
-        places = Places(folder / "sources", folder / "adapters")
-        limits = Limits("sha256:" + "b" * 64, 16)
-        self.agent = Agent(
-            ManifestFile(folder / "manifest.json"), EngineClient(session), self.book, KeyRing(None),
-            self.ledger, places, limits, lambda _: None,
-        )  # fmt: skip
-
-    def write(self, generation: int, versions: list[dict[str, Any]], **routes: str) -> None:
-        document = {
-            "schemaVersion": 1,
-            "generation": generation,
-            "base": {"name": "base", "fingerprint": None},
-            "versions": versions,
-            "routes": [{"alias": a, "targets": [{"version": v, "weight": 100}]} for a, v in routes.items()],
-        }
-        fresh = self.folder / "fresh.json"
-        fresh.write_text(json.dumps(document))
-        fresh.replace(self.folder / "manifest.json")
-
-    async def until(self, condition: Callable[[State], bool]) -> State:
-        """The first state that meets the condition; fails after half a minute."""
-        async with asyncio.timeout(30):
-            while not condition(self.agent.state()):  # noqa: ASYNC110 - state is polled, as the operator does
-                await asyncio.sleep(0.01)
-        return self.agent.state()
-
-    def phases(self) -> dict[str, str]:
-        return {version.name: version.phase for version in self.agent.state().versions}
-
-
-@pytest.fixture
-async def pod(stand_in: Any, tmp_path: Path) -> AsyncIterator[Pod]:
-    connector = aiohttp.UnixConnector(str(stand_in.path), force_close=True)
-    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
-        pod = Pod(tmp_path, session)
-        task = asyncio.create_task(pod.agent.run())
-        yield pod
-        task.cancel()
+from tests.unit.serving.pod import Pod, Publish
 
 
 async def test_the_gateway_learns_what_a_versions_prompts_pass_to_the_chat_template(
@@ -130,8 +70,10 @@ async def test_a_broken_version_never_takes_over(pod: Pod, publish: Publish) -> 
     await pod.until(lambda s: s.ready)
     pod.write(2, [good, bad], reviews=bad["name"])
     state = await pod.until(lambda s: any(v.phase == "Failed" for v in s.versions))
-    assert (state.generation, state.applied_generation, state.ready) == (2, 1, True)
-    assert next(v.reason for v in state.versions if v.name == bad["name"]) == "Unpromoted"
+    assert (state.generation, state.ready) == (2, True)
+    assert pod.book.table.aliases["reviews"][0].version == good["name"]
+    alias = state.aliases[0]
+    assert (alias.answers, alias.targets[0].version, alias.reason) == (True, good["name"], "Unpromoted")
 
 
 async def test_an_adapter_without_effect_is_a_silent_no_op(pod: Pod, stand_in: Any, publish: Publish) -> None:

@@ -1,10 +1,10 @@
-"""What is refused before the engine is asked."""
+"""What a manifest is refused for; config and weights are in test_adapter_variants."""
 
 from typing import Any
 
 import pytest
 
-from finetune_serving.agent.preflight import Limits, check_config, check_manifest
+from finetune_serving.agent.preflight import Limits, check_manifest
 from finetune_serving.agent.refusal import RefusedError
 from finetune_serving.documents import AdapterManifest, VersionEntry
 
@@ -50,31 +50,3 @@ def test_manifest(changes: dict[str, Any], reason: str) -> None:
 def test_allow_unpromoted_lets_it_through() -> None:
     allowed = ENTRY.model_copy(update={"allow_unpromoted": True})
     assert reason_of_manifest(adapter(promoted=False), allowed) == ""
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        pytest.param({}, "", id="plain LoRA passes"),
-        pytest.param({"peft_type": "IA3"}, "UnsupportedAdapter", id="another PEFT method"),
-        pytest.param({"r": 32}, "RankTooLarge", id="rank in the config above the server's"),
-        pytest.param({"rank_pattern": {"q_proj": 64}}, "RankTooLarge", id="one module above it"),
-        pytest.param({"r": 0}, "InvalidArtifact", id="a rank that is none"),
-        pytest.param({"r": None}, "InvalidArtifact", id="no rank at all"),
-        pytest.param({"use_dora": True}, "UnsupportedAdapter", id="DoRA"),
-        pytest.param({"bias": "all"}, "UnsupportedAdapter", id="trained biases"),
-        pytest.param({"lora_bias": True}, "UnsupportedAdapter", id="LoRA biases"),
-        pytest.param({"modules_to_save": ["lm_head"]}, "UnsupportedAdapter", id="whole modules"),
-        pytest.param({"modules_to_save": []}, "", id="no whole modules"),
-        pytest.param({"init_lora_weights": "pissa"}, "UnsupportedAdapter", id="PiSSA changes the base"),
-        pytest.param({"init_lora_weights": "gaussian"}, "", id="gaussian does not"),
-        pytest.param({"use_rslora": True}, "", id="rank-stabilised scaling is served"),
-    ],
-)
-def test_config(changes: dict[str, Any], reason: str) -> None:
-    found = ""
-    try:
-        check_config({"peft_type": "LORA", "r": 8, "bias": "none", **changes}, LIMITS)
-    except RefusedError as error:
-        found = error.reason
-    assert found == reason

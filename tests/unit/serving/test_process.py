@@ -16,12 +16,14 @@ from aiohttp import web
 from finetune_serving import serve as serving
 from finetune_serving.engine import engine_arguments, remove_stale_socket
 from finetune_serving.fetch_base import MARKER
+from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.health import check
+from finetune_serving.options import Options, add_options, options_of
 
 REVISION = "a" * 40
 
 
-def options(stand_in: Any, folder: Path) -> serving.Options:
+def options(stand_in: Any, folder: Path) -> Options:
     model = folder / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
@@ -31,9 +33,10 @@ def options(stand_in: Any, folder: Path) -> serving.Options:
         port, agent_port = one.getsockname()[1], two.getsockname()[1]
     manifest = {"schemaVersion": 1, "generation": 1, "base": {"name": "base"}, "versions": [], "routes": []}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return serving.Options(
-        folder / "manifest.json", str(stand_in.path), model, None, 16, folder / "adapters",
-        folder / "sources", "127.0.0.1", port, agent_port, 4096, 20.0,
+    return Options(
+        manifest=folder / "manifest.json", uds=stand_in.path, model=model, max_lora_rank=16,
+        adapters=folder / "adapters", sources=folder / "sources", host="127.0.0.1", port=port,
+        agent_port=agent_port, max_body_bytes=4096, drain_seconds=20.0,
     )  # fmt: skip
 
 
@@ -57,6 +60,32 @@ async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_fi
         async with client.get(f"{agent}/metrics") as metrics:
             assert 'finetune_gateway_requests_total{code="200",version="base"} 1.0' in await metrics.text()
         await running
+
+
+async def test_a_defect_of_the_agent_ends_the_process_after_its_requests(
+    stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = options(stand_in, tmp_path)
+    stand_in.hold = asyncio.Event()
+    running = asyncio.create_task(serving.serve(settings, "sha256:" + "b" * 64, asyncio.Event()))
+    agent, api = f"http://127.0.0.1:{settings.agent_port}", f"http://127.0.0.1:{settings.port}"
+    async with aiohttp.ClientSession() as client, asyncio.timeout(60):
+        await _ready(client, agent)
+        asked = asyncio.create_task(
+            client.post(f"{api}/v1/completions", json={"model": "base", "prompt": "x"})
+        )
+        await stand_in.started.wait()
+        monkeypatch.setattr(KeyRing, "refresh", _defect)
+        while (await client.get(f"{agent}/readyz")).status == 200:  # noqa: ASYNC110 - as the kubelet asks
+            await asyncio.sleep(0.02)
+        stand_in.hold.set()
+        assert (await asked).status == 200
+        with pytest.raises(ExceptionGroup):
+            await running
+
+
+def _defect(_: KeyRing) -> None:
+    raise AssertionError("a defect")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +134,18 @@ def test_the_probe_loads_nothing_heavy() -> None:
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     loaded = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True, text=True)
     assert int(loaded.stdout) < 200
+
+
+def test_every_setting_of_the_gateway_is_a_flag_and_keeps_its_default() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    assert options_of(parser.parse_args(["--model", "/m"])) == Options(model=Path("/m"))
+    given = options_of(
+        parser.parse_args(["--model", "/m", "--keys", "/k", "--port", "1", "--drain-seconds", "2"])
+    )
+    assert given == Options(model=Path("/m"), keys=Path("/k"), port=1, drain_seconds=2.0)
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
 
 
 def test_a_stale_socket_is_removed_and_a_file_is_not(tmp_path: Path) -> None:
