@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 LAME_DUCK_SECONDS = 2.0
 _IDLE_SECONDS = 15.0
 # A client has this long for the head of a request, and between two of them.
-_CLIENT_IDLE_SECONDS = 75.0
+CLIENT_IDLE_SECONDS = 75.0
 # Fewer pauses while large bodies come in (bytes).
 _READ_BUFFER = 256 * 1024
 
@@ -163,7 +163,7 @@ async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: 
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=5.0,
-        keepalive_timeout=_CLIENT_IDLE_SECONDS,
+        keepalive_timeout=CLIENT_IDLE_SECONDS,
         read_bufsize=_READ_BUFFER,
     )
     await runner.setup()
