@@ -29,6 +29,7 @@ from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Ledger
 from finetune_serving.gateway.metrics import GatewayCollector, engine_metrics
+from finetune_serving.gateway.peers import Peers
 from finetune_serving.logs import configure
 from finetune_serving.options import Options
 
@@ -74,7 +75,7 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
         engine = await stack.enter_async_context(_session(options.uds, _IDLE_SECONDS))
         judged = await stack.enter_async_context(_session(options.uds, None))
         agent = _agent(options, fingerprint, EngineClient(judged), registry, book, keys, ledger)
-        gateway = Gateway(engine, book, keys, ledger)
+        gateway = Gateway(engine, book, keys, ledger, await _peers(stack, options.peers))
         await _listen(stack, gateway.app(), options.host, options.port)
         agents = agent_app(agent.state, registry, partial(engine_metrics, engine))
         await _listen(stack, agents, options.host, options.agent_port)
@@ -88,6 +89,15 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
         work.cancel()
         with suppress(asyncio.CancelledError):
             await work  # raises what the agent failed with: that is the process's own failure
+
+
+async def _peers(stack: AsyncExitStack, address: str | None) -> Peers | None:
+    if address is None:
+        return None
+    # A new connection each time: the Service chooses among the replicas that are ready now.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    return Peers(await stack.enter_async_context(session), address)
 
 
 def _session(uds: Path, idle_seconds: float | None) -> aiohttp.ClientSession:
