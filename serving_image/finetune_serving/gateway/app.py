@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import aiohttp
@@ -43,21 +42,25 @@ _CLOSING = frozenset({408, 413, 503})
 _QUICK = aiohttp.ClientTimeout(total=2)
 
 
-@dataclass
 class Gateway:
     """The handlers of the public API with what they need."""
 
-    engine: aiohttp.ClientSession
-    book: Book
-    keys: KeyRing
-    ledger: Ledger
-    peers: Peers | None = None
-
-    def __post_init__(self) -> None:
-        """What is kept between requests."""
+    def __init__(
+        self,
+        engine: aiohttp.ClientSession,
+        book: Book,
+        keys: KeyRing,
+        ledger: Ledger,
+        peers: Peers | None = None,
+    ) -> None:
+        self.engine = engine
+        self.book = book
+        self.keys = keys
+        self.ledger = ledger
+        self.peers = peers
         self.rates = TokenRates()
-        self.hold = Hold(self.book)
-        self.shadows = Shadows(self.ledger)
+        self.hold = Hold(book)
+        self.shadows = Shadows(ledger)
 
     def app(self) -> web.Application:
         """The aiohttp application."""
