@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from finetune_serving.gateway import errors
-from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read
+from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read, renamed
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.hold import Hold, deadline
@@ -176,18 +176,32 @@ class Gateway:
             self.shadows.send(ask.model, shadow.version, self._rendered(ask, shadow.version, request, call))
 
     async def _forward(self, request: web.Request, outgoing: Outgoing, call: Call) -> web.StreamResponse:
-        """The answer; a request that the other side cannot have begun is sent again when there is news."""
         until = deadline()
         while True:
             try:
                 return await forward(request, outgoing, call, self.ledger)
             except NotBegunError:
                 self.book.trouble.set()
-            if outgoing.to is self.engine:
-                await self.hold.news(until)
-                await self.hold.found(lambda: self._still(call.version), until)
-            else:
-                outgoing = await self._held(outgoing.content, request, call)
+                outgoing = await self._again(request, outgoing, call, until)
+            except EngineGoneError:
+                self.book.trouble.set()
+                outgoing = self._passed(request, outgoing, call)
+
+    async def _again(self, request: web.Request, outgoing: Outgoing, call: Call, until: float) -> Outgoing:
+        """A request that the other side cannot have begun, when there is news of our own engine."""
+        if outgoing.to is not self.engine:
+            return await self._held(outgoing.content, request, call)
+        await self.hold.news(until)
+        await self.hold.found(lambda: self._still(call.version), until)
+        return outgoing
+
+    def _passed(self, request: web.Request, outgoing: Outgoing, call: Call) -> Outgoing:
+        """A request that our engine took along when it went, for another replica; only once."""
+        if outgoing.to is not self.engine or self.peers is None or HOP_HEADER in request.headers:
+            raise EngineGoneError
+        self.ledger.leave(call)
+        content, hides = renamed(outgoing.content, call.alias), outgoing.hides_usage
+        return self.peers.outgoing(request.path, content, request.headers, call, hides_usage=hides)
 
     def _still(self, version: str) -> str:
         if not self.book.can_answer(version):

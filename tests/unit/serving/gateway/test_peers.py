@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -69,6 +70,33 @@ async def test_without_a_ready_replica_the_request_waits_for_its_own_engine(
     setup.book.engine_up = True
     setup.book.announce()
     assert (await asked).status == 200
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["a stream", "a whole answer"])
+async def test_what_an_engine_took_along_before_its_first_byte_is_answered_by_the_other(
+    client: Client, setup: Setup, other: Setup, tmp_path: Path, stream: bool
+) -> None:
+    mine = Engine(tmp_path / "mine.sock")
+
+    async def die(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        assert request.transport is not None
+        mine.path.unlink()
+        request.transport.abort()
+        return web.Response()
+
+    mine.reply = die
+    await mine.start()
+    setup.book.engine_up = True
+    connector = aiohttp.UnixConnector(str(mine.path))
+    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+        setup.gateway.engine = session
+        response = await client.post(CHAT, json=BODY | {"stream": stream})
+        assert (response.status, response.headers["x-finetune-version"]) == (200, VERSION)
+        assert b"usage" not in await response.read() or not stream
+    await mine.stop()
+    assert setup.book.trouble.is_set()
+    await other.finished()
+    assert (setup.ledger.tally(VERSION).failures, other.ledger.tally(VERSION).requests) == (0, 1)
 
 
 async def test_an_alias_that_only_this_replica_cannot_have_is_answered_by_the_other(
