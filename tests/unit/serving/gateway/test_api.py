@@ -261,6 +261,18 @@ async def test_the_death_of_the_engines_core_is_a_503_that_wakes_the_agent(
     assert setup.book.trouble.is_set()
 
 
+async def test_what_the_engine_refuses_is_no_failure_of_it(
+    client: Client, setup: Setup, engine: Engine
+) -> None:
+    async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "too long", "type": "BadRequestError"}}, status=400)
+
+    engine.reply = reply
+    assert (await client.post(CHAT, json=BODY)).status == 400
+    tally = setup.ledger.tally("reviews--1")
+    assert (tally.requests, tally.failures, setup.book.trouble.is_set()) == (1, 0, False)
+
+
 async def test_traces_and_request_ids_pass_and_retry_after_comes_back(client: Client, engine: Engine) -> None:
     async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
         return web.json_response({"error": {"message": "full"}}, status=429, headers={"Retry-After": "7"})
