@@ -127,7 +127,7 @@ def _lacking(child: Manifest, pods: Sequence[Manifest]) -> int:
 
 
 def _all_were_made(child: Manifest) -> bool:
-    """Whether the Job counts all its pods: what is not there has just gone, and the Job is about to tell how."""
+    """Whether the Job counts all its pods: one that is not there has just gone, and the Job will tell how."""
     counted = (integer(child, "status", state) or 0 for state in ("active", "succeeded", "failed"))
     return sum(counted) >= (integer(child, "spec", "completions") or 1)
 
