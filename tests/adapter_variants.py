@@ -50,9 +50,9 @@ class Workshop:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-        torch.manual_seed(1)
         kind = AutoModelForImageTextToText if several else AutoModelForCausalLM
         model = kind.from_pretrained(self.other(**on) if on else self.base, dtype=torch.float32)
+        torch.manual_seed(1)
         made = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", **options}
         tuned = get_peft_model(model, made.pop("peft", LoraConfig)(**made))
         for name, parameter in tuned.named_parameters():
