@@ -29,7 +29,8 @@ _LONGEST_HEADER = (
 class Limits:
     """What this server is: its base (fingerprint, Unix seconds of its files, modules) and its largest rank.
 
-    `base_template_kwargs` are what prompts to the base pass to the chat template.
+    `base_template_kwargs` are what prompts to the base pass to the chat template. `derived_from` is the
+    fingerprint of the model that the base is a quantised form of.
     """
 
     base_fingerprint: str
@@ -37,6 +38,7 @@ class Limits:
     base_published: int = 0
     base_template_kwargs: Mapping[str, JsonValue] = field(default_factory=dict)
     base_modules: BaseModules = field(default_factory=BaseModules)
+    derived_from: str | None = None
 
 
 def check_manifest(manifest: AdapterManifest, entry: VersionEntry, limits: Limits) -> None:
@@ -46,11 +48,12 @@ def check_manifest(manifest: AdapterManifest, entry: VersionEntry, limits: Limit
             f"{entry.source} holds a {manifest.kind}, not an Adapter; serve it as the base of a ModelServer."
         )
         raise RefusedError("InvalidArtifact", text)
-    if manifest.base_model.fingerprint != limits.base_fingerprint:
+    if manifest.base_model.fingerprint not in (limits.base_fingerprint, limits.derived_from):
         trained, here = manifest.base_model.fingerprint[7:19], limits.base_fingerprint[7:19]
         text = (
             f"The adapter was trained on base {trained}… but this server runs {here}…; "
-            "train it on this server's base, or serve it where its own base runs."
+            "train it on this server's base, or serve it where its own base runs. If this base is a "
+            "quantised form of that one, its ModelServer must say so in spec.baseModel.derivedFrom."
         )
         raise RefusedError("BaseMismatch", text)
     if not manifest.promoted and not entry.allow_unpromoted:

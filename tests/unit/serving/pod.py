@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
-from prometheus_client import CollectorRegistry
 
 from finetune_serving.adapter.base import BaseModules
 from finetune_serving.agent.agent import Agent
@@ -41,11 +40,11 @@ class Pod:
     ) -> None:
         self.folder = folder
         self.book = Book()
-        self.ledger = Ledger(CollectorRegistry())
+        self.ledger = Ledger()
         limits = Limits("sha256:" + "b" * 64, 16, base_modules=modules)
         client = EngineClient(session)
         self.watch = EngineWatch(client, self.ledger, lambda: "base", patience)
-        self.gateway = Gateway(session, self.book, KeyRing(None), self.ledger, 4096)
+        self.gateway = Gateway(session, self.book, KeyRing(None), self.ledger)
         self.agent = Agent(
             manifest=ManifestFile(folder / "manifest.json"),
             engine=self.watch,
