@@ -20,9 +20,7 @@ from finetune_serving.agent.refusal import RefusedError
 from finetune_serving.documents import AdapterManifest, VersionEntry
 
 WEIGHTS = "adapter_model.safetensors"
-_LONGEST_HEADER = (
-    24 * 1024 * 1024
-)  # with 50,000 modules (every expert of a large model) it has 14 MiB
+_LONGEST_HEADER = 24 * 1024 * 1024  # with 50,000 modules (every expert of a large model) it has 14 MiB
 
 
 @dataclass(frozen=True)
