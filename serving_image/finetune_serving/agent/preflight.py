@@ -42,9 +42,8 @@ class Limits:
 def check_manifest(manifest: AdapterManifest, entry: VersionEntry, limits: Limits) -> None:
     """RefusedError when the published manifest rules the version out."""
     if manifest.kind != "Adapter":
-        text = (
-            f"{entry.source} holds a {manifest.kind}, not an Adapter; serve it as the base of a ModelServer."
-        )
+        kind = manifest.kind[:60]
+        text = f"{entry.source} holds a {kind}, not an Adapter; serve it as the base of a ModelServer."
         raise RefusedError("InvalidArtifact", text)
     if manifest.base_model.fingerprint not in (limits.base_fingerprint, limits.derived_from):
         trained, here = manifest.base_model.fingerprint[7:19], limits.base_fingerprint[7:19]
