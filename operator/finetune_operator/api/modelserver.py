@@ -23,11 +23,12 @@ from finetune_operator.api.parts import (
     SecretRef,
     Tolerations,
 )
+from finetune_operator.api.rollout import RolloutRecord
 from finetune_operator.api.schema import ApiModel, Cel
 
 ModelName: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
 LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
-AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Failed"]
+AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Shifting", "Serving", "Failed"]
 
 TEMPLATE_LIMIT = 131_072
 STORE = Cel(
@@ -334,6 +335,12 @@ class ModelServerStatus(Status):
     )
     adapters_left_out: int | None = Field(
         None, description="How many AdapterDeployments have no entry for want of room.", ge=0
+    )
+    rollouts: tuple[RolloutRecord, ...] = Field(
+        (),
+        description="The last rollout by steps of each AdapterDeployment that has spec.rollout.",
+        max_length=1024,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["deployment"]},
     )
     pod_template: TemplateRecord | None = Field(
         None, description="The pod template in force; written and read by the operator only."

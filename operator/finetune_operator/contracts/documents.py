@@ -7,7 +7,7 @@ it reads (results, progress, /state) may come from another version or be cut, an
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     StringConstraints,
     model_serializer,
+    model_validator,
 )
 from pydantic.alias_generators import to_camel
 
@@ -237,11 +238,36 @@ class ManifestTarget(Written):
     weight: int = Field(ge=0, le=100)
 
 
+class ManifestShadow(Written):
+    """A share of an alias's requests, in percent, that a version answers too, for nobody."""
+
+    version: str
+    percent: int = Field(ge=1, le=100)
+
+
 class ManifestRoute(Written):
-    """Which versions answer an alias."""
+    """Which versions answer an alias: the stable one first, then, during a rollout by steps, the new one."""
 
     alias: str
     targets: tuple[ManifestTarget, ...] = Field(min_length=1)
+    sticky_header: str | None = None
+    shadow: ManifestShadow | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if sum(target.weight for target in self.targets) != 100:
+            raise ValueError("the weights of a route add up to 100")
+        return self
+
+    @property
+    def stable(self) -> str:
+        """The version that has every request, or had them before the rollout."""
+        return self.targets[0].version
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Every version that answers."""
+        return tuple(target.version for target in self.targets)
 
 
 class ManifestLimits(Written):

@@ -19,12 +19,14 @@ from finetune_operator.core.manifests import (
     integer,
     items,
     label,
+    number,
     text,
 )
 from finetune_operator.render.names import server_name
 
 AGENT_PATIENCE = timedelta(seconds=30)
 GENERATION = "finetune.dev/manifest-generation"
+MOST_COUNTED = 2**40
 MOST_GENERATIONS = 2**53  # no number that a pod makes up may overflow the status
 
 
@@ -83,6 +85,18 @@ class PodState:
     def version(self, name: str) -> Mapping[str, Any]:
         """What it says of one version, empty when it does not know it."""
         return self.versions.get(name, {})
+
+    @property
+    def process(self) -> str:
+        """The gateway process, whose counters began at 0 with it; the pod where its agent tells none."""
+        return (text(self.state, "processId") or self.uid)[:64]
+
+    def counters(self, name: str) -> tuple[int, ...]:
+        """Requests, failures, empty and cut answers of a version, and milliseconds to their end and begin."""
+        told, times = self.version(name), ("seconds", "firstByteSeconds")
+        numbers = [integer(told, key) or 0 for key in ("requests", "failures", "empty", "cut")]
+        numbers += [int((number(told, key) or 0.0) * 1000) for key in times]
+        return tuple(min(max(one, 0), MOST_COUNTED) for one in numbers)
 
     @cached_property
     def unanswered(self) -> Mapping[str, Mapping[str, Any]]:

@@ -17,11 +17,13 @@ from finetune_operator.serving.pod import base_name, cpu_slots
 from finetune_operator.serving.report import report
 from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.status import Decided, next_status
+from finetune_operator.serving.steps import next_hold_end, with_rollouts
 from finetune_operator.serving.table import Table, current_table, write_table
 from finetune_operator.serving.template import Template, chosen, proven
 from finetune_operator.serving.wanted import wanted_versions
 
 UNASKED_SECONDS = 1.0
+SOONEST_SECONDS = 0.1
 LOOK_SECONDS = 15.0  # what pods say wakes the operator; this is for what only time tells
 
 
@@ -41,14 +43,21 @@ def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
         *_nudges(observed.live, decided.step.table),
         *_events(observed, decided, status),
     )
-    return Plan(actions, status.to_status(), LOOK_SECONDS)
+    return Plan(actions, status.to_status(), _next_look(decided, now))
+
+
+def _next_look(decided: Decided, now: datetime) -> float:
+    ends = next_hold_end([report.wanted for report in decided.reports])
+    left = (ends - now).total_seconds() if ends is not None else LOOK_SECONDS
+    return min(max(left, SOONEST_SECONDS), LOOK_SECONDS)
 
 
 def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
     template = chosen(observed, settings)
     slots = _slots(observed, template)
-    wanted = wanted_versions(observed)
-    current = current_table(observed, wanted)
+    asked = wanted_versions(observed)
+    current = current_table(observed, asked)
+    wanted = with_rollouts(observed, current, asked, now)
     step = next_step(current, wanted, observed.live, slots)
     answering, replicas = observed.answering(now), observed.server.spec.replicas
     reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
