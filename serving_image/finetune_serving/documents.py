@@ -127,7 +127,7 @@ class AdapterBase(_Read):
 class AdapterShape(_Read):
     """The trainer's record of the adapter's rank."""
 
-    rank: int
+    rank: int = Field(gt=0, le=2**31)
 
 
 class AdapterFile(_Read):

@@ -13,7 +13,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
 from pydantic import JsonValue, ValidationError
 
-from finetune_serving.adapter.base import read_base
+from finetune_serving.adapter.base import BaseModules, read_base
 from finetune_serving.agent.agent import Agent
 from finetune_serving.agent.app import agent_app
 from finetune_serving.agent.artifact import MANIFEST
@@ -95,7 +95,7 @@ def _session(uds: Path, idle_seconds: float | None) -> aiohttp.ClientSession:
     connector = aiohttp.UnixConnector(
         str(uds), limit=0, keepalive_timeout=idle_seconds, force_close=idle_seconds is None
     )
-    return aiohttp.ClientSession("http://engine", connector=connector)
+    return aiohttp.ClientSession("http://engine", connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _agent(
@@ -125,8 +125,17 @@ def _agent(
 
 def _limits(options: Options, fingerprint: str) -> Limits:
     published = int((options.model / "config.json").stat().st_mtime)
-    kwargs, modules = base_template_kwargs(options.model), read_base(options.model)
-    return Limits(fingerprint, options.max_lora_rank, published, kwargs, modules)
+    kwargs, modules = base_template_kwargs(options.model), base_modules(options.model)
+    return Limits(fingerprint, options.max_lora_rank, published, kwargs, modules, options.derived_from)
+
+
+def base_modules(model: Path) -> BaseModules:
+    """The modules that adapters are compared with; none, and a warning, when the base's headers are odd."""
+    try:
+        return read_base(model)
+    except (OSError, ValueError) as error:
+        logger.warning("adapters cannot be compared with the modules of the base: %s", error)
+        return BaseModules()
 
 
 def base_template_kwargs(model: Path) -> dict[str, JsonValue]:

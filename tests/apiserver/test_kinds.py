@@ -24,7 +24,18 @@ MODELS: dict[str, type[ApiObject]] = {
 COLUMNS = {
     "FineTuneJob": ["Name", "Stage", "Progress%", "ETA", "Base", "Tuned", "Succeeded", "Age"],
     "ModelServer": ["Name", "Ready", "Replicas", "Adapters", "Endpoint", "Age"],
-    "AdapterDeployment": ["Name", "Alias", "Server", "Version", "Ready", "Reason", "Age"],
+    "AdapterDeployment": [
+        "Name",
+        "Alias",
+        "Server",
+        "Version",
+        "Step",
+        "Weight",
+        "Verdict",
+        "Ready",
+        "Reason",
+        "Age",
+    ],
 }
 CONDITION = {
     "type": "Succeeded",

@@ -111,7 +111,7 @@ def test_an_alias_rolls_to_a_new_version_and_the_old_one_goes() -> None:
     table = settle(table, [want("reviews", "b")], pod)
     assert pod.answers("reviews") == "reviews--" + "b" * 12
     assert list(table.versions) == list(pod.world.records) == ["reviews--" + "b" * 12]
-    assert told(want("reviews", "b"), table, pod).standing.state == "Serving"
+    assert told(want("reviews", "b"), table, pod).progress.state == "Serving"
 
 
 def test_a_broken_version_is_reported_with_its_reason_and_the_old_one_stays() -> None:
@@ -120,7 +120,7 @@ def test_a_broken_version_is_reported_with_its_reason_and_the_old_one_stays() ->
     table = settle(table, [want("reviews", "b")], pod)
     assert pod.answers("reviews") == "reviews--" + "a" * 12
     said = told(want("reviews", "b"), table, pod)
-    assert (said.standing.state, said.standing.reason) == ("Failed", "InvalidArtifact")
+    assert (said.progress.state, said.progress.reason) == ("Failed", "InvalidArtifact")
     assert said.serving == "reviews--" + "a" * 12
 
 
@@ -152,5 +152,5 @@ def test_any_sequence_of_changes_ends_with_what_was_asked_last(changes: list[dic
     for change in changes:
         wanted = [want(alias, digit) for alias, digit in change.items()]
         table = settle(table, wanted, pod)
-        assert {w.alias: w.version for w in wanted} == dict(table.routes)
+        assert {w.alias: w.version for w in wanted} == {a: r.stable for a, r in table.routes.items()}
         assert {w.version for w in wanted} == set(table.versions) == set(pod.world.records)

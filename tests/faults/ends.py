@@ -16,10 +16,11 @@ from tests.faults.scenarios.scenario import ours
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _SECONDS = re.compile(r"\b\d+(\.\d+)? (s|ms|min)\b")
+_REQUESTS = re.compile(r"\b\d+ of \d+ requests\b")
 _POD_NAME = re.compile(r"(-server-[0-9a-z]+|<hash>-\d+)-[0-9a-z]{5}\b")
 _WHEN = frozenset({"manifestGeneration", "heldSeconds"})
 _WHAT = frozenset({"reason", "message", "attempts"})
-_COMPARED = frozenset({*OWN, "PersistentVolumeClaim", "Deployment", "NetworkPolicy"})
+_COMPARED = frozenset({*OWN, "PersistentVolumeClaim", "Deployment", "NetworkPolicy", "PodDisruptionBudget"})
 _OF_ATTEMPTS = frozenset({"Job", "ConfigMap", "Service"})
 _UNTOLD = ("generation", "creationTimestamp", "resourceVersion", "uid", "managedFields", "annotations")
 
@@ -45,7 +46,12 @@ def essence(objects: Mapping[Name, Object], vague: bool) -> dict[str, Any]:
 def _masked(document: str, words: Mapping[str, str]) -> str:
     for word, mask in words.items():
         document = document.replace(word, mask)
-    for pattern, mask in ((_TIME, "<time>"), (_SECONDS, "<seconds>"), (_POD_NAME, "<pod>")):
+    for pattern, mask in (
+        (_TIME, "<time>"),
+        (_SECONDS, "<seconds>"),
+        (_REQUESTS, "<requests>"),
+        (_POD_NAME, "<pod>"),
+    ):
         document = pattern.sub(mask, document)
     return document
 

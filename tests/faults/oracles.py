@@ -148,7 +148,7 @@ def _routes(revisions: Sequence[Revision]) -> Iterator[str]:
 
     A version may leave the list only when no route led to it one revision earlier: pods follow one at a time.
     """
-    routed: dict[str, dict[str, str]] = {}
+    routed: dict[str, dict[str, set[str]]] = {}
     alive: set[str] = set()
     for revision in revisions:
         if revision.kind in ("AdapterDeployment", "ModelServer"):
@@ -160,17 +160,19 @@ def _routes(revisions: Sequence[Revision]) -> Iterator[str]:
             continue
         server = label(revision.manifest, "finetune.dev/uid")
         table = json.loads(document)
-        routes = {r["alias"]: r["targets"][0]["version"] for r in table["routes"]}
+        routes = {r["alias"]: {target["version"] for target in r["targets"]} for r in table["routes"]}
         listed = {v["name"] for v in table["versions"]}
         before = routed.get(server, {}) if server in alive else {}
         yield from (
             f"alias {alias} lost its route" for alias in before if alias in alive and alias not in routes
         )
-        yield from (f"{v} is routed and not listed" for v in routes.values() if v not in listed)
-        yield from (
-            f"{v} was dropped while pods may still route to it" for v in before.values() if v not in listed
-        )
+        yield from (f"{v} is routed and not listed" for v in _versions(routes) - listed)
+        yield from (f"{v} was dropped while pods may still route to it" for v in _versions(before) - listed)
         routed[server] = routes
+
+
+def _versions(routes: Mapping[str, set[str]]) -> set[str]:
+    return {version for versions in routes.values() for version in versions}
 
 
 def log_violations(messages: Iterable[Mapping[str, Any]], told: str | None = None) -> list[str]:

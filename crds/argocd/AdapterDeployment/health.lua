@@ -1,5 +1,6 @@
 -- argocd-cm: resource.customizations.health.finetune.dev_AdapterDeployment
--- A deployment is Healthy when the adapter it asks for answers; on a server scaled to zero it is Suspended.
+-- A deployment is Healthy when the adapter it asks for answers; on a server scaled to zero, or
+-- while its rollout is paused, it is Suspended.
 local function condition(kind)
   if obj.status ~= nil and obj.status.conditions ~= nil then
     for _, entry in ipairs(obj.status.conditions) do
@@ -41,5 +42,8 @@ if is(ready, "True") then
 end
 if ready ~= nil and ready.reason == "Stopped" then
   return health("Suspended", ready, "Scaled to zero")
+end
+if ready ~= nil and ready.reason == "Paused" then
+  return health("Suspended", ready, "The rollout is paused")
 end
 return health("Progressing", ready, "Not ready yet")

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finetune_operator.api.objects import ApiObject, Status
 from finetune_operator.api.parts import PVC_FOLDER, Digest, ObjectName
+from finetune_operator.api.rollout import Rollout, RolloutProgress
 from finetune_operator.api.schema import ApiModel, Cel
 
 ALIAS = Cel(
@@ -72,7 +73,8 @@ class AdapterDeploymentSpec(ApiModel):
     server_ref: ServerRef = Field(description="The ModelServer to serve on. Cannot be changed.")
     alias: Annotated[str, ALIAS] = Field(
         description="The model name that applications send in their requests. Cannot be changed. If two "
-        "objects claim one alias on one server, the older one has it.",
+        "objects claim one alias on one server, the older one has it, and the other does not get it when the "
+        "older one is deleted; see takeOverAlias.",
         min_length=1,
         max_length=63,
     )
@@ -82,6 +84,16 @@ class AdapterDeploymentSpec(ApiModel):
     )
     allow_unpromoted: bool = Field(
         False, description="Serve the adapter even if its evaluation gate did not promote it."
+    )
+    rollout: Rollout | None = Field(
+        None,
+        description="How a new adapter comes to an alias that another one answers. Left out, it gets all "
+        "requests once every replica has verified it.",
+    )
+    take_over_alias: bool = Field(
+        False,
+        description="Serve the alias once the AdapterDeployment that had it before this one asked for it is "
+        "deleted. Otherwise this one stays refused (AliasConflict).",
     )
 
 
@@ -118,6 +130,14 @@ class AdapterDeploymentStatus(Status):
         None, description="The artifact that spec.adapter stands for: what should be served."
     )
     serving: ServingAdapter | None = Field(None, description="The version that answers requests now.")
+    rollout: RolloutProgress | None = Field(
+        None, description="How far the change to what is resolved is, where spec.rollout asks for steps."
+    )
+    alias_conflict: bool | None = Field(
+        None,
+        description="Whether another AdapterDeployment had the alias when this one asked for it. It stays so "
+        "until spec.takeOverAlias is set and the alias is free.",
+    )
     endpoint: str | None = Field(
         None, description="Base URL for OpenAI clients inside the cluster.", max_length=512
     )

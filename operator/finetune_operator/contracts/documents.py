@@ -7,9 +7,17 @@ it reads (results, progress, /state) may come from another version or be cut, an
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.datasets import DatasetSource, Severity
@@ -230,11 +238,59 @@ class ManifestTarget(Written):
     weight: int = Field(ge=0, le=100)
 
 
+class ManifestShadow(Written):
+    """A share of an alias's requests, in percent, that a version answers too, for nobody."""
+
+    version: str
+    percent: int = Field(ge=1, le=100)
+
+
 class ManifestRoute(Written):
-    """Which versions answer an alias."""
+    """Which versions answer an alias: the stable one first, then, during a rollout by steps, the new one."""
 
     alias: str
     targets: tuple[ManifestTarget, ...] = Field(min_length=1)
+    sticky_header: str | None = None
+    shadow: ManifestShadow | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if sum(target.weight for target in self.targets) != 100:
+            raise ValueError("the weights of a route add up to 100")
+        return self
+
+    @property
+    def stable(self) -> str:
+        """The version that has every request, or had them before the rollout."""
+        return self.targets[0].version
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Every version that answers."""
+        return tuple(target.version for target in self.targets)
+
+
+class ManifestLimits(Written):
+    """What one replica takes; what is left out is the gateway's default."""
+
+    max_body_bytes: int | None = None
+    max_in_flight: int | None = None
+    max_in_flight_per_alias: int | None = None
+    max_in_flight_per_key: int | None = None
+    tokens_per_minute_per_key: int | None = None
+    max_n: int | None = None
+    max_prompts: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, int]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+class ManifestKey(Written):
+    """An entry of the keys' Secret that may call these model names only."""
+
+    name: str
+    aliases: tuple[str, ...]
 
 
 class ServerManifest(Written):
@@ -245,6 +301,9 @@ class ServerManifest(Written):
     base: ManifestBase
     versions: tuple[ManifestVersion, ...] = ()
     routes: tuple[ManifestRoute, ...] = ()
+    drain_seconds: int = Field(600, ge=1)
+    limits: ManifestLimits = ManifestLimits()
+    keys: tuple[ManifestKey, ...] = ()
 
 
 def job_spec(spec: FineTuneJobSpec) -> JobSpec:

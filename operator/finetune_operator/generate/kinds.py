@@ -99,6 +99,11 @@ ADAPTERDEPLOYMENT = Kind(
         Column("Alias", ".spec.alias", "The model name that applications use."),
         Column("Server", ".spec.serverRef.name", "The ModelServer."),
         Column("Version", ".status.serving.version", "The version that answers now."),
+        Column("Step", ".status.rollout.step", "The step of the rollout.", "integer"),
+        Column(
+            "Weight", ".status.rollout.weight", "How many of 100 requests the new version gets.", "integer"
+        ),
+        Column("Verdict", ".status.rollout.verdict", "What the analysis says of the step."),
         Column("Ready", _condition("Ready", "status"), "Whether the wanted version answers."),
         Column("Reason", _condition("Ready", "reason"), "Why it does, or does not."),
         _AGE,

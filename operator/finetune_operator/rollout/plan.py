@@ -11,12 +11,13 @@ from datetime import datetime
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment, AdapterDeploymentStatus, ServingAdapter
 from finetune_operator.api.conditions import Fact, ready_events, with_facts
+from finetune_operator.api.rollout import RolloutProgress
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Plan
+from finetune_operator.core.actions import Emit, Plan
 from finetune_operator.core.times import format_time
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.resolve import Resolution, resolve
-from finetune_operator.rollout.standing import Standing, standing
+from finetune_operator.rollout.standing import Standing, alias_conflict, progress, standing
 
 
 def plan(observed: Observed, _settings: Settings, now: datetime) -> Plan:
@@ -27,8 +28,23 @@ def plan(observed: Observed, _settings: Settings, now: datetime) -> Plan:
     resolution = resolve(deployment, observed.job)
     where = standing(observed, resolution)
     status = _status(observed, resolution, where, now)
-    events = ready_events(deployment.status.conditions, status.conditions)
+    events = [
+        *step_events(deployment.status.rollout, status.rollout),
+        *ready_events(deployment.status.conditions, status.conditions),
+    ]
     return Plan(tuple(events), status.to_status())
+
+
+def step_events(before: RolloutProgress | None, after: RolloutProgress | None) -> list[Emit]:
+    """One event per step; that a version was rolled back is told as the reason of Ready."""
+    same = before is not None and after is not None and before.to_version == after.to_version
+    known = before.weight if before is not None and same else 0
+    if after is None or after.weight in (0, known):
+        return []
+    if after.weight == 100:
+        return [Emit("Normal", "Promoted", f"{after.to_version} gets every request.")]
+    shares = f"{after.weight} of 100 requests go to {after.to_version}, the others to {after.from_version}."
+    return [Emit("Normal", "Shifted", f"Step {after.step}: {shares}")]
 
 
 def _status(
@@ -42,6 +58,8 @@ def _status(
         conditions=with_facts(deployment.status.conditions, facts, generation, now),
         resolved=resolution.target,
         serving=_serving(deployment, where.serving, resolution, now),
+        rollout=progress(observed, resolution),
+        alias_conflict=alias_conflict(observed),
         endpoint=server.status.endpoint if server is not None else None,
     )
 

@@ -6,13 +6,25 @@ from dataclasses import dataclass, replace
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import AdapterState, ModelServer
+from finetune_operator.api.rollout import RolloutProgress
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.resolve import Resolution
 
 WAITING = frozenset(
-    {"WaitingForFineTuneJob", "ServerNotFound", "ServerNotReady", "Rolling", "WaitingForSlot", "NotResolved"}
+    {
+        "WaitingForFineTuneJob",
+        "ServerNotFound",
+        "ServerNotReady",
+        "Rolling",
+        "WaitingForSlot",
+        "NotResolved",
+        "WaitingForTurn",
+        "Holding",
+        "WaitingForRequests",
+        "Inconclusive",
+    }
 )
-STOPPED = "Stopped"
+AS_ASKED = frozenset({"Stopped", "Paused"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class Standing:
     @property
     def stalled(self) -> bool:
         """Not there, and it will not get there without a change."""
-        return self.ready is False and not self.moving and self.reason != STOPPED
+        return self.ready is False and not self.moving and self.reason not in AS_ASKED
 
 
 def standing(observed: Observed, resolution: Resolution) -> Standing:
@@ -68,6 +80,25 @@ def _on_server(
     if entry.state == "Failed":
         return _kept(Standing(False, serving, reason, message))
     return Standing(False, serving, reason, message + _trouble(server))
+
+
+def progress(observed: Observed, resolution: Resolution) -> RolloutProgress | None:
+    """How far the server is with the rollout by steps of what is resolved, None where there is none."""
+    server, target = observed.server, resolution.target
+    if server is None or target is None:
+        return observed.deployment.status.rollout if observed.unreadable else None
+    name = observed.deployment.metadata.name
+    found = (record for record in server.status.rollouts if record.deployment == name)
+    record = next((record for record in found if record.to_version == target.version), None)
+    return None if record is None else RolloutProgress.model_validate(record.to_dict())
+
+
+def alias_conflict(observed: Observed) -> bool | None:
+    """Whether another AdapterDeployment has the alias, or had it; what the server does not tell stays."""
+    entry = _entry(observed.deployment, observed.server)
+    if entry is None:
+        return observed.deployment.status.alias_conflict
+    return True if entry.reason == "AliasConflict" else None
 
 
 def _unreported(deployment: AdapterDeployment, server: ModelServer, entry: AdapterState | None) -> Standing:

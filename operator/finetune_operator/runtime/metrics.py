@@ -26,11 +26,14 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 
 from finetune_operator import __version__
+from finetune_operator.canary import machine
 from finetune_operator.core.manifests import condition, integer, items, mapping, text
 from finetune_operator.runtime.resources import MODELSERVER, OURS, Key
 
 PREFIX = "finetune_operator"
 RESULTS = ("written", "unchanged", "stale", "refused", "gone", "error")
+PROMOTED, ROLLED_BACK = "promoted", "rolled_back"
+_ROLLOUT_ENDS = dict.fromkeys(machine.PROMOTED, PROMOTED) | {"RolledBack": ROLLED_BACK}
 # One more gauge per series that no query uses.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -144,6 +147,10 @@ class Metrics:
         self._spending = self._counter(
             "spent_total", "Cost of runs since this process started; sums are per currency", "currency"
         )
+        self._phases: dict[Key, str] = {}
+        self._rollouts = self._counter("rollouts_total", "Rollouts by steps that ended, by result", "result")
+        for result in (PROMOTED, ROLLED_BACK):
+            self._rollouts.labels(result)
         self._actions = self._counter("actions_total", "Actions of plans that were executed", "action")
         self._refused = self._counter(
             "refused_total", "Writes of children that the API server refused for good", "kind", "reason"
@@ -197,14 +204,18 @@ class Metrics:
         self.registry.register(StaleWatches(read))
 
     def show(self, key: Key, owner: Mapping[str, Any]) -> None:
-        """Remember an object for the gauges, and count what a run cost since it was last shown."""
+        """Remember an object for the gauges, and count what a run cost, and how a rollout ended, since it was
+        last shown.
+        """
         self._objects.show(key, owner)
+        self._count_rollouts(key, text(owner, "status", "rollout", "phase"))
         self._count_spending(key, mapping(owner, "status", "cost"))
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
         self._objects.forget(key)
         self._spent.pop(key, None)
+        self._phases.pop(key, None)
 
     def render(self) -> bytes:
         """The text format for a scrape."""
@@ -217,6 +228,14 @@ class Metrics:
         self._spent[key] = spent
         if spent > before:
             self._spending.labels(text(cost, "currency")).inc(spent - before)
+
+    def _count_rollouts(self, key: Key, phase: str) -> None:
+        """What had ended before this process first saw it was counted by an earlier process."""
+        before = self._phases.get(key, phase)
+        self._phases[key] = intern(phase)
+        ended = _ROLLOUT_ENDS.get(phase)
+        if ended is not None and ended != _ROLLOUT_ENDS.get(before):
+            self._rollouts.labels(ended).inc()
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", help_text, labels, registry=self.registry)

@@ -30,7 +30,7 @@ from finetune_operator.render.names import KIND_LABEL, STAGE_LABEL
 from finetune_operator.render.pod import PROGRESS_PORT
 from finetune_operator.runtime.queue import QueueClosedError, WorkQueue
 from finetune_operator.runtime.resources import Key, owner_key
-from finetune_operator.serving.children import AGENT_PORT
+from finetune_operator.serving.network import AGENT_PORT
 from finetune_operator.serving.observed import told_generation
 
 TIMEOUT_SECONDS = 3.0
@@ -40,6 +40,7 @@ ASKED_AT_ONCE = 16
 ASKED_PER_SECOND = 15.0
 CONVERGING_SECONDS = 1.0
 UNREACHABLE_SECONDS = 5.0
+SHIFTING_SECONDS = 5.0  # a rollout by steps is judged by what pods tell
 STEADY_SECONDS = 15.0
 LONGEST_UNREACHABLE_SECONDS = 600.0
 log = logging.getLogger(__name__)
@@ -206,7 +207,10 @@ def state_pause(document: Mapping[str, Any] | None, generation: int) -> float:
     applied = integer(document, "appliedGeneration") or 0
     behind = applied < generation or integer(document, "generation") != applied
     moving = behind or document.get("ready") is not True or not phases <= {"Ready", "Failed"}
-    return CONVERGING_SECONDS if moving else STEADY_SECONDS
+    if moving:
+        return CONVERGING_SECONDS
+    shifts = any(len(items(alias, "targets")) > 1 for alias in items(document, "aliases"))
+    return SHIFTING_SECONDS if shifts else STEADY_SECONDS
 
 
 def patient_pause(usual: float, answer: Answer, now: datetime) -> float:

@@ -19,12 +19,14 @@ from finetune_operator.core.manifests import (
     integer,
     items,
     label,
+    number,
     text,
 )
 from finetune_operator.render.names import server_name
 
 AGENT_PATIENCE = timedelta(seconds=30)
 GENERATION = "finetune.dev/manifest-generation"
+MOST_COUNTED = 2**40
 MOST_GENERATIONS = 2**53  # no number that a pod makes up may overflow the status
 
 
@@ -84,6 +86,18 @@ class PodState:
         """What it says of one version, empty when it does not know it."""
         return self.versions.get(name, {})
 
+    @property
+    def process(self) -> str:
+        """The gateway process, whose counters began at 0 with it; the pod where its agent tells none."""
+        return (text(self.state, "processId") or self.uid)[:64]
+
+    def counters(self, name: str) -> tuple[int, ...]:
+        """Requests, failures, empty and cut answers of a version, and milliseconds to their end and begin."""
+        told, times = self.version(name), ("seconds", "firstByteSeconds")
+        numbers = [integer(told, key) or 0 for key in ("requests", "failures", "empty", "cut")]
+        numbers += [int((number(told, key) or 0.0) * 1000) for key in times]
+        return tuple(min(max(one, 0), MOST_COUNTED) for one in numbers)
+
     @cached_property
     def unanswered(self) -> Mapping[str, Mapping[str, Any]]:
         """The aliases that it routes and cannot answer, with what it says of each."""
@@ -114,10 +128,11 @@ class Unreadable:
 class Observed:
     """A ModelServer, its children and everything that wants to be served on it.
 
-    `deployment`, `service`, `policy` and `manifest` (the ConfigMap) are the objects of these names whoever
-    owns them, None while absent; `pods` are the server's own. `deployments` are the AdapterDeployments that
-    name this server; `claims` holds the PersistentVolumeClaims that the server mounts, a missing one being an
-    absent key. `peers` are the other ModelServers, read only while this one waits for its turn to upgrade.
+    `deployment`, `service`, `policy`, `budget` and `manifest` (the ConfigMap) are the objects of these names
+    whoever owns them, None while absent; `pods` are the server's own. `deployments` are the
+    AdapterDeployments that name this server; `claims` holds the PersistentVolumeClaims that the server
+    mounts, a missing one being an absent key. `peers` are the other ModelServers, read only while this one
+    waits for its turn to upgrade.
     """
 
     server: ModelServer
@@ -128,6 +143,7 @@ class Observed:
     claims: Mapping[str, Manifest] = field(default_factory=dict)
     service: Manifest | None = None
     policy: Manifest | None = None
+    budget: Manifest | None = None
     unreadable: tuple[Unreadable, ...] = ()
     peers: tuple[ModelServer, ...] = ()
     refusal: Refusal | None = None

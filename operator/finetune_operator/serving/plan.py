@@ -17,11 +17,13 @@ from finetune_operator.serving.pod import base_name, cpu_slots
 from finetune_operator.serving.report import report
 from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.status import Decided, next_status
+from finetune_operator.serving.steps import next_hold_end, with_rollouts
 from finetune_operator.serving.table import Table, current_table, write_table
 from finetune_operator.serving.template import Template, chosen, proven
 from finetune_operator.serving.wanted import wanted_versions
 
 UNASKED_SECONDS = 1.0
+SOONEST_SECONDS = 0.1
 LOOK_SECONDS = 15.0  # what pods say wakes the operator; this is for what only time tells
 
 
@@ -37,18 +39,25 @@ def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
     decided = _decided(observed, settings, now)
     status = next_status(observed, settings, decided, now)
     actions = (
-        *_children(observed, decided),
+        *_children(observed, settings, decided),
         *_nudges(observed.live, decided.step.table),
         *_events(observed, decided, status),
     )
-    return Plan(actions, status.to_status(), LOOK_SECONDS)
+    return Plan(actions, status.to_status(), _next_look(decided, now))
+
+
+def _next_look(decided: Decided, now: datetime) -> float:
+    ends = next_hold_end([report.wanted for report in decided.reports])
+    left = (ends - now).total_seconds() if ends is not None else LOOK_SECONDS
+    return min(max(left, SOONEST_SECONDS), LOOK_SECONDS)
 
 
 def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
     template = chosen(observed, settings)
     slots = _slots(observed, template)
-    wanted = wanted_versions(observed)
-    current = current_table(observed, wanted)
+    asked = wanted_versions(observed)
+    current = current_table(observed, asked)
+    wanted = with_rollouts(observed, current, asked, now)
     step = next_step(current, wanted, observed.live, slots)
     answering, replicas = observed.answering(now), observed.server.spec.replicas
     reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
@@ -67,7 +76,7 @@ def _slots(observed: Observed, template: Template | None) -> Slots:
     return Slots(aliases, min((slots for slots in told if slots), default=aliases + 1))
 
 
-def _children(observed: Observed, decided: Decided) -> list[Action]:
+def _children(observed: Observed, settings: Settings, decided: Decided) -> list[Action]:
     """Children of ours, put right. Pods come only once every name is ours: nobody would reach them."""
     server = observed.server
     base = ManifestBase(name=base_name(server), fingerprint=server.spec.base_model.fingerprint)
@@ -75,7 +84,8 @@ def _children(observed: Observed, decided: Decided) -> list[Action]:
     intended = [
         (manifest, observed.manifest),
         (children.service(server), observed.service),
-        (children.network_policy(server), observed.policy),
+        (children.network_policy(server, settings), observed.policy),
+        (children.disruption_budget(server), observed.budget),
     ]
     if decided.deployment is not None and (observed.deployment is not None or not decided.taken):
         intended.append((decided.deployment, observed.deployment))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_operator.canary.machine import PROMOTED
 from finetune_operator.core.manifests import integer, text
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.routing import Step, followed
@@ -13,11 +14,11 @@ from finetune_operator.serving.wanted import Wanted
 
 SHOWN = 8  # aliases in a sentence
 _UNDER_WAY = frozenset({"Fetching", "Loading", "Verifying"})
-State = Literal["Pending", "Loading", "Serving", "Failed"]
+State = Literal["Pending", "Loading", "Shifting", "Serving", "Failed"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class Progress:
     """How far a wanted version is, and why it is not further."""
 
     state: State
@@ -30,7 +31,7 @@ class AliasReport:
     """What the server says about one AdapterDeployment; `serving` is the version that answers now."""
 
     wanted: Wanted
-    standing: Standing
+    progress: Progress
     serving: str | None
     replicas_ready: int
 
@@ -39,65 +40,74 @@ def report(
     want: Wanted, step: Step, pods: Sequence[PodState], answering: Sequence[PodState], replicas: int
 ) -> AliasReport:
     """`pods` are the live ones, `answering` those that serve requests, `replicas` is the spec's number."""
-    routed = step.table.routes.get(want.alias) if want.keeps_route else None
-    answers = routed is not None and any(pod.phase(routed) == "Ready" for pod in answering)
+    route = step.table.routes.get(want.alias) if want.keeps_route else None
+    answers = route is not None and any(pod.phase(route.stable) == "Ready" for pod in answering)
     holders = sum(1 for pod in pods if want.version and pod.phase(want.version) == "Ready")
-    standing = (
+    progress = (
         _refused(want, step, pods)
         or _unanswered(want, answering)
         or _on_its_way(want, step, pods, answering, replicas)
     )
-    return AliasReport(want, standing, routed if answers else None, holders)
+    return AliasReport(want, progress, route.stable if route is not None and answers else None, holders)
 
 
-def _refused(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing | None:
+def _refused(want: Wanted, step: Step, pods: Sequence[PodState]) -> Progress | None:
     if want.rejection is not None:
-        return Standing("Failed", want.rejection.reason, want.rejection.message)
+        return Progress("Failed", want.rejection.reason, want.rejection.message)
     if want.version is None:
-        return Standing("Pending", "NotResolved", "The AdapterDeployment has no adapter resolved yet.")
+        return Progress("Pending", "NotResolved", "The AdapterDeployment has no adapter resolved yet.")
     if want.version in step.without_slot:
         return _no_slot(want, step, pods)
     return _failure(want.version, pods)
 
 
-def _unanswered(want: Wanted, answering: Sequence[PodState]) -> Standing | None:
+def _unanswered(want: Wanted, answering: Sequence[PodState]) -> Progress | None:
     """A replica that serves others may be unable to answer this alias; what it is still loading will come."""
     for pod in answering:
         entry = pod.unanswered.get(want.alias, {})
         reason, message = text(entry, "reason"), f"{pod.name}: {text(entry, 'message')}"
         if reason in _UNDER_WAY:
-            return Standing("Loading", "Rolling", message)
+            return Progress("Loading", "Rolling", message)
         if reason:
-            return Standing("Failed", reason, message)
+            return Progress("Failed", reason, message)
     return None
 
 
 def _on_its_way(
     want: Wanted, step: Step, pods: Sequence[PodState], answering: Sequence[PodState], replicas: int
-) -> Standing:
+) -> Progress:
     version = want.version or ""
     if replicas == 0:
-        return Standing("Pending", "Stopped", "The ModelServer is scaled to zero: spec.replicas is 0.")
+        return Progress("Pending", "Stopped", "The ModelServer is scaled to zero: spec.replicas is 0.")
     if not answering:
-        return Standing("Loading", "ServerNotReady", "No replica answers.")
-    routed = step.table.routes.get(want.alias) == version and followed(step.table.generation, pods)
-    if routed and any(pod.phase(version) == "Ready" for pod in answering):
-        return Standing("Serving", "Serving", f"Every ready replica answers {want.alias} with {version}.")
-    return Standing("Loading", "Rolling", f"{version} is being loaded and verified on every replica.")
+        return Progress("Loading", "ServerNotReady", "No replica answers.")
+    record, route = want.record, step.table.routes.get(want.alias)
+    if record is not None and record.reason and record.phase not in PROMOTED:
+        return Progress("Shifting", record.reason, record.message)
+    whole = route is not None and route.versions == (version,)
+    if (
+        whole
+        and followed(step.table.generation, pods)
+        and any(pod.phase(version) == "Ready" for pod in answering)
+    ):
+        return Progress("Serving", "Serving", f"Every ready replica answers {want.alias} with {version}.")
+    if whole:
+        return Progress("Loading", "Rolling", f"{version} gets every request once every replica follows.")
+    return Progress("Loading", "Rolling", f"{version} is being loaded and verified on every replica.")
 
 
-def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing:
+def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Progress:
     """A slot that is used for a moment comes free by itself; aliases that fill the server do not go."""
-    passing = sorted(step.holding - set(step.table.routes.values()))
+    passing = sorted(step.holding - {route.stable for route in step.table.routes.values()})
     uses = ", ".join(f"{name}{_in_flight(name, pods)}" for name in passing[:SHOWN])
     if want.alias in step.table.routes and passing:
-        return Standing("Loading", "WaitingForSlot", f"The surge slot is in use by {uses}.")
+        return Progress("Loading", "WaitingForSlot", f"The surge slot is in use by {uses}.")
     if not step.full:
         busy = f"The free slots are in use by {uses}; they come free when those are routed or unloaded."
         fewer = "Pods run that were started with fewer slots; waiting until they are replaced."
-        return Standing("Pending", "WaitingForSlot", busy if passing else fewer)
+        return Progress("Pending", "WaitingForSlot", busy if passing else fewer)
     if want.alias in step.table.routes:
-        return Standing(
+        return Progress(
             "Failed",
             "InsufficientSlots",
             "The engines were started without a surge slot, so a full server cannot roll: set "
@@ -108,7 +118,7 @@ def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Standing:
     message = (
         f"All {count} adapter slots of the ModelServer are taken ({shown}{more}); raise its spec.maxCpuLoras."
     )
-    return Standing("Failed", "InsufficientSlots", message)
+    return Progress("Failed", "InsufficientSlots", message)
 
 
 def _in_flight(version: str, pods: Sequence[PodState]) -> str:
@@ -116,10 +126,10 @@ def _in_flight(version: str, pods: Sequence[PodState]) -> str:
     return f" ({requests} requests in flight)" if requests else ""
 
 
-def _failure(version: str, pods: Sequence[PodState]) -> Standing | None:
+def _failure(version: str, pods: Sequence[PodState]) -> Progress | None:
     for pod in pods:
         entry = pod.version(version)
         if entry.get("phase") == "Failed":
             message = text(entry, "message") or "The agent gave no message."
-            return Standing("Failed", text(entry, "reason") or "LoadFailed", f"{pod.name}: {message}")
+            return Progress("Failed", text(entry, "reason") or "LoadFailed", f"{pod.name}: {message}")
     return None

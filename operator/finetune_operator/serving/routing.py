@@ -2,7 +2,8 @@
 
 A change of version takes three manifests: list the new version beside the old one; once every ready pod
 has it loaded and verified, point the alias at it; once every pod follows the new routes and the old
-version has nothing in flight, drop it. Each step is decided from what the pods report, never from time.
+version has nothing in flight, drop it. A rollout by steps (steps.py) puts one manifest for each weight in
+between.
 """
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from finetune_operator.contracts.documents import ManifestVersion
+from finetune_operator.api.rollout import Rollout, RolloutRecord
+from finetune_operator.canary.machine import PROMOTED
+from finetune_operator.contracts.documents import (
+    ManifestRoute,
+    ManifestShadow,
+    ManifestTarget,
+    ManifestVersion,
+)
 from finetune_operator.core.manifests import integer
 from finetune_operator.serving.observed import PodState
-from finetune_operator.serving.table import Table, alias_of
+from finetune_operator.serving.table import Table, alias_of, whole_route
 from finetune_operator.serving.wanted import Wanted
 
 
@@ -50,7 +58,7 @@ def next_step(current: Table, wanted: Sequence[Wanted], pods: Sequence[PodState]
     """One step towards what is wanted; `pods` are the live ones. Without a change the generation stays."""
     routes = _routes(current, wanted, pods)
     versions = _still_needed(current, routes, wanted, pods)
-    holding = {name for name in versions if not _refused(name, pods)}
+    holding = {name for name in versions if not refused(name, pods)}
     aliases = {alias_of(name) for name in holding}
     without_slot = set()
     for want in wanted:
@@ -79,42 +87,68 @@ def followed(generation: int, pods: Sequence[PodState]) -> bool:
     return all(pod.applied >= generation for pod in pods if pod.ready)
 
 
-def _routes(current: Table, wanted: Sequence[Wanted], pods: Sequence[PodState]) -> dict[str, str]:
-    routes: dict[str, str] = {}
-    for want in wanted:
-        if not want.keeps_route:
-            continue
-        kept = current.routes.get(want.alias)
-        if want.loadable and want.version is not None and _loaded(want.version, current, pods):
-            routes[want.alias] = want.version
-        elif kept is not None and kept in current.versions:
-            routes[want.alias] = kept
-    return routes
-
-
-def _loaded(version: str, current: Table, pods: Sequence[PodState]) -> bool:
+def verified(version: str, current: Table, pods: Sequence[PodState]) -> bool:
     """A version may be routed when every ready pod that speaks has verified it, and at least one has."""
     ready = [pod for pod in pods if pod.ready and pod.state is not None]
     return version in current.versions and bool(ready) and all(p.phase(version) == "Ready" for p in ready)
 
 
+def idle(version: str, pods: Sequence[PodState]) -> bool:
+    """Whether no pod has a request of the version in flight."""
+    return all((integer(pod.version(version), "inFlight") or 0) == 0 for pod in pods)
+
+
+def _routes(current: Table, wanted: Sequence[Wanted], pods: Sequence[PodState]) -> dict[str, ManifestRoute]:
+    found = ((want.alias, _route(want, current, pods)) for want in wanted if want.keeps_route)
+    return {alias: route for alias, route in found if route is not None}
+
+
+def _route(want: Wanted, current: Table, pods: Sequence[PodState]) -> ManifestRoute | None:
+    kept, record = current.routes.get(want.alias), want.record
+    shifts = record is not None and record.phase == "Shift"
+    if want.rollout is not None and record is not None and shifts and _listed(record, want, current):
+        return _split(want.alias, want.rollout, record)
+    at_once = record is None or record.phase in PROMOTED
+    if at_once and want.loadable and want.version and verified(want.version, current, pods):
+        return whole_route(want.alias, want.version)
+    if kept is None or kept.stable not in current.versions:
+        return None
+    back = want.version == kept.stable or (record is not None and not shifts)
+    return whole_route(want.alias, kept.stable) if back else kept
+
+
+def _listed(record: RolloutRecord, want: Wanted, current: Table) -> bool:
+    """Whether pods hold both versions of a rollout, which they do not yet where the table was lost."""
+    return want.loadable and {record.from_version, record.to_version} <= set(current.versions)
+
+
+def _split(alias: str, rollout: Rollout, record: RolloutRecord) -> ManifestRoute:
+    shares = ((record.from_version, 100 - record.weight), (record.to_version, record.weight))
+    percent = rollout.shadow.percent if rollout.shadow is not None else None
+    return ManifestRoute(
+        alias=alias,
+        targets=tuple(ManifestTarget(version=version, weight=weight) for version, weight in shares),
+        sticky_header=rollout.sticky_header,
+        shadow=ManifestShadow(version=record.to_version, percent=percent) if percent else None,
+    )
+
+
 def _still_needed(
-    current: Table, routes: Mapping[str, str], wanted: Sequence[Wanted], pods: Sequence[PodState]
+    current: Table, routes: Mapping[str, ManifestRoute], wanted: Sequence[Wanted], pods: Sequence[PodState]
 ) -> dict[str, ManifestVersion]:
     """The listed versions that are routed, wanted, or may still have requests in flight."""
-    used = {*routes.values(), *current.routes.values(), *(w.version for w in wanted if w.loadable)}
+    routed = (*routes.values(), *current.routes.values())
+    used = {version for route in routed for version in route.versions}
+    used |= {want.version for want in wanted if want.version is not None and want.loadable}
     left = followed(current.generation, pods)
     return {
         name: entry
         for name, entry in current.versions.items()
-        if name in used or not (left and _idle(name, pods))
+        if name in used or not (left and idle(name, pods))
     }
 
 
-def _refused(version: str, pods: Sequence[PodState]) -> bool:
+def refused(version: str, pods: Sequence[PodState]) -> bool:
+    """Whether every pod that knows the version refuses it; one alone may be unlucky."""
     phases = {pod.phase(version) for pod in pods} - {""}
     return phases == {"Failed"}
-
-
-def _idle(version: str, pods: Sequence[PodState]) -> bool:
-    return all((integer(pod.version(version), "inFlight") or 0) == 0 for pod in pods)

@@ -10,12 +10,13 @@ from itertools import accumulate
 
 from finetune_operator.api.conditions import MESSAGE_LIMIT, Fact, clip, with_facts, word
 from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
+from finetune_operator.api.rollout import RolloutRecord
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
 from finetune_operator.observe.trouble import Trouble
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
-from finetune_operator.serving.children import GATEWAY_PORT
+from finetune_operator.serving.network import GATEWAY_PORT
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.ownership import Taken
 from finetune_operator.serving.report import SHOWN, AliasReport
@@ -34,6 +35,7 @@ ENTRIES = 1024  # what the schema takes
 # etcd takes 1.5 MB of an object; readers and caches hold it many times.
 ADAPTERS_BYTES = 240_000  # with messages, which are cut for it
 ENTRIES_BYTES = 600_000  # without messages: a thousand whose names are all as long as names may be
+ROLLOUTS_BYTES = 400_000
 SHORTEST_MESSAGE = 40
 STOPPED = "Stopped"
 
@@ -74,6 +76,7 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
         slots=_slots(decided),
         adapters_serving=f"{sum(_serves(r) for r in decided.reports)}/{len(decided.reports)}",
         adapters=entries,
+        rollouts=_rollouts(decided.reports),
         adapters_left_out=len(decided.reports) - len(entries) or None,
         pod_template=template.record if template is not None else None,
     )
@@ -163,7 +166,7 @@ def _slots(decided: Decided) -> SlotsStatus:
 
 
 def _serves(report: AliasReport) -> bool:
-    return report.standing.state == "Serving"
+    return report.progress.state == "Serving"
 
 
 def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
@@ -178,16 +181,27 @@ def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
     return tuple(_with_message(*one, longest) for one in zip(ordered[:shown], bare[:shown], strict=True))
 
 
+def _rollouts(reports: Sequence[AliasReport]) -> tuple[RolloutRecord, ...]:
+    """Those under way before those that were rolled back, and these before those that are complete."""
+    order = {"Complete": 2, "RolledBack": 1}
+    found = [report.wanted.record for report in reports if report.wanted.record is not None]
+    found.sort(key=lambda record: order.get(record.phase, 0))
+    taken = accumulate(len(json.dumps(record.to_dict(), separators=(",", ":"))) for record in found)
+    return tuple(record for record, size in zip(found, taken, strict=True) if size <= ROLLOUTS_BYTES)[
+        :ENTRIES
+    ]
+
+
 def _entry(report: AliasReport) -> AdapterState:
     """One that serves needs no words. What pods and unreadable objects say may have any length."""
-    want, standing = report.wanted, report.standing
+    want, progress = report.wanted, report.progress
     return AdapterState(
         alias=clip(want.alias, 63),
         deployment=want.deployment,
         version=want.version,
-        state=standing.state,
+        state=progress.state,
         serving_version=report.serving,
-        reason=None if _serves(report) else word(standing.reason),
+        reason=None if _serves(report) else word(progress.reason),
         replicas_ready=report.replicas_ready,
     )
 
@@ -195,4 +209,4 @@ def _entry(report: AliasReport) -> AdapterState:
 def _with_message(report: AliasReport, entry: AdapterState, longest: int) -> AdapterState:
     if _serves(report):
         return entry
-    return entry.model_copy(update={"message": clip(report.standing.message, longest)})
+    return entry.model_copy(update={"message": clip(report.progress.message, longest)})

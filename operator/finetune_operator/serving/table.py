@@ -24,23 +24,25 @@ from finetune_operator.serving.wanted import Wanted
 
 @dataclass(frozen=True)
 class Table:
-    """The decided part of the server manifest: versions by name, and the version of each routed alias.
+    """The decided part of the server manifest: versions by name, and the route of each alias.
 
     `rebuilt`: its ConfigMap was lost or edited, and it is what pods and statuses hold.
     """
 
     generation: int = 0
     versions: Mapping[str, ManifestVersion] = field(default_factory=dict)
-    routes: Mapping[str, str] = field(default_factory=dict)
+    routes: Mapping[str, ManifestRoute] = field(default_factory=dict)
     rebuilt: bool = False
 
 
+def whole_route(alias: str, version: str) -> ManifestRoute:
+    """The route of an alias that one version answers."""
+    return ManifestRoute(alias=alias, targets=(ManifestTarget(version=version, weight=100),))
+
+
 def write_table(table: Table, base: ManifestBase) -> ServerManifest:
-    """The server manifest; until canary steps exist a route has one target."""
-    routes = tuple(
-        ManifestRoute(alias=alias, targets=(ManifestTarget(version=version, weight=100),))
-        for alias, version in sorted(table.routes.items())
-    )
+    """The server manifest."""
+    routes = tuple(table.routes[alias] for alias in sorted(table.routes))
     versions = tuple(table.versions[name] for name in sorted(table.versions))
     return ServerManifest(generation=table.generation, base=base, versions=versions, routes=routes)
 
@@ -58,7 +60,7 @@ def current_table(observed: Observed, wanted: Sequence[Wanted]) -> Table:
         return Table()
     served = dict(_served(observed, wanted))
     versions = {version.name: version for version in served.values()}
-    routes = {alias: version.name for alias, version in served.items()}
+    routes = {alias: whole_route(alias, version.name) for alias, version in served.items()}
     return Table(newest + 1, versions, routes, rebuilt=True)
 
 
@@ -72,7 +74,7 @@ def read_table(configmap: Manifest | None) -> Table | None:
     except ValidationError:
         return None
     versions = {version.name: version for version in document.versions}
-    routes = {route.alias: route.targets[0].version for route in document.routes}
+    routes = {route.alias: route for route in document.routes}
     return Table(document.generation, versions, routes)
 
 

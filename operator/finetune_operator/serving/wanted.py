@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.api.rollout import Rollout, RolloutRecord
 from finetune_operator.contracts.documents import ManifestVersion
 from finetune_operator.core.sources import SourceError, parse_source
 from finetune_operator.serving.observed import Observed, Unreadable
@@ -27,7 +28,9 @@ class Rejection:
 class Wanted:
     """One AdapterDeployment's request: an alias, and the version it asks for (None while not resolved).
 
-    `served` is the version that its status says answers now, where that is known completely.
+    `served` is the version that its status says answers now, where that is known completely. `generation` is
+    that of the spec which the request stands for, `rollout` how a new version comes, and `record` how far it
+    is (steps.py).
     """
 
     alias: str
@@ -35,6 +38,9 @@ class Wanted:
     target: ManifestVersion | None = None
     rejection: Rejection | None = None
     served: ManifestVersion | None = None
+    generation: int = 0
+    rollout: Rollout | None = None
+    record: RolloutRecord | None = None
 
     @property
     def version(self) -> str | None:
@@ -53,7 +59,11 @@ class Wanted:
 
 
 def wanted_versions(observed: Observed) -> tuple[Wanted, ...]:
-    """One entry per AdapterDeployment, oldest first: the older of two with one alias has it."""
+    """One entry per AdapterDeployment, oldest first: the older of two with one alias has it.
+
+    The younger one does not inherit it: whoever deletes an object to create it anew would lose the alias to
+    one that happened to wait.
+    """
     askers: list[AdapterDeployment | Unreadable] = [*observed.deployments, *observed.unreadable]
     taken: dict[str, str] = {}
     wanted: list[Wanted] = []
@@ -64,7 +74,8 @@ def wanted_versions(observed: Observed) -> tuple[Wanted, ...]:
             request = _wanted(observed.server, one, taken)
         else:
             continue
-        taken.setdefault(request.alias, request.deployment)
+        if request.keeps_route:
+            taken.setdefault(request.alias, request.deployment)
         wanted.append(request)
     return tuple(wanted)
 
@@ -76,9 +87,18 @@ def _age(one: AdapterDeployment | Unreadable) -> tuple[str, str]:
 
 
 def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Wanted:
-    rejection = _conflict(server, deployment, taken) or _outside_store(server, deployment)
-    target, served = _target(deployment), _served(server, deployment)
-    return Wanted(deployment.spec.alias, deployment.metadata.name, target, rejection, served)
+    rejection = (
+        _conflict(server, deployment, taken) or _base_only(server) or _outside_store(server, deployment)
+    )
+    return Wanted(
+        alias=deployment.spec.alias,
+        deployment=deployment.metadata.name,
+        target=_target(deployment),
+        rejection=rejection,
+        served=_served(server, deployment),
+        generation=deployment.status.observed_generation or 0,
+        rollout=deployment.spec.rollout,
+    )
 
 
 def _target(deployment: AdapterDeployment) -> ManifestVersion | None:
@@ -112,7 +132,20 @@ def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[st
     if alias in taken:
         message = f"{alias} is already served by AdapterDeployment {taken[alias]}, which is older."
         return Rejection("AliasConflict", message, keeps_route=False)
+    if deployment.status.alias_conflict and not deployment.spec.take_over_alias:
+        message = (
+            f"{alias} was served by another AdapterDeployment when this one asked for it; set "
+            "spec.takeOverAlias to true to serve it from here, or delete this object."
+        )
+        return Rejection("AliasConflict", message, keeps_route=False)
     return None
+
+
+def _base_only(server: ModelServer) -> Rejection | None:
+    if server.spec.max_loras:
+        return None
+    message = "The server has spec.maxLoras: 0 and serves its base model alone; raise it to serve adapters."
+    return Rejection("BaseOnly", message, keeps_route=False)
 
 
 def _outside_store(server: ModelServer, deployment: AdapterDeployment) -> Rejection | None:

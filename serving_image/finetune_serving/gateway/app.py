@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -16,7 +17,7 @@ from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Call, Ledger
-from finetune_serving.gateway.limits import TokenRates, check_alias, check_pod
+from finetune_serving.gateway.limits import TokenRates, check_alias, check_pod, take_bytes
 from finetune_serving.gateway.proxy import (
     REQUEST_ID_HEADER,
     VERSION_HEADER,
@@ -114,7 +115,8 @@ class Gateway:
         limits = self.book.limits
         check_pod(limits, self.ledger, call)
         self.rates.check(call.key, limits.tokens_per_minute_per_key)
-        ask = parse(ENDPOINTS[request.path], await read(request, limits.max_body_bytes), limits)
+        content = await read(request, limits.max_body_bytes, partial(take_bytes, self.ledger, call))
+        ask = parse(ENDPOINTS[request.path], content, limits)
         version = await self._held(lambda: self._version(ask, request.headers, call))
         # From the choice of a version to here nothing awaits: none is asked uncounted while it is unloaded.
         self.ledger.enter(call, ask.model, version)
@@ -209,6 +211,8 @@ class Gateway:
             except Exception as error:
                 response = self._refused(request, call, error)
             call.status = response.status
+            if call.failed or call.status >= 500:
+                _log(call)
             return response
 
     def _recognise(self, request: web.Request, call: Call) -> None:
@@ -228,7 +232,7 @@ class Gateway:
         elif isinstance(error, web.HTTPNotFound | web.HTTPMethodNotAllowed):
             error = errors.unknown_path(request.method, request.path)
         elif not isinstance(error, Refusal):
-            logger.exception("a request failed", exc_info=error)
+            logger.exception("a defect of the gateway", exc_info=error)
             error = errors.broken()
         call.status = error.status
         if call.begun:
@@ -244,6 +248,12 @@ class Gateway:
         if self.book.closing or response.status in _CLOSING:
             response.force_close()
             response.headers["Connection"] = "close"
+
+
+def _log(call: Call) -> None:
+    """Only failures: one line per request would bury them, and /metrics counts requests."""
+    fields = {"requestId": call.request_id, "key": call.key, "alias": call.alias, "version": call.version}
+    logger.warning("a request failed", extra={"fields": {**fields, "status": call.status}})
 
 
 async def _longest(engine: aiohttp.ClientSession) -> int | None:

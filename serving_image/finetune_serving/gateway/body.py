@@ -6,7 +6,7 @@ into the bytes that go to the engine.
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ from finetune_serving.gateway.errors import ANTHROPIC_PATH, bad_request, too_lar
 
 # Slow senders hold a socket and memory; 32 MiB in two minutes is 2.2 Mbit/s.
 BODY_SECONDS = 120.0
-_NULL, _FALSE = Raw(b"null"), Raw(b"false")
+_FALSE = Raw(b"false")
 _Fields = dict[str, Raw]
 _OTHER: Any = object()  # a value of another kind
 _LIST_OF_PROMPTS = re.compile(rb'\[\s*["\[]')
@@ -91,8 +91,11 @@ class Ask:
 _fields = msgspec.json.Decoder(_Fields)
 
 
-async def read(request: web.Request, limit: int) -> bytes:
-    """The whole body; Refusal when it exceeds `limit` bytes, is too slow or not encoded as it says."""
+async def read(request: web.Request, limit: int, taken: Callable[[int], None]) -> bytes:
+    """The whole body; Refusal when it exceeds `limit` bytes, is too slow or not encoded as it says.
+
+    `taken` is told of each part's bytes and may refuse.
+    """
     if (request.content_length or 0) > limit:
         raise too_large(limit)
     parts, size = [], 0
@@ -102,6 +105,7 @@ async def read(request: web.Request, limit: int) -> bytes:
                 size += len(part)
                 if size > limit:
                     raise too_large(limit)
+                taken(len(part))
                 parts.append(part)
     except TimeoutError:
         raise too_slow(BODY_SECONDS) from None
@@ -128,10 +132,11 @@ def parse(endpoint: Endpoint, content: bytes, limits: RequestLimits) -> Ask:
 
 def _check(endpoint: Endpoint, fields: Mapping[str, Raw], limits: RequestLimits) -> None:
     for name in endpoint.refused:
-        if _as(fields.get(name), bool | None, True):
+        if name in fields and _as(fields[name], bool | None, True):
             text = f"`{name}` is not available: this server keeps nothing between requests. Leave it out."
             raise bad_request(text, param=name)
-    if endpoint.chat and _as(fields.get("chat_template_kwargs"), _Fields | None, _OTHER) is _OTHER:
+    kwargs = fields.get("chat_template_kwargs")
+    if endpoint.chat and kwargs is not None and _as(kwargs, _Fields | None, _OTHER) is _OTHER:
         text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
         raise bad_request(text, param="chat_template_kwargs")
     if _as(fields.get("n"), int | float, 0) > limits.max_n:
@@ -143,7 +148,9 @@ def _check(endpoint: Endpoint, fields: Mapping[str, Raw], limits: RequestLimits)
 
 def _lacks_usage(fields: Mapping[str, Raw]) -> bool:
     """Whether a stream's tokens have to be asked for; options that are no object are left to the engine."""
-    options = _as(fields.get("stream_options"), dict[str, Any] | None, _OTHER)
+    if "stream_options" not in fields:
+        return True
+    options = _as(fields["stream_options"], dict[str, Any] | None, _OTHER)
     return options is None or (options is not _OTHER and not options.get("include_usage"))
 
 
@@ -153,9 +160,11 @@ def _text(raw: Raw | None) -> str:
 
 
 def _as(raw: Raw | None, kind: Any, default: Any) -> Any:
-    """The value if it is of a kind, else `default`; a value that is missing counts as null."""
+    """The value if it is there and of a kind, else `default`."""
+    if raw is None:
+        return default
     try:
-        return msgspec.json.decode(_NULL if raw is None else raw, type=kind)
+        return msgspec.json.decode(raw, type=kind)
     except (ValueError, RecursionError):
         return default
 

@@ -92,6 +92,7 @@ class Call:
     shadow: bool = False
     status: int = CLIENT_LEFT
     begun: bool = False
+    body_bytes: int = 0
     failed: bool = False
     stream_error: bool = False
     text: bool = False
@@ -114,8 +115,8 @@ class Call:
 class Ledger:
     """Every request of this process.
 
-    `last_byte` is when the engine last sent anything to a client (monotonic seconds); `by_key` counts
-    answers by name of the API key and code.
+    `last_byte` is when the engine last sent anything to a client (monotonic seconds); `body_bytes` are held
+    for requests in flight; `by_key` counts answers by name of the API key and code.
     """
 
     def __init__(self) -> None:
@@ -123,6 +124,7 @@ class Ledger:
         self.by_key: Counter[tuple[str, int]] = Counter()
         self.tokens_by_key: Counter[str] = Counter()
         self.last_byte = time.monotonic()
+        self.body_bytes = 0
         self._open: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -161,6 +163,7 @@ class Ledger:
         finally:
             self._leave(call)
             self._open.remove(call)
+            self.body_bytes -= call.body_bytes
             self._count(call)
             if not self._open:
                 self._idle.set()

@@ -7,6 +7,9 @@ from finetune_serving.documents import RequestLimits
 from finetune_serving.gateway.errors import too_many
 from finetune_serving.gateway.ledger import Call, Ledger
 
+# Half of the memory that the operator gives to the gateway's container (1 GiB).
+MOST_BODY_BYTES = 512 * 1024 * 1024
+
 
 def check_pod(limits: RequestLimits, ledger: Ledger, call: Call) -> None:
     """Refuse a call whose pod or key has too many in flight, before its body is read."""
@@ -23,6 +26,14 @@ def check_alias(limits: RequestLimits, ledger: Ledger, call: Call) -> None:
     most = limits.max_in_flight_per_alias
     if most is not None and ledger.busy(alias=call.alias) > most:
         raise too_many(f"The model `{call.alias}` may have {most} requests in flight on a replica.")
+
+
+def take_bytes(ledger: Ledger, call: Call, size: int) -> None:
+    """Count a part of a call's body as held; refuse when all bodies together would fill the memory."""
+    ledger.body_bytes += size
+    call.body_bytes += size
+    if ledger.body_bytes > MOST_BODY_BYTES:
+        raise too_many("This replica holds as many large requests as it has memory for; try again shortly.")
 
 
 class TokenRates:

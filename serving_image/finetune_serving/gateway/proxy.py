@@ -1,12 +1,14 @@
 """Ask the engine for one answer and give it to the client, whole or as it is made."""
 
+import os
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from finetune_serving.gateway.answers import read_answer
 from finetune_serving.gateway.ledger import Call, Ledger
@@ -44,7 +46,7 @@ class Outgoing:
 def request_id(headers: Mapping[str, str]) -> str:
     """The caller's x-request-id, or a new one for a caller that sent none or one that no log should hold."""
     given = headers.get(REQUEST_ID_HEADER, "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def engine_headers(headers: Mapping[str, str], call: Call) -> dict[str, str]:
@@ -94,7 +96,13 @@ async def send(engine: aiohttp.ClientSession, outgoing: Outgoing) -> aiohttp.Cli
 
 
 async def _post(engine: aiohttp.ClientSession, outgoing: Outgoing) -> aiohttp.ClientResponse:
-    return await engine.post(outgoing.path, data=outgoing.content, headers=outgoing.headers, timeout=_TIMEOUT)
+    url = _url(outgoing.path)
+    return await engine.post(url, data=outgoing.content, headers=outgoing.headers, timeout=_TIMEOUT)
+
+
+@cache
+def _url(path: str) -> URL:
+    return URL("http://engine" + path)
 
 
 async def whole(upstream: aiohttp.ClientResponse) -> bytes:

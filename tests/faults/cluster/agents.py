@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -15,11 +17,20 @@ from tests.faults.cluster.nodes import Fate, PlayedPod
 PORT = 8001
 
 
-def serve(refused: Collection[str] = ()) -> Fate:
-    """A pod that becomes ready with the first manifest; it refuses the adapters with these digests."""
+@dataclass(frozen=True)
+class Adapters:
+    """Digests of those that pods refuse, and of those of which every second request fails."""
+
+    refused: Collection[str] = ()
+    failing: Collection[str] = ()
+
+
+def serve(adapters: Adapters) -> Fate:
+    """A pod that becomes ready with the first manifest; while versions share an alias they are called."""
 
     async def fate(pod: PlayedPod) -> None:
-        server = web.Server(lambda _: _answer(pod, refused), access_log=None)
+        answered: Counter[str] = Counter()
+        server = web.Server(lambda _: _answer(pod, adapters, answered), access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -33,21 +44,23 @@ def serve(refused: Collection[str] = ()) -> Fate:
     return fate
 
 
-async def _answer(pod: PlayedPod, refused: Collection[str]) -> web.Response:
-    text = state(_manifest(pod) or {}, pod.name, refused).model_dump_json(by_alias=True)
-    return web.Response(text=text, content_type="application/json")
-
-
-def state(manifest: Object, engine: str, refused: Collection[str]) -> State:
-    """What an agent says that has carried out a server manifest; loading takes it no time."""
-    versions = tuple(
-        VersionState(
-            name=v["name"], digest=v["digest"], phase="Failed", reason="InvalidArtifact", message="Refused."
-        )
-        if v["digest"] in refused
-        else VersionState(name=v["name"], digest=v["digest"], phase="Ready")
-        for v in manifest.get("versions", ())
+async def _answer(pod: PlayedPod, adapters: Adapters, answered: Counter[str]) -> web.Response:
+    manifest = _manifest(pod) or {}
+    answered.update(_called(manifest))
+    return web.json_response(
+        text=state(manifest, pod.name, adapters, answered).model_dump_json(by_alias=True)
     )
+
+
+def _called(manifest: Object) -> dict[str, int]:
+    """Requests since the last answer to each version that shares an alias."""
+    shared = (route["targets"] for route in manifest.get("routes", ()) if len(route["targets"]) > 1)
+    return {target["version"]: 10 * target["weight"] for targets in shared for target in targets}
+
+
+def state(manifest: Object, engine: str, adapters: Adapters, answered: Mapping[str, int]) -> State:
+    """What an agent says that has carried out a server manifest; loading takes it no time."""
+    versions = tuple(_version(listed, adapters, answered) for listed in manifest.get("versions", ()))
     generation = manifest.get("generation", 0)
     return State(
         generation=generation,
@@ -57,6 +70,16 @@ def state(manifest: Object, engine: str, refused: Collection[str]) -> State:
         base=BaseState(name=manifest.get("base", {}).get("name", ""), fingerprint=None),
         versions=versions,
     )
+
+
+def _version(listed: Object, adapters: Adapters, answered: Mapping[str, int]) -> VersionState:
+    name, digest = listed["name"], listed["digest"]
+    if digest in adapters.refused:
+        refusal = {"phase": "Failed", "reason": "InvalidArtifact", "message": "Refused."}
+        return VersionState.model_validate({"name": name, "digest": digest, **refusal})
+    requests = answered.get(name, 0)
+    failures = requests // 2 if digest in adapters.failing else 0
+    return VersionState(name=name, digest=digest, phase="Ready", requests=requests, failures=failures)
 
 
 def _manifest(pod: PlayedPod) -> Object | None:

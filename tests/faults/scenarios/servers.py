@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import yaml
@@ -29,14 +30,18 @@ spec:
   alias: reviews
   adapter: {source: "pvc://adapters/reviews"}
 """)
-FIRST, SECOND, BAD = ("sha256:" + letter * 64 for letter in "abc")
+FIRST, SECOND, BAD, FAILING = ("sha256:" + letter * 64 for letter in "abcd")
 CHILD = "shared-server"
 EDITS: tuple[tuple[str, Object], ...] = (
     ("Deployment", {"replicas": 0}),
     ("Service", {"selector": {"app": "other"}}),
     ("NetworkPolicy", {"ingress": [{}]}),
 )
-SERVES = {"": (agents.serve(refused=(BAD,)),)}
+SERVES = {"": (agents.serve(agents.Adapters(refused=(BAD,), failing=(FAILING,))),)}
+BY_STEPS: Object = yaml.safe_load("""
+steps: [{weight: 10, holdSeconds: 1}, {weight: 50, holdSeconds: 1}]
+analysis: {maxErrorRate: "0.02", minRequests: 20}
+""")
 
 
 def adapter(digest: str = FIRST, name: str = "reviews") -> Object:
@@ -68,6 +73,22 @@ async def refuses_a_version(world: World) -> None:
     await world.until("AdapterDeployment", "reviews", "Ready", "False", "InvalidArtifact")
 
 
+async def is_promoted_by_steps(world: World) -> None:
+    """The second version takes the requests step by step, and the first one leaves."""
+    await serves(world)
+    await world.change("AdapterDeployment", "reviews", rollout=BY_STEPS)
+    await roll(world, SECOND)
+    await world.history.until(lambda: _rollout(world).get("phase") == "Complete")
+
+
+async def rolls_back_by_itself(world: World) -> None:
+    """Every second request to the new version fails: the old one gets them all, and the status says why."""
+    await serves(world)
+    await world.change("AdapterDeployment", "reviews", rollout=BY_STEPS, adapter={"digest": FAILING})
+    await world.until("AdapterDeployment", "reviews", "Ready", "False", "RolledBack")
+    await world.history.until(lambda: _routed(world) == [[FIRST]])
+
+
 async def loses_an_adapter(world: World) -> None:
     """One of two AdapterDeployments is deleted."""
     await serves(world)
@@ -88,7 +109,9 @@ async def is_deleted(world: World) -> None:
     """The server is deleted; its AdapterDeployment says so and waits."""
     await serves(world)
     await world.delete("ModelServer", "shared")
-    await world.until_gone("Deployment", "Service", "NetworkPolicy", "ConfigMap", "Pod")
+    await world.until_gone(
+        "Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget", "ConfigMap", "Pod"
+    )
     await world.until("AdapterDeployment", "reviews", "Ready", "False", "ServerNotFound")
 
 
@@ -131,7 +154,7 @@ async def is_edited(world: World) -> None:
 async def loses_its_children(world: World) -> None:
     """Somebody deletes each child of a server: all of it comes back."""
     await serves(world)
-    for kind in ("Service", "NetworkPolicy", "Deployment"):
+    for kind in ("Service", "NetworkPolicy", "PodDisruptionBudget", "Deployment"):
         before = world.get(kind, CHILD)
         await world.delete(kind, CHILD)
         await world.history.until(lambda: _is_new(world, before))  # noqa: B023
@@ -172,6 +195,19 @@ async def sleeps_and_wakes(world: World) -> None:
     await world.history.until(lambda: not world.history.of("Pod"))
     await world.change("ModelServer", "shared", replicas=1)
     await _serving(world, FIRST)
+
+
+def _rollout(world: World) -> Object:
+    return dict(mapping(world.get("AdapterDeployment", "reviews"), "status", "rollout"))
+
+
+def _routed(world: World) -> list[list[str]]:
+    """The digests behind each alias once nothing else is listed."""
+    [configmap] = [c for c in world.history.of("ConfigMap") if "manifest.json" in mapping(c, "data")]
+    manifest = json.loads(configmap["data"]["manifest.json"])
+    digests = {version["name"]: version["digest"] for version in manifest["versions"]}
+    routes = [[digests[target["version"]] for target in route["targets"]] for route in manifest["routes"]]
+    return routes if len(digests) == len(routes) else []
 
 
 def _message(world: World) -> str:
@@ -217,6 +253,8 @@ SCENARIOS = (
     Scenario("a server serves its first adapter", serves, SERVES),
     Scenario("an adapter rolls and rolls back", rolls_and_rolls_back, SERVES),
     Scenario("a version is refused by the pods", refuses_a_version, SERVES),
+    Scenario("a canary is promoted by steps", is_promoted_by_steps, SERVES),
+    Scenario("a canary rolls back by itself", rolls_back_by_itself, SERVES),
     Scenario("one of two adapters is deleted", loses_an_adapter, SERVES),
     Scenario("the server's spec changes", changes_its_spec, SERVES),
     Scenario("the server is deleted", is_deleted, SERVES),

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.rollout.observed import Observed
+from finetune_operator.rollout.plan import plan
+from tests.unit.rollout import test_plan
 from tests.unit.server.builders import World
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
 
@@ -100,6 +103,33 @@ def _stopped() -> dict[str, Any]:
 
 def test_a_server_that_is_scaled_to_zero_is_suspended() -> None:
     assert _health("ModelServer", _stopped())[0] == "Suspended"
+
+
+def _rolling_out(reason: str) -> dict[str, Any]:
+    """What the operator says of an AdapterDeployment whose rollout stands there."""
+    server = test_plan.server(version=test_plan.NEW, state="Shifting", reason=reason, message="Why.")
+    if reason in ("RolledBack", "Aborted"):
+        server = test_plan.server(version=test_plan.NEW, state="Failed", reason=reason, message="Why.")
+    mine = test_plan.deployment()
+    decided = plan(Observed(mine, test_plan.job(), server), test_plan.SETTINGS, test_plan.NOW)
+    return {"metadata": {"generation": 2}, "spec": {}, "status": decided.status}
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("Holding", "Progressing"),
+        ("WaitingForRequests", "Progressing"),
+        ("Inconclusive", "Progressing"),
+        ("WaitingForTurn", "Progressing"),
+        ("Paused", "Suspended"),
+        ("AnalysisFailed", "Degraded"),
+        ("RolledBack", "Degraded"),
+        ("Aborted", "Degraded"),
+    ],
+)
+def test_a_rollout_by_steps(reason: str, expected: str) -> None:
+    assert _health("AdapterDeployment", _rolling_out(reason))[0] == expected
 
 
 def _without_claim(world: KubernetesSimulation) -> None:

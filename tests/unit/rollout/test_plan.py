@@ -236,6 +236,12 @@ WAITS = [
     pytest.param("Loading", "WaitingForSlot", ("True", "False"), id="another roll uses the surge slot"),
     pytest.param("Failed", "InsufficientSlots", ("False", "True"), id="no slot"),
     pytest.param("Failed", "BaseMismatch", ("False", "True"), id="an adapter of another base"),
+    pytest.param("Shifting", "Holding", ("True", "False"), id="a step that has its time"),
+    pytest.param("Shifting", "WaitingForRequests", ("True", "False"), id="a step without requests"),
+    pytest.param("Shifting", "Inconclusive", ("True", "False"), id="a step that may be chance"),
+    pytest.param("Shifting", "Paused", ("False", "False"), id="a rollout that the user paused"),
+    pytest.param("Shifting", "AnalysisFailed", ("False", "True"), id="a limit exceeded, and no way back"),
+    pytest.param("Failed", "RolledBack", ("False", "True"), id="a version that was rolled back"),
 ]
 
 
@@ -260,6 +266,77 @@ def test_the_words_of_a_trouble_may_change_without_an_event() -> None:
     again = plan(Observed(deployment(dict(first.status)), job(), there), SETTINGS, NOW)
     assert again.actions == ()
     assert again.status != first.status
+
+
+def rolling(weight: int, phase: str = "Shift", to: str = NEW, **more: Any) -> ModelServer:
+    """A server that is in the middle of a rollout."""
+    record = {"deployment": "reviews", "generation": 2, "from": OLD, "to": to, "phase": phase, "step": 1}
+    record |= {"weight": weight, "since": "2026-11-23T12:00:00Z", "verdict": "Waiting", **more}
+    body = server(version=NEW, state="Shifting", servingVersion=OLD, reason="Holding", message="Step 1.")
+    status = {**body.status.to_dict(), "rollouts": [record]}
+    return ModelServer.model_validate({**body.to_dict(), "status": status})
+
+
+def looked(status: dict[str, Any], there: ModelServer) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The status after one more look, and the events of it."""
+    decided = plan(Observed(deployment(status), job(), there), SETTINGS, NOW)
+    events = [(a.reason, a.message) for a in decided.actions if isinstance(a, Emit)]
+    return dict(decided.status or {}), events
+
+
+def test_the_rollout_is_shown_without_what_only_the_server_needs() -> None:
+    status, _ = looked({}, rolling(10))
+    assert status["rollout"] == {
+        "from": OLD, "to": NEW, "phase": "Shift", "step": 1, "weight": 10, "since": "2026-11-23T12:00:00Z",
+        "verdict": "Waiting", "reason": "", "message": "",
+    }  # fmt: skip
+
+
+def test_the_rollout_of_another_version_is_not_shown() -> None:
+    assert looked({}, rolling(10, to=OLD))[0].get("rollout") is None
+
+
+def test_each_step_has_one_event() -> None:
+    status, first = looked({}, rolling(10))
+    told = f"Step 1: 10 of 100 requests go to {NEW}, the others to {OLD}."
+    assert ("Shifted", told) in first
+    status, again = looked(status, rolling(10))
+    assert again == []
+    status, promoted = looked(status, rolling(100, "Promote"))
+    assert ("Promoted", f"{NEW} gets every request.") in promoted
+    assert looked(status, rolling(100, "Complete"))[1] == []
+
+
+def test_a_version_that_was_rolled_back_is_told_by_one_warning_that_says_what_answers() -> None:
+    there = server(version=NEW, state="Failed", reason="RolledBack", message="50 %.", servingVersion=OLD)
+    decided = plan(Observed(deployment(), job(), there), SETTINGS, NOW)
+    (event,) = [a for a in decided.actions if isinstance(a, Emit)]
+    assert (event.type, event.reason) == ("Warning", "RolledBack")
+    assert event.message == f"50 %. {OLD} keeps answering."
+
+
+CONFLICTS = [
+    pytest.param(
+        None, server(version=NEW, state="Failed", reason="AliasConflict"), True, id="another has it"
+    ),
+    pytest.param(True, None, True, id="while the server is away it stays"),
+    pytest.param(True, server(version=NEW, state="Loading", reason="Rolling"), None, id="it was taken over"),
+    pytest.param(None, server(version=NEW, state="Loading", reason="Rolling"), None, id="nobody has it"),
+]
+
+
+@pytest.mark.parametrize(("before", "there", "after"), CONFLICTS)
+def test_that_another_object_had_the_alias_is_remembered(
+    before: bool | None, there: ModelServer | None, after: bool | None
+) -> None:
+    decided = plan(Observed(deployment({"aliasConflict": before}), job(), there), SETTINGS, NOW)
+    assert (decided.status or {}).get("aliasConflict") == after
+
+
+def test_a_conflict_is_remembered_while_the_adapter_is_not_published_yet() -> None:
+    there = server(state="Failed", reason="AliasConflict")
+    decided = plan(Observed(deployment(), None, there), SETTINGS, NOW)
+    assert (decided.status or {}).get("aliasConflict") is True
 
 
 SERVED = {"version": NEW, "digest": DIGEST, "source": "pvc://adapters/run", "allowUnpromoted": True}

@@ -82,6 +82,17 @@ def test_what_runs_cost_is_counted_as_it_grows_and_never_twice() -> None:
     assert value(metrics, "spent_total", currency="USD") == 5.0
 
 
+def test_rollouts_are_counted_once_when_they_end() -> None:
+    metrics, adapter = Metrics(), Key("AdapterDeployment", "demo", "reviews")
+    ended = Key("AdapterDeployment", "demo", "from before a restart")
+    metrics.show(ended, {"status": {"rollout": {"phase": "RolledBack"}}})
+    assert value(metrics, "rollouts_total", result="rolled_back") == 0.0
+    for phase in ("Shift", "RolledBack", "RolledBack", "Shift", "Promote", "Drain", "Complete", "Complete"):
+        metrics.show(adapter, {"status": {"rollout": {"phase": phase}}})
+    assert value(metrics, "rollouts_total", result="rolled_back") == 1.0
+    assert value(metrics, "rollouts_total", result="promoted") == 1.0
+
+
 @pytest.mark.parametrize(
     ("owner", "expected"),
     [

@@ -22,7 +22,13 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SETTINGS = Settings.model_validate({"images": {"trainer": "t", "serving": "serving:1"}})
 NEWER = Settings.model_validate({"images": {"trainer": "t", "serving": "serving:2"}})
 DIGEST = "sha256:" + "a" * 64
-KINDS = {"Deployment": "deployment", "Service": "service", "NetworkPolicy": "policy", "ConfigMap": "manifest"}
+KINDS = {
+    "Deployment": "deployment",
+    "Service": "service",
+    "NetworkPolicy": "policy",
+    "PodDisruptionBudget": "budget",
+    "ConfigMap": "manifest",
+}
 
 
 def server(
@@ -44,13 +50,18 @@ def adapter(
     source: str = "pvc://adapters/x",
     digit: str = "a",
     serving: Mapping[str, Any] | None = None,
+    generation: int = 1,
+    alias_conflict: bool | None = None,
+    **more: Any,
 ) -> AdapterDeployment:
     alias, digest = alias or name, "sha256:" + digit * 64
     meta = {"name": name, "namespace": "demo", "uid": name, "creationTimestamp": created}
-    spec = {"serverRef": {"name": "shared"}, "alias": alias, "adapter": {"source": source, "digest": digest}}
+    adapter = {"source": source, "digest": digest}
+    spec = {"serverRef": {"name": "shared"}, "alias": alias, "adapter": adapter, **more}
     resolved = {"source": source, "digest": digest, "version": version(alias, digit)}
+    status = {"resolved": resolved, "serving": serving, "observedGeneration": generation}
     return AdapterDeployment.model_validate(
-        {"metadata": meta, "spec": spec, "status": {"resolved": resolved, "serving": serving}}
+        {"metadata": meta, "spec": spec, "status": {**status, "aliasConflict": alias_conflict}}
     )
 
 

@@ -13,7 +13,7 @@ from finetune_operator.serving.children import manifest_configmap
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.report import AliasReport, report
 from finetune_operator.serving.routing import Slots, next_step
-from finetune_operator.serving.table import Table, read_table, write_table
+from finetune_operator.serving.table import Table, read_table, whole_route, write_table
 from finetune_operator.serving.wanted import Rejection, Wanted
 from tests.unit.server.builders import entry, held, pod, server, want
 
@@ -25,7 +25,8 @@ CONFLICT = Rejection("AliasConflict", "taken", keeps_route=False)
 
 
 def table(generation: int, versions: tuple[str, ...], **routes: str) -> Table:
-    return Table(generation, {name: entry(name) for name in versions}, routes)
+    found = {alias: whole_route(alias, name) for alias, name in routes.items()}
+    return Table(generation, {name: entry(name) for name in versions}, found)
 
 
 def step(current: Table, wanted: list[Wanted], pods: list[PodState], slots: Slots = ROOMY) -> Table:
@@ -168,7 +169,7 @@ def test_a_full_server_takes_no_other_alias_into_the_surge_slot() -> None:
     wanted = [want(V1), want(OTHER, "other"), want("third--ffffffffffff", "third")]
     pods = [pod(V1, OTHER, applied=2)]
     assert step(TWO, wanted, pods, FULL) == TWO
-    third = said(wanted[2], TWO, wanted, pods, FULL).standing
+    third = said(wanted[2], TWO, wanted, pods, FULL).progress
     assert (third.state, third.reason) == ("Failed", "InsufficientSlots")
     assert "other, reviews" in third.message
     assert "maxCpuLoras" in third.message
@@ -194,7 +195,7 @@ def test_a_new_alias_waits_for_a_slot_that_comes_free_by_itself(
     wanted = [*others, want(THIRD, "third")]
     busy = held(OTHER, "Draining", inFlight=1)
     pods = [pod(*(busy if name == OTHER else name for name in current.versions), applied=1)]
-    told = said(wanted[-1], current, wanted, pods, slots).standing
+    told = said(wanted[-1], current, wanted, pods, slots).progress
     assert (told.state, told.reason) == ("Pending", "WaitingForSlot")
     assert "come free" in told.message
 
@@ -204,7 +205,7 @@ def test_two_rolls_on_a_full_server_take_turns_and_the_second_names_the_first() 
     pods = [pod(V1, OTHER, held(V2, "Loading"), applied=2)]
     first = next_step(TWO, wanted, pods, FULL)
     assert (first.holding, first.without_slot) == ({V1, V2, OTHER}, {NEXT_OTHER})
-    second = said(wanted[1], TWO, wanted, pods, FULL).standing
+    second = said(wanted[1], TWO, wanted, pods, FULL).progress
     assert (second.state, second.reason) == ("Loading", "WaitingForSlot")
     assert V2 in second.message
 
@@ -213,7 +214,7 @@ def test_a_version_that_drains_for_ever_is_named_with_its_requests() -> None:
     current = table(4, (V1, V2, OTHER), reviews=V2, other=OTHER)
     pods = [pod(held(V1, "Draining", inFlight=1), V2, OTHER, applied=4)]
     wanted = [want(V2), want(NEXT_OTHER, "other")]
-    told = said(wanted[1], current, wanted, pods, FULL).standing
+    told = said(wanted[1], current, wanted, pods, FULL).progress
     assert told.message == f"The surge slot is in use by {V1} (1 requests in flight)."
 
 
@@ -228,8 +229,8 @@ def test_pods_without_a_surge_slot_are_told_how_to_get_one() -> None:
     wanted = [want(V2), want(OTHER, "other")]
     pods = [pod(V1, OTHER, applied=2)]
     told = said(wanted[0], TWO, wanted, pods, Slots(aliases=2, engine=2))
-    assert (told.standing.state, told.standing.reason, told.serving) == ("Failed", "InsufficientSlots", V1)
-    assert "spec.upgrade.revision" in told.standing.message
+    assert (told.progress.state, told.progress.reason, told.serving) == ("Failed", "InsufficientSlots", V1)
+    assert "spec.upgrade.revision" in told.progress.message
 
 
 def test_a_version_that_failed_on_a_pod_is_reported_with_the_agents_words_and_the_old_one_serves() -> None:
@@ -238,8 +239,8 @@ def test_a_version_that_failed_on_a_pod_is_reported_with_the_agents_words_and_th
     pods = [pod(V1, broken, applied=3)]
     assert step(current, [want(V2)], pods) == current
     told = said(want(V2), current, [want(V2)], pods)
-    assert (told.standing.state, told.standing.reason, told.serving) == ("Failed", "BaseMismatch", V1)
-    assert "trained on another base" in told.standing.message
+    assert (told.progress.state, told.progress.reason, told.serving) == ("Failed", "BaseMismatch", V1)
+    assert "trained on another base" in told.progress.message
 
 
 ROUTED = table(2, (V1,), reviews=V1)
@@ -259,7 +260,7 @@ def test_serving_means_that_a_ready_replica_answers(
 ) -> None:
     answering = [p for p in pods if p.ready]
     told = report(want(V1), next_step(ROUTED, [want(V1)], pods, ROOMY), pods, answering, replicas)
-    assert (told.standing.reason, told.serving) == (reason, serving)
+    assert (told.progress.reason, told.serving) == (reason, serving)
 
 
 def test_the_table_survives_the_manifest_that_carries_it() -> None:
@@ -287,7 +288,7 @@ def test_whatever_pods_report_a_routed_version_is_always_listed(
     for name, pods in steps:
         before = current
         current = step(current, [want(name)], pods, Slots(1, engine))
-        assert set(current.routes.values()) <= set(current.versions)
+        assert {route.stable for route in current.routes.values()} <= set(current.versions)
         assert set(before.routes) <= set(current.routes), "an alias once served is never taken away by a roll"
         assert current.generation - before.generation in (0, 1)
 

@@ -119,6 +119,20 @@ async def test_a_restarted_engine_gets_everything_again_before_the_pod_is_ready(
     assert entry["name"] in stand_in.loras
 
 
+async def test_adapters_are_fetched_while_the_engine_loads_its_base(
+    pod: Pod, stand_in: Any, publish: Publish
+) -> None:
+    await stand_in.stop()
+    entry = publish("a")
+    pod.write(1, [entry], reviews=entry["name"])
+    state = await pod.until(lambda s: [v.phase for v in s.versions] == ["Loading"])
+    assert not state.ready
+    assert state.message.startswith("waiting for the engine")
+    assert (pod.folder / "adapters" / entry["digest"][7:19] / "adapter_config.json").is_file()
+    await stand_in.restart()
+    await pod.until(lambda s: s.ready and s.aliases[0].answers)
+
+
 async def test_an_engine_that_forgot_a_version_gets_it_back_after_the_first_complaint(
     pod: Pod, stand_in: Any, publish: Publish
 ) -> None:

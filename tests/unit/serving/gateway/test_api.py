@@ -288,6 +288,22 @@ async def test_a_defect_of_the_gateway_is_an_error_in_openais_shape(
     assert (await response.json())["error"]["type"] == "server_error"
 
 
+async def test_a_failure_is_logged_with_what_finds_it_again(
+    client: Client, setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup.book.engine_up = False
+    await client.post(CHAT, json=BODY, headers={"x-request-id": "mine"})
+    await client.post(CHAT, json={})
+    (record,) = caplog.records
+    assert record.__dict__["fields"] == {
+        "requestId": "mine",
+        "key": "",
+        "alias": "reviews",
+        "version": "",
+        "status": 503,
+    }
+
+
 async def test_anthropics_clients_get_their_own_error_shape(client: Client) -> None:
     response = await client.post("/v1/messages", json={"model": "nobody"})
     assert response.status == 404

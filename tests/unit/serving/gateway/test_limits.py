@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_serving.gateway import body
+from finetune_serving.gateway import body, limits
 from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.limits import TokenRates
 from tests.unit.serving.gateway.builders import BODY, CHAT, Client, Engine, Setup
@@ -55,6 +55,22 @@ async def test_a_body_that_does_not_come_is_a_408(client: Client, monkeypatch: p
     assert b" 408 " in await reader.readline()
     assert b"Connection: close" in await reader.readuntil(b"\r\n\r\n")
     writer.close()
+
+
+async def test_bodies_together_stay_within_the_memory(
+    client: Client, setup: Setup, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_BODY_BYTES", 3000)
+    engine.hold = asyncio.Event()
+    large = BODY | {"pad": "x" * 2000}
+    waiting = asyncio.create_task(client.post(CHAT, json=large, headers=ANNA))
+    await engine.waiting.wait()
+    assert (await client.post(CHAT, json=large, headers=ANNA)).status == 429
+    engine.hold.set()
+    assert (await waiting).status == 200
+    await setup.finished()
+    assert setup.ledger.body_bytes == 0
+    assert (await client.post(CHAT, json=large, headers=ANNA)).status == 200
 
 
 @pytest.mark.parametrize(

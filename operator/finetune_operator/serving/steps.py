@@ -1,0 +1,111 @@
+"""Rollouts by steps on one server: what its pods show of each, and how far it is after this look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from finetune_operator.api.rollout import ProcessCounters, RolloutRecord
+from finetune_operator.canary.machine import Change, Coming, Leaving, Look, advance, hold_ends
+from finetune_operator.core.manifests import text
+from finetune_operator.serving.observed import Observed, PodState
+from finetune_operator.serving.routing import followed, idle, refused, verified
+from finetune_operator.serving.table import Table
+from finetune_operator.serving.wanted import Rejection, Wanted
+
+AT_ONCE = 16  # the counters of so many fit into the status, whatever the number of replicas
+_COMING: dict[str, Coming] = {"Loading": "Load", "Verifying": "Verify", "Ready": "Verify"}
+
+
+def with_rollouts(
+    observed: Observed, current: Table, wanted: Sequence[Wanted], now: datetime
+) -> tuple[Wanted, ...]:
+    """The requests, each with how far its rollout is; one that was rolled back is kept off the server."""
+    records = {record.deployment: record for record in observed.server.status.rollouts}
+    under_way = {name for name, record in records.items() if record.phase == "Shift"}
+    scene, steered = _Scene(observed, current, now), []
+    for want in wanted:
+        turn = want.deployment in under_way or len(under_way) < AT_ONCE
+        after = scene.steered(want, records.get(want.deployment), turn)
+        if after.record is not None and after.record.phase == "Shift":
+            under_way.add(want.deployment)
+        steered.append(after)
+    return tuple(steered)
+
+
+def next_hold_end(wanted: Sequence[Wanted]) -> datetime | None:
+    """When the first step's time is over: nothing else wakes the operator then."""
+    ends = [
+        hold_ends(want.rollout, want.record)
+        for want in wanted
+        if want.rollout is not None and want.record is not None and want.record.reason == "Holding"
+    ]
+    return min((end for end in ends if end is not None), default=None)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What one look shows of all rollouts of a server."""
+
+    observed: Observed
+    current: Table
+    now: datetime
+
+    def steered(self, want: Wanted, before: RolloutRecord | None, turn: bool) -> Wanted:
+        """The request after this look."""
+        route = self.current.routes.get(want.alias)
+        if want.rejection is not None:
+            return replace(want, record=before)
+        if want.rollout is None or want.target is None or route is None:
+            return want
+        target = want.target
+        change = Change(want.deployment, want.generation, target.name, target.digest, route.stable)
+        record = advance(want.rollout, before, change, self._look(change, before, turn))
+        if record is not None and record.phase == "RolledBack":
+            return replace(want, record=record, rejection=Rejection(record.reason, record.message))
+        return replace(want, record=record)
+
+    def _look(self, change: Change, before: RolloutRecord | None, turn: bool) -> Look:
+        pods, current = self.observed.live, self.current
+        return Look(
+            now=self.now,
+            verified=verified(change.to, current, pods),
+            followed=followed(current.generation, pods),
+            coming=_coming(change.to, pods),
+            leaving=_leaving(before.from_version if before is not None else "", current, pods),
+            given_up=_given_up(change.to, pods),
+            turn=turn,
+            counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.state is not None),
+        )
+
+
+def _counters(pod: PodState, change: Change) -> ProcessCounters:
+    return ProcessCounters(
+        process=pod.process, stable=pod.counters(change.stable), canary=pod.counters(change.to)
+    )
+
+
+def _coming(version: str, pods: Sequence[PodState]) -> Coming:
+    """How far the last replica is."""
+    found = {_COMING.get(pod.phase(version), "Preflight") for pod in pods}
+    order: tuple[Coming, ...] = ("Preflight", "Load", "Verify")
+    return next((phase for phase in order if phase in found), "Preflight")
+
+
+def _leaving(version: str, current: Table, pods: Sequence[PodState]) -> Leaving:
+    """What is left of the version before."""
+    if not followed(current.generation, pods):
+        return "Promote"
+    if not idle(version, pods):
+        return "Drain"
+    held = version in current.versions or any(pod.phase(version) for pod in pods)
+    return "Unload" if held else "Complete"
+
+
+def _given_up(version: str, pods: Sequence[PodState]) -> str | None:
+    """Why no replica can have the version; while only some cannot, they answer with the one before."""
+    if not refused(version, pods):
+        return None
+    entry = next(pod.version(version) for pod in pods if pod.phase(version))
+    return f"No replica can have it: {text(entry, 'reason')}: {text(entry, 'message')}"

@@ -1,0 +1,341 @@
+"""Rollouts by steps on a server: routes with weights, what is counted, and the way back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_operator.api.modelserver import ModelServerStatus
+from finetune_operator.api.rollout import ProcessCounters, RolloutRecord, StepCounts
+from finetune_operator.serving.observed import PodState, Unreadable
+from finetune_operator.serving.status import ROLLOUTS_BYTES
+from finetune_operator.serving.steps import AT_ONCE
+from finetune_operator.serving.table import read_table
+from tests.unit.server.builders import NOW, World, adapter, held, pod, version
+
+V1, V2, V3 = (version("reviews", digit) for digit in "abc")
+STEPS = [{"weight": 10, "holdSeconds": 60}, {"weight": 50, "holdSeconds": 60}]
+ROLLOUT: dict[str, Any] = {"steps": STEPS, "analysis": {"maxErrorRate": "0.02"}}
+
+
+class Server:
+    """A server whose pods do at once what they are told; they count what the test says."""
+
+    def __init__(self, rollout: dict[str, Any] | None = None) -> None:
+        self.world = World()
+        self.now = NOW
+        self.rollout = rollout or ROLLOUT
+        self.counters: dict[str, dict[str, int]] = {}
+        self.broken: set[str] = set()
+        self.generation = 0
+        self.names = ("pod-1",)
+        self.ask("a")
+        self.settle()
+
+    def ask(self, digit: str, **rollout: Any) -> None:
+        """The user changes the spec."""
+        self.generation += 1
+        self.rollout = {**self.rollout, **rollout}
+        asked = adapter("reviews", digit=digit, generation=self.generation, rollout=self.rollout)
+        self.world.deployments = (asked,)
+
+    def look(self, seconds: float = 0) -> None:
+        """One reconcile, so many seconds later."""
+        self.now += timedelta(seconds=seconds)
+        self.world.pods = tuple(self._pod(name) for name in self.names)
+        self.world.reconcile(self.now)
+
+    def settle(self) -> None:
+        for _ in range(6):
+            self.look()
+
+    def _pod(self, name: str) -> PodState:
+        listed = json.loads(self._document())["versions"] if self.world.children else []
+        versions = [
+            held(
+                v["name"],
+                "Failed" if v["name"] in self.broken else "Ready",
+                **self.counters.get(v["name"], {}),
+            )
+            for v in listed
+        ]
+        found = pod(*versions, name=name, applied=self.world.status.get("manifestGeneration", 0))
+        return replace(found, state_at=self.now)
+
+    def _document(self) -> str:
+        return str(self.world.children["ConfigMap"]["data"]["manifest.json"])
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """What the manifest says of the alias."""
+        (route,) = json.loads(self._document())["routes"]
+        return {target["version"]: target["weight"] for target in route["targets"]}
+
+    @property
+    def listed(self) -> set[str]:
+        return {v["name"] for v in json.loads(self._document())["versions"]}
+
+    @property
+    def record(self) -> RolloutRecord:
+        (record,) = ModelServerStatus.model_validate(self.world.status).rollouts
+        return record
+
+    @property
+    def told(self) -> tuple[str, str]:
+        entry = self.world.adapters()["reviews"]
+        return entry["state"], entry.get("reason", "")
+
+
+def shifting(**rollout: Any) -> Server:
+    """The second version has the first step's weight."""
+    server = Server({**ROLLOUT, **rollout})
+    server.ask("b")
+    server.settle()
+    assert server.weights == {V1: 90, V2: 10}
+    return server
+
+
+def test_the_first_version_of_an_alias_takes_no_steps() -> None:
+    server = Server()
+    assert server.weights == {V1: 100}
+    assert server.world.status["rollouts"] == []
+
+
+def test_a_canary_is_promoted_by_steps_and_the_version_before_leaves() -> None:
+    server, seen = shifting(), []
+    for requests in (200, 400, 600):
+        server.counters = {V1: {"requests": 10 * requests}, V2: {"requests": requests}}
+        server.look(61)
+        server.settle()
+        seen.append((server.weights, server.told))
+    assert seen[0] == ({V1: 50, V2: 50}, ("Shifting", "Holding"))
+    assert seen[1] == seen[2] == ({V2: 100}, ("Serving", ""))
+    assert server.listed == {V2}
+    assert (server.record.phase, server.record.counts) == ("Complete", None)
+
+
+def test_a_canary_that_fails_goes_back_in_one_reconcile_and_is_unloaded() -> None:
+    server = shifting()
+    server.counters = {V1: {"requests": 900}, V2: {"requests": 100, "failures": 50}}
+    server.look(5)
+    assert server.weights == {V1: 100}
+    assert server.told == ("Failed", "RolledBack")
+    server.settle()
+    assert server.listed == {V1}
+    assert "50 of 100 requests failed" in server.world.adapters()["reviews"]["message"]
+    server.look(9999)
+    assert (server.weights, server.listed) == ({V1: 100}, {V1})
+
+
+def test_a_changed_spec_tries_it_again() -> None:
+    server = shifting()
+    server.counters = {V2: {"requests": 100, "failures": 50}}
+    server.settle()
+    assert server.record.phase == "RolledBack"
+    server.ask("b", paused=False)
+    server.counters = {}
+    server.settle()
+    assert server.weights == {V1: 90, V2: 10}
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_reverting_the_field_takes_one_reconcile_in_the_middle_of_a_step(seconds: float) -> None:
+    server = shifting()
+    server.look(seconds)
+    server.ask("a")
+    server.look()
+    assert server.weights == {V1: 100}
+    server.settle()
+    assert server.listed == {V1}
+    assert server.world.status["rollouts"] == []
+
+
+def test_reverting_after_the_end_takes_no_steps() -> None:
+    server = shifting()
+    server.ask("b", promote="sha256:" + "b" * 64)
+    server.settle()
+    assert server.weights == {V2: 100}
+    server.ask("a")
+    server.look()
+    server.look()
+    server.look()
+    assert server.weights == {V1: 100}
+
+
+def test_a_third_version_in_the_middle_of_a_step_takes_the_canarys_place() -> None:
+    server = shifting()
+    server.ask("c")
+    server.look()
+    assert server.weights == {V1: 100}
+    server.settle()
+    assert server.weights == {V1: 90, V3: 10}
+    assert server.listed == {V1, V3}
+
+
+def test_a_lost_table_in_the_middle_of_a_step_empties_no_alias_and_the_step_goes_on() -> None:
+    server = shifting()
+    del server.world.children["ConfigMap"]
+    server.world.reconcile(server.now)
+    assert server.weights == {V1: 100}
+    server.settle()
+    assert server.weights == {V1: 90, V2: 10}
+    assert (server.record.step, server.record.since) == (1, "2026-11-23T12:00:00Z")
+
+
+def test_a_lost_status_in_the_middle_of_a_step_begins_the_steps_again() -> None:
+    server = shifting()
+    server.look(30)
+    server.world.status.pop("rollouts")
+    server.look()
+    server.settle()
+    assert server.weights == {V1: 90, V2: 10}
+    assert server.record.since == "2026-11-23T12:00:30Z"
+
+
+def test_a_deployment_that_cannot_be_read_keeps_its_weights() -> None:
+    server = shifting()
+    unreadable = Unreadable("reviews", "reviews", "t", "spec.rollout: no")
+    server.world.deployments, server.world.more = (), {"unreadable": (unreadable,)}
+    server.settle()
+    assert server.weights == {V1: 90, V2: 10}
+    assert server.record.step == 1
+
+
+def test_counters_that_began_before_the_step_or_with_a_new_process_are_not_counted_twice() -> None:
+    server = shifting()
+    server.counters = {V1: {"requests": 900}, V2: {"requests": 60}}
+    server.look(5)
+    server.names = ("pod-2",)
+    server.counters = {V1: {"requests": 50}, V2: {"requests": 20}}
+    server.look(5)
+    server.counters = {V1: {"requests": 80}, V2: {"requests": 70}}
+    server.look(5)
+    counts = server.record.counts
+    assert counts is not None
+    assert (counts.stable.requests, counts.canary.requests) == (900 + 30, 60 + 50)
+
+
+def test_a_canary_that_no_replica_can_have_sends_all_requests_back() -> None:
+    server = shifting()
+    server.broken = {V2}
+    server.look(5)
+    assert server.weights == {V1: 100}
+    assert server.told == ("Failed", "RolledBack")
+
+
+def test_one_replica_that_cannot_have_the_canary_holds_it_where_it_is() -> None:
+    server = shifting(analysis=None)
+    server.look(61)
+    server.look()
+    (healthy,) = server.world.pods
+    missing = held(V2, "Failed", reason="ArtifactMissing", message="Gone.")
+    broken = pod(V1, missing, name="pod-2", applied=healthy.applied)
+    server.world.pods = (healthy, replace(broken, state_at=server.now))
+    server.world.reconcile(server.now + timedelta(seconds=200))
+    assert server.weights == {V1: 50, V2: 50}
+    assert server.told == ("Failed", "ArtifactMissing")
+
+
+def test_header_and_shadow_are_in_the_manifest_only_during_the_steps() -> None:
+    server = shifting(stickyHeader="x-user", shadow={"percent": 20})
+    (route,) = json.loads(server._document())["routes"]
+    assert (route["stickyHeader"], route["shadow"]) == ("x-user", {"version": V2, "percent": 20})
+    server.ask("b", promote="sha256:" + "b" * 64)
+    server.settle()
+    (route,) = json.loads(server._document())["routes"]
+    assert (route["stickyHeader"], route["shadow"]) == (None, None)
+
+
+def test_without_rollout_in_the_middle_of_a_step_the_new_version_gets_everything() -> None:
+    server = shifting()
+    server.world.deployments = (adapter("reviews", digit="b"),)
+    server.settle()
+    assert server.weights == {V2: 100}
+
+
+def test_the_operator_looks_again_when_the_time_of_a_step_is_over() -> None:
+    server = shifting(analysis=None)
+    server.look(50)
+    assert server.world.plan(server.now + timedelta(seconds=7)).requeue_after == 3.0
+
+
+def test_the_table_with_weights_survives_the_manifest_that_carries_it() -> None:
+    server = shifting()
+    found = read_table(server.world.children["ConfigMap"])
+    assert found is not None
+    assert found.routes["reviews"].versions == (V1, V2)
+
+
+def test_a_canary_is_named_where_another_alias_waits_for_its_slot() -> None:
+    server = Server()
+    server.world.spec = {"maxLoras": 1, "maxCpuLoras": 2}
+    others = adapter("others", created="u")
+    server.world.deployments = (*server.world.deployments, others)
+    server.settle()
+    server.ask("b")
+    server.world.deployments = (*server.world.deployments, others)
+    server.settle()
+    next_other = adapter("others", created="u", digit="b")
+    server.world.deployments = (server.world.deployments[0], next_other)
+    server.settle()
+    waits = server.world.adapters()["others"]
+    assert (waits["reason"], waits["message"]) == ("WaitingForSlot", f"The surge slot is in use by {V2}.")
+
+
+def test_sixteen_rollouts_are_counted_at_once_and_the_others_wait_for_their_turn() -> None:
+    names = [f"alias-{n:02}" for n in range(20)]
+    world = World({"maxCpuLoras": 50})
+    for digit in "ab":
+        world.deployments = tuple(adapter(name, created=name, digit=digit, rollout=ROLLOUT) for name in names)
+        for _ in range(4):
+            held_now = [version(name, d) for name in names for d in "ab"[: "ab".index(digit) + 1]]
+            world.pods = (pod(*held_now, applied=world.status.get("manifestGeneration", 0)),)
+            world.reconcile()
+    reasons = [entry["reason"] for entry in world.adapters().values()]
+    assert reasons.count("WaitingForTurn") == 4
+    assert sum(len(r["targets"]) == 2 for r in routes(world)) == 16
+
+
+def routes(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(world.children["ConfigMap"]["data"]["manifest.json"])["routes"]
+    return found
+
+
+def test_the_counters_of_sixteen_rollouts_on_many_replicas_fit_into_the_status() -> None:
+    most = ProcessCounters(process="p" * 64, stable=(2**40,) * 6, canary=(2**40,) * 6)
+    counts = StepCounts(processes=(most,) * 65)
+    whole = RolloutRecord(
+        from_version="v" * 128, to_version="v" * 128, phase="Shift", since="2026-11-23T12:00:00Z",
+        message="m" * 1024, deployment="d" * 253, generation=1, counts=counts,
+    )  # fmt: skip
+    assert AT_ONCE * len(json.dumps(whole.to_dict())) < ROLLOUTS_BYTES
+
+
+ALIASES = [
+    pytest.param({}, None, id="it stays refused when the older one is gone"),
+    pytest.param({"takeOverAlias": True}, "young", id="it serves when its spec says so"),
+]
+
+
+@pytest.mark.parametrize(("spec", "serves"), ALIASES)
+def test_an_alias_that_was_anothers(spec: dict[str, Any], serves: str | None) -> None:
+    waiting = adapter("young", "reviews", "2026-01-02", digit="b", alias_conflict=True, **spec)
+    world = World(deployments=(waiting,))
+    world.reconcile()
+    entry = world.adapters()["young"]
+    assert (entry.get("reason") == "AliasConflict") == (serves is None)
+    assert serves is not None or "spec.takeOverAlias" in entry["message"]
+
+
+def test_who_deletes_an_object_and_creates_it_again_keeps_its_alias() -> None:
+    waiting = adapter("young", "reviews", "2026-01-02", digit="b", alias_conflict=True)
+    again = adapter("old", "reviews", "2026-01-03")
+    world = World(deployments=(waiting, again))
+    world.reconcile()
+    told = world.adapters()
+    assert told["old"].get("reason") != "AliasConflict"
+    assert told["young"]["reason"] == "AliasConflict"
