@@ -57,8 +57,12 @@ def versions_of(route: Route) -> frozenset[str]:
 
 
 def answering(route: Route, ready: frozenset[str]) -> tuple[Target, ...]:
-    """The targets that get requests: those that can answer; all of them when none can."""
-    return tuple(target for target in route.targets if target.version in ready) or route.targets
+    """The targets with the weights in force: one that cannot answer gets no share while another can."""
+    if not versions_of(route) & ready:
+        return route.targets
+    able = [target for target in route.targets if target.version in ready]
+    others = [target for target in route.targets if target.version not in ready]
+    return (*able, *(target.model_copy(update={"weight": 0}) for target in others))
 
 
 def alias_states(
