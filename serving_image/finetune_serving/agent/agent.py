@@ -140,10 +140,11 @@ class Agent:
 
     def _publish(self) -> None:
         world, manifest = self._world, self._world.manifest
-        self._book.engine_up, self._book.opened = world.engine_up, world.opened
+        self._book.engine_up = world.engine_up
         self._book.loaded = ready = ready_versions(world.records)
         if manifest is not None:
             self._publish_routes(manifest, ready)
+        self._book.ready = self.state().ready
         self._book.announce()
 
     def _publish_routes(self, manifest: ServerManifest, ready: frozenset[str]) -> None:

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import aiohttp
@@ -15,6 +14,7 @@ from finetune_serving.gateway import errors
 from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import Refusal
+from finetune_serving.gateway.hold import Hold, deadline
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Call, Ledger
 from finetune_serving.gateway.limits import TokenRates, check_alias, check_pod, take_bytes
@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CALL = web.RequestKey("call", Call)
 HEALTH = "/health"
-# Requests that meet an engine that is down wait this long for it, so many at a time.
-HOLD_SECONDS = 5.0
-HOLD_MOST = 256
 # After these the connection is of no use: the next request should find another pod, or the body was not read.
 _CLOSING = frozenset({408, 413, 503})
 _QUICK = aiohttp.ClientTimeout(total=2)
@@ -52,11 +49,11 @@ class Gateway:
     book: Book
     keys: KeyRing
     ledger: Ledger
-    rates: TokenRates = field(default_factory=TokenRates)
-    held: int = 0
 
     def __post_init__(self) -> None:
-        """Copies of requests go to the same engine."""
+        """What is kept between requests."""
+        self.rates = TokenRates()
+        self.hold = Hold(self.book)
         self.shadows = Shadows(self.engine, self.ledger)
 
     def app(self) -> web.Application:
@@ -87,7 +84,7 @@ class Gateway:
 
     async def health(self, _: web.Request) -> web.Response:
         """Whether this pod should get requests; for load balancers, so without a key."""
-        return web.Response(status=200 if self.book.ready else 503)
+        return web.Response(status=200 if self.book.ready and not self.book.closing else 503)
 
     async def models(self, request: web.Request) -> web.Response:
         """The base and every alias that the caller may ask."""
@@ -117,7 +114,7 @@ class Gateway:
         self.rates.check(call.key, limits.tokens_per_minute_per_key)
         content = await read(request, limits.max_body_bytes, partial(take_bytes, self.ledger, call))
         ask = parse(ENDPOINTS[request.path], content, limits)
-        version = await self._held(lambda: self._version(ask, request.headers, call))
+        version = await self.hold.found(lambda: self._version(ask, request.headers, call), deadline())
         # From the choice of a version to here nothing awaits: none is asked uncounted while it is unloaded.
         self.ledger.enter(call, ask.model, version)
         self._shadow(ask, request, call)
@@ -159,54 +156,33 @@ class Gateway:
             self.shadows.send(ask.model, shadow.version, self._rendered(ask, shadow.version, request, call))
 
     async def _forward(self, request: web.Request, outgoing: Outgoing, call: Call) -> web.StreamResponse:
-        """The engine's answer; a request that it cannot have begun is sent once more when it is back."""
-        try:
-            return await forward(request, self.engine, outgoing, call, self.ledger)
-        except NotBegunError:
-            self.book.trouble.set()
-        await self._changed(time.monotonic() + HOLD_SECONDS)
-        await self._held(lambda: self._still(call.version))
-        return await forward(request, self.engine, outgoing, call, self.ledger)
+        """The engine's answer; a request that it cannot have begun is sent again when there is news of it."""
+        until = deadline()
+        while True:
+            try:
+                return await forward(request, self.engine, outgoing, call, self.ledger)
+            except NotBegunError:
+                self.book.trouble.set()
+            await self.hold.news(until)
+            await self.hold.found(lambda: self._still(call.version), until)
 
     def _still(self, version: str) -> str:
         if not self.book.can_answer(version):
             raise NotBegunError
         return version
 
-    async def _held(self, choose: Callable[[], str]) -> str:
-        """What `choose` finds, as soon as it can be had; Refusal after a few seconds without."""
-        until = time.monotonic() + HOLD_SECONDS
-        while True:
-            try:
-                return choose()
-            except NotBegunError:
-                await self._changed(until)
-
-    async def _changed(self, until: float) -> None:
-        """Wait for news of the agent, not beyond `until` (monotonic seconds), and in a bounded crowd."""
-        if self.book.closing or self.held >= HOLD_MOST:
-            raise errors.unavailable()
-        self.held += 1
-        try:
-            async with asyncio.timeout(until - time.monotonic()):
-                await self.book.changed()
-        except TimeoutError:
-            raise errors.unavailable() from None
-        finally:
-            self.held -= 1
-
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count every request, whatever becomes of it, and let in those with a key."""
         if request.path == HEALTH:
             return await handler(request)
-        deadline = asyncio.timeout(None)
-        with self.ledger.call(deadline) as call:
+        ends = asyncio.timeout(None)
+        with self.ledger.call(ends) as call:
             request[CALL] = call
             call.request_id = request_id(request.headers)
             try:
                 self._recognise(request, call)
-                async with deadline:
+                async with ends:
                     response = await handler(request)
             except Exception as error:
                 response = self._refused(request, call, error)

@@ -212,7 +212,10 @@ class Ledger:
         await self._idle.wait()
 
     def _account(self, alias: str, version: str) -> Account:
-        return self.accounts.setdefault((alias, version), Account())
+        account = self.accounts.get((alias, version))
+        if account is None:
+            account = self.accounts[alias, version] = Account()
+        return account
 
     def _leave(self, call: Call) -> None:
         if call.account is not None:

@@ -67,7 +67,7 @@ class GatewayCollector(Collector):
 
     def _now(self, accounts: list[tuple[tuple[str, str], Account]]) -> Iterator[Metric]:
         text = "Requests being answered"
-        flight = GaugeMetricFamily("finetune_gateway_in_flight_requests", text, labels=_LABELS)
+        flight = GaugeMetricFamily("finetune_gateway_requests_in_flight", text, labels=_LABELS)
         for pair, account in accounts:
             flight.add_metric(pair, account.in_flight)
         yield flight

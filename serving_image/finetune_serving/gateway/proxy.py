@@ -73,7 +73,8 @@ async def forward(
             return await pass_on(request, upstream, headers, call, ledger, hides_usage=hides)
         content = await whole(upstream)
         ledger.heard(call)
-        call.take(read_answer(content))
+        if upstream.status == 200:  # any other code says what it is
+            call.take(read_answer(content))
         return web.Response(status=upstream.status, body=content, headers=headers)
 
 
