@@ -74,13 +74,10 @@ class Steps:
         return await self._kept(self._load(record), record, "LoadFailed")
 
     async def verify(self, record: Record, base: str, engine_id: str) -> Record:
-        """Ask for the effect; a version without any leaves the engine again."""
+        """Ask for the effect; the next phase is Ready."""
         if (base, engine_id) != (self._base.name, self._base.engine_id):
             self._base = Base(base, engine_id)
-        after = await self._kept(self._verify(record), record, "LoadFailed")
-        if after.phase == "Failed":
-            await self._removed(record.entry.name)
-        return after
+        return await self._kept(self._verify(record), record, "LoadFailed")
 
     async def remove(self, record: Record) -> Record | None:
         """Take it out of the engine; None once it is gone, else the record with the time to try again."""
@@ -119,6 +116,8 @@ class Steps:
             return await step
         except RefusedError as error:
             logger.warning(error.message, extra={"fields": fields | {"reason": error.reason}})
+            if record.phase in ("Loading", "Verifying"):
+                await self._removed(record.entry.name)  # what is refused leaves nothing in the engine
             return failed(record, error.reason, error.message, time.monotonic(), retry=error.retry)
         except EngineLostError as error:
             text = f"The engine went away: {error}"
