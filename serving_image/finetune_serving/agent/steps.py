@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,6 +65,12 @@ class Steps:
     def folder(self, digest: str) -> Path:
         """Where the local copy of a digest is."""
         return local_folder(self._places.adapters, digest)
+
+    def copied(self) -> int:
+        """Bytes of the copies under way: they grow while a store is slow and stand still while it hangs."""
+        with suppress(OSError):  # a copy has just become whole, or was given up
+            return sum(file.stat().st_size for file in self._places.adapters.glob(".*.partial/*"))
+        return 0
 
     async def fetch(self, record: Record) -> Record:
         """Stage the files; the next phase is Loading."""
