@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import unavailable
@@ -10,6 +11,7 @@ from finetune_serving.gateway.proxy import NotBegunError
 
 HOLD_SECONDS = 5.0
 HOLD_MOST = 256
+Found = TypeVar("Found")
 
 
 def deadline() -> float:
@@ -24,12 +26,14 @@ class Hold:
         self._book = book
         self.waiting = 0
 
-    async def found(self, choose: Callable[[], str], until: float) -> str:
+    async def found(self, choose: Callable[[], Found], until: float) -> Found:
         """What `choose` gives as soon as it raises NotBegunError no more; Refusal after `until`."""
         while True:
             try:
                 return choose()
-            except NotBegunError:
+            except NotBegunError as error:
+                if error.lasting:
+                    raise unavailable(error.lasting) from None
                 await self.news(until)
 
     async def news(self, until: float) -> None:

@@ -122,6 +122,23 @@ async def test_at_the_end_no_client_loses_a_request_on_a_connection_that_it_kept
     assert min(counts) > 1
 
 
+async def test_a_client_that_never_ends_the_head_of_its_request_is_closed(
+    stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "CLIENT_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(serving, "LAME_DUCK_SECONDS", 0.0)
+    settings, stop = options(stand_in, tmp_path), asyncio.Event()
+    running = asyncio.create_task(serving.serve(settings, "sha256:" + "b" * 64, stop))
+    async with aiohttp.ClientSession() as client, asyncio.timeout(60):
+        await _ready(client, f"http://127.0.0.1:{settings.agent_port}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost:")
+        assert await reader.read() == b""
+        writer.close()
+        stop.set()
+        await running
+
+
 @pytest.mark.parametrize(
     ("manifest", "kwargs"),
     [
