@@ -26,7 +26,7 @@ from finetune_operator.render.engine import (
     health,
 )
 from finetune_operator.render.mounts import Mounts
-from finetune_operator.render.names import manifest_name, pod_selector
+from finetune_operator.render.names import manifest_name, pod_selector, server_name
 from finetune_operator.render.placement import spread, with_gpus
 from finetune_operator.render.resources import replica_resources, shared_memory
 from finetune_operator.serving.network import AGENT_PORT, GATEWAY_PORT
@@ -198,6 +198,7 @@ def _gateway_arguments(server: ModelServer) -> list[str]:
         "--derived-from": spec.base_model.derived_from,
         "--max-lora-rank": spec.max_lora_rank,
         "--drain-seconds": spec.drain_seconds,
+        "--peers": f"http://{server_name(server)}:{GATEWAY_PORT}",
         "--keys": KEYS_FOLDER if spec.api_keys is not None else None,
     }
     return ["gateway", *command_line(options)]
