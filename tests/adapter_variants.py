@@ -68,6 +68,14 @@ class Workshop:
             self.train(made)
         shutil.copytree(made, folder)
 
+    def place(self, variant: "Variant", folder: Path) -> None:
+        """Put a variant into a folder; each is made once."""
+        made = self.scratch / "made" / variant.sentence.replace("/", "-")
+        if not made.exists():
+            made.parent.mkdir(exist_ok=True)
+            variant.make(self, made)
+        shutil.copytree(made, folder)
+
     def other(self, **sizes: Any) -> Path:
         """A Llama of other sizes than the base."""
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -110,11 +118,11 @@ def config(**changes: Any) -> Make:
     return make
 
 
-def tensors(change: Callable[[Tensors], Tensors | None], **changes: Any) -> Make:
-    """The good adapter with its tensors changed in place or replaced."""
+def tensors(change: Callable[[Tensors], Tensors | None], of: Make = Workshop.plain) -> Make:
+    """An adapter, the good one if no other is given, with its tensors changed in place or replaced."""
 
     def make(workshop: Workshop, folder: Path) -> None:
-        config(**changes)(workshop, folder)
+        of(workshop, folder)
         found = load_file(folder / WEIGHTS)
         changed = change(found)
         save_file(found if changed is None else changed, folder / WEIGHTS)
@@ -166,12 +174,14 @@ def spoiled(name: str, value: float) -> Make:
     return tensors(change)
 
 
-def without(part: str) -> Make:
-    return tensors(lambda t: {k: v for k, v in t.items() if part not in k})
+def without(*parts: str, of: Make = Workshop.plain) -> Make:
+    """An adapter without the tensors whose names contain one of the parts."""
+    return tensors(lambda t: {k: v for k, v in t.items() if not any(part in k for part in parts)}, of)
 
 
-def added(name: str, shape: tuple[int, ...], **changes: Any) -> Make:
-    return tensors(lambda t: t | {name: np.ones(shape, np.float32)}, **changes)
+def added(name: str, shape: tuple[int, ...]) -> Make:
+    """The good adapter with one more tensor."""
+    return tensors(lambda t: t | {name: np.ones(shape, np.float32)})
 
 
 def as_bfloat16(spoil: float | None = None) -> Make:
@@ -192,13 +202,7 @@ def as_bfloat16(spoil: float | None = None) -> Make:
 def embedded(change: Callable[[Tensors], None] = lambda _: None, **options: Any) -> Make:
     """An adapter on the token embedding, which PEFT saves with a copy of the whole embedding."""
 
-    def make(workshop: Workshop, folder: Path) -> None:
-        workshop.train(folder, target_modules=["embed_tokens", "q_proj"], **options)
-        found = load_file(folder / WEIGHTS)
-        change(found)
-        save_file(found, folder / WEIGHTS)
-
-    return make
+    return tensors(change, of=trained(target_modules=["embed_tokens", "q_proj"], **options))
 
 
 def _halved(found: Tensors) -> None:
@@ -263,7 +267,10 @@ REFUSED = (
     Variant("an alpha that is no number", config(lora_alpha=float("nan")), "InvalidArtifact", "lora_alpha"),
     Variant("an alpha of zero", config(lora_alpha=0), "SilentNoOp", "lora_alpha"),
     Variant("a pattern that is no regular expression", config(rank_pattern={"q_proj(": 4}), "InvalidArtifact", "q_proj("),
-    Variant("a pattern that takes for ever", config(rank_pattern={"(a+)+b": 4}), "InvalidArtifact", "(a+)+b"),
+    Variant("a pattern that takes for ever", config(rank_pattern={"(.*)" * 9 + r"\1{2}[!?]": 4}), "InvalidArtifact", "too long"),
+    Variant("a pattern nested 100,000 deep", config(alpha_pattern={"(" * 100_000: 4}), "InvalidArtifact", "alpha_pattern"),
+    Variant("a rank of a thousand digits", config(r=10**1000), "InvalidArtifact", "at r:"),
+    Variant("an alpha of four hundred digits", config(lora_alpha=10**400), "InvalidArtifact", "lora_alpha"),
     Variant("a config nested 100,000 deep", content(CONFIG, _DEEP), "InvalidArtifact", CONFIG),
     Variant("a field nested 100,000 deep", content(CONFIG, b'{"peft_type": "LORA", "r": ' + _DEEP), "InvalidArtifact", CONFIG),
     Variant("a config that is not UTF-8", content(CONFIG, b'{"peft_type": "\xff"}'), "InvalidArtifact", CONFIG),
@@ -293,6 +300,8 @@ REFUSED = (
     Variant("merged layers", added(_Q + ".base_layer.weight", (64, 64)), "UnsupportedAdapter", "base_layer"),
     Variant("a matrix B left out", without("0.self_attn.q_proj.lora_B"), "InvalidArtifact", "layers.0.self_attn.q_proj"),
     Variant("a matrix A left out", without("1.mlp.up_proj.lora_A"), "InvalidArtifact", "layers.1.mlp.up_proj"),
+    Variant("one module under two names", tensors(lambda t: t | {_Q.removeprefix("base_model.model.") + ".lora_B.weight": t[_Q + ".lora_B.weight"] * 9}), "InvalidArtifact", "q_proj"),
+    Variant("nothing but a copy of the embedding", tensors(lambda _: {_COPY: np.ones((4, 4), np.float32)}), "InvalidArtifact", "no tensors"),
     # numbers
     Variant("NaN in one matrix", spoiled(_Q + ".lora_B.weight", float("nan")), "InvalidArtifact", "1 of 14"),
     Variant("NaN in every matrix", each(lambda a: a * np.float32("nan")), "InvalidArtifact", "NaN"),
@@ -304,7 +313,7 @@ REFUSED = (
     Variant("every B minus zero", each(lambda a: a * np.float32(-0.0), only="lora_B"), "SilentNoOp", "changes nothing"),
     Variant("integers", each(lambda a: a.astype(np.int8)), "UnsupportedAdapter", "14 of 14"),
     Variant("matrices of three dimensions", each(lambda a: a[None].copy(), only="up_proj"), "UnsupportedAdapter", "up_proj"),
-    Variant("empty matrices, as ZeRO-3 saves them", each(lambda a: a[:0].copy()), "InvalidArtifact", "ZeRO-3"),
+    Variant("empty matrices, as ZeRO-3 saves them", each(lambda a: a.reshape(-1)[:0].copy()), "InvalidArtifact", "ZeRO-3"),
     # the file
     Variant("no tensors", tensors(lambda _: {}), "InvalidArtifact", "no tensors"),
     Variant("an empty file", content(WEIGHTS, b""), "InvalidArtifact", "cut off"),
@@ -317,5 +326,5 @@ REFUSED = (
     Variant("tensors that overlap", header(lambda h: h[_Q + ".lora_A.weight"].update(data_offsets=[0, 2048])), "InvalidArtifact", "begin"),
     Variant("a tensor of another size than its shape", header(lambda h: h[_Q + ".lora_A.weight"].update(shape=[8, 65])), "InvalidArtifact", "q_proj"),
     Variant("a shape below zero", header(lambda h: h[_Q + ".lora_A.weight"].update(shape=[-8, -64])), "InvalidArtifact", "shape"),
-    Variant("a type that nobody knows", header(lambda h: h[_Q + ".lora_A.weight"].update(dtype="F31")), "InvalidArtifact", "F31"),
+    Variant("a type that nobody knows", header(lambda h: h[_Q + ".lora_A.weight"].update(dtype="F31")), "UnsupportedAdapter", "1 of 14"),
 )  # fmt: skip

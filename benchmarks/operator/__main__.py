@@ -11,8 +11,10 @@ all five stages, in ten namespaces. Requests are counted by the API server's aud
 - latency: 50 changes of specs a second, from the event of a change to a status that has seen it
 - restart: from the start of the process until each active and twice as many finished runs are reconciled once
 - memory: the resident memory of that process after settling
-- growth: first-jobs, restart and memory again with 2.5 and 5 times as many runs, which stay in their first
-  stage; left out of --quick
+- growth: first-jobs, restart and memory with as many, 2.5 and 5 times as many runs, which stay in their first
+  stage, without finished ones; left out of --quick
+
+What is measured is printed as soon as it is known.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Container
@@ -36,7 +39,7 @@ from benchmarks.record import write
 
 AFTERWARDS = ("under-way", "latency", "restart", "memory")
 SCENARIOS = ("first-jobs", *AFTERWARDS, "growth")
-GROWTH = (2.5, 5.0)
+GROWTH = (1.0, 2.5, 5.0)
 FINISHED_PER_ACTIVE = 2
 
 
@@ -66,11 +69,13 @@ def main() -> None:
 
 async def measure(runs: int, only: Container[str], durations: Durations) -> Figures:
     """Every chosen scenario; each size of `growth` has a server of its own."""
+    found: Figures = {"runs": runs}
     with tempfile.TemporaryDirectory() as folder:
-        found = {"runs": runs, **await at_size(Path(folder) / "0", runs, only, durations)}
+        if only != ("growth",):
+            found |= await at_size(Path(folder) / "0", runs, only, durations)
         if "growth" in only:
             sizes = [round(runs * factor) for factor in GROWTH]
-            found["growth"] = [await grown(Path(folder) / str(size), size, durations) for size in sizes]
+            found["growth"] = [await grown(Path(folder) / f"growth-{size}", size, durations) for size in sizes]
     return found
 
 
@@ -91,17 +96,18 @@ async def at_size(folder: Path, runs: int, only: Container[str], durations: Dura
                         found["underWay"] = await under_way(plane, running, player, durations.under_way)
                     if "latency" in only:
                         found["latency"] = await latency(client, durations.latency)
-                return found | await _restarted(plane, client, sample, runs, durations)
+                    _told(found)
+                await multiply(client, sample, FINISHED_PER_ACTIVE * runs)
+                return found | await _restarted(plane, client, durations)
 
 
 async def grown(folder: Path, runs: int, durations: Durations) -> Figures:
-    """First Jobs, restart and memory; the active runs stay in their first stage, which nothing plays."""
+    """First Jobs, restart and memory; the runs stay in their first stage, which nothing plays."""
     with control_plane(folder) as plane:
         async with plane.client() as client:
             await furnish(client)
-            sample = await _finished_run(plane, client, durations)
             found = {"runs": runs, "firstJobs": await _first_jobs(plane, client, runs, beside=False)}
-            return found | await _restarted(plane, client, sample, runs, durations)
+            return found | await _restarted(plane, client, durations)
 
 
 async def _finished_run(plane: ControlPlane, client: Client, durations: Durations) -> Sample:
@@ -109,16 +115,13 @@ async def _finished_run(plane: ControlPlane, client: Client, durations: Duration
         return await finish_one(client, durations.settle)
 
 
-async def _restarted(
-    plane: ControlPlane, client: Client, sample: Sample, runs: int, durations: Durations
-) -> Figures:
-    """The operator started anew over the runs and twice as many finished ones."""
-    await multiply(client, sample, FINISHED_PER_ACTIVE * runs)
+async def _restarted(plane: ControlPlane, client: Client, durations: Durations) -> Figures:
+    """The operator started anew over what is there."""
     async with operator(plane) as running:
         found: Figures = {"restart": await restart(client, running)}
         await asyncio.sleep(durations.settle)
         found["memory"] = {"residentMiB": running.resident_mib()}
-    return found
+    return _told(found)
 
 
 async def _first_jobs(plane: ControlPlane, client: Client, runs: int, beside: bool) -> Figures:
@@ -130,6 +133,12 @@ async def _first_jobs(plane: ControlPlane, client: Client, runs: int, beside: bo
         found["ours"] = await first_jobs(plane, client, OURS, runs)
     if beside:
         found["ratio"] = round(found["ours"]["jobsPerSecond"] / found["kopf"]["jobsPerSecond"], 2)
+    return _told(found)
+
+
+def _told(found: Figures) -> Figures:
+    """A failure later on must not take these figures with it."""
+    print(json.dumps(found), file=sys.stderr, flush=True)
     return found
 
 

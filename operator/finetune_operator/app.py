@@ -39,6 +39,7 @@ from finetune_operator.runtime.process.tasks import Supervisor
 from finetune_operator.runtime.queue import WorkQueue
 from finetune_operator.runtime.reconciler import Reconciler
 from finetune_operator.runtime.resources import (
+    BUDGET,
     CLAIM,
     CONFIGMAP,
     DEPLOYMENT,
@@ -167,13 +168,14 @@ def _reflectors(
 
 
 def _children(stores: Stores, namespace: str | None) -> list[Watched]:
-    """Ours but for pods, by label. Of ConfigMaps, Services and policies only those of servers are read."""
+    """Ours but for pods, by label. Of ConfigMaps and Services only those of servers are read."""
     found = (
         (JOB, MANAGED_BY, stores.jobs),
         (CLAIM, MANAGED_BY, stores.claims),
         (DEPLOYMENT, OF_SERVERS, stores.deployments),
         (SERVICE, OF_SERVERS, stores.services),
         (NETWORKPOLICY, OF_SERVERS, stores.policies),
+        (BUDGET, OF_SERVERS, stores.budgets),
         (CONFIGMAP, OF_SERVERS, stores.configmaps),
     )
     return [Watched(resource, namespace, selector, store) for resource, selector, store in found]

@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "health":
         from finetune_serving.health import check
 
-        return check(args.uds)
+        return check(args.uds, args.start_seconds)
     if args.command == "engine":
         from finetune_serving.engine import run_engine
 
@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     health = commands.add_parser("health", help="exit 0 when the engine answers")
     health.add_argument("--uds", default="/run/engine/engine.sock")
+    health.add_argument(
+        "--start-seconds", type=float, default=0.0, help="exit 0 too while it loads, for this long"
+    )
     _engine(commands.add_parser("engine", help="vLLM on a unix socket"))
     add_options(commands.add_parser("gateway", help="OpenAI API on :8000, agent on :8001"))
     fetch = commands.add_parser("fetch-base", help="download an hf:// base model into a folder")
@@ -63,7 +66,7 @@ def _engine(engine: argparse.ArgumentParser) -> None:
     engine.add_argument("--model", required=True, help="folder of the base model")
     engine.add_argument("--served-name", required=True, help="model name of the untuned base")
     engine.add_argument("--uds", default="/run/engine/engine.sock")
-    engine.add_argument("--max-loras", type=int, default=2, help="adapters in one batch")
+    engine.add_argument("--max-loras", type=int, default=2, help="adapters in one batch; 0: none at all")
     engine.add_argument("--max-cpu-loras", type=int, default=4, help="adapters held at all")
     engine.add_argument("--max-lora-rank", type=int, default=64)
     engine.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs that share the model")

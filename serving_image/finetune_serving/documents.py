@@ -60,11 +60,42 @@ class Target(_Read):
     weight: int = Field(default=100, ge=0, le=100)
 
 
+class Shadow(_Read):
+    """A version that gets copies of a share of an alias's requests; its answers are dropped."""
+
+    version: str
+    percent: int = Field(ge=0, le=100)
+
+
 class Route(_Read):
-    """One alias and the versions that answer it."""
+    """One alias and the versions that answer it.
+
+    `sticky_header` names the request header whose value keeps a caller with one version.
+    """
 
     alias: str
     targets: tuple[Target, ...] = Field(min_length=1)
+    sticky_header: str | None = None
+    shadow: Shadow | None = None
+
+
+class RequestLimits(_Read):
+    """What one pod takes at a time; None is no limit. Sizes in bytes."""
+
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
+    max_in_flight: int | None = Field(default=1000, ge=1)
+    max_in_flight_per_alias: int | None = Field(default=None, ge=1)
+    max_in_flight_per_key: int | None = Field(default=None, ge=1)
+    tokens_per_minute_per_key: int | None = Field(default=None, ge=1)
+    max_n: int = Field(default=128, ge=1)
+    max_prompts: int = Field(default=128, ge=1)
+
+
+class KeyGrant(_Read):
+    """The public names that the key of one Secret entry may call."""
+
+    name: str
+    aliases: frozenset[str]
 
 
 class ServerManifest(_Read):
@@ -79,9 +110,11 @@ class ServerManifest(_Read):
     versions: tuple[VersionEntry, ...] = ()
     routes: tuple[Route, ...] = ()
     drain_seconds: int = Field(default=600, ge=0)
+    limits: RequestLimits = RequestLimits()
+    keys: tuple[KeyGrant, ...] = ()
 
     def routed(self) -> frozenset[str]:
-        """Names of all versions that some route of this generation names."""
+        """Names of all versions that some route of this generation answers with."""
         return frozenset(target.version for route in self.routes for target in route.targets)
 
 
@@ -94,7 +127,7 @@ class AdapterBase(_Read):
 class AdapterShape(_Read):
     """The trainer's record of the adapter's rank."""
 
-    rank: int
+    rank: int = Field(gt=0, le=2**31)
 
 
 class AdapterFile(_Read):

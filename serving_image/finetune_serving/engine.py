@@ -14,8 +14,11 @@ import os
 import signal
 import stat
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from finetune_serving.health import starting_file
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -26,24 +29,59 @@ _REMOVE_SECONDS = 5.0
 _CALL_SECONDS = 60.0  # a call into a dead engine never returns by itself
 _POLL_SECONDS = 0.02
 
+Flags = Mapping[str, str | None]  # None: a flag without a value
+
+
+# What the administrator may change. The domain allows none: names under .invalid never resolve (RFC 2606).
+_DEFAULTS: Flags = {"--allowed-media-domains": "nothing.invalid"}
+
+# All processes of an engine run in one pod and talk over loopback: their ports, which ask for no key, are
+# nobody else's. The gateway keeps connections for less long than the engine does.
+ENVIRONMENT = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def own_flags(args: argparse.Namespace) -> Flags:
+    """What only the server decides. vLLM takes the last of two, so these come after the administrator's."""
+    return {
+        "--model": args.model,
+        "--served-model-name": args.served_name,
+        "--uds": args.uds,
+        **_lora_flags(args),
+        "--tensor-parallel-size": str(args.tensor_parallel_size),
+        **({"--max-model-len": str(args.max_model_len)} if args.max_model_len else {}),
+        "--shutdown-timeout": str(_SHUTDOWN_SECONDS),
+        "--disable-fastapi-docs": None,
+        "--disable-uvicorn-access-log": None,
+    }
+
+
+def _lora_flags(args: argparse.Namespace) -> Flags:
+    """A server without slots also serves bases whose architecture vLLM has no LoRA for."""
+    if args.max_loras == 0:
+        return {"--no-enable-lora": None}
+    return {
+        "--enable-lora": None,
+        "--max-loras": str(args.max_loras),
+        "--max-cpu-loras": str(args.max_cpu_loras),
+        "--max-lora-rank": str(args.max_lora_rank),
+    }
+
 
 def engine_arguments(args: argparse.Namespace, extra: str) -> list[str]:
     """vLLM's command line for ours; `extra` is the administrator's JSON list (FT_ENGINE_ARGS)."""
-    arguments = ["--model", args.model, "--served-model-name", args.served_name, "--uds", args.uds]
-    arguments += [
-        "--enable-lora",
-        "--max-loras",
-        str(args.max_loras),
-        "--max-cpu-loras",
-        str(args.max_cpu_loras),
-    ]
-    arguments += ["--max-lora-rank", str(args.max_lora_rank), "--shutdown-timeout", str(_SHUTDOWN_SECONDS)]
-    arguments += ["--disable-fastapi-docs", "--disable-uvicorn-access-log"]
-    if args.tensor_parallel_size > 1:
-        arguments += ["--tensor-parallel-size", str(args.tensor_parallel_size)]
-    if args.max_model_len:
-        arguments += ["--max-model-len", str(args.max_model_len)]
-    return arguments + _extra(extra)
+    return [*_command_line(_DEFAULTS), *_extra(extra), *_command_line(own_flags(args))]
+
+
+def _command_line(flags: Flags) -> list[str]:
+    return [part for flag, value in flags.items() for part in (flag, value) if part is not None]
 
 
 def _extra(text: str) -> list[str]:
@@ -66,7 +104,8 @@ def remove_stale_socket(path: Path) -> None:
 
 def run_engine(args: argparse.Namespace) -> int:
     """Serve until SIGTERM; vLLM's settings come from its environment variables."""
-    os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+    os.environ.update(ENVIRONMENT)
+    starting_file(args.uds).touch()
     remove_stale_socket(Path(args.uds))
     extra = os.environ.get("FT_ENGINE_ARGS", "")
     import uvloop
@@ -100,13 +139,16 @@ async def _serve(args: Any) -> None:
     from vllm.entrypoints.launchers.launcher import serve_http, setup_server
     from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 
-    # The address is bound before the engine is built, as vLLM does, so a second engine fails at once.
+    # Bound before the engine is built, as vLLM does: whoever connects before it listens is refused at once.
     address, sock = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as client:
+        if args.enable_lora:
+            refuse_prompt_logprobs(client)
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)
         await init_app_state(client, app.state, args, tasks)
         add_private_routes(app, engine_id=uuid.uuid4().hex)
+        starting_file(args.uds).unlink(missing_ok=True)
         print(json.dumps({"level": "info", "message": "engine ready", "address": address}), flush=True)  # noqa: T201
         log_config = get_uvicorn_log_config(args)
         shutdown = await serve_http(
@@ -125,6 +167,29 @@ async def _serve(args: Any) -> None:
         await shutdown
     finally:
         sock.close()
+
+
+def refuse_prompt_logprobs(client: Any) -> None:
+    """Answer 400 to requests for log-probabilities of the prompt, however they are asked for.
+
+    Beside requests of an adapter they end vLLM 0.32 for everybody (vllm#16668). Here their meaning is known:
+    several fields of several APIs end up in this one parameter. The refusal comes when the generation is
+    asked for, not when its first token is awaited, so that streams get an answer 400 too.
+    """
+    from vllm.exceptions import VLLMValidationError
+
+    generate = client.generate
+
+    def checked(prompt: Any, sampling_params: Any, *more: Any, **named: Any) -> Any:
+        if sampling_params.prompt_logprobs is not None:
+            text = (
+                "Log-probabilities of the prompt are not available on a server with adapters; leave out "
+                "`prompt_logprobs`, and `echo` in chats and beside `logprobs`."
+            )
+            raise VLLMValidationError(text, parameter="prompt_logprobs")
+        return generate(prompt, sampling_params, *more, **named)
+
+    client.generate = checked
 
 
 def add_private_routes(app: "FastAPI", engine_id: str) -> None:
@@ -151,6 +216,8 @@ def add_private_routes(app: "FastAPI", engine_id: str) -> None:
     async def loras() -> JSONResponse:
         registered = app.state.openai_serving_models.lora_requests.items()
         names = {name: {"path": r.lora_path, "id": r.lora_int_id} for name, r in registered}
+        if not app.state.args.enable_lora:
+            return JSONResponse({"engineId": engine_id, "loras": {}, "resident": []})
         async with asyncio.timeout(_CALL_SECONDS):
             resident = sorted(await app.state.engine_client.list_loras())
         return JSONResponse({"engineId": engine_id, "loras": names, "resident": resident})

@@ -6,7 +6,8 @@ Only the standard library: the command line reads this module for every command,
 import argparse
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from types import NoneType
+from typing import Annotated, get_args, get_type_hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,7 @@ class Options:
     model: Annotated[Path, "folder of the base model (fingerprint)"]
     manifest: Annotated[Path, "the server manifest"] = Path("/etc/finetune/server/manifest.json")
     uds: Annotated[Path, "the engine's socket"] = Path("/run/engine/engine.sock")
+    derived_from: Annotated[str | None, "fingerprint of what the base is a quantised form of"] = None
     keys: Annotated[Path | None, "folder of API keys; left out: no key needed"] = None
     max_lora_rank: Annotated[int, "what the engine was started with"] = 64
     adapters: Annotated[Path, "local copies"] = Path("/adapters")
@@ -23,7 +25,6 @@ class Options:
     host: Annotated[str, "address to listen on"] = "0.0.0.0"  # noqa: S104 - the pod's own address
     port: Annotated[int, "OpenAI API"] = 8000
     agent_port: Annotated[int, "state, health and metrics"] = 8001
-    max_body_bytes: Annotated[int, "largest request body"] = 8 * 1024 * 1024
     drain_seconds: Annotated[float, "longest wait for requests at exit"] = 100.0
 
 
@@ -35,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required = one.default is MISSING
         parser.add_argument(
             f"--{one.name.replace('_', '-')}",
-            type=Path if kind == Path | None else kind,
+            type=next(part for part in get_args(kind) or (kind,) if part is not NoneType),
             required=required,
             default=None if required else one.default,
             help=text,

@@ -4,14 +4,16 @@ import asyncio
 import logging
 import signal
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
+import uvloop
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
 from pydantic import JsonValue, ValidationError
 
-from finetune_serving.adapter.base import read_base
+from finetune_serving.adapter.base import BaseModules, read_base
 from finetune_serving.agent.agent import Agent
 from finetune_serving.agent.app import agent_app
 from finetune_serving.agent.artifact import MANIFEST
@@ -26,12 +28,18 @@ from finetune_serving.gateway.app import Gateway
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Ledger
+from finetune_serving.gateway.metrics import GatewayCollector, engine_metrics
 from finetune_serving.logs import configure
 from finetune_serving.options import Options
 
 logger = logging.getLogger(__name__)
 # Clients with open connections are told to leave with each answer; idle ones get this long to send one.
 LAME_DUCK_SECONDS = 2.0
+_IDLE_SECONDS = 15.0
+# A client has this long for the head of a request, and between two of them.
+_CLIENT_IDLE_SECONDS = 75.0
+# Fewer pauses while large bodies come in (bytes).
+_READ_BUFFER = 256 * 1024
 
 
 def run_gateway(options: Options) -> int:
@@ -43,7 +51,7 @@ def run_gateway(options: Options) -> int:
         logger.error("the base model cannot be read: %s", error)
         return 1
     logger.info("base model", extra={"fields": {"fingerprint": fingerprint}})
-    asyncio.run(_until_signal(options, fingerprint))
+    uvloop.run(_until_signal(options, fingerprint))
     return 0
 
 
@@ -56,16 +64,20 @@ async def _until_signal(options: Options, fingerprint: str) -> None:
 
 async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None:
     """Run both servers until `stop` is set or the agent fails, then let the requests in flight finish."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
-    book, ledger, keys = Book(), Ledger(registry), KeyRing(options.keys)
+    book, ledger, keys = Book(), Ledger(), KeyRing(options.keys)
+    registry.register(GatewayCollector(book, ledger, keys))
     async with AsyncExitStack() as stack:
-        # No connection is reused: the engine closes idle ones, and a request sent into that moment is lost.
-        connector = aiohttp.UnixConnector(str(options.uds), limit=0, force_close=True)
-        engine = await stack.enter_async_context(aiohttp.ClientSession("http://engine", connector=connector))
-        agent = _agent(options, fingerprint, EngineClient(engine), registry, book, keys, ledger)
-        gateway = Gateway(engine, book, keys, ledger, options.max_body_bytes)
+        # The engine keeps idle connections for a minute, so it is the gateway that closes them. The agent
+        # reuses none: it must never take a connection that was closed for an engine that is gone.
+        engine = await stack.enter_async_context(_session(options.uds, _IDLE_SECONDS))
+        judged = await stack.enter_async_context(_session(options.uds, None))
+        agent = _agent(options, fingerprint, EngineClient(judged), registry, book, keys, ledger)
+        gateway = Gateway(engine, book, keys, ledger)
         await _listen(stack, gateway.app(), options.host, options.port)
-        await _listen(stack, agent_app(agent.state, registry), options.host, options.agent_port)
+        agents = agent_app(agent.state, registry, partial(engine_metrics, engine))
+        await _listen(stack, agents, options.host, options.agent_port)
         work = asyncio.create_task(agent.run())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,6 +88,14 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
         work.cancel()
         with suppress(asyncio.CancelledError):
             await work  # raises what the agent failed with: that is the process's own failure
+
+
+def _session(uds: Path, idle_seconds: float | None) -> aiohttp.ClientSession:
+    """Calls to the engine; connections are kept for `idle_seconds`, or each is used once."""
+    connector = aiohttp.UnixConnector(
+        str(uds), limit=0, keepalive_timeout=idle_seconds, force_close=idle_seconds is None
+    )
+    return aiohttp.ClientSession("http://engine", connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _agent(
@@ -105,8 +125,17 @@ def _agent(
 
 def _limits(options: Options, fingerprint: str) -> Limits:
     published = int((options.model / "config.json").stat().st_mtime)
-    kwargs, modules = base_template_kwargs(options.model), read_base(options.model)
-    return Limits(fingerprint, options.max_lora_rank, published, kwargs, modules)
+    kwargs, modules = base_template_kwargs(options.model), base_modules(options.model)
+    return Limits(fingerprint, options.max_lora_rank, published, kwargs, modules, options.derived_from)
+
+
+def base_modules(model: Path) -> BaseModules:
+    """The modules that adapters are compared with; none, and a warning, when the base's headers are odd."""
+    try:
+        return read_base(model)
+    except (OSError, ValueError) as error:
+        logger.warning("adapters cannot be compared with the modules of the base: %s", error)
+        return BaseModules()
 
 
 def base_template_kwargs(model: Path) -> dict[str, JsonValue]:
@@ -129,7 +158,14 @@ async def _drain(book: Book, ledger: Ledger, limit: float) -> None:
 
 async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
     # Cancelling the handler when the client leaves is what stops the engine from generating for nobody.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=5.0,
+        keepalive_timeout=_CLIENT_IDLE_SECONDS,
+        read_bufsize=_READ_BUFFER,
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, host, port).start()

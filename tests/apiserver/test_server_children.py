@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Apply, Manifest
@@ -13,7 +15,7 @@ from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.plan import plan
 from tests.apiserver.client import GROUP, Object
 from tests.apiserver.test_stage_children import NETWORK
-from tests.unit.server.builders import World, adapter, serve, version
+from tests.unit.server.builders import KINDS, World, adapter, serve, version
 from tests.unit.stages.rendered import with_settings
 
 pytestmark = pytest.mark.apiserver
@@ -23,6 +25,7 @@ PATHS = {
     "ConfigMap": f"/api/v1/namespaces/{NAMESPACE}/configmaps",
     "Service": f"/api/v1/namespaces/{NAMESPACE}/services",
     "NetworkPolicy": f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies",
+    "PodDisruptionBudget": f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets",
 }
 SERVERS = [
     pytest.param({}, id="a small server"),
@@ -43,6 +46,15 @@ SERVERS = [
         },
         id="a base from the Hub on GPUs",
     ),
+    pytest.param(
+        {
+            "baseModel": {"source": "hf://org/name", "revision": "a" * 40},
+            "cache": {"claimName": "adapters"},
+            "engineProfile": "tools",
+            "maxLoras": 0,
+        },
+        id="a base alone, kept on the claim of the adapters",
+    ),
 ]
 
 
@@ -59,13 +71,16 @@ def server(http: httpx.Client) -> httpx.Client:
 
 
 AIR_GAPPED = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://hub.local"}
-SETTINGS = with_settings(gpuTypes={"h200": NETWORK}, env=AIR_GAPPED, hubEndpoint="http://hub.local")
-FIELDS = {
-    "Deployment": "deployment",
-    "Service": "service",
-    "NetworkPolicy": "policy",
-    "ConfigMap": "manifest",
-}
+PROFILES = {"tools": {"args": ["--enable-auto-tool-choice"], "env": {"VLLM_LOGGING_LEVEL": "DEBUG"}}}
+WAYS_OUT = [{"cidr": "10.0.0.0/8", "ports": [443]}, {"namespace": "tracing"}]
+SETTINGS = with_settings(
+    gpuTypes={"h200": NETWORK},
+    env=AIR_GAPPED,
+    hubEndpoint="http://hub.local",
+    engineProfiles=PROFILES,
+    operatorNamespace="finetune-system",
+    servingNetwork={"egress": WAYS_OUT},
+)
 MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
@@ -83,7 +98,7 @@ class Server:
 
     def writes(self) -> list[Manifest]:
         """What one reconcile applies; its status is taken over."""
-        children = {field: self.live.get(kind) for kind, field in FIELDS.items()}
+        children = {field: self.live.get(kind) for kind, field in KINDS.items()}
         observed = Observed(ModelServer.model_validate(self.object), **children)
         decided = plan(observed, SETTINGS, datetime(2026, 1, 1, tzinfo=UTC))
         self.object["status"] = decided.status
@@ -141,6 +156,8 @@ EDITS = [
     pytest.param("Service", {"spec": {"type": "NodePort"}}, id="open to the outside"),
     pytest.param("NetworkPolicy", {"spec": {"ingress": [{}]}}, id="open to everybody"),
     pytest.param("NetworkPolicy", {"spec": {"podSelector": None}}, id="for every pod"),
+    pytest.param("NetworkPolicy", {"spec": {"egress": [{}]}}, id="a way out to everywhere"),
+    pytest.param("PodDisruptionBudget", {"spec": {"maxUnavailable": 0}}, id="no drain"),
     pytest.param("ConfigMap", {"data": {"manifest.json": "{}"}}, id="the server manifest"),
     pytest.param("ConfigMap", {"metadata": {"labels": {"finetune.dev/uid": "x"}}}, id="a label of ours"),
 ]
@@ -191,3 +208,14 @@ def test_the_status_is_stored_whole(server: httpx.Client) -> None:
     answer = server.put(f"{path}/told/status", json={**created.json(), "status": world.status})
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == world.status
+
+
+def test_the_autoscaler_of_the_page_is_accepted(server: httpx.Client) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    shown = page.partition("### Autoscaling")[2].partition("```yaml")[2].partition("```")[0]
+    autoscaler = yaml.safe_load(shown)
+    path = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
+    strict = {"fieldValidation": "Strict", "dryRun": "All"}
+    made = server.post(path, params=strict, json=autoscaler)
+    assert made.status_code == 201, made.text
+    assert autoscaler["spec"]["scaleTargetRef"]["kind"] == "ModelServer"

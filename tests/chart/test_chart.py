@@ -163,6 +163,7 @@ VERBS = {
     "services": READ | {"create", "patch"},
     "configmaps": READ | {"create", "patch"},
     "networkpolicies": READ | {"create", "patch"},
+    "poddisruptionbudgets": READ | {"create", "patch"},
     "persistentvolumeclaims": READ | {"create", "delete"},
     "pods": READ | {"patch", "delete"},
     "workloads": READ | {"patch"},

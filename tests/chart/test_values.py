@@ -24,7 +24,8 @@ PAGE = CHART.parents[1] / "docs" / "contracts.md"
 EXAMPLE = (
     PAGE.read_text().partition("## Settings of the operator")[2].partition("```json")[2].partition("```")[0]
 )
-FULL: Object = {key: value for key, value in json.loads(EXAMPLE).items() if key != "images"}
+BY_THE_CHART = {"images", "operatorNamespace"}
+FULL: Object = {key: value for key, value in json.loads(EXAMPLE).items() if key not in BY_THE_CHART}
 """Every setting of the administrator, as the page on contracts has them."""
 
 
@@ -36,13 +37,14 @@ def rendered_settings(render: Render, **given: Any) -> Object:
 
 def test_every_setting_reaches_the_operator_as_it_was_given(render: Render) -> None:
     document = rendered_settings(render, **FULL)
-    assert {key: value for key, value in document.items() if key != "images"} == FULL
+    assert {key: value for key, value in document.items() if key not in BY_THE_CHART} == FULL
     assert document["images"] == IMAGES_OF_PODS
+    assert document["operatorNamespace"] == "finetune-system"
 
 
 def test_the_defaults_of_the_chart_are_those_of_the_operator(render: Render) -> None:
     shipped = parse_settings(json.dumps(rendered_settings(render)))
-    assert shipped == Settings(images=shipped.images)
+    assert shipped == Settings(images=shipped.images, operator_namespace="finetune-system")
 
 
 def test_the_values_of_the_embedded_cluster_are_accepted(render: Render) -> None:
@@ -52,7 +54,7 @@ def test_the_values_of_the_embedded_cluster_are_accepted(render: Render) -> None
 
 def test_the_pages_example_holds_every_setting() -> None:
     settings = parse_settings(json.dumps({"images": IMAGES_OF_PODS, **FULL}))
-    assert settings.model_dump(mode="json", by_alias=True, exclude={"images"}) == FULL
+    assert settings.model_dump(mode="json", by_alias=True, exclude={"images", "operator_namespace"}) == FULL
 
 
 def at(document: Any, path: Path) -> Any:
@@ -163,6 +165,15 @@ WRONG: dict[str, tuple[Object, str]] = {
     "a spot price whose currency is null": (gpu(spotPricePerHour="4", currency=None), "currency"),
     "a price as a number": (gpu(pricePerHour=4, currency="USD"), "pricePerHour"),
     "a currency in lower case": (gpu(pricePerHour="4", currency="usd"), "currency"),
+    "a flag of the operator in a profile": (
+        {"engineProfiles": {"fast": {"args": ["--tensor-parallel-size", "2"]}}},
+        "/engineProfiles/fast/args/0",
+    ),
+    "a way out to nowhere": ({"servingNetwork": {"egress": [{"ports": [443]}]}}, "/servingNetwork/egress/0"),
+    "a Prometheus in a namespace that cannot exist": (
+        {"servingNetwork": {"prometheusNamespaces": ["*"]}},
+        "prometheusNamespaces",
+    ),
     "fewer than no replicas": ({"replicas": -1}, "replicas"),
     "a scrape interval without a unit": ({"monitoring": {"interval": "30"}}, "interval"),
     "a misspelt monitor": ({"monitoring": {"serviceMonitors": True}}, "serviceMonitors"),

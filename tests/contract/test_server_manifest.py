@@ -97,8 +97,11 @@ class Pod:
         if self.world.manifest is None:
             return None
         routes = {"routes": tuple(self.world.routes.values())}
-        version = resolve(table_of(self.world.manifest.model_copy(update=routes)), alias, 0.5)
-        assert version is None or self.world.records[version].phase == "Ready"
+        table = table_of(self.world.manifest.model_copy(update=routes))
+        if alias not in table.aliases:
+            return None
+        version = resolve(table, alias, 0.5)
+        assert self.world.records[version].phase == "Ready"
         return version
 
 

@@ -20,7 +20,7 @@ _REQUESTS = re.compile(r"\b\d+ of \d+ requests\b")
 _POD_NAME = re.compile(r"(-server-[0-9a-z]+|<hash>-\d+)-[0-9a-z]{5}\b")
 _WHEN = frozenset({"manifestGeneration", "heldSeconds"})
 _WHAT = frozenset({"reason", "message", "attempts"})
-_COMPARED = frozenset({*OWN, "PersistentVolumeClaim", "Deployment", "NetworkPolicy"})
+_COMPARED = frozenset({*OWN, "PersistentVolumeClaim", "Deployment", "NetworkPolicy", "PodDisruptionBudget"})
 _OF_ATTEMPTS = frozenset({"Job", "ConfigMap", "Service"})
 _UNTOLD = ("generation", "creationTimestamp", "resourceVersion", "uid", "managedFields", "annotations")
 

@@ -33,8 +33,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "finetune.settings" -}}
 {{- $trainer := include "finetune.image" (dict "Values" .Values "image" "trainer" "folder" "trainer_image/") -}}
 {{- $serving := include "finetune.image" (dict "Values" .Values "image" "serving" "folder" "serving_image/") -}}
-{{- $settings := dict "images" (dict "trainer" $trainer "serving" $serving) -}}
-{{- range $key := list "imagePullPolicy" "runAsUser" "gpuTypes" "cpuStages" "allowedServiceAccounts" "allowedPriorityClasses" "hubEndpoint" "s3" "env" "engineArgs" "engineStartSeconds" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "stuckDeadlineSeconds" "hangDeadlineSeconds" "ttlSecondsAfterFinished" "progressSeconds" -}}
+{{- $settings := dict "images" (dict "trainer" $trainer "serving" $serving) "operatorNamespace" .Release.Namespace -}}
+{{- range $key := list "imagePullPolicy" "runAsUser" "gpuTypes" "cpuStages" "allowedServiceAccounts" "allowedPriorityClasses" "hubEndpoint" "s3" "env" "engineArgs" "engineProfiles" "servingNetwork" "engineStartSeconds" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "stuckDeadlineSeconds" "hangDeadlineSeconds" "ttlSecondsAfterFinished" "progressSeconds" -}}
 {{- $_ := set $settings $key (index $.Values $key) -}}
 {{- end -}}
 {{- $settings | toPrettyJson -}}

@@ -14,6 +14,7 @@ from finetune_operator.api.parts import (
     SHARED_MEMORY,
     TOLERATIONS,
     BaseModelSource,
+    Digest,
     NodeSelector,
     ObjectName,
     PodTemplate,
@@ -25,6 +26,7 @@ from finetune_operator.api.parts import (
 from finetune_operator.api.rollout import RolloutRecord
 from finetune_operator.api.schema import ApiModel, Cel
 
+ModelName: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
 LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
 AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Shifting", "Serving", "Failed"]
 
@@ -32,6 +34,25 @@ TEMPLATE_LIMIT = 131_072
 STORE = Cel(
     f"self.matches('^pvc://{OBJECT}/?$')", "must be pvc://CLAIM, a PersistentVolumeClaim of this namespace"
 )
+
+
+class ServedBase(BaseModelSource):
+    """The base model of a server."""
+
+    derived_from: Digest | None = Field(
+        None,
+        description="Fingerprint of the model that this base is a quantised form of. Adapters that were "
+        "trained on that model are then served too; their scores were measured on the original.",
+    )
+
+
+class BaseCache(ApiModel):
+    """A volume that outlives pods."""
+
+    claim_name: ObjectName = Field(
+        description="PersistentVolumeClaim that pods write to; one volume for each node, or ReadWriteMany "
+        "for replicas on several nodes."
+    )
 
 
 class ServerResources(ApiModel):
@@ -66,11 +87,63 @@ class ServerResources(ApiModel):
     )
 
 
+class AllowedAliases(ApiModel):
+    """What the holder of one key may call."""
+
+    name: str = Field(description="Entry of the Secret that holds the key.", min_length=1, max_length=253)
+    aliases: Annotated[tuple[ModelName, ...], Field(max_length=256)] = Field(
+        description="Model names that this key may call: aliases, or the name of the base model."
+    )
+
+
 class ApiKeys(ApiModel):
     """Who may call the server."""
 
     secret_ref: SecretRef = Field(
         description="Secret of which every value is an accepted key; name the entries after the callers."
+    )
+    allowed_aliases: Annotated[tuple[AllowedAliases, ...], Field(max_length=256)] = Field(
+        (),
+        description="Keys that may call some models only; one that is not listed may call all.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+
+class Limits(ApiModel):
+    """What one replica takes; more is answered with 413 or 429."""
+
+    max_body_bytes: int | None = Field(
+        None, description="Largest request body in bytes. Default: 32 MiB.", ge=1024, le=2**30
+    )
+    max_in_flight: int | None = Field(
+        None, description="Requests in flight on one replica. Default: 1000.", ge=1, le=1_000_000
+    )
+    max_in_flight_per_alias: int | None = Field(
+        None,
+        description="Requests in flight for one model name on one replica. Default: no limit.",
+        ge=1,
+        le=1_000_000,
+    )
+    max_in_flight_per_key: int | None = Field(
+        None,
+        description="Requests in flight with one key on one replica. Default: no limit.",
+        ge=1,
+        le=1_000_000,
+    )
+    tokens_per_minute_per_key: int | None = Field(
+        None,
+        description="Tokens per minute, read and written, with one key on one replica. Default: no limit.",
+        ge=1,
+        le=2**53,
+    )
+    max_n: int | None = Field(
+        None,
+        description="Answers that one request may ask for (n, best_of). Default: 128.",
+        ge=1,
+        le=16_384,
+    )
+    max_prompts: int | None = Field(
+        None, description="Prompts that one completion request may hold. Default: 128.", ge=1, le=16_384
     )
 
 
@@ -107,13 +180,28 @@ class ModelServerSpec(ApiModel):
             ".baseModel",
         ),
         Cel(
+            "!has(self.maxCpuLoras) || !has(self.maxLoras) || self.maxLoras > 0",
+            "with spec.maxLoras: 0 no adapter is served; remove maxCpuLoras",
+            ".maxCpuLoras",
+        ),
+        Cel(
             "!has(self.maxCpuLoras) || self.maxCpuLoras >= (has(self.maxLoras) ? self.maxLoras : 4)",
             "spec.maxCpuLoras must be at least spec.maxLoras (default 4); raise it or leave it out",
             ".maxCpuLoras",
         ),
     )
 
-    base_model: BaseModelSource = Field(description="The base model of all adapters. Cannot be changed.")
+    base_model: ServedBase = Field(description="The base model of all adapters. Cannot be changed.")
+    cache: BaseCache | None = Field(
+        None,
+        description="Where a base from the Hub and what vLLM compiles for it are kept for later pods. "
+        "Default: each pod fetches and compiles for itself.",
+    )
+    engine_profile: ObjectName | None = Field(
+        None,
+        description="How the engine runs the model (parsers for tools and reasoning, quantisation, memory): "
+        "a name from the profiles that the administrator configured.",
+    )
     replicas: int = Field(
         1,
         description="How many copies of the server run.",
@@ -123,7 +211,11 @@ class ModelServerSpec(ApiModel):
     )
     resources: ServerResources = Field(ServerResources(), description="What one replica gets.")
     max_loras: int = Field(
-        4, description="How many different adapters one batch may mix (memory on the GPU).", ge=1, le=64
+        4,
+        description="How many different adapters one batch may mix (memory on the GPU). 0 serves the base "
+        "model alone, also one that vLLM has no LoRA for, or one that a FineTuneJob with method Full tuned.",
+        ge=0,
+        le=64,
     )
     max_cpu_loras: int | None = Field(
         None,
@@ -147,6 +239,21 @@ class ModelServerSpec(ApiModel):
     api_keys: ApiKeys | None = Field(
         None,
         description="Keys that callers must send. Left out, whoever reaches the server may call it.",
+    )
+    limits: Limits = Field(Limits(), description="What one replica takes. A change rolls no pods.")
+    drain_seconds: int = Field(
+        600,
+        description="How long requests may go on with a version that is replaced, or in a pod that is "
+        "deleted, before they are cut off.",
+        ge=1,
+        le=86_400,
+    )
+    propagation_seconds: int = Field(
+        5,
+        description="How long a pod that is being deleted goes on taking new requests, until no load "
+        "balancer sends any.",
+        ge=1,
+        le=600,
     )
     upgrade: Upgrade = Field(
         Upgrade(), description="When new images and settings of the operator reach the server."

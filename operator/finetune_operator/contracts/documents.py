@@ -9,7 +9,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.datasets import DatasetSource, Severity
@@ -262,6 +270,29 @@ class ManifestRoute(Written):
         return tuple(target.version for target in self.targets)
 
 
+class ManifestLimits(Written):
+    """What one replica takes; what is left out is the gateway's default."""
+
+    max_body_bytes: int | None = None
+    max_in_flight: int | None = None
+    max_in_flight_per_alias: int | None = None
+    max_in_flight_per_key: int | None = None
+    tokens_per_minute_per_key: int | None = None
+    max_n: int | None = None
+    max_prompts: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, int]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+class ManifestKey(Written):
+    """An entry of the keys' Secret that may call these model names only."""
+
+    name: str
+    aliases: tuple[str, ...]
+
+
 class ServerManifest(Written):
     """The server manifest that the agent in each pod converges to."""
 
@@ -270,6 +301,9 @@ class ServerManifest(Written):
     base: ManifestBase
     versions: tuple[ManifestVersion, ...] = ()
     routes: tuple[ManifestRoute, ...] = ()
+    drain_seconds: int = Field(600, ge=1)
+    limits: ManifestLimits = ManifestLimits()
+    keys: tuple[ManifestKey, ...] = ()
 
 
 def job_spec(spec: FineTuneJobSpec) -> JobSpec:

@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Pinned
 from finetune_operator.api.parts import PodTemplate, Scheduling, Toleration
+from finetune_operator.contracts.engine import Arguments, EngineProfile, Environment
 
 _OBJECT = "[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 _WORD = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -21,14 +22,12 @@ LabelValue = Annotated[str, StringConstraints(pattern=f"^({_WORD})?$", max_lengt
 Quantity = Annotated[
     str, StringConstraints(pattern="^[0-9]+([.][0-9]+)?(m|k|[MGTP]|[KMGTP]i)?$", max_length=32)
 ]
+Cidr = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
 Address = Annotated[str, StringConstraints(pattern="^https?://")]
 Price = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}([.][0-9]{1,9})?$")]
 Currency = Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")]
 Image = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-Argument = Annotated[str, StringConstraints(max_length=1024)]
-Variable = Annotated[str, StringConstraints(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 Labels = dict[QualifiedName, LabelValue]
-Environment = dict[Variable, str]
 
 
 class SettingsError(ValueError):
@@ -115,8 +114,38 @@ class S3(_Part):
     region: Text | None = None
 
 
+class EgressRule(_Part):
+    """Where serving pods may connect to: a range of addresses or the pods of a namespace, on these ports.
+
+    Without ports it is all of them.
+    """
+
+    cidr: Cidr | None = None
+    namespace: Name | None = None
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field((), max_length=32)
+
+    @model_validator(mode="after")
+    def _names_one_place(self) -> Self:
+        if (self.cidr is None) == (self.namespace is None):
+            raise ValueError("set cidr or namespace, and not both")
+        return self
+
+
+class ServingNetwork(_Part):
+    """What the NetworkPolicy of servers allows beside callers and the operator.
+
+    Pods of `prometheus_namespaces` may scrape the agent's port.
+    """
+
+    prometheus_namespaces: tuple[Name, ...] = Field(("monitoring",), max_length=32)
+    egress: tuple[EgressRule, ...] = Field((), max_length=32)
+
+
 class Settings(_Part):
     """All settings; durations in seconds. `env` and `engine_args` reach every pod and every engine.
+
+    `engine_profiles` are what a ModelServer may name in engineProfile. `operator_namespace` is where the
+    operator runs, whose pods may read the agent's port of servers; without it every pod may.
 
     `stuck_deadline_seconds` is how long a pod may hold its node without running (volumes, containers, node,
     rest of its gang), `hang_deadline_seconds` how long at least a running stage may stand still;
@@ -135,7 +164,10 @@ class Settings(_Part):
     hub_endpoint: Address | None = None
     s3: S3 = S3()
     env: Environment = Field(default_factory=dict)
-    engine_args: tuple[Argument, ...] = Field((), max_length=64)
+    engine_args: Arguments = ()
+    engine_profiles: dict[Name, EngineProfile] = Field(default_factory=dict)
+    operator_namespace: Name | None = None
+    serving_network: ServingNetwork = ServingNetwork()
     engine_start_seconds: int = Field(1800, ge=60)
     image_pull_deadline_seconds: int = Field(600, ge=1)
     unschedulable_deadline_seconds: int = Field(86400, ge=1)
@@ -156,6 +188,13 @@ class Settings(_Part):
         return (
             f"spec.resources.gpuType is {name}, which the administrator has not configured; known: {known}."
         )
+
+    def engine_profile_problem(self, name: str | None) -> str | None:
+        """Why a server's engineProfile cannot be had, in a sentence."""
+        if name is None or name in self.engine_profiles:
+            return None
+        known = ", ".join(sorted(self.engine_profiles)) or "none"
+        return f"spec.engineProfile is {name}, which the administrator has not configured; known: {known}."
 
     def permission_problem(self, template: PodTemplate, scheduling: Scheduling) -> str | None:
         """What of a spec the administrator does not allow, in a sentence."""

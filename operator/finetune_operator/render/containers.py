@@ -10,8 +10,8 @@ from finetune_operator.render.security import container_security
 
 Container = dict[str, Any]
 
-# /tmp is the only writable folder of the images. A user without a name in the image, as OpenShift chooses
-# it, needs one in the environment: torch and getpass look it up.
+# Of an image only /tmp can be written, which is a volume. A user without a name in the image, as OpenShift
+# chooses it, needs one in the environment: torch and getpass look it up.
 _HOME = {"HOME": "/tmp", "USER": "finetune"}  # noqa: S108
 
 

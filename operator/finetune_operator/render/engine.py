@@ -1,7 +1,7 @@
 """The engine: vLLM from the serving image as a native sidecar that answers on a socket.
 
-It starts before the container that asks it, which begins once the startup probe has answered, and stops
-after it. Beside a scorer base and tuned model are served alike, whatever the settings have become.
+A scorer beside it begins once the startup probe has answered, and ends before it. Beside a scorer base and
+tuned model are served alike, whatever the settings have become.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.contracts.engine import EngineProfile
 from finetune_operator.contracts.settings import GpuType, Settings, pinned
 from finetune_operator.render.containers import Container, container
 from finetune_operator.render.mounts import Mounts
@@ -23,17 +24,20 @@ from finetune_operator.render.volumes import add_base, add_workspace
 SOCKET_FOLDER = "/run/engine"
 SOCKET = f"{SOCKET_FOLDER}/engine.sock"
 SERVED_NAME = "base"
+START_SECONDS = "--start-seconds"
 RANKS = (8, 16, 32, 64, 128, 256)
 """The values that vLLM takes for --max-lora-rank."""
 UNKNOWN_RANK = 64  # prepare chose the rank, but its summary did not fit into the termination message
-HEALTH = {"exec": {"command": ["python", "-m", "finetune_serving", "health", "--uds", SOCKET]}}
 _STARTUP_PERIOD = 5
 _FITTING_LENGTH = -1  # vLLM shortens the context to what fits; prepare saw to it that the run's rows do
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What an engine serves: the model folder under a name, with room for adapters, on so many GPUs."""
+    """What an engine serves: the model folder under a name, with room for adapters, on so many GPUs.
+
+    `profile` is what the administrator adds to the arguments and variables of all engines.
+    """
 
     model: str
     served_name: str
@@ -42,10 +46,11 @@ class Engine:
     max_lora_rank: int
     gpus: int
     max_model_length: int | None = None
+    profile: EngineProfile = field(default_factory=EngineProfile)
 
     def arguments(self) -> list[str]:
         """The command line of the serving image."""
-        options = {
+        options: dict[str, str | int | None] = {
             "--model": self.model,
             "--served-name": self.served_name,
             "--uds": SOCKET,
@@ -55,8 +60,19 @@ class Engine:
             "--tensor-parallel-size": self.gpus if self.gpus > 1 else None,
             "--max-model-len": self.max_model_length,
         }
-        given = [(name, str(value)) for name, value in options.items() if value is not None]
-        return ["engine", *(part for option in given for part in option)]
+        return ["engine", *command_line(options)]
+
+
+def command_line(options: Mapping[str, str | int | None]) -> list[str]:
+    """Options with their values, without those that are None."""
+    given = [(name, str(value)) for name, value in options.items() if value is not None]
+    return [part for option in given for part in option]
+
+
+def health(start_seconds: int | None = None) -> dict[str, Any]:
+    """A probe of the engine; with `start_seconds` an engine that loads is in order too, for so long."""
+    command = ["python", "-m", "finetune_serving", "health", "--uds", SOCKET]
+    return {"exec": {"command": [*command, *command_line({START_SECONDS: start_seconds})]}}
 
 
 def engine_container(
@@ -67,17 +83,18 @@ def engine_container(
     resources: Mapping[str, Any],
     mounts: Mounts,
 ) -> Container:
-    """The sidecar. It writes only its socket and /tmp; `mounts` holds the models that it reads."""
+    """The sidecar. It writes its socket, /tmp and shared memory; `mounts` holds the models that it reads."""
     mounts.tmp("engine-tmp")
     add_socket(mounts)
-    env = {**gpu.env, "HF_HUB_OFFLINE": "1", "FT_ENGINE_ARGS": json.dumps(settings.engine_args)}
+    arguments = json.dumps([*settings.engine_args, *engine.profile.args])
+    env = {**gpu.env, **engine.profile.env, "HF_HUB_OFFLINE": "1", "FT_ENGINE_ARGS": arguments}
     return {
         **container("engine", image, settings, env),
         "command": ["python", "-m", "finetune_serving"],
         "args": engine.arguments(),
         "restartPolicy": "Always",
         "startupProbe": {
-            **HEALTH,
+            **health(),
             "periodSeconds": _STARTUP_PERIOD,
             "timeoutSeconds": 10,
             "failureThreshold": math.ceil(settings.engine_start_seconds / _STARTUP_PERIOD),

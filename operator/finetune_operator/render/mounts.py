@@ -14,7 +14,8 @@ _SOCKETS_SIZE = "16Mi"
 class Mounts:
     """The volumes of a pod, each once, and the mounts of one of its containers.
 
-    With `only_reads` no container writes to a claim, and volumes that can only be read (ReadOnlyMany) work.
+    With `only_reads` a claim that no container writes to is attached for reading, so that volumes which
+    only can be read (ReadOnlyMany) work.
     """
 
     volumes: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -73,9 +74,14 @@ class Mounts:
         )
 
     def claim(self, claim: str, path: str, *, read_only: bool, folder: str | None = None) -> None:
-        """A PersistentVolumeClaim, or a folder of it; mounted at several paths it stays one volume."""
+        """A PersistentVolumeClaim, or a folder of it; mounted at several paths it stays one volume.
+
+        With `only_reads` what writes to a claim has to come before what reads it: a pod cannot have a claim
+        as two volumes.
+        """
         source: dict[str, Any] = {"claimName": claim}
-        if self.only_reads:
+        written = any(volume.get("persistentVolumeClaim") == source for volume in self.volumes.values())
+        if self.only_reads and read_only and not written:
             source["readOnly"] = True
         volume = self._named("claim", {"persistentVolumeClaim": source})
         self._add(volume, path, read_only=read_only, folder=folder)

@@ -39,13 +39,18 @@ def folder_name(owner: ApiObject) -> str:
 
 
 def server_name(owner: ApiObject) -> str:
-    """The Deployment, Service and NetworkPolicy of a ModelServer; users put the Service name in code."""
+    """The children of a ModelServer but for its ConfigMap; users put the name of the Service in code."""
     return f"{owner.metadata.name}-server"
 
 
 def manifest_name(owner: ApiObject) -> str:
     """The ConfigMap with the server manifest of a ModelServer."""
     return f"{owner.metadata.name}-manifest-{owner_hash(owner.metadata.uid)}"
+
+
+def pod_selector(owner: ApiObject) -> dict[str, str]:
+    """The labels by which the children of a ModelServer find its pods."""
+    return {KIND_LABEL: owner.kind_name, OWNER_LABEL: owner.metadata.name}
 
 
 def version_name(alias: str, digest: str) -> str:

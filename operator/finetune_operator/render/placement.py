@@ -15,6 +15,7 @@ from finetune_operator.render.security import pod_security
 
 JOB_NAME = "batch.kubernetes.io/job-name"
 _NODE = "kubernetes.io/hostname"
+_ZONE = "topology.kubernetes.io/zone"
 _TOPOLOGIES = ("topology.", "failure-domain.beta.kubernetes.io/")
 
 
@@ -111,6 +112,20 @@ def gang_affinity(job_name: str, gpu: GpuType, *, on_gpus: bool) -> dict[str, An
     spread = {"requiredDuringSchedulingIgnoredDuringExecution": [apart]} if on_gpus else _preferred(apart)
     near = _preferred(_term(job_name, gpu.topology_key)) if gpu.topology_key else {}
     return {"podAntiAffinity": spread, **({"podAffinity": near} if near else {})}
+
+
+def spread(labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The pods with these labels on different nodes and zones as far as there is room, each version apart."""
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": topology,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": dict(labels)},
+            "matchLabelKeys": ["pod-template-hash"],
+        }
+        for topology in (_NODE, _ZONE)
+    ]
 
 
 def away_from(nodes: Sequence[str]) -> dict[str, Any]:

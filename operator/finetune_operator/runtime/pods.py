@@ -30,7 +30,7 @@ from finetune_operator.render.names import KIND_LABEL, STAGE_LABEL
 from finetune_operator.render.pod import PROGRESS_PORT
 from finetune_operator.runtime.queue import QueueClosedError, WorkQueue
 from finetune_operator.runtime.resources import Key, owner_key
-from finetune_operator.serving.children import AGENT_PORT
+from finetune_operator.serving.network import AGENT_PORT
 from finetune_operator.serving.observed import told_generation
 
 TIMEOUT_SECONDS = 3.0

@@ -128,10 +128,11 @@ class Unreadable:
 class Observed:
     """A ModelServer, its children and everything that wants to be served on it.
 
-    `deployment`, `service`, `policy` and `manifest` (the ConfigMap) are the objects of these names whoever
-    owns them, None while absent; `pods` are the server's own. `deployments` are the AdapterDeployments that
-    name this server; `claims` holds the PersistentVolumeClaims that the server mounts, a missing one being an
-    absent key. `peers` are the other ModelServers, read only while this one waits for its turn to upgrade.
+    `deployment`, `service`, `policy`, `budget` and `manifest` (the ConfigMap) are the objects of these names
+    whoever owns them, None while absent; `pods` are the server's own. `deployments` are the
+    AdapterDeployments that name this server; `claims` holds the PersistentVolumeClaims that the server
+    mounts, a missing one being an absent key. `peers` are the other ModelServers, read only while this one
+    waits for its turn to upgrade.
     """
 
     server: ModelServer
@@ -142,6 +143,7 @@ class Observed:
     claims: Mapping[str, Manifest] = field(default_factory=dict)
     service: Manifest | None = None
     policy: Manifest | None = None
+    budget: Manifest | None = None
     unreadable: tuple[Unreadable, ...] = ()
     peers: tuple[ModelServer, ...] = ()
     refusal: Refusal | None = None

@@ -27,6 +27,7 @@ def taken(observed: Observed) -> tuple[Taken, ...]:
         "Deployment": observed.deployment,
         "Service": observed.service,
         "NetworkPolicy": observed.policy,
+        "PodDisruptionBudget": observed.budget,
         "ConfigMap": observed.manifest,
     }
     found = (_taken(observed, kind, live) for kind, live in held.items() if live is not None)

@@ -39,7 +39,7 @@ def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
     decided = _decided(observed, settings, now)
     status = next_status(observed, settings, decided, now)
     actions = (
-        *_children(observed, decided),
+        *_children(observed, settings, decided),
         *_nudges(observed.live, decided.step.table),
         *_events(observed, decided, status),
     )
@@ -76,7 +76,7 @@ def _slots(observed: Observed, template: Template | None) -> Slots:
     return Slots(aliases, min((slots for slots in told if slots), default=aliases + 1))
 
 
-def _children(observed: Observed, decided: Decided) -> list[Action]:
+def _children(observed: Observed, settings: Settings, decided: Decided) -> list[Action]:
     """Children of ours, put right. Pods come only once every name is ours: nobody would reach them."""
     server = observed.server
     base = ManifestBase(name=base_name(server), fingerprint=server.spec.base_model.fingerprint)
@@ -84,7 +84,8 @@ def _children(observed: Observed, decided: Decided) -> list[Action]:
     intended = [
         (manifest, observed.manifest),
         (children.service(server), observed.service),
-        (children.network_policy(server), observed.policy),
+        (children.network_policy(server, settings), observed.policy),
+        (children.disruption_budget(server), observed.budget),
     ]
     if decided.deployment is not None and (observed.deployment is not None or not decided.taken):
         intended.append((decided.deployment, observed.deployment))

@@ -1,7 +1,8 @@
 """The pod of a ModelServer: the engine as a native sidecar, the gateway with its agent beside it.
 
-Native sidecars start before and stop after the gateway, so the engine outlives the last request that the
-gateway drains. The engine listens only on a unix socket in a volume the two share.
+The gateway starts with the engine and fetches adapters while it loads; a native sidecar stops after it, so
+the engine outlives the last request that the gateway drains. The engine takes requests only on a unix socket
+in a volume the two share.
 """
 
 from __future__ import annotations
@@ -10,43 +11,68 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.contracts.engine import EngineProfile
 from finetune_operator.contracts.settings import GpuType, Settings
 from finetune_operator.core.actions import Manifest
-from finetune_operator.core.sources import Source, parse_source
+from finetune_operator.core.sources import parse_source
 from finetune_operator.render.containers import Container, container
 from finetune_operator.render.credentials import CREDENTIALS
-from finetune_operator.render.engine import HEALTH, SOCKET, Engine, add_socket, engine_container
+from finetune_operator.render.engine import (
+    SOCKET,
+    Engine,
+    add_socket,
+    command_line,
+    engine_container,
+    health,
+)
 from finetune_operator.render.mounts import Mounts
-from finetune_operator.render.names import manifest_name
-from finetune_operator.render.placement import with_gpus
+from finetune_operator.render.names import manifest_name, pod_selector
+from finetune_operator.render.placement import spread, with_gpus
 from finetune_operator.render.resources import replica_resources, shared_memory
-from finetune_operator.serving.children import AGENT_PORT, GATEWAY_PORT
+from finetune_operator.serving.network import AGENT_PORT, GATEWAY_PORT
 
 MANIFEST_FOLDER = "/etc/finetune/server"
 KEYS_FOLDER = "/etc/finetune/keys"
 MODELS = "/models"
 HF_BASE = f"{MODELS}/base"
+CACHE = "/cache"
 ADAPTERS = "/adapters"
-GRACE_SECONDS = 120
-PROPAGATION_SECONDS = 5  # time for every node to take a terminating pod out of the Service
-_GATEWAY = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+_ENDING_SECONDS = 30  # the gateway closes its connections, then the engine ends, for which it has 20 s
+_GATEWAY = {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 _FETCH = {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {}}
+_COMPILED = {
+    "VLLM_CACHE_ROOT": f"{CACHE}/compiled/vllm",
+    "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/compiled/inductor",
+    "TRITON_CACHE_DIR": f"{CACHE}/compiled/triton",
+}
 
 
 def pod_template(server: ModelServer, settings: Settings, image: str, labels: Mapping[str, str]) -> Manifest:
     """The pod template with these labels, admitted by Pod Security `restricted`."""
     pod = Mounts(only_reads=True)
+    spec = server.spec
     special = {
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "initContainers": [*_fetch(server, settings, image, pod), _engine(server, settings, image, pod)],
+        "terminationGracePeriodSeconds": spec.propagation_seconds + spec.drain_seconds + _ENDING_SECONDS,
+        "initContainers": [
+            *_cache_folders(server, settings, image, pod),
+            *_fetch(server, settings, image, pod),
+            _engine(server, settings, image, pod),
+        ],
         "containers": [_gateway(server, settings, image, pod)],
+        "topologySpreadConstraints": spread(pod_selector(server)),
     }
     return with_gpus(server.spec, _gpu(server, settings)).pod_template(settings, labels, pod, special)
 
 
-def base_path(source: Source) -> str:
+def base_path(server: ModelServer) -> str:
     """Where the base model is inside the pod: fetched for hf, mounted in place for a claim."""
-    return HF_BASE if source.scheme == "hf" else f"/sources/pvc/{source.claim}/{source.path}".rstrip("/")
+    base = server.spec.base_model
+    source = parse_source(base.source)
+    if source.scheme != "hf":
+        return f"/sources/pvc/{source.claim}/{source.path}".rstrip("/")
+    if server.spec.cache is None:
+        return HF_BASE
+    return f"{CACHE}/models/{base.source.removeprefix('hf://').replace('/', '--')}/{base.revision}"
 
 
 def base_name(server: ModelServer) -> str:
@@ -59,7 +85,7 @@ def cpu_slots(server: ModelServer) -> int:
 
     The engine holds one more, the surge slot: with it a server whose slots are all taken can roll.
     """
-    return server.spec.max_cpu_loras or 2 * server.spec.max_loras
+    return (server.spec.max_cpu_loras or 2 * server.spec.max_loras) if server.spec.max_loras else 0
 
 
 def store_claim(server: ModelServer) -> str:
@@ -69,8 +95,9 @@ def store_claim(server: ModelServer) -> str:
 
 def mounted_claims(server: ModelServer) -> list[str]:
     """Every claim the pod mounts, each once."""
-    base = parse_source(server.spec.base_model.source).claim
-    return sorted({name for name in (base, store_claim(server)) if name})
+    base, cache = parse_source(server.spec.base_model.source).claim, server.spec.cache
+    names = (base, store_claim(server), cache.claim_name if cache is not None else None)
+    return sorted({name for name in names if name})
 
 
 def mounted_secrets(server: ModelServer) -> list[str]:
@@ -80,18 +107,29 @@ def mounted_secrets(server: ModelServer) -> list[str]:
     return [ref.name for ref in refs if ref is not None]
 
 
+def _cache_folders(server: ModelServer, settings: Settings, image: str, pod: Mounts) -> list[Container]:
+    """What creates the folders of the cache before they are mounted one by one: the kubelet would as root."""
+    if server.spec.cache is None:
+        return []
+    mounts = pod.of_another_container()
+    mounts.claim(server.spec.cache.claim_name, CACHE, read_only=False)
+    made = _container("cache-folders", image, settings, [], mounts, {})
+    return [{**made, "command": ["mkdir", "-p", f"{CACHE}/models", f"{CACHE}/compiled"], "resources": _FETCH}]
+
+
 def _fetch(server: ModelServer, settings: Settings, image: str, pod: Mounts) -> list[Container]:
-    """An hf base is downloaded once per pod, by the only container that has network and the token."""
+    """An hf base is downloaded before the engine starts, by the only container that has the token."""
     base = server.spec.base_model
     if parse_source(base.source).scheme != "hf":
         return []
     mounts = pod.of_another_container()
-    mounts.tmp()
+    mounts.tmp("fetch-tmp")
     _add_base(mounts, server, read_only=False)
     if base.credentials_secret_ref is not None:
         mounts.secret("token", base.credentials_secret_ref.name, f"{CREDENTIALS}/base-model")
     env = {"HF_ENDPOINT": settings.hub_endpoint} if settings.hub_endpoint else {}
-    args = ["fetch-base", "--source", base.source, "--revision", base.revision or "", "--to", HF_BASE]
+    target = ["--to", base_path(server)]
+    args = ["fetch-base", "--source", base.source, "--revision", base.revision or "", *target]
     return [{**_container("fetch-base", image, settings, args, mounts, env), "resources": _FETCH}]
 
 
@@ -101,21 +139,27 @@ def _engine(server: ModelServer, settings: Settings, image: str, pod: Mounts) ->
     mounts.empty_dir("adapters", ADAPTERS, spec.resources.ephemeral_storage, read_only=True)
     mounts.shared_memory(shared_memory(spec.resources.shared_memory, gpu, spec.resources.gpus))
     _add_base(mounts, server, read_only=True)
+    profile = settings.engine_profiles.get(spec.engine_profile or "", EngineProfile())
+    if spec.cache is not None:
+        mounts.claim(spec.cache.claim_name, f"{CACHE}/compiled", read_only=False, folder="compiled")
+        profile = profile.model_copy(update={"env": {**_COMPILED, **profile.env}})
     serves = Engine(
-        base_path(parse_source(spec.base_model.source)),
+        base_path(server),
         base_name(server),
         spec.max_loras,
         cpu_slots(server) + 1,
         spec.max_lora_rank,
         spec.resources.gpus,
         spec.max_model_length,
+        profile,
     )
     sidecar = engine_container(serves, image, settings, gpu, replica_resources(server, gpu), mounts)
-    # Patient: only an engine that hangs is killed, never one that is busy; a crashed one ends by itself.
-    return {
-        **sidecar,
-        "livenessProbe": {**HEALTH, "periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 10},
-    }
+    # Without a startup probe the gateway starts at once and fetches adapters while the engine loads. The
+    # liveness probe is patient: only an engine that hangs is killed, never one that loads or is busy.
+    del sidecar["startupProbe"]
+    probe = health(settings.engine_start_seconds)
+    sidecar["livenessProbe"] = {**probe, "periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 10}
+    return sidecar
 
 
 def _gateway(server: ModelServer, settings: Settings, image: str, pod: Mounts) -> Container:
@@ -127,25 +171,36 @@ def _gateway(server: ModelServer, settings: Settings, image: str, pod: Mounts) -
             {"name": "http", "containerPort": GATEWAY_PORT},
             {"name": "agent", "containerPort": AGENT_PORT},
         ],
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "agent"}, "periodSeconds": 2},
+        # One "no" is enough: the agent says it when requests would fail.
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": "agent"},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+            "failureThreshold": 1,
+        },
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "agent"},
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 6,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": PROPAGATION_SECONDS}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": server.spec.propagation_seconds}}},
         "resources": _GATEWAY,
     }
 
 
 def _gateway_arguments(server: ModelServer) -> list[str]:
-    model = base_path(parse_source(server.spec.base_model.source))
-    keys = ["--keys", KEYS_FOLDER] if server.spec.api_keys is not None else []
-    return [
-        "gateway", "--manifest", f"{MANIFEST_FOLDER}/manifest.json", "--uds", SOCKET,
-        "--model", model, "--max-lora-rank", str(server.spec.max_lora_rank), *keys,
-    ]  # fmt: skip
+    spec = server.spec
+    options = {
+        "--manifest": f"{MANIFEST_FOLDER}/manifest.json",
+        "--uds": SOCKET,
+        "--model": base_path(server),
+        "--derived-from": spec.base_model.derived_from,
+        "--max-lora-rank": spec.max_lora_rank,
+        "--drain-seconds": spec.drain_seconds,
+        "--keys": KEYS_FOLDER if spec.api_keys is not None else None,
+    }
+    return ["gateway", *command_line(options)]
 
 
 def _gateway_mounts(server: ModelServer, pod: Mounts) -> Mounts:
@@ -162,11 +217,13 @@ def _gateway_mounts(server: ModelServer, pod: Mounts) -> Mounts:
 
 
 def _add_base(mounts: Mounts, server: ModelServer, *, read_only: bool) -> None:
-    source = parse_source(server.spec.base_model.source)
-    if source.scheme == "hf":
-        mounts.empty_dir("base", MODELS, server.spec.resources.ephemeral_storage, read_only=read_only)
-    else:
+    source, cache = parse_source(server.spec.base_model.source), server.spec.cache
+    if source.scheme != "hf":
         mounts.claim(source.claim or "", f"/sources/pvc/{source.claim}", read_only=True)
+    elif cache is not None:
+        mounts.claim(cache.claim_name, f"{CACHE}/models", read_only=read_only, folder="models")
+    else:
+        mounts.empty_dir("base", MODELS, server.spec.resources.ephemeral_storage, read_only=read_only)
 
 
 def _container(

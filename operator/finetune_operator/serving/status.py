@@ -16,7 +16,7 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
 from finetune_operator.observe.trouble import Trouble
 from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
-from finetune_operator.serving.children import GATEWAY_PORT
+from finetune_operator.serving.network import GATEWAY_PORT
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.ownership import Taken
 from finetune_operator.serving.report import SHOWN, AliasReport

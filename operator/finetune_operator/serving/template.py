@@ -18,14 +18,20 @@ from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import condition, integer, items, mapping, text
-from finetune_operator.render.names import labels
-from finetune_operator.serving.children import SPEC, intent_of, selector
+from finetune_operator.render.names import labels, pod_selector
+from finetune_operator.serving.children import SPEC, intent_of
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed, slots_of
 from finetune_operator.serving.pod import pod_template
 
 UPDATE_AVAILABLE = "UpdateAvailable"
 Cause: TypeAlias = Literal["Spec", "Revision", "Automatic"]
+_NOT_OF_PODS: dict[str, bool | set[str]] = {
+    "replicas": True,
+    "upgrade": True,
+    "limits": True,
+    "api_keys": {"allowed_aliases"},
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ def refused(server: ModelServer, settings: Settings) -> tuple[str, str] | None:
     unknown = settings.gpu_type_problem(server.spec.resources.gpu_type)
     if unknown is not None:
         return "UnknownGpuType", unknown
+    unknown = settings.engine_profile_problem(server.spec.engine_profile)
+    if unknown is not None:
+        return "UnknownEngineProfile", unknown
     forbidden = settings.permission_problem(server.spec.pod_template, server.spec.scheduling)
     if forbidden is not None:
         return "NotAllowed", forbidden
@@ -151,7 +160,9 @@ def _full_name(server: ModelServer) -> str:
 
 
 def _rendered(server: ModelServer, settings: Settings) -> Manifest:
-    rendered = pod_template(server, settings, settings.images.serving, {**labels(server), **selector(server)})
+    rendered = pod_template(
+        server, settings, settings.images.serving, {**labels(server), **pod_selector(server)}
+    )
     plain: Manifest = json.loads(json.dumps(rendered))
     return plain
 
@@ -203,8 +214,10 @@ def _cause(server: ModelServer, kept: Template | None) -> Cause | None:
 
 def _spec_digest(server: ModelServer) -> str:
     """What the user wrote of the pods; a field that a newer operator brings counts once it is set."""
-    given = server.spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    return digest_of({key: value for key, value in given.items() if key not in ("replicas", "upgrade")})
+    given = server.spec.model_dump(
+        mode="json", by_alias=True, exclude=_NOT_OF_PODS, exclude_unset=True, exclude_none=True
+    )
+    return digest_of(given)
 
 
 def _changes(kept: Manifest, fresh: Manifest) -> str:

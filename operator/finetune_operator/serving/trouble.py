@@ -19,7 +19,7 @@ from finetune_operator.core.manifests import (
 )
 from finetune_operator.observe.trouble import ENGINE_STARTS, Trouble, pod_troubles
 from finetune_operator.render.names import server_name
-from finetune_operator.serving.children import AGENT_PORT
+from finetune_operator.serving.network import AGENT_PORT
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.pod import mounted_claims, mounted_secrets
 from finetune_operator.serving.template import Template, in_force, refused
@@ -27,7 +27,8 @@ from finetune_operator.serving.template import Template, in_force, refused
 PATIENCE = timedelta(minutes=10)  # an autoscaler brings a node, a cloud attaches a disk
 _MORE_MEMORY = {
     "engine": "raise spec.resources.memory",
-    "gateway": "its limit of 1Gi is fixed, so spread the load: raise spec.replicas",
+    "gateway": "its limit of 1Gi is fixed: lower spec.limits.maxBodyBytes or spec.limits.maxInFlight, or "
+    "raise spec.replicas",
     "fetch-base": "it has no limit, so the node was out of memory: choose others with spec.nodeSelector",
 }
 NO_ROOM = frozenset({"Unschedulable", "PodsRefused"})

@@ -87,7 +87,9 @@ def _age(one: AdapterDeployment | Unreadable) -> tuple[str, str]:
 
 
 def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Wanted:
-    rejection = _conflict(server, deployment, taken) or _outside_store(server, deployment)
+    rejection = (
+        _conflict(server, deployment, taken) or _base_only(server) or _outside_store(server, deployment)
+    )
     return Wanted(
         alias=deployment.spec.alias,
         deployment=deployment.metadata.name,
@@ -137,6 +139,13 @@ def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[st
         )
         return Rejection("AliasConflict", message, keeps_route=False)
     return None
+
+
+def _base_only(server: ModelServer) -> Rejection | None:
+    if server.spec.max_loras:
+        return None
+    message = "The server has spec.maxLoras: 0 and serves its base model alone; raise it to serve adapters."
+    return Rejection("BaseOnly", message, keeps_route=False)
 
 
 def _outside_store(server: ModelServer, deployment: AdapterDeployment) -> Rejection | None:

@@ -1,12 +1,12 @@
 """The modules of a base model by the headers of its weights, so that an adapter can be compared with them."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue, TypeAdapter
 
 from finetune_serving.adapter.weights import Tensor, read_header
 from finetune_serving.fingerprint import COPIES
@@ -15,6 +15,7 @@ _INDEX = "model.safetensors.index.json"
 _LONGEST_HEADER = 100 * 1000 * 1000  # what the format allows
 _NUMBERED = re.compile(r"(?P<stack>.+?)\.(?P<layer>[0-9]+)\.(?P<inner>.+)")
 EXPERTS = "experts"
+_OBJECT = TypeAdapter(dict[str, JsonValue])
 
 Shape = tuple[int, ...]
 
@@ -82,11 +83,8 @@ def read_base(folder: Path) -> BaseModules:
     )
 
 
-def _object(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} must hold a JSON object; fetch the base model again.")
-    return content
+def _object(path: Path) -> dict[str, JsonValue]:
+    return _OBJECT.validate_json(path.read_bytes())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -94,7 +92,7 @@ def _files(folder: Path) -> list[Path]:
     if (folder / _INDEX).is_file():
         named = _object(folder / _INDEX).get("weight_map")
         if isinstance(named, dict):
-            return [folder / Path(str(name)).name for name in sorted(set(named.values()))]
+            return [folder / Path(name).name for name in sorted({str(name) for name in named.values()})]
     return sorted(path for path in folder.glob("*.safetensors") if not path.match(COPIES))
 
 
@@ -112,12 +110,8 @@ def _matrices_outside(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTe
     return {
         name.removesuffix(".weight"): found
         for name, found in tensors.items()
-        if name.endswith(".weight") and not place_of(name).stack and _is_matrix(found.tensor)
+        if name.endswith(".weight") and not place_of(name).stack and found.tensor.is_matrix
     }
-
-
-def _is_matrix(tensor: Tensor) -> bool:
-    return tensor.is_float and len(tensor.shape) == 2
 
 
 def _with_head(matrices: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -133,12 +127,8 @@ def _shapes(tensors: Mapping[str, StoredTensor]) -> dict[Place, Shape | None]:
     for name, stored in tensors.items():
         module, _, kind = name.rpartition(".")
         place = place_of(module)
-        if (
-            kind == "weight"
-            and stored.tensor.is_float
-            and len(stored.tensor.shape) <= 2
-            and place.inner != EXPERTS
-        ):
+        plain = kind == "weight" and stored.tensor.is_float and len(stored.tensor.shape) <= 2
+        if plain and place.inner != EXPERTS:
             shapes[place] = stored.tensor.shape
         else:
             shapes.setdefault(place, None)

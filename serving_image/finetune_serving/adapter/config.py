@@ -1,12 +1,12 @@
 """adapter_config.json of PEFT: its types, what the engine cannot serve of it, and the rank of each module."""
 
 import math
-import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from finetune_serving.agent.refusal import RefusedError
@@ -26,13 +26,10 @@ _REFUSED_OPTIONS = {
     "kasa_config": "KaSA",
     "trainable_token_indices": "trainable_token_indices",
 }
-# The engine tries every pattern on every module while it generates for nobody.
-_MOST_COMPARISONS = 2_000_000
-_MOST_REPEATS = 2
-_MOST_GROUPS = 20
-_LONGEST_PATTERN = 500
+# Seconds of CPU. The engine compares every pattern with every module too, while it generates for nobody.
+_COMPARING_SECONDS = 1.0
 
-Rank = Annotated[int, Field(gt=0)]
+Rank = Annotated[int, Field(gt=0, le=2**31)]
 Alpha = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -89,65 +86,68 @@ def parse_config(content: bytes) -> AdapterConfig:
         if kind != "LORA":
             found = "no peft_type" if kind is None else f"peft_type {str(kind)[:60]!r}"
             raise RefusedError("UnsupportedAdapter", f"{CONFIG} has {found}; only LORA is served.")
-        config = AdapterConfig.model_validate_json(content)
+        return AdapterConfig.model_validate_json(content)
     except ValidationError as error:
         raise RefusedError.of_document(CONFIG, error) from error
-    for name in (*(config.rank_pattern or {}), *(config.alpha_pattern or {})):
-        _check_pattern(name)
-    return config
-
-
-def _check_pattern(text: str) -> None:
-    """A pattern that takes for ever to compare would stop the engine for everyone."""
-    repeats, groups = text.count("*") + text.count("+"), text.count("(")
-    long = len(text) > _LONGEST_PATTERN or repeats > _MOST_REPEATS or groups > _MOST_GROUPS
-    if long or re.search(r"\)[*+?{]|\{|\(\?[^:]", text):
-        problem = f"has the pattern {text[:100]!r}, which may take very long to compare; name the modules"
-        raise RefusedError("InvalidArtifact", f"{CONFIG} {problem} instead.")
-    try:
-        _compiled(text)
-    except re.error as error:
-        problem = f"has the pattern {text[:100]!r}, which is no regular expression: {error}."
-        raise RefusedError("InvalidArtifact", f"{CONFIG} {problem}") from error
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """PEFT's rule: a pattern matches the last parts of a module's name."""
-    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 @dataclass(frozen=True)
-class Scales:
-    """The rank of each module and the factor of its product B·A, as PEFT and the engine work them out."""
+class Scale:
+    """The rank of a module, and the factor of its product B·A."""
 
-    config: AdapterConfig
-
-    def check_effort(self, modules: int) -> None:
-        """RefusedError when the patterns are too many to be compared with that many modules."""
-        if (len(self._ranks) + len(self._alphas)) * modules > _MOST_COMPARISONS:
-            text = f"{CONFIG} has more patterns in rank_pattern and alpha_pattern than can be compared with"
-            raise RefusedError("InvalidArtifact", f"{text} {modules} modules; give modules one rank.")
-
-    def rank(self, module: str) -> int:
-        """The rank of a module, given by its name without PEFT's prefix."""
-        return int(_first(self._ranks, _pattern_name(module), self.config.r))
-
-    def factor(self, module: str) -> float:
-        """What B·A is multiplied with."""
-        alpha, rank = _first(self._alphas, _pattern_name(module), self.config.lora_alpha), self.rank(module)
-        return alpha / math.sqrt(rank) if self.config.use_rslora else alpha / rank
-
-    @cached_property
-    def _ranks(self) -> Mapping[re.Pattern[str], float]:
-        return {_compiled(name): rank for name, rank in (self.config.rank_pattern or {}).items()}
-
-    @cached_property
-    def _alphas(self) -> Mapping[re.Pattern[str], float]:
-        return {_compiled(name): alpha for name, alpha in (self.config.alpha_pattern or {}).items()}
+    rank: int
+    factor: float
 
 
-def _first(patterns: Mapping[re.Pattern[str], float], name: str, default: float) -> float:
-    return next((value for pattern, value in patterns.items() if pattern.match(name)), default)
+def scales_of(config: AdapterConfig, modules: Iterable[str]) -> dict[str, Scale]:
+    """The scale of each module, named without PEFT's prefix, as PEFT and the engine work it out.
+
+    RefusedError when a pattern of adapter_config.json is none, or when comparing takes too long.
+    """
+    ranks = _Patterns("rank_pattern", config.rank_pattern or {})
+    alphas = _Patterns("alpha_pattern", config.alpha_pattern or {})
+    scales = {}
+    for module in modules:
+        name = _pattern_name(module)
+        rank, alpha = int(ranks.first(name, config.r)), alphas.first(name, config.lora_alpha)
+        scales[module] = Scale(rank, alpha / math.sqrt(rank) if config.use_rslora else alpha / rank)
+    return scales
+
+
+class _Patterns:
+    """Numbers by pattern: the first one that matches the last parts of a module's name is taken."""
+
+    def __init__(self, field: str, numbers: Mapping[str, float]) -> None:
+        self._field = field
+        self._numbers = [(self._compiled(pattern), number) for pattern, number in numbers.items()]
+        self._end = time.thread_time() + _COMPARING_SECONDS
+
+    def first(self, name: str, default: float) -> float:
+        """The number of the first pattern that matches `name`."""
+        for pattern, number in self._numbers:
+            try:
+                # The library lets other threads run meanwhile: the gateway's requests.
+                found = pattern.match(name, concurrent=True, timeout=_COMPARING_SECONDS)
+            except TimeoutError:
+                raise self._slow() from None
+            if found:
+                return number
+        if time.thread_time() > self._end:
+            raise self._slow()
+        return default
+
+    def _compiled(self, pattern: str) -> "regex.Pattern[str]":
+        try:
+            return regex.compile(rf"(.*\.)?({pattern})$")
+        except (regex.error, RecursionError, OverflowError) as error:
+            text = (
+                f"{CONFIG} has {pattern[:100]!r} in {self._field}, which is no regular expression: {error}."
+            )
+            raise RefusedError("InvalidArtifact", text) from error
+
+    def _slow(self) -> RefusedError:
+        text = f"Comparing {self._field} of {CONFIG} with the modules takes too long; name the modules in it."
+        return RefusedError("InvalidArtifact", text)
 
 
 def _pattern_name(module: str) -> str:

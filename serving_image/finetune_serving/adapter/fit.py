@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from finetune_serving.adapter.base import EXPERTS, BaseModules, Place, Shape, place_of
-from finetune_serving.adapter.config import Scales
+from finetune_serving.adapter.config import Scale
 from finetune_serving.adapter.matrices import Pair, counted
 from finetune_serving.agent.refusal import RefusedError
 
@@ -38,9 +38,8 @@ def check_modules(pairs: Mapping[str, Pair], base: BaseModules, *, transposed: b
         raise RefusedError("UnsupportedAdapter", f"{text}; train the other modules only.")
 
 
-def check_ranks(pairs: Mapping[str, Pair], scales: Scales) -> None:
+def check_ranks(pairs: Mapping[str, Pair], scales: Mapping[str, Scale]) -> None:
     """RefusedError when a matrix has another rank than adapter_config.json gives its module."""
-    scales.check_effort(len(pairs))
     if wrong := list(_wrong_ranks(pairs, scales)):
         text = f"The rank in adapter_config.json is not that of {counted(wrong, len(pairs), 'modules')}"
         raise RefusedError("InvalidArtifact", f"{text}; save the adapter again.")
@@ -54,18 +53,18 @@ def match(pairs: Mapping[str, Pair], base: BaseModules) -> dict[str, Place | Non
     """
     wanted = {place_of(module): pair.shape for module, pair in pairs.items()}
     names = _stack_names(_by_stack(wanted), _by_stack(base.shapes), composite=base.composite)
-    return {module: _counterpart(place_of(module), names, base) for module in pairs}
+    return {module: _counterpart(place_of(module), pair.shape, names, base) for module, pair in pairs.items()}
 
 
-def _counterpart(place: Place, names: Mapping[str, str], base: BaseModules) -> Place | None:
+def _counterpart(place: Place, shape: Shape, names: Mapping[str, str], base: BaseModules) -> Place | None:
     moved = replace(place, stack=names.get(place.stack, place.stack))
     if moved in base.shapes:
         return moved
     if place.stack:
         return None
     outside = (other for other in base.shapes if not other.stack)
-    found = [other for other in outside if _may_be(place.inner, other.inner, composite=base.composite)]
-    return found[0] if len(found) == 1 else None
+    similar = [other for other in outside if _may_be(place.inner, other.inner, composite=base.composite)]
+    return max(similar, key=lambda other: base.shapes[other] == shape, default=None)
 
 
 def _by_stack(shapes: Mapping[Place, Shape | None]) -> Stacks:
@@ -114,9 +113,9 @@ def _wrong_sizes(
             yield f"{module}: {_size(pair.shape)}, in the base {_size(expected)}"
 
 
-def _wrong_ranks(pairs: Mapping[str, Pair], scales: Scales) -> Iterator[str]:
+def _wrong_ranks(pairs: Mapping[str, Pair], scales: Mapping[str, Scale]) -> Iterator[str]:
     for module, pair in pairs.items():
-        rank, found = scales.rank(module), {pair.a.shape[0], pair.b.shape[1]}
+        rank, found = scales[module].rank, {pair.a.shape[0], pair.b.shape[1]}
         stacked = place_of(module).inner == EXPERTS and all(each % rank == 0 for each in found)
         if found != {rank} and not stacked:
             yield f"{module}: {' and '.join(map(str, sorted(found)))} instead of {rank}"

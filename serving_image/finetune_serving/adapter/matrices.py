@@ -2,9 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
 
 from finetune_serving.adapter.weights import Tensor
 from finetune_serving.agent.refusal import RefusedError
@@ -17,7 +16,14 @@ _MATRIX = re.compile(
 _COPIED = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
 _SHOWN = 3
 
-Half = Literal["A", "B"]
+
+@dataclass(frozen=True)
+class _Half:
+    """What the name of a tensor says: one of the two matrices of a module, see `Pair`."""
+
+    module: str
+    letter: str
+    table: bool
 
 
 @dataclass(frozen=True)
@@ -45,28 +51,31 @@ class Matrices:
 
 def matrices_of(tensors: Mapping[str, Tensor]) -> Matrices:
     """Sort an adapter's tensors; RefusedError when some are no LoRA matrices, empty or without their half."""
-    if not tensors:
-        raise RefusedError("InvalidArtifact", "The adapter holds no tensors; save it again.")
     copied = {name: tensor for name, tensor in tensors.items() if name.endswith(_COPIED)}
-    found = {name: _MATRIX.fullmatch(name) for name in tensors.keys() - copied.keys()}
-    if strange := sorted(name for name, match in found.items() if match is None):
-        text = (
-            f"The engine cannot apply {counted(strange, len(tensors), 'tensors')}: they are no LoRA matrices."
-        )
-        raise RefusedError("UnsupportedAdapter", f"{text} Train with LoRA alone.")
-    halves: defaultdict[str, dict[Half, Tensor]] = defaultdict(dict)
-    tables = set()
-    for name, match in sorted(found.items()):
-        assert match is not None
-        module = _module(match["module"])
-        halves[module][cast("Half", match["linear"] or match["table"])] = tensors[name]
-        if match["table"]:
-            tables.add(module)
-    _check_whole(halves)
-    pairs = {module: Pair(both["A"], both["B"], module in tables) for module, both in halves.items()}
-    return Matrices(
-        pairs, {_module(name.removesuffix(".base_layer.weight")): t for name, t in copied.items()}
-    )
+    halves = {name: _half_of(name) for name in tensors if name not in copied}
+    if strange := [name for name, half in halves.items() if half is None]:
+        names = counted(strange, len(tensors), "tensors")
+        text = f"No LoRA matrices are {names}, so the engine cannot apply them"
+        raise RefusedError("UnsupportedAdapter", f"{text}; train with LoRA alone.")
+    own = {_module(name.removesuffix(".base_layer.weight")): tensor for name, tensor in copied.items()}
+    return Matrices(_pairs({name: half for name, half in halves.items() if half}, tensors), own)
+
+
+def _pairs(halves: Mapping[str, _Half], tensors: Mapping[str, Tensor]) -> dict[str, Pair]:
+    if not halves:
+        raise RefusedError("InvalidArtifact", "The adapter holds no tensors of LoRA matrices; save it again.")
+    modules: defaultdict[str, list[tuple[_Half, Tensor]]] = defaultdict(list)
+    for name, half in sorted(halves.items()):
+        modules[half.module].append((half, tensors[name]))
+    _check_whole(modules)
+    pairs = {module: sorted(both, key=lambda each: each[0].letter) for module, both in modules.items()}
+    return {module: Pair(a, b, half.table) for module, ((half, a), (_, b)) in pairs.items()}
+
+
+def _half_of(name: str) -> _Half | None:
+    if found := _MATRIX.fullmatch(name):
+        return _Half(_module(found["module"]), found["linear"] or found["table"], found["table"] is not None)
+    return None
 
 
 def counted(names: Collection[str], total: int, what: str) -> str:
@@ -80,20 +89,19 @@ def _module(name: str) -> str:
     return name.replace(_PREFIX, "") if name.startswith(_PREFIX) else name
 
 
-def _check_whole(halves: Mapping[str, Mapping[Half, Tensor]]) -> None:
-    if single := [module for module, both in halves.items() if len(both) < 2]:
-        text = f"Only one of the matrices A and B is there for {counted(single, len(halves), 'modules')}"
+def _check_whole(modules: Mapping[str, Sequence[tuple[_Half, Tensor]]]) -> None:
+    total = len(modules)
+    if odd := [module for module, found in modules.items() if not _is_pair([half for half, _ in found])]:
+        text = f"Not one matrix A and one B are there for {counted(odd, total, 'modules')}"
         raise RefusedError("InvalidArtifact", f"{text}; save the adapter again.")
-    if empty := [module for module, both in halves.items() if not all(half.size for half in both.values())]:
-        text = (
-            f"The adapter was saved empty for {counted(empty, len(halves), 'modules')}, as DeepSpeed ZeRO-3"
-        )
-        text += " does while it has the parameters spread over processes"
+    if empty := [module for module, found in modules.items() if not all(each.size for _, each in found)]:
+        text = f"The adapter was saved empty for {counted(empty, total, 'modules')}, as DeepSpeed ZeRO-3 does"
+        text += " while it has the parameters spread over processes"
         raise RefusedError("InvalidArtifact", f"{text}; gather them and save it again.")
-    if odd := [module for module, both in halves.items() if not all(map(_is_matrix, both.values()))]:
-        text = f"What is stored for {counted(odd, len(halves), 'modules')} are not matrices of floating-point"
+    if other := [module for module, found in modules.items() if not all(each.is_matrix for _, each in found)]:
+        text = f"What is stored for {counted(other, total, 'modules')} are not matrices of floating-point"
         raise RefusedError("UnsupportedAdapter", f"{text} numbers; save the adapter in float32 or bfloat16.")
 
 
-def _is_matrix(tensor: Tensor) -> bool:
-    return tensor.is_float and len(tensor.shape) == 2
+def _is_pair(halves: Sequence[_Half]) -> bool:
+    return sorted(half.letter for half in halves) == ["A", "B"] and halves[0].table == halves[1].table

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from finetune_serving.adapter.base import BaseModules
-from finetune_serving.adapter.config import Scales
+from finetune_serving.adapter.config import Scale
 from finetune_serving.adapter.matrices import Pair, counted
 from finetune_serving.adapter.weights import COMPARABLE, Tensor, peak, same_values
 from finetune_serving.agent.refusal import RefusedError
@@ -29,13 +29,13 @@ class _Peaks:
         return 0.0 if not (self.a and self.b and self.factor) else self.a * self.b * abs(self.factor)
 
 
-def check_values(file: IO[bytes], pairs: Mapping[str, Pair], scales: Scales) -> None:
+def check_values(file: IO[bytes], pairs: Mapping[str, Pair], scales: Mapping[str, Scale]) -> None:
     """Read all matrices once; RefusedError when a number is not finite, too large, or none has an effect.
 
     NaN would stay behind in the engine's cache, and other adapters' requests be answered with nothing.
     """
     peaks = {
-        module: _Peaks(peak(file, pair.a), peak(file, pair.b), scales.factor(module))
+        module: _Peaks(peak(file, pair.a), peak(file, pair.b), scales[module].factor)
         for module, pair in pairs.items()
     }
     if broken := [module for module, found in peaks.items() if not math.isfinite(found.a + found.b)]:

@@ -82,6 +82,11 @@ class Tensor:
         """Whether its elements are numbers of the shape it states, not codes of a quantisation."""
         return self.dtype in _FLOATS
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a matrix of such numbers."""
+        return self.is_float and len(self.shape) == 2
+
 
 def read_header(file: IO[bytes], limit: int) -> dict[str, Tensor]:
     """All tensors by name; ValueError says what is wrong. `limit` is the longest header allowed, in bytes."""
@@ -108,13 +113,9 @@ def read_header(file: IO[bytes], limit: int) -> dict[str, Tensor]:
 
 def _tensor(name: str, entry: _Entry, start: int) -> Tensor:
     begin, end = entry.data_offsets
-    bits = _BITS.get(entry.dtype)
-    if bits is None:
-        raise ValueError(f"{name} has the unknown type {entry.dtype!r}")
-    if math.prod(entry.shape) * bits != (end - begin) * 8:
-        raise ValueError(
-            f"{name} has {end - begin} bytes, which {entry.dtype} {list(entry.shape)} do not fill"
-        )
+    bits = _BITS.get(entry.dtype)  # a newer format may have more types; the engine may know them
+    if bits is not None and math.prod(entry.shape) * bits != (end - begin) * 8:
+        raise ValueError(f"{name} has {end - begin} bytes, not those of {entry.dtype} {list(entry.shape)}")
     return Tensor(entry.dtype, entry.shape, start + begin, end - begin)
 
 
@@ -141,7 +142,7 @@ def peak(file: IO[bytes], tensor: Tensor) -> float:
 
 
 def _value(pattern: int, layout: _Float) -> float:
-    """The number that a pattern without a sign stands for (subnormal ones by the exponent alone)."""
+    """The number that a pattern without a sign stands for."""
     mantissa_bits = np.iinfo(layout.unsigned).bits - 1 - layout.exponent_bits
     exponent, mantissa = pattern >> mantissa_bits, pattern & ((1 << mantissa_bits) - 1)
     bias = (1 << (layout.exponent_bits - 1)) - 1

@@ -67,7 +67,7 @@ class Agent:
             engine_id=self._engine_id,
             fingerprint=self._limits.base_fingerprint,
             closing=self._book.closing,
-            manifest_error=self._manifest.error,
+            manifest_error=self._manifest.error or self._keys.problem,
             engine_trouble=self._engine.verdict.trouble if self._engine.verdict.hung else "",
         )
         return state(self._snapshot(), process, self._ledger.tally)
@@ -144,6 +144,8 @@ class Agent:
         self._book.loaded = ready = ready_versions(world.records)
         if manifest is None:
             return
+        self._book.limits = manifest.limits
+        self._book.grants = {grant.name: grant.aliases for grant in manifest.keys}
         routes = [
             route.model_copy(update={"targets": answering(route, ready)}) for route in world.routes.values()
         ]
@@ -154,6 +156,7 @@ class Agent:
         self._book.created = published | {manifest.base.name: self._limits.base_published}
         kwargs = {name: r.template_kwargs for name, r in world.records.items()}
         self._book.template_kwargs = kwargs | {manifest.base.name: self._limits.base_template_kwargs}
+        self._book.announce()
 
     async def _work(self) -> None:
         while True:
@@ -226,7 +229,6 @@ class Agent:
         if self._world.records.get(name) is record:  # else it is listed again and starts over
             records = {other: r for other, r in self._world.records.items() if other != name}
             self._world = replace(self._world, records=records)
-            self._ledger.forget(name)
             logger.info("adapter removed", extra={"fields": {"version": name}})
 
     async def _delete_files(self, record: Record) -> None:

@@ -1,6 +1,6 @@
 """The agent's own server on :8001: health for the kubelet, /state for the operator, /metrics for people."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
@@ -8,8 +8,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from finetune_serving.documents import State
 
 
-def agent_app(state: Callable[[], State], registry: CollectorRegistry) -> web.Application:
-    """The aiohttp application; `state` gives the document of the moment."""
+def agent_app(
+    state: Callable[[], State], registry: CollectorRegistry, engine_metrics: Callable[[], Awaitable[bytes]]
+) -> web.Application:
+    """The aiohttp application; `state` gives the document of the moment, `engine_metrics` what is added."""
     ready = Gauge("finetune_server_ready", "1 when this pod should get requests", registry=registry)
     ready.set_function(lambda: float(state().ready))
     generation = Gauge(
@@ -28,7 +30,8 @@ def agent_app(state: Callable[[], State], registry: CollectorRegistry) -> web.Ap
         return web.Response(text=state().model_dump_json(by_alias=True), content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        content = generate_latest(registry) + await engine_metrics()
+        return web.Response(body=content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)

@@ -26,6 +26,10 @@ _PROMPT = (
 )
 
 
+# What asyncio and uvloop make of a unix socket whose backlog is full: it refuses at once instead of waiting.
+_BACKLOG_FULL = frozenset({errno.ENOTCONN, errno.EAGAIN})
+
+
 class EngineLostError(Exception):
     """Nothing listens on the socket, the connection broke, or the engine says that it is dead."""
 
@@ -134,7 +138,7 @@ class EngineClient:
         except TimeoutError as error:
             raise EngineSlowError(f"the engine did not answer {path} within {seconds:.0f} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            if getattr(error, "errno", None) == errno.EAGAIN:  # the socket's backlog is full
+            if getattr(error, "errno", None) in _BACKLOG_FULL:
                 raise EngineSlowError("the engine does not accept connections fast enough") from error
             raise EngineLostError(f"the engine did not answer {path}: {error}") from error
         if response.status >= 500 and _DEAD in text:
@@ -165,18 +169,21 @@ def _field(text: str, name: str) -> Any:
 
 def _steps(text: str) -> list[Step] | None:
     """The steps of an answer; None unless every log-probability is a finite number."""
-    found = _field(text, "choices")[0]["logprobs"]
-    steps = [Step(token, top) for token, top in zip(found["tokens"], found["top_logprobs"], strict=True)]
-    return steps if all(_finite(value) for step in steps for value in step.likeliest.values()) else None
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        found = _field(text, "choices")[0]["logprobs"]
+        steps = [Step(token, top) for token, top in zip(found["tokens"], found["top_logprobs"], strict=True)]
+        numbers = [value for step in steps for value in step.likeliest.values()]
+    except (EngineAnswerError, AttributeError, LookupError, TypeError, ValueError):
+        return None
+    return (
+        steps if numbers and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) else None
+    )
 
 
 _LASTING: tuple[tuple[str, Reason], ...] = (
     ("max_lora_rank", "RankTooLarge"),
     ("does not support", "UnsupportedAdapter"),
+    ("does not yet support", "UnsupportedAdapter"),
     ("only supports", "UnsupportedAdapter"),
     ("not supported", "UnsupportedAdapter"),
 )

@@ -11,7 +11,7 @@ from typing import IO
 from pydantic import JsonValue
 
 from finetune_serving.adapter.base import BaseModules
-from finetune_serving.adapter.config import AdapterConfig, Scales
+from finetune_serving.adapter.config import AdapterConfig, scales_of
 from finetune_serving.adapter.fit import check_modules, check_ranks
 from finetune_serving.adapter.matrices import matrices_of
 from finetune_serving.adapter.values import check_copies, check_values
@@ -27,7 +27,8 @@ _LONGEST_HEADER = 32 * 1024 * 1024  # 90,000 adapted modules (every expert of a 
 class Limits:
     """What this server is: its base (fingerprint, Unix seconds of its files, modules) and its largest rank.
 
-    `base_template_kwargs` are what prompts to the base pass to the chat template.
+    `base_template_kwargs` are what prompts to the base pass to the chat template. `derived_from` is the
+    fingerprint of the model that the base is a quantised form of.
     """
 
     base_fingerprint: str
@@ -35,6 +36,7 @@ class Limits:
     base_published: int = 0
     base_template_kwargs: Mapping[str, JsonValue] = field(default_factory=dict)
     base_modules: BaseModules = field(default_factory=BaseModules)
+    derived_from: str | None = None
 
 
 def check_manifest(manifest: AdapterManifest, entry: VersionEntry, limits: Limits) -> None:
@@ -44,11 +46,12 @@ def check_manifest(manifest: AdapterManifest, entry: VersionEntry, limits: Limit
             f"{entry.source} holds a {manifest.kind}, not an Adapter; serve it as the base of a ModelServer."
         )
         raise RefusedError("InvalidArtifact", text)
-    if manifest.base_model.fingerprint != limits.base_fingerprint:
+    if manifest.base_model.fingerprint not in (limits.base_fingerprint, limits.derived_from):
         trained, here = manifest.base_model.fingerprint[7:19], limits.base_fingerprint[7:19]
         text = (
             f"The adapter was trained on base {trained}… but this server runs {here}…; "
-            "train it on this server's base, or serve it where its own base runs."
+            "train it on this server's base, or serve it where its own base runs. If this base is a "
+            "quantised form of that one, its ModelServer must say so in spec.baseModel.derivedFrom."
         )
         raise RefusedError("BaseMismatch", text)
     if not manifest.promoted and not entry.allow_unpromoted:
@@ -69,8 +72,9 @@ def check_config(config: AdapterConfig, limits: Limits) -> None:
 def check_weights(file: IO[bytes], config: AdapterConfig, limits: Limits) -> None:
     """RefusedError when the weights are broken, do not fit the base or have no effect; reads all of them."""
     try:
-        matrices, scales = matrices_of(read_header(file, _LONGEST_HEADER)), Scales(config)
+        matrices = matrices_of(read_header(file, _LONGEST_HEADER))
         check_modules(matrices.pairs, limits.base_modules, transposed=bool(config.fan_in_fan_out))
+        scales = scales_of(config, matrices.pairs)
         check_ranks(matrices.pairs, scales)
         check_values(file, matrices.pairs, scales)
         check_copies(file, matrices.copied, limits.base_modules)

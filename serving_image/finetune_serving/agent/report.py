@@ -36,11 +36,15 @@ def not_ready(world: World, process: Process) -> str:
         asked = manifest.base.fingerprint
         return f"the base model has fingerprint {process.fingerprint}, the server asks for {asked}"
     if not world.engine_up:
-        return process.engine_trouble or "waiting for the engine"
+        return process.engine_trouble or _waiting(process)
     if not world.opened:
         missing = sorted(manifest.routed() - ready_versions(world.records))
         return f"waiting for {', '.join(missing)}" if missing else "no routes applied yet"
     return ""
+
+
+def _waiting(process: Process) -> str:
+    return "waiting for the engine" if process.engine_id else "waiting for the engine to load the base model"
 
 
 def state(world: World, process: Process, tally: Callable[[str], Tally]) -> State:

@@ -1,27 +1,50 @@
-"""The public server on :8000: four OpenAI routes, everything else is 404."""
+"""The public server on :8000: what generates, the models, health; everything else is 404."""
 
-import json
+import asyncio
+import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 from aiohttp import web
-from pydantic import JsonValue
 
 from finetune_serving.gateway import errors
+from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read
 from finetune_serving.gateway.book import Book
+from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.keys import KeyRing
-from finetune_serving.gateway.ledger import Ledger
-from finetune_serving.gateway.proxy import EngineGoneError, forward, gone
-from finetune_serving.gateway.routing import model_cards, resolve
+from finetune_serving.gateway.ledger import Call, Ledger
+from finetune_serving.gateway.limits import TokenRates, check_alias, check_pod, take_bytes
+from finetune_serving.gateway.proxy import (
+    REQUEST_ID_HEADER,
+    VERSION_HEADER,
+    EngineGoneError,
+    NotBegunError,
+    Outgoing,
+    engine_headers,
+    forward,
+    request_id,
+)
+from finetune_serving.gateway.routing import model_cards, resolve, steady_draw
+from finetune_serving.gateway.shadow import Shadows
+from finetune_serving.gateway.streams import cut
 
-_CHAT = "/v1/chat/completions"
+logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+CALL = web.RequestKey("call", Call)
+HEALTH = "/health"
+# Requests that meet an engine that is down wait this long for it, so many at a time.
+HOLD_SECONDS = 5.0
+HOLD_MOST = 256
+# After these the connection is of no use: the next request should find another pod, or the body was not read.
+_CLOSING = frozenset({408, 413, 503})
+_QUICK = aiohttp.ClientTimeout(total=2)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Gateway:
     """The handlers of the public API with what they need."""
 
@@ -29,109 +52,214 @@ class Gateway:
     book: Book
     keys: KeyRing
     ledger: Ledger
-    max_body_bytes: int
+    rates: TokenRates = field(default_factory=TokenRates)
+    held: int = 0
+
+    def __post_init__(self) -> None:
+        """Copies of requests go to the same engine."""
+        self.shadows = Shadows(self.engine, self.ledger)
 
     def app(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(middlewares=[self._guard], client_max_size=self.max_body_bytes)
-        app.router.add_post(_CHAT, self.generate)
-        app.router.add_post("/v1/completions", self.generate)
+        app = web.Application(middlewares=[self._guard])
+        app.on_response_prepare.append(self._complete_headers)
+        for path in ENDPOINTS:
+            app.router.add_post(path, self.generate)
         app.router.add_get("/v1/models", self.models, allow_head=False)
         app.router.add_get("/v1/models/{model}", self.model, allow_head=False)
+        app.router.add_get(HEALTH, self.health)
         return app
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        """Rewrite the alias to a version, count, forward."""
-        body = _parse(await request.read())
-        if isinstance(body, str):
-            return errors.bad_request(body)
-        if (wrong := _wrong(request.path, body)) is not None:
-            return wrong
-        model = str(body["model"])
-        # From here to `track` nothing awaits: a version that is being unloaded is never chosen uncounted.
-        version = resolve(self.book.table, model, random.random())  # noqa: S311 - a share of traffic, no secret
-        if version is None:
-            starting = self.book.table.base == ""  # no routes yet: whether the name exists is not known
-            return gone() if starting else errors.unknown_model(model)
-        if not self.book.can_answer(version):
-            reason = self.book.unavailable.get(model) if self.book.engine_up else None
-            return errors.unavailable(reason) if reason else gone()
-        if request.path == _CHAT:
-            body = with_template_kwargs(body, self.book.template_kwargs.get(version, {}))
-        with self.ledger.track(version) as call:
-            try:
-                return await forward(request, self.engine, body, call)
-            except EngineGoneError:
-                call.status, call.failed = 503, True
+        """Choose a version, count, forward."""
+        call = request[CALL]
+        outgoing = await self._outgoing(request, call)
+        try:
+            return await self._forward(request, outgoing, call)
+        except EngineGoneError:
+            call.failed = True
+            raise errors.unavailable() from None
+        finally:
+            if call.failed:
                 self.book.trouble.set()
-                return gone()
+            spent = call.prompt_tokens + call.generated_tokens
+            self.rates.spend(call.key, self.book.limits.tokens_per_minute_per_key, spent)
 
-    async def models(self, _: web.Request) -> web.Response:
-        """The base and every alias."""
-        return web.json_response({"object": "list", "data": model_cards(self.book.table, self.book.created)})
+    async def health(self, _: web.Request) -> web.Response:
+        """Whether this pod should get requests; for load balancers, so without a key."""
+        return web.Response(status=200 if self.book.ready else 503)
+
+    async def models(self, request: web.Request) -> web.Response:
+        """The base and every alias that the caller may ask."""
+        return web.json_response({"object": "list", "data": await self._cards(request[CALL].key)})
 
     async def model(self, request: web.Request) -> web.Response:
         """One of them."""
         name = request.match_info["model"]
-        cards = model_cards(self.book.table, self.book.created)
+        cards = await self._cards(request[CALL].key)
         card = next((card for card in cards if card["id"] == name), None)
-        return errors.unknown_model(name) if card is None else web.json_response(card)
+        if card is None:
+            raise errors.unknown_model(name)
+        return web.json_response(card)
+
+    async def _cards(self, key: str) -> list[dict[str, object]]:
+        longest = await _longest(self.engine)
+        cards = model_cards(self.book.table, self.book.created, longest)
+        return [card for card in cards if self.book.may_call(key, card["id"])]
+
+    async def _outgoing(self, request: web.Request, call: Call) -> Outgoing:
+        """The request for the engine, with its version chosen and counted.
+
+        Only what is returned outlives the wait for the answer: the body is in memory once.
+        """
+        limits = self.book.limits
+        check_pod(limits, self.ledger, call)
+        self.rates.check(call.key, limits.tokens_per_minute_per_key)
+        content = await read(request, limits.max_body_bytes, partial(take_bytes, self.ledger, call))
+        ask = parse(ENDPOINTS[request.path], content, limits)
+        version = await self._held(lambda: self._version(ask, request.headers, call))
+        # From the choice of a version to here nothing awaits: none is asked uncounted while it is unloaded.
+        self.ledger.enter(call, ask.model, version)
+        self._shadow(ask, request, call)
+        return self._rendered(ask, version, request, call)
+
+    def _version(self, ask: Ask, headers: Mapping[str, str], call: Call) -> str:
+        """What answers a request; NotBegunError when it cannot right now."""
+        table = self.book.table
+        if table.base == "":
+            raise NotBegunError  # no routes yet: whether the name exists is not known
+        version = resolve(table, ask.model, self._draw(ask, headers), headers.get(VERSION_HEADER, ""))
+        if not self.book.may_call(call.key, ask.model):
+            raise errors.not_allowed(call.key, ask.model)
+        call.alias = ask.model
+        check_alias(self.book.limits, self.ledger, call)
+        if self.book.can_answer(version):
+            return version
+        if self.book.engine_up and (reason := self.book.unavailable.get(ask.model)) is not None:
+            raise errors.unavailable(reason)
+        raise NotBegunError
+
+    def _draw(self, ask: Ask, headers: Mapping[str, str]) -> float:
+        """Where a caller falls among the targets; the same place each time for one that says who it is."""
+        route = self.book.table.aliases.get(ask.model)
+        named = headers.get(route.sticky_header, "") if route and route.sticky_header else ""
+        caller = named or ask.user
+        return steady_draw(ask.model, caller) if caller else random.random()  # noqa: S311 - no secret
+
+    def _rendered(self, ask: Ask, version: str, request: web.Request, call: Call) -> Outgoing:
+        content = ask.rendered(version, self.book.template_kwargs.get(version, {}))
+        return Outgoing(ask.endpoint.path, content, engine_headers(request.headers, call), ask.adds_usage)
+
+    def _shadow(self, ask: Ask, request: web.Request, call: Call) -> None:
+        route = self.book.table.aliases.get(ask.model)
+        shadow = route.shadow if route else None
+        if shadow is None or ask.streams or self.shadows.full or not self.book.can_answer(shadow.version):
+            return
+        if random.random() * 100 < shadow.percent:  # noqa: S311 - a share of traffic, no secret
+            self.shadows.send(ask.model, shadow.version, self._rendered(ask, shadow.version, request, call))
+
+    async def _forward(self, request: web.Request, outgoing: Outgoing, call: Call) -> web.StreamResponse:
+        """The engine's answer; a request that it cannot have begun is sent once more when it is back."""
+        try:
+            return await forward(request, self.engine, outgoing, call, self.ledger)
+        except NotBegunError:
+            self.book.trouble.set()
+        await self._changed(time.monotonic() + HOLD_SECONDS)
+        await self._held(lambda: self._still(call.version))
+        return await forward(request, self.engine, outgoing, call, self.ledger)
+
+    def _still(self, version: str) -> str:
+        if not self.book.can_answer(version):
+            raise NotBegunError
+        return version
+
+    async def _held(self, choose: Callable[[], str]) -> str:
+        """What `choose` finds, as soon as it can be had; Refusal after a few seconds without."""
+        until = time.monotonic() + HOLD_SECONDS
+        while True:
+            try:
+                return choose()
+            except NotBegunError:
+                await self._changed(until)
+
+    async def _changed(self, until: float) -> None:
+        """Wait for news of the agent, not beyond `until` (monotonic seconds), and in a bounded crowd."""
+        if self.book.closing or self.held >= HOLD_MOST:
+            raise errors.unavailable()
+        self.held += 1
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                await self.book.changed()
+        except TimeoutError:
+            raise errors.unavailable() from None
+        finally:
+            self.held -= 1
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.keys.accepts(request.headers.get("Authorization")):
-            response = await self._answer(request, handler)
-        else:
-            response = errors.wrong_key()
-        if self.book.closing and not response.prepared:
-            response.force_close()  # the client's next request should find another replica
-        return response
-
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
+        """Count every request, whatever becomes of it, and let in those with a key."""
+        if request.path == HEALTH:
             return await handler(request)
-        except web.HTTPRequestEntityTooLarge:
-            return errors.too_large(self.max_body_bytes)
-        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
-            return errors.unknown_path(request.method, request.path)
+        deadline = asyncio.timeout(None)
+        with self.ledger.call(deadline) as call:
+            request[CALL] = call
+            call.request_id = request_id(request.headers)
+            try:
+                self._recognise(request, call)
+                async with deadline:
+                    response = await handler(request)
+            except Exception as error:
+                response = self._refused(request, call, error)
+            call.status = response.status
+            if call.failed or call.status >= 500:
+                _log(call)
+            return response
+
+    def _recognise(self, request: web.Request, call: Call) -> None:
+        headers = request.headers
+        name = self.keys.name_of(headers.get("Authorization"), headers.get("x-api-key"))
+        if name is None:
+            raise errors.wrong_key()
+        call.key = name
+
+    def _refused(self, request: web.Request, call: Call, error: Exception) -> web.Response:
+        """The answer to a request that failed; raises for one whose answer has begun or whose client left."""
+        if isinstance(error, ConnectionError):
+            raise error
+        if isinstance(error, TimeoutError) and call.deadline.expired():
+            call.failed = True
+            error = errors.unavailable("The version that answers is taken out of service; try again.")
+        elif isinstance(error, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+            error = errors.unknown_path(request.method, request.path)
+        elif not isinstance(error, Refusal):
+            logger.exception("a defect of the gateway", exc_info=error)
+            error = errors.broken()
+        call.status = error.status
+        if call.begun:
+            cut(request)
+            raise ConnectionResetError
+        return error.answer(request.path)
+
+    async def _complete_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """The last word on each answer's head, of streams too: no middleware sees those before they start."""
+        call = request.get(CALL)
+        if call is not None:
+            response.headers[REQUEST_ID_HEADER] = call.request_id
+        if self.book.closing or response.status in _CLOSING:
+            response.force_close()
+            response.headers["Connection"] = "close"
 
 
-def _parse(content: bytes) -> dict[str, Any] | str:
-    """The request's JSON object, or a sentence on what is wrong with it."""
+def _log(call: Call) -> None:
+    """Only failures: one line per request would bury them, and /metrics counts requests."""
+    fields = {"requestId": call.request_id, "key": call.key, "alias": call.alias, "version": call.version}
+    logger.warning("a request failed", extra={"fields": {**fields, "status": call.status}})
+
+
+async def _longest(engine: aiohttp.ClientSession) -> int | None:
+    """The longest sequence (tokens) that the engine takes; None while it does not say."""
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        return f"The request body is not valid JSON ({error}); send a JSON object."
-    return body if isinstance(body, dict) else "The request body must be a JSON object."
-
-
-def _wrong(path: str, body: dict[str, Any]) -> web.Response | None:
-    """The refusal of a request that no version may see."""
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        return errors.bad_request("Set `model` to a name from GET /v1/models.", param="model")
-    if path == _CHAT and not isinstance(body.get("chat_template_kwargs"), dict | None):
-        text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
-        return errors.bad_request(text, param="chat_template_kwargs")
-    lethal = _lethal(body)
-    return errors.bad_request(lethal) if lethal else None
-
-
-def with_template_kwargs(body: dict[str, Any], trained: Mapping[str, JsonValue]) -> dict[str, Any]:
-    """A chat request that renders prompts as in training, save for what the client asks for itself."""
-    if not trained:
-        return body
-    return {**body, "chat_template_kwargs": {**trained, **(body.get("chat_template_kwargs") or {})}}
-
-
-def _lethal(body: dict[str, Any]) -> str:
-    """Why a request would take the engine down for everyone; empty for all others.
-
-    vLLM 0.32 dies when it computes log-probabilities of a prompt beside requests of an adapter
-    (vllm#16668); `echo` with `logprobs` asks for the same.
-    """
-    if body.get("prompt_logprobs") is not None:
-        return "`prompt_logprobs` is not available on a server with adapters; leave it out."
-    if body.get("echo") and body.get("logprobs") is not None:
-        return "`echo` together with `logprobs` is not available on a server with adapters; leave one out."
-    return ""
+        async with engine.get("/v1/models", timeout=_QUICK) as response:
+            return int((await response.json())["data"][0]["max_model_len"])
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError, TypeError):
+        return None

@@ -1,4 +1,4 @@
-"""What the agent tells the gateway: the routes in force and the versions that can answer now."""
+"""What the agent tells the gateway: the routes in force, what may be asked, and what can answer now."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from finetune_serving.documents import RequestLimits
 from finetune_serving.gateway.routing import RouteTable
 
 
@@ -14,8 +15,9 @@ class Book:
     """Shared by agent (writes) and gateway (reads) in one event loop; each field is replaced whole.
 
     `template_kwargs` are, by version (or base), what its prompts pass to the chat template.
-    `unavailable` names the aliases without an answer here, each with the sentence that its clients get.
-    `trouble` wakes the agent when a request met an engine that is gone or has lost a version.
+    `unavailable` says, by alias, why it cannot be had on this pod. `grants` are, by name of an API key, the
+    models it may call; a key that is not in it may call all. `trouble` wakes the agent when a request met
+    an engine that is gone or has lost a version.
     """
 
     table: RouteTable = field(default_factory=RouteTable)
@@ -23,10 +25,32 @@ class Book:
     created: Mapping[str, int] = field(default_factory=dict)
     template_kwargs: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    grants: Mapping[str, frozenset[str]] = field(default_factory=dict)
     engine_up: bool = False
     closing: bool = False
     trouble: asyncio.Event = field(default_factory=asyncio.Event)
+    _change: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ready(self) -> bool:
+        """Whether this pod should get requests."""
+        return self.engine_up and self.table.base != "" and not self.closing
 
     def can_answer(self, version: str) -> bool:
         """Whether the running engine process holds this version (or the base)."""
         return self.engine_up and (version == self.table.base or version in self.loaded)
+
+    def may_call(self, key: str, model: str) -> bool:
+        """Whether the API key of this name may call a model."""
+        allowed = self.grants.get(key)
+        return allowed is None or model in allowed
+
+    def announce(self) -> None:
+        """Wake whoever waits for a change; the agent calls it after it wrote."""
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Wait for the next announcement."""
+        await self._change.wait()

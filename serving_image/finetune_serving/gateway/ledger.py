@@ -1,22 +1,47 @@
-"""What each version is doing: requests, failures and requests in flight, for /state and /metrics."""
+"""What is asked of each version and what came of it, for /state, limits, drains and metrics."""
 
 import asyncio
 import time
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from finetune_serving.gateway.answers import Reading
 
-_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+CLIENT_LEFT = 499  # as nginx counts a client that closed before its answer was whole
+# Seconds for which the counts of a version that left can still be scraped.
+KEEP_SECONDS = 600.0
+DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+TOKEN_GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-@dataclass
+class Spread:
+    """Counts of values (seconds) by upper bound, as a Prometheus histogram has them."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(self.counts)
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+@dataclass(frozen=True)
 class Tally:
-    """Counts of one version since this process started: `requests` are the finished ones.
+    """Counts of one version since this process started; times are sums of seconds.
 
-    `seconds` and `first_byte_seconds` are sums over them.
+    `requests` are finished ones, `failures` those with 5xx, a broken stream or an error inside it, `empty`
+    answers 200 without text or tool call, `cut` those that ended at a limit of tokens.
     """
 
     in_flight: int = 0
@@ -28,117 +53,195 @@ class Tally:
     first_byte_seconds: float = 0.0
 
 
+@dataclass
+class Account:
+    """All counts of one version behind one public name; `left` is when it was dropped (monotonic seconds)."""
+
+    in_flight: int = 0
+    codes: Counter[int] = field(default_factory=Counter)
+    failures: int = 0
+    stream_errors: int = 0
+    empty: int = 0
+    cut: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    first_byte_seconds: float = 0.0
+    shadows: Counter[int] = field(default_factory=Counter)
+    duration: Spread = field(default_factory=lambda: Spread(DURATIONS))
+    first_token: Spread = field(default_factory=lambda: Spread(DURATIONS))
+    token_gap: Spread = field(default_factory=lambda: Spread(TOKEN_GAPS))
+    left: float | None = None
+
+
 @dataclass(eq=False)
 class Call:
-    """One request under way in `task`; `status` 0 means that no answer came (the client left)."""
+    """One request, from its first byte to the last of its answer.
 
-    version: str
+    `alias` is the public name it asked for, "" until that is known to exist; `version` and `account` are
+    those that answer it. `status` is the HTTP code of the answer, `begun` whether its head has been sent.
+    `deadline` ends it early when its version has to go. Times are monotonic seconds.
+    """
+
     started: float
-    ledger: "Ledger"
-    task: asyncio.Task[Any] | None
-    status: int = 0
+    deadline: asyncio.Timeout
+    key: str = ""
+    alias: str = ""
+    version: str = ""
+    account: Account | None = None
+    request_id: str = ""
+    shadow: bool = False
+    status: int = CLIENT_LEFT
+    begun: bool = False
+    body_bytes: int = 0
     failed: bool = False
+    stream_error: bool = False
+    text: bool = False
+    cut: bool = False
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
     first_byte: float | None = None
+    last_token: float | None = None
 
-    def mark_byte(self) -> None:
-        """Remember that the engine sent something now."""
-        self.ledger.last_byte = time.monotonic()
-        if self.first_byte is None:
-            self.first_byte = self.ledger.last_byte
+    def take(self, reading: Reading) -> None:
+        """Note what an answer or one event of it says."""
+        self.text = self.text or reading.text
+        self.cut = self.cut or reading.cut
+        self.prompt_tokens = reading.prompt_tokens or self.prompt_tokens
+        self.generated_tokens = reading.generated_tokens or self.generated_tokens
+        if reading.failed:
+            self.failed = self.stream_error = True
 
 
 class Ledger:
-    """Counts per version, kept as plain numbers for decisions and as Prometheus metrics for people.
+    """Every request of this process.
 
-    `last_byte` is when the engine last sent something to a client (monotonic seconds).
+    `last_byte` is when the engine last sent anything to a client (monotonic seconds); `body_bytes` are held
+    for requests in flight; `by_key` counts answers by name of the API key and code.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._tallies: dict[str, Tally] = {}
-        self._calls: set[Call] = set()
-        self.last_byte = 0.0
+    def __init__(self) -> None:
+        self.accounts: dict[tuple[str, str], Account] = {}
+        self.by_key: Counter[tuple[str, int]] = Counter()
+        self.tokens_by_key: Counter[str] = Counter()
+        self.last_byte = time.monotonic()
+        self.body_bytes = 0
+        self._open: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._requests = Counter(
-            "finetune_gateway_requests", "Answered requests", ["version", "code"], registry=registry
-        )
-        self._failures = Counter(
-            "finetune_gateway_failures", "Requests the server failed", ["version"], registry=registry
-        )
-        self._in_flight = Gauge(
-            "finetune_gateway_in_flight", "Requests being answered", ["version"], registry=registry
-        )
-        self._seconds = Histogram(
-            "finetune_gateway_request_seconds",
-            "Time from request to last byte",
-            ["version"],
-            registry=registry,
-            buckets=_BUCKETS,
-        )
-        self._first = Histogram(
-            "finetune_gateway_first_byte_seconds",
-            "Time to first byte",
-            ["version"],
-            registry=registry,
-            buckets=_BUCKETS,
-        )
-
-    def tally(self, version: str) -> Tally:
-        """The counts of a version; zeros for one that was never asked."""
-        return self._tallies.get(version, Tally())
-
-    @contextmanager
-    def track(self, version: str) -> Iterator[Call]:
-        """Count a request as in flight from the moment its version is chosen until its last byte."""
-        tally = self._tallies.setdefault(version, Tally())
-        tally.in_flight += 1
-        self._in_flight.labels(version).inc()
-        self._idle.clear()
-        call = Call(version, time.monotonic(), self, asyncio.current_task())
-        self._calls.add(call)
-        try:
-            yield call
-        finally:
-            self._finish(call, tally)
-
-    def _finish(self, call: Call, tally: Tally) -> None:
-        self._calls.remove(call)
-        tally.in_flight -= 1
-        tally.requests += 1
-        tally.seconds += time.monotonic() - call.started
-        self._in_flight.labels(call.version).dec()
-        self._requests.labels(call.version, str(call.status)).inc()
-        self._seconds.labels(call.version).observe(time.monotonic() - call.started)
-        if call.first_byte is not None:
-            tally.first_byte_seconds += call.first_byte - call.started
-            self._first.labels(call.version).observe(call.first_byte - call.started)
-        if call.failed or call.status >= 500:
-            tally.failures += 1
-            self._failures.labels(call.version).inc()
-        if not any(t.in_flight for t in self._tallies.values()):
-            self._idle.set()
-
-    def forget(self, version: str) -> None:
-        """Drop a version that is gone, so that series do not pile up with every roll-out."""
-        self._tallies.pop(version, None)
-        for metric in (self._failures, self._in_flight, self._seconds, self._first):
-            metric.remove_by_labels({"version": version})
-        self._requests.remove_by_labels({"version": version})
 
     @property
     def in_flight(self) -> int:
         """Requests that are not answered yet."""
-        return len(self._calls)
+        return len(self._open)
+
+    def busy(self, *, alias: str | None = None, key: str | None = None) -> int:
+        """How many requests of an alias or of a key are not answered yet."""
+        open_calls = (call for call in self._open if not call.shadow)
+        return sum(alias in (None, call.alias) and key in (None, call.key) for call in open_calls)
+
+    def tally(self, version: str) -> Tally:
+        """The counts of a version behind all its names; zeros for one that was never asked."""
+        accounts = [account for (_, name), account in self.accounts.items() if name == version]
+        return Tally(
+            in_flight=sum(a.in_flight for a in accounts),
+            requests=sum(a.duration.count for a in accounts),
+            failures=sum(a.failures for a in accounts),
+            empty=sum(a.empty for a in accounts),
+            cut=sum(a.cut for a in accounts),
+            seconds=sum(a.duration.total for a in accounts),
+            first_byte_seconds=sum(a.first_byte_seconds for a in accounts),
+        )
+
+    @contextmanager
+    def call(self, deadline: asyncio.Timeout, *, shadow: bool = False) -> Iterator[Call]:
+        """One request; it is counted when it ends, whatever its end."""
+        call = Call(time.monotonic(), deadline, shadow=shadow)
+        self._open.add(call)
+        self._idle.clear()
+        try:
+            yield call
+        finally:
+            self._leave(call)
+            self._open.remove(call)
+            self.body_bytes -= call.body_bytes
+            self._count(call)
+            if not self._open:
+                self._idle.set()
+
+    def enter(self, call: Call, alias: str, version: str) -> None:
+        """Count a call as in flight for the version that was chosen for it, instead of an earlier one."""
+        self._leave(call)
+        call.alias, call.version = alias, version
+        call.account = self._account(alias, version)
+        call.account.in_flight += 1
+
+    def heard(self, call: Call, *, token: bool = False) -> None:
+        """The engine sent bytes of a call's answer; `token` when they hold text of a stream."""
+        now = self.last_byte = time.monotonic()
+        if call.first_byte is None:
+            call.first_byte = now
+        if token and call.account is not None:
+            if call.last_token is None:
+                call.account.first_token.add(now - call.started)
+            else:
+                call.account.token_gap.add(now - call.last_token)
+            call.last_token = now
 
     def cancel(self, version: str) -> int:
-        """End what is still in flight of a version, each request as a failure; how many there were."""
-        late = [call for call in self._calls if call.version == version]
-        for call in late:
-            call.failed = True
-            if call.task is not None:
-                call.task.cancel()
-        return len(late)
+        """End what is still in flight of a version, as failed; how many requests were not told before."""
+        calls = [call for call in self._open if call.version == version and call.deadline.when() is None]
+        for call in calls:
+            call.deadline.reschedule(asyncio.get_running_loop().time())
+        return len(calls)
+
+    def keep(self, listed: Iterable[tuple[str, str]]) -> None:
+        """Open an account for each listed name and version; drop those that left some time ago."""
+        pairs = set(listed)
+        for alias, version in pairs:
+            self._account(alias, version).left = None
+        known = pairs | {(alias, "") for alias, _ in pairs} | {("", "")}
+        now = time.monotonic()
+        for pair in self.accounts.keys() - known:
+            account = self.accounts[pair]
+            account.left = now if account.left is None or account.in_flight else account.left
+            if now - account.left > KEEP_SECONDS:
+                del self.accounts[pair]
 
     async def idle(self) -> None:
         """Wait until nothing is in flight."""
         await self._idle.wait()
+
+    def _account(self, alias: str, version: str) -> Account:
+        return self.accounts.setdefault((alias, version), Account())
+
+    def _leave(self, call: Call) -> None:
+        if call.account is not None:
+            call.account.in_flight -= 1
+            call.account = None
+
+    def _count(self, call: Call) -> None:
+        account = self._account(call.alias, call.version)
+        if call.shadow:
+            account.shadows[call.status] += 1
+            return
+        account.codes[call.status] += 1
+        account.failures += call.failed or call.status >= 500
+        self._count_key(call)
+        if call.version and call.status != CLIENT_LEFT:
+            _count_answer(account, call)
+
+    def _count_key(self, call: Call) -> None:
+        if call.key:
+            self.by_key[call.key, call.status] += 1
+            self.tokens_by_key[call.key] += call.prompt_tokens + call.generated_tokens
+
+
+def _count_answer(account: Account, call: Call) -> None:
+    ended = time.monotonic()
+    account.duration.add(ended - call.started)
+    account.first_byte_seconds += (call.first_byte or ended) - call.started
+    account.stream_errors += call.stream_error
+    account.empty += call.status == 200 and not call.text and not call.failed
+    account.cut += call.cut
+    account.prompt_tokens += call.prompt_tokens
+    account.generated_tokens += call.generated_tokens

@@ -1,94 +1,116 @@
-"""Forward one request to the engine and its answer back, unbuffered when it streams."""
+"""Ask the engine for one answer and give it to the client, whole or as it is made."""
 
-import asyncio
-import json
-import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
-from finetune_serving.gateway import errors
-from finetune_serving.gateway.ledger import Call
+from finetune_serving.gateway.answers import read_answer
+from finetune_serving.gateway.ledger import Call, Ledger
+from finetune_serving.gateway.streams import pass_on
 
-logger = logging.getLogger(__name__)
 VERSION_HEADER = "x-finetune-version"
+REQUEST_ID_HEADER = "x-request-id"
+# vLLM joins its spans to the caller's by these.
+_TRACE_HEADERS = ("traceparent", "tracestate")
+_RETURNED_HEADERS = ("Content-Type", "Retry-After")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # A generation may take as long as it takes; only an engine that does not accept the connection is late.
-UPSTREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
-_GONE = "The engine cannot answer right now; try again shortly."
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+_DEAD = b"EngineCore encountered an issue"  # vLLM's EngineDeadError
 
 
 class EngineGoneError(Exception):
-    """The engine did not answer, or no longer knows a version it was asked for."""
+    """The engine did not answer, and nothing has been sent to the client yet."""
+
+
+class NotBegunError(EngineGoneError):
+    """The engine cannot have begun with the request: it took no connection, or does not know the version."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A request as the engine gets it. `hides_usage`: the client did not ask for a stream's tokens."""
+
+    path: str
+    content: bytes
+    headers: Mapping[str, str]
+    hides_usage: bool = False
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """The caller's x-request-id, or a new one for a caller that sent none or one that no log should hold."""
+    given = headers.get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+
+
+def engine_headers(headers: Mapping[str, str], call: Call) -> dict[str, str]:
+    """The headers that go to the engine; the caller's key is none of them."""
+    traced = {name: headers[name] for name in _TRACE_HEADERS if name in headers}
+    return {"Content-Type": "application/json", REQUEST_ID_HEADER: call.request_id, **traced}
 
 
 async def forward(
-    request: web.Request, engine: aiohttp.ClientSession, body: Mapping[str, Any], call: Call
+    request: web.Request, engine: aiohttp.ClientSession, outgoing: Outgoing, call: Call, ledger: Ledger
 ) -> web.StreamResponse:
-    """Ask the engine for `call.version`; EngineGoneError when nothing has been sent to the client yet.
+    """The answer of `call.version`; EngineGoneError when nothing has been sent to the client yet.
 
     If the handler is cancelled because the client left, leaving the upstream context closes that
     connection, and the engine stops generating.
     """
-    content = json.dumps({**body, "model": call.version}).encode()
-    headers = {"Content-Type": "application/json"}
+    async with await send(engine, outgoing) as upstream:
+        if upstream.status == 404:
+            raise NotBegunError
+        headers = {name: upstream.headers[name] for name in _RETURNED_HEADERS if name in upstream.headers}
+        headers |= {VERSION_HEADER: call.version, "Cache-Control": "no-cache"}
+        if upstream.content_type == "text/event-stream":
+            hides = outgoing.hides_usage
+            return await pass_on(request, upstream, headers, call, ledger, hides_usage=hides)
+        content = await whole(upstream)
+        ledger.heard(call)
+        call.take(read_answer(content))
+        return web.Response(status=upstream.status, body=content, headers=headers)
+
+
+async def send(engine: aiohttp.ClientSession, outgoing: Outgoing) -> aiohttp.ClientResponse:
+    """The head of the engine's answer.
+
+    A pooled connection that breaks before it was usually closed by the engine while idle, so the request is
+    sent once more; not oftener, since it may also be what ends the engine.
+    """
     try:
-        async with engine.post(
-            request.path, data=content, headers=headers, timeout=UPSTREAM_TIMEOUT
-        ) as upstream:
-            if upstream.status == 404:
-                raise EngineGoneError
-            call.status = upstream.status
-            if upstream.content_type == "text/event-stream":
-                return await _stream(request, upstream, call)
-            return await _whole(upstream, call)
+        return await _post(engine, outgoing)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise NotBegunError from error
+    except (aiohttp.ClientError, OSError):
+        pass
+    try:
+        return await _post(engine, outgoing)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise EngineGoneError from error
 
 
-async def _whole(upstream: aiohttp.ClientResponse, call: Call) -> web.Response:
-    content = await upstream.read()
-    call.mark_byte()
-    return web.Response(status=upstream.status, body=content, headers=_headers(upstream, call))
+async def _post(engine: aiohttp.ClientSession, outgoing: Outgoing) -> aiohttp.ClientResponse:
+    url = _url(outgoing.path)
+    return await engine.post(url, data=outgoing.content, headers=outgoing.headers, timeout=_TIMEOUT)
 
 
-async def _stream(request: web.Request, upstream: aiohttp.ClientResponse, call: Call) -> web.StreamResponse:
-    response = web.StreamResponse(status=upstream.status, headers=_headers(upstream, call))
+@cache
+def _url(path: str) -> URL:
+    return URL("http://engine" + path)
+
+
+async def whole(upstream: aiohttp.ClientResponse) -> bytes:
+    """A whole answer; EngineGoneError for one that breaks off or says that the engine's core is dead."""
     try:
-        await response.prepare(request)
-        async for chunk in _chunks(upstream, call):
-            call.mark_byte()
-            await response.write(chunk)
-        if not call.failed:
-            await response.write_eof()
-    except ConnectionError:
-        return response  # the client left; leaving the upstream context stops the engine
-    except asyncio.CancelledError:
-        if call.failed and request.transport is not None:
-            request.transport.abort()  # its version has to go, and the client may not be reading
-        raise
-    if call.failed and request.transport is not None:
-        # Half an answer is out. Ending it cleanly would make it look complete, so cut the connection.
-        request.transport.abort()
-    return response
-
-
-async def _chunks(upstream: aiohttp.ClientResponse, call: Call) -> AsyncIterator[bytes]:
-    """The engine's bytes as they come; an engine that breaks off marks the call as failed."""
-    try:
-        async for chunk in upstream.content.iter_any():
-            yield chunk
-    except (aiohttp.ClientError, OSError):
-        call.failed = True
-        logger.warning("the engine broke off a stream", extra={"fields": {"version": call.version}})
-
-
-def _headers(upstream: aiohttp.ClientResponse, call: Call) -> dict[str, str]:
-    headers = {"Content-Type": upstream.headers.get("Content-Type", "application/json")}
-    return headers | {VERSION_HEADER: call.version, "Cache-Control": "no-cache"}
-
-
-def gone() -> web.Response:
-    """503: the engine is down or being restarted."""
-    return errors.unavailable(_GONE)
+        content = await upstream.read()
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineGoneError from error
+    if upstream.status == 500 and _DEAD in content:
+        raise EngineGoneError
+    return content

@@ -2,59 +2,90 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
-from finetune_serving.documents import ServerManifest, Target
+from finetune_serving.documents import Route, ServerManifest, Target
+from finetune_serving.gateway.errors import unknown_model, unknown_version
 
 
 @dataclass(frozen=True)
 class RouteTable:
-    """The names that clients may use: the base and the aliases, each alias with its weighted versions."""
+    """The names that clients may use: the base and the aliases, each alias with its route."""
 
     base: str = ""
-    aliases: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, Route] = field(default_factory=dict)
 
-    def versions(self) -> frozenset[str]:
-        """Every version that some alias may be answered with."""
-        return frozenset(t.version for targets in self.aliases.values() for t in targets)
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every public name with every version that may answer it."""
+        routes = self.aliases.values()
+        listed = [(route.alias, target.version) for route in routes for target in route.targets]
+        return [(self.base, self.base), *listed] if self.base else listed
 
 
 def table_of(manifest: ServerManifest) -> RouteTable:
     """The table of one manifest generation. The base keeps its own name whatever an alias says."""
-    aliases = {r.alias: r.targets for r in manifest.routes if r.alias != manifest.base.name}
+    aliases = {route.alias: route for route in manifest.routes if route.alias != manifest.base.name}
     return RouteTable(manifest.base.name, aliases)
 
 
-def resolve(table: RouteTable, model: str, draw: float) -> str | None:
-    """The name under which the engine knows `model`; None for a name that is not public.
+def resolve(table: RouteTable, model: str, draw: float, asked: str = "") -> str:
+    """The name under which the engine knows `model`; Refusal for a name that is not public.
 
-    Concrete version names are deliberately not public: they disappear with the next version. `draw` is
-    uniform in [0, 1) and picks among the targets of an alias by weight.
+    Concrete version names are deliberately not public: they disappear with the next version. `draw` in
+    [0, 1) picks among the targets of an alias by weight; `asked` names one of them instead.
     """
     if model and model == table.base:
+        if asked not in ("", model):
+            raise unknown_version(model, asked, [model])
         return table.base
-    targets = table.aliases.get(model)
-    return pick(targets, draw) if targets else None
+    route = table.aliases.get(model)
+    if route is None:
+        raise unknown_model(model)
+    if not asked:
+        return pick(route.targets, draw)
+    listed = [target.version for target in route.targets]
+    if asked not in listed:
+        raise unknown_version(model, asked, listed)
+    return asked
 
 
 def pick(targets: Sequence[Target], draw: float) -> str:
     """The target at `draw` of the total weight; when all weights are zero, the first target."""
-    total = sum(target.weight for target in targets)
-    point = draw * total
-    for target in targets:
+    weighted = [target for target in targets if target.weight > 0]
+    if not weighted:
+        return targets[0].version
+    point = draw * sum(target.weight for target in weighted)
+    for target in weighted:
         point -= target.weight
         if point < 0:
             return target.version
-    return targets[0].version if total == 0 else targets[-1].version
+    return weighted[-1].version  # rounding
 
 
-def model_cards(table: RouteTable, created: Mapping[str, int]) -> list[dict[str, Any]]:
-    """OpenAI's model objects; `created` (Unix seconds) is when the base or the version was published."""
-    cards = [_card(table.base, table.base, created)] if table.base else []
-    for alias, targets in sorted(table.aliases.items()):
-        version = max(targets, key=lambda target: target.weight).version
+def steady_draw(alias: str, caller: str) -> float:
+    """A number in [0, 1) that is always the same for one caller of one alias.
+
+    Weights that grow step by step therefore only ever move callers towards the growing target.
+    """
+    digest = blake2b(f"{alias}\0{caller}".encode("utf-8", "surrogatepass"), digest_size=6).digest()
+    return int.from_bytes(digest) / 2**48
+
+
+def model_cards(
+    table: RouteTable, created: Mapping[str, int], max_model_len: int | None = None
+) -> list[dict[str, Any]]:
+    """OpenAI's model objects as vLLM extends them.
+
+    `created` (Unix seconds) is when the base or the version was published, `max_model_len` in tokens.
+    """
+    cards = []
+    if table.base:
+        cards.append(_card(table.base, table.base, created) | {"root": table.base, "parent": None})
+    for alias, route in sorted(table.aliases.items()):
+        version = max(route.targets, key=lambda target: target.weight).version
         cards.append(_card(alias, version, created) | {"root": version, "parent": table.base})
-    return cards
+    return cards if max_model_len is None else [card | {"max_model_len": max_model_len} for card in cards]
 
 
 def _card(name: str, version: str, created: Mapping[str, int]) -> dict[str, Any]:

@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from finetune_serving.fingerprint import base_fingerprint
@@ -140,19 +142,25 @@ def _publish(folder: Path, fingerprint: str, rank: int, more: dict[str, Any]) ->
 @pytest.fixture(scope="session")
 def engine_socket(base_model: Path) -> Iterator[Path]:
     """The socket of a running `python -m finetune_serving engine` (about a minute to start)."""
+    slots = ["--max-loras", "2", "--max-cpu-loras", "3", "--max-lora-rank", "16"]
+    with running_engine(base_model, *slots) as socket:
+        yield socket
+
+
+@contextmanager
+def running_engine(model: Path, *options: str) -> Iterator[Path]:
+    """An engine that answers on the socket, in an environment that points it at the network."""
     folder = Path(tempfile.mkdtemp(prefix="ft-"))  # socket paths are limited to 107 bytes
     socket = folder / "engine.sock"
-    command = [sys.executable, "-m", "finetune_serving", "engine", "--model", str(base_model)]
-    command += ["--served-name", "tiny", "--uds", str(socket), "--max-loras", "2", "--max-cpu-loras", "3"]
-    command += ["--max-lora-rank", "16", "--max-model-len", "256"]
+    command = [sys.executable, "-m", "finetune_serving", "engine", "--model", str(model)]
+    command += ["--served-name", "tiny", "--uds", str(socket), "--max-model-len", "256", *options]
     env = os.environ | {
         "FT_ENGINE_ARGS": '["--enforce-eager", "--max-num-seqs", "16"]',
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
+        **_network(),
     }
     log = (folder / "engine.log").open("wb")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -164,6 +172,15 @@ def engine_socket(base_model: Path) -> Iterator[Path]:
         process.wait(timeout=60)
         log.close()
         shutil.rmtree(folder)
+
+
+def _network() -> dict[str, str]:
+    """What an engine finds by itself in a pod: an address that others reach. Here the host's name is loopback."""
+    for interface, addresses in psutil.net_if_addrs().items():
+        for address in addresses:
+            if address.family == socket_module.AF_INET and not address.address.startswith("127."):
+                return {"VLLM_HOST_IP": address.address, "GLOO_SOCKET_IFNAME": interface}
+    return {}
 
 
 def _wait(process: "subprocess.Popen[bytes]", socket: Path, log: Path) -> None:

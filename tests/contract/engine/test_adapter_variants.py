@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.adapter_variants import GOOD, REFUSED, Variant, Workshop, trained, without
+from tests.adapter_variants import GOOD, REFUSED, Variant, Workshop, trained_on, without
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -34,7 +34,6 @@ NOT_LOADED = (
     "no tensors",
     "a matrix B left out",
     "empty matrices, as ZeRO-3 saves them",
-    "A and B of different ranks",
     "a whole output head",
     "names that keep the adapter's own",
     "a base with a wider feed-forward part",
@@ -45,7 +44,7 @@ NOT_LOADED = (
 DROPPED = {
     "half of the names under another prefix": Variant("the other half alone", without("layers.1.")),
     "a base with more layers": Variant(
-        "without those layers", trained(on={"num_hidden_layers": 4}, layers_to_transform=[0, 1])
+        "without those layers", without("layers.2.", "layers.3.", of=trained_on(num_hidden_layers=4))
     ),
     "a changed embedding": next(v for v in GOOD if v.sentence == "the token embedding too, with its copy"),
 }
@@ -79,7 +78,7 @@ def ask(engine: aiohttp.ClientSession, workshop: Workshop, tmp_path: Path) -> As
 
     async def made(variant: Variant) -> Reading | None:
         folder = tmp_path / variant.sentence.replace(" ", "-")
-        variant.make(workshop, folder)
+        workshop.place(variant, folder)
         body = {"lora_name": folder.name, "lora_path": str(folder)}
         async with engine.post("/v1/load_lora_adapter", json=body) as response:
             if response.status != 200:

@@ -41,6 +41,7 @@ WATCHED = (
     resources.SERVICE,
     resources.CLAIM,
     resources.NETWORKPOLICY,
+    resources.BUDGET,
     resources.EVENT,
     QUOTA,
 )

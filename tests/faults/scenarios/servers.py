@@ -120,7 +120,9 @@ async def is_deleted(world: World) -> None:
     """The server is deleted; its AdapterDeployment says so and waits."""
     await serves(world)
     await world.delete("ModelServer", "shared")
-    await world.until_gone("Deployment", "Service", "NetworkPolicy", "ConfigMap", "Pod")
+    await world.until_gone(
+        "Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget", "ConfigMap", "Pod"
+    )
     await world.until("AdapterDeployment", "reviews", "Ready", "False", "ServerNotFound")
 
 
@@ -163,7 +165,7 @@ async def is_edited(world: World) -> None:
 async def loses_its_children(world: World) -> None:
     """Somebody deletes each child of a server: all of it comes back."""
     await serves(world)
-    for kind in ("Service", "NetworkPolicy", "Deployment"):
+    for kind in ("Service", "NetworkPolicy", "PodDisruptionBudget", "Deployment"):
         before = world.get(kind, CHILD)
         await world.delete(kind, CHILD)
         await world.history.until(lambda: _is_new(world, before))  # noqa: B023

@@ -34,6 +34,10 @@ def gpu(**fields: Any) -> Object:
     return {"gpuTypes": {"h200": fields}}
 
 
+def egress(**rule: Any) -> Object:
+    return {"servingNetwork": {"egress": [rule]}}
+
+
 WRONG: list[tuple[str, Object, str]] = [
     ("a type in upper case", {"gpuTypes": {"H200": {}}}, "gpuTypes.H200"),
     ("a price without a currency", gpu(pricePerHour="4"), "currency"),
@@ -73,6 +77,15 @@ WRONG: list[tuple[str, Object, str]] = [
     ("a variable for all pods that is a number", {"env": {"A": 1}}, "env"),
     ("engine arguments in one string", {"engineArgs": "--enforce-eager"}, "engineArgs"),
     ("65 engine arguments", {"engineArgs": ["-v"] * 65}, "engineArgs"),
+    ("an argument that is the operator's", {"engineArgs": ["--model", "/other"]}, "engineArgs"),
+    ("it in a profile", {"engineProfiles": {"fast": {"args": ["-tp=2"]}}}, "engineProfiles.fast.args"),
+    ("a profile in upper case", {"engineProfiles": {"Fast": {}}}, "engineProfiles.Fast"),
+    ("a misspelt profile", {"engineProfiles": {"fast": {"arguments": []}}}, "arguments"),
+    ("two places in one rule", egress(cidr="10.0.0.0/8", namespace="tracing"), "egress"),
+    ("a rule without a place", egress(ports=[443]), "egress"),
+    ("an address without a range", egress(cidr="10.0.0.1"), "cidr"),
+    ("a port that no host has", egress(cidr="10.0.0.0/8", ports=[65536]), "ports"),
+    ("metrics for everybody", {"servingNetwork": {"prometheusNamespaces": ["*"]}}, "prometheusNamespaces"),
     ("seconds as text", {"engineStartSeconds": "1800"}, "engineStartSeconds"),
     ("an engine that starts in no time", {"engineStartSeconds": 1}, "engineStartSeconds"),
     ("pulling now and then", {"imagePullPolicy": "Sometimes"}, "imagePullPolicy"),
@@ -106,6 +119,11 @@ RIGHT: list[tuple[str, Object]] = [
     ("a type of which nothing is said", gpu()),
     ("a type of which everything is said", gpu(**FULL_TYPE)),
     ("a user that the cluster chooses", {"runAsUser": None}),
+    (
+        "a profile",
+        {"engineProfiles": {"tools": {"args": ["--tool-call-parser", "hermes"], "env": {"A": "1"}}}},
+    ),
+    ("ways out", egress(namespace="tracing", ports=[4317])),
     ("CPU stages", {"cpuStages": {"cpu": "500m", "memory": "1Gi", "nodeSelector": {"pool": "cpu"}}}),
 ]
 
@@ -121,7 +139,7 @@ def test_the_chart_ships_the_operators_defaults() -> None:
     shipped = {
         field.alias or name: values[field.alias or name]
         for name, field in Settings.model_fields.items()
-        if name != "images"
+        if name not in ("images", "operator_namespace")
     }
     assert parsed(**shipped) == parsed()
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +32,17 @@ def test_the_default_base_is_the_official_image(folder: str) -> None:
 def test_it_runs_the_package_as_a_user_without_rights(folder: str) -> None:
     lines = (ROOT / folder / "Dockerfile").read_text().splitlines()
     assert lines[-2:] == ["USER 10001:10001", f'ENTRYPOINT ["python", "-m", "{SHIPPED[folder]}"]']
+
+
+def test_a_module_in_the_working_directory_is_not_run(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('planted')\n")
+    lines = (ROOT / folder / "Dockerfile").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("ENV ") and "PYTHONPATH=" in line)
+    variables = dict(entry.split("=", 1) for entry in line.removeprefix("ENV ").split())
+    environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT / folder)}
+    command = [sys.executable, "-m", SHIPPED[folder], "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_package_is_checked_against_its_hash(folder: str) -> None:

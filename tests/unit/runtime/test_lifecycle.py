@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -99,6 +100,45 @@ async def test_it_is_not_ready_while_kopf_owes_an_object_that_the_list_shows(api
     running.process.seen(
         "FineTuneJob", False, {**newest, "metadata": {**newest["metadata"], "deletionTimestamp": "x"}}
     )
+    await running.until("/readyz", "ok")
+    await running.process.stop()
+
+
+async def test_a_start_that_brings_nothing_ends_with_what_is_missing(
+    api: Any, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "SYNC_SECONDS", 0.2)
+    for _ in range(20):
+        server.fault("GET", "/apis/batch/v1/jobs", 403, "Forbidden")
+    supervisor = Supervisor()
+    running = Running(assemble(api, silent, SETTINGS, Metrics(), None), supervisor)
+    await running.process.start()
+    async with asyncio.timeout(10):
+        await supervisor.ending.wait()
+    assert "jobs not listed" in (supervisor.failure or "")
+    await running.process.stop()
+
+
+async def test_a_start_goes_on_for_as_long_as_objects_come(
+    api: Any, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "SYNC_SECONDS", 0.01)
+    looks, often = itertools.count(), asyncio.Event()
+
+    def one_more(_: Process) -> int:
+        number = next(looks)
+        if number == 20:
+            often.set()
+        return number
+
+    monkeypatch.setattr(Process, "_held", one_more)
+    server.put("/apis/finetune.dev/v1alpha1/finetunejobs/run", **MANIFEST)
+    running = Running(assemble(api, silent, SETTINGS, Metrics(), None), Supervisor())
+    await running.process.start()
+    async with asyncio.timeout(10):
+        await often.wait()
+    assert running.process.failure is None
+    running.process.seen("FineTuneJob", False, server.objects["/apis/finetune.dev/v1alpha1/finetunejobs/run"])
     await running.until("/readyz", "ok")
     await running.process.stop()
 

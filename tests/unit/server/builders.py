@@ -22,7 +22,13 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SETTINGS = Settings.model_validate({"images": {"trainer": "t", "serving": "serving:1"}})
 NEWER = Settings.model_validate({"images": {"trainer": "t", "serving": "serving:2"}})
 DIGEST = "sha256:" + "a" * 64
-KINDS = {"Deployment": "deployment", "Service": "service", "NetworkPolicy": "policy", "ConfigMap": "manifest"}
+KINDS = {
+    "Deployment": "deployment",
+    "Service": "service",
+    "NetworkPolicy": "policy",
+    "PodDisruptionBudget": "budget",
+    "ConfigMap": "manifest",
+}
 
 
 def server(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finetune_operator.api.modelserver import ModelServerStatus
 from finetune_operator.core.actions import Apply
 from finetune_operator.serving.observed import PodState
-from tests.unit.server.builders import NOW, World, adapter, pod, serve, version
+from tests.unit.server.builders import KINDS, NOW, World, adapter, pod, serve, version
 
 RELAXED = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 KEYS = st.sampled_from(
@@ -30,7 +30,7 @@ JSON = st.recursive(
     max_leaves=25,
 )
 OBJECTS = st.dictionaries(KEYS, JSON, max_size=6)
-CHILDREN = st.dictionaries(st.sampled_from(["Deployment", "Service", "NetworkPolicy", "ConfigMap"]), OBJECTS)
+CHILDREN = st.dictionaries(st.sampled_from(sorted(KINDS)), OBJECTS)
 
 
 def served() -> World:

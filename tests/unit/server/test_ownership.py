@@ -9,9 +9,9 @@ import pytest
 
 from finetune_operator.core.actions import Apply, Emit
 from finetune_operator.serving.drift import difference
-from tests.unit.server.builders import World, adapter, applied, pod
+from tests.unit.server.builders import KINDS, World, adapter, applied, pod
 
-OURS = {"Deployment", "Service", "NetworkPolicy", "ConfigMap"}
+OURS = set(KINDS)
 
 
 def foreign(kind: str, **metadata: Any) -> dict[str, Any]:
@@ -122,6 +122,10 @@ EDITS = [
     pytest.param("NetworkPolicy", "spec.ingress", [{}], "spec.ingress", id="a policy opened to everybody"),
     pytest.param("NetworkPolicy", "spec.ingress", [{}, {}], "spec.ingress", id="another rule beside ours"),
     pytest.param("NetworkPolicy", "spec.podSelector", {}, "spec.podSelector.matchLabels", id="no pod named"),
+    pytest.param("NetworkPolicy", "spec.egress", [{}], "spec.egress", id="pods that may connect anywhere"),
+    pytest.param(
+        "PodDisruptionBudget", "spec.maxUnavailable", 0, "spec.maxUnavailable", id="no drain at all"
+    ),
     pytest.param("Service", "metadata.labels", {}, "metadata.labels", id="labels removed"),
 ]
 

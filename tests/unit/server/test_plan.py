@@ -11,10 +11,22 @@ import pytest
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.core.actions import Emit, Patch
 from finetune_operator.runtime.cache import projections
+from finetune_operator.serving.children import FETCH_SECONDS, deployment
 from finetune_operator.serving.observed import PodState, Unreadable, is_replica
 from finetune_operator.serving.plan import plan
 from finetune_operator.serving.wanted import Wanted, wanted_versions
-from tests.unit.server.builders import NOW, World, adapter, applied, pod, serve, server, version
+from tests.unit.server.builders import (
+    KINDS,
+    NOW,
+    SETTINGS,
+    World,
+    adapter,
+    applied,
+    pod,
+    serve,
+    server,
+    version,
+)
 
 SEEN = {"finetune.dev/manifest-generation": "1"}
 
@@ -29,10 +41,34 @@ def wanted(*deployments: AdapterDeployment, unreadable: tuple[Unreadable, ...] =
     return {want.deployment: want for want in wanted_versions(world.observed())}
 
 
-def test_a_new_server_gets_its_four_children() -> None:
+def test_a_new_server_gets_its_children() -> None:
     made = applied(World().plan())
-    assert set(made) == {"Deployment", "Service", "NetworkPolicy", "ConfigMap"}
+    assert set(made) == set(KINDS)
     assert all(m["metadata"]["ownerReferences"][0]["uid"] == "u1" for m in made.values())
+
+
+def test_the_server_manifest_says_what_requests_may_take() -> None:
+    keys = {"secretRef": {"name": "keys"}, "allowedAliases": [{"name": "team", "aliases": ["reviews"]}]}
+    spec = {"limits": {"maxInFlight": 8}, "apiKeys": keys, "drainSeconds": 60}
+    document = json.loads(World(spec).settle().children["ConfigMap"]["data"]["manifest.json"])
+    assert document["limits"] == {"maxInFlight": 8}
+    assert document["keys"] == [{"name": "team", "aliases": ["reviews"]}]
+    assert document["drainSeconds"] == 60
+
+
+@pytest.mark.parametrize("replicas", [0, 1, 3])
+def test_a_drain_takes_one_replica_at_a_time_and_never_waits_for_ever(replicas: int) -> None:
+    budget = World({"replicas": replicas}).settle().children["PodDisruptionBudget"]["spec"]
+    assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+    assert budget["selector"]["matchLabels"]["finetune.dev/owner"] == "shared"
+
+
+def test_a_server_without_slots_serves_no_adapter_and_says_why() -> None:
+    world = World({"maxLoras": 0}, deployments=(adapter("reviews"),)).settle()
+    (entry,) = world.status["adapters"]
+    assert (entry["state"], entry["reason"]) == ("Failed", "BaseOnly")
+    assert "maxLoras" in entry["message"]
+    assert world.status["slots"]["total"] == 0
 
 
 def test_nothing_is_written_twice() -> None:
@@ -115,9 +151,15 @@ def test_the_engine_holds_one_adapter_more_than_the_server_serves() -> None:
 
 def test_the_rollout_may_take_as_long_as_the_engine_may_take_to_start() -> None:
     world = World().settle()
-    probe = template()["initContainers"][-1]["startupProbe"]
-    engine = probe["periodSeconds"] * probe["failureThreshold"]
-    assert world.children["Deployment"]["spec"]["progressDeadlineSeconds"] > engine
+    deadline = world.children["Deployment"]["spec"]["progressDeadlineSeconds"]
+    assert deadline == FETCH_SECONDS + SETTINGS.engine_start_seconds
+
+
+def test_so_it_may_with_the_pods_of_an_operator_that_gave_them_a_startup_probe() -> None:
+    engine = {"name": "engine", "startupProbe": {"periodSeconds": 5, "failureThreshold": 100}}
+    kept = {"spec": {"initContainers": [engine], "containers": []}}
+    made = deployment(server(), kept, "sha256:x")
+    assert made["spec"]["progressDeadlineSeconds"] == FETCH_SECONDS + 500
 
 
 ROLLING = [

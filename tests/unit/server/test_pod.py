@@ -176,9 +176,113 @@ def test_no_container_is_without_requests_and_the_disk_is_bounded_as_the_spec_sa
 
 
 def test_an_engine_may_take_as_long_to_start_as_the_administrator_says() -> None:
-    engine = containers(template(settings(engineStartSeconds=7200))["spec"])["engine"]
-    assert engine["startupProbe"]["periodSeconds"] * engine["startupProbe"]["failureThreshold"] == 7200
-    assert engine["livenessProbe"]["exec"] == engine["startupProbe"]["exec"]
+    probe = containers(template(settings(engineStartSeconds=7200))["spec"])["engine"]["livenessProbe"]
+    assert probe["exec"]["command"][-2:] == ["--start-seconds", "7200"]
+
+
+def test_the_gateway_does_not_wait_for_the_engine_and_ends_before_it() -> None:
+    engine = containers(template()["spec"])["engine"]
+    assert "startupProbe" not in engine, "the kubelet would start the gateway only once it has answered"
+    assert engine["restartPolicy"] == "Always", "a sidecar, which ends after the containers"
+
+
+def test_a_pod_may_end_as_late_as_its_last_request() -> None:
+    pod = template(drainSeconds=900, propagationSeconds=20)["spec"]
+    gateway = containers(pod)["gateway"]
+    assert gateway["lifecycle"]["preStop"]["sleep"]["seconds"] == 20
+    assert value_of(gateway, "--drain-seconds") == "900"
+    assert pod["terminationGracePeriodSeconds"] == 20 + 900 + 30
+
+
+def test_one_answer_that_it_is_not_ready_takes_a_pod_out_of_the_service() -> None:
+    probe = containers(template()["spec"])["gateway"]["readinessProbe"]
+    assert (probe["failureThreshold"], probe["httpGet"]["path"]) == (1, "/readyz")
+
+
+def test_replicas_of_one_template_are_spread_over_nodes_and_zones_as_far_as_there_is_room() -> None:
+    found = template()["spec"]["topologySpreadConstraints"]
+    assert [one["topologyKey"] for one in found] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for one in found:
+        assert one["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert one["labelSelector"]["matchLabels"]["finetune.dev/owner"] == "shared"
+
+
+def value_of(container: Object, option: str) -> str:
+    args: list[str] = container["args"]
+    return args[args.index(option) + 1]
+
+
+def test_containers_share_no_folder_of_temporary_files() -> None:
+    found = containers(template(baseModel=HUB)["spec"])
+    volumes = [m["name"] for c in found.values() for m in c["volumeMounts"] if m["mountPath"] == "/tmp"]
+    assert len(set(volumes)) == len(volumes) == len(found)
+
+
+PROFILES = {"tools": {"args": ["--tool-call-parser", "hermes"], "env": {"A": "profile", "B": "b"}}}
+
+
+def test_an_engine_profile_follows_what_all_engines_get_and_reaches_no_other_container() -> None:
+    given = settings(engineArgs=["--seed", "1"], engineProfiles=PROFILES, env={"A": "all"})
+    found = containers(template(given, engineProfile="tools")["spec"])
+    engine = env_of(found["engine"])
+    assert json.loads(engine["FT_ENGINE_ARGS"]) == ["--seed", "1", "--tool-call-parser", "hermes"]
+    assert (engine["A"], engine["B"]) == ("profile", "b")
+    assert env_of(found["gateway"])["A"] == "all"
+
+
+def test_a_server_without_a_profile_gets_none() -> None:
+    given = settings(engineProfiles=PROFILES)
+    assert env_of(containers(template(given)["spec"])["engine"])["FT_ENGINE_ARGS"] == "[]"
+
+
+def test_an_engine_profile_that_nobody_configured_gets_no_pods_and_is_named() -> None:
+    decided = plan(Observed(server(engineProfile="fast"), None, None), settings(engineProfiles=PROFILES), NOW)
+    assert "Deployment" not in applied(decided)
+    assert decided.status is not None
+    (stalled,) = [c for c in decided.status["conditions"] if c["type"] == "Stalled"]
+    assert (stalled["status"], stalled["reason"]) == ("True", "UnknownEngineProfile")
+    assert "known: tools" in stalled["message"]
+
+
+def test_a_server_without_slots_runs_an_engine_without_adapters() -> None:
+    engine = containers(template(maxLoras=0)["spec"])["engine"]
+    assert value_of(engine, "--max-loras") == "0"
+
+
+def test_the_gateway_is_told_which_model_a_quantised_base_comes_from() -> None:
+    origin = "sha256:" + "0" * 64
+    base = {"source": "pvc://models/fp8", "derivedFrom": origin}
+    assert value_of(containers(template(baseModel=base)["spec"])["gateway"], "--derived-from") == origin
+
+
+CACHE = {"claimName": "cache"}
+
+
+def test_a_cached_base_is_written_by_its_fetcher_alone_and_the_engine_keeps_what_it_compiles() -> None:
+    pod = template(baseModel=HUB, cache=CACHE)["spec"]
+    found = containers(pod)
+    assert [c["name"] for c in pod["initContainers"]] == ["cache-folders", "fetch-base", "engine"]
+    folder = f"/cache/models/org--name/{'a' * 40}"
+    assert value_of(found["fetch-base"], "--to") == value_of(found["engine"], "--model") == folder
+    assert value_of(found["gateway"], "--model") == folder
+    assert mounts_of(found["fetch-base"])["/cache/models"] is False
+    assert {mounts_of(found[name])["/cache/models"] for name in ("engine", "gateway")} == {True}
+    assert mounts_of(found["engine"])["/cache/compiled"] is False
+    assert "/cache/compiled" not in mounts_of(found["gateway"])
+    assert env_of(found["engine"])["VLLM_CACHE_ROOT"].startswith("/cache/compiled/")
+
+
+def test_a_base_on_a_claim_stays_there_and_only_what_is_compiled_is_cached() -> None:
+    pod = template(cache=CACHE)["spec"]
+    assert [c["name"] for c in pod["initContainers"]] == ["cache-folders", "engine"]
+    assert value_of(containers(pod)["engine"], "--model") == "/sources/pvc/models/smollm2"
+
+
+def test_a_claim_that_holds_cache_and_adapters_is_one_volume_that_can_be_written() -> None:
+    pod = template(baseModel=HUB, cache={"claimName": "adapters"})["spec"]
+    claims = [v["persistentVolumeClaim"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == [{"claimName": "adapters"}]
+    assert mounts_of(containers(pod)["gateway"])["/sources/pvc/adapters"] is True
 
 
 def test_a_server_that_asks_for_what_is_not_allowed_gets_no_pods_and_says_so() -> None:

@@ -8,26 +8,40 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.contracts.engine import EngineProfile
+from finetune_operator.contracts.settings import Settings
 from tests.unit.server.builders import NEWER, SETTINGS, World, applied, pod, server
 
 AUTOMATIC = {"upgrade": {"policy": "Automatic"}}
+PROFILED = SETTINGS.model_copy(update={"engine_profiles": {"fast": EngineProfile()}})
 SETTINGS_CHANGES = [
-    pytest.param(NEWER, "image serving:1 -> serving:2", id="another image"),
     pytest.param(
-        SETTINGS.model_copy(update={"engine_args": ("--enforce-eager",)}),
+        PROFILED.model_copy(update={"images": NEWER.images}),
+        "image serving:1 -> serving:2",
+        id="another image",
+    ),
+    pytest.param(
+        PROFILED.model_copy(update={"engine_args": ("--enforce-eager",)}),
         "--enforce-eager",
         id="engine arguments",
     ),
-    pytest.param(SETTINGS.model_copy(update={"env": {"A": "1"}}), "env[A]", id="an environment variable"),
     pytest.param(
-        SETTINGS.model_copy(update={"image_pull_policy": "Always"}), "imagePullPolicy", id="a policy"
+        PROFILED.model_copy(
+            update={"engine_profiles": {"fast": EngineProfile(args=("--async-scheduling",))}}
+        ),
+        "--async-scheduling",
+        id="the profile that it names",
+    ),
+    pytest.param(PROFILED.model_copy(update={"env": {"A": "1"}}), "env[A]", id="an environment variable"),
+    pytest.param(
+        PROFILED.model_copy(update={"image_pull_policy": "Always"}), "imagePullPolicy", id="a policy"
     ),
 ]
 
 
-def running(spec: dict[str, Any] | None = None) -> World:
+def running(spec: dict[str, Any] | None = None, settings: Settings = SETTINGS) -> World:
     """A server whose rollout has completed."""
-    return World(spec or {}, pods=(pod(),)).settle()
+    return World(spec or {}, settings, pods=(pod(),)).settle()
 
 
 def image(world: World) -> str:
@@ -37,7 +51,7 @@ def image(world: World) -> str:
 
 @pytest.mark.parametrize(("settings", "told"), SETTINGS_CHANGES)
 def test_a_change_of_settings_rolls_no_server_and_is_told(settings: Any, told: str) -> None:
-    world = running()
+    world = running({"engineProfile": "fast"}, PROFILED)
     world.settings = settings
     assert applied(world.reconcile()) == {}
     update = world.condition("UpdateAvailable")
@@ -68,13 +82,26 @@ def test_a_change_of_the_spec_takes_the_present_image_with_it() -> None:
     assert image(world) == "serving:2"
 
 
-@pytest.mark.parametrize("spec", [{"replicas": 3}, {"upgrade": {"strategy": "Recreate"}}])
-def test_scaling_and_the_way_of_replacing_change_no_pod(spec: dict[str, Any]) -> None:
-    world = running()
-    before = copy.deepcopy(world.children["Deployment"]["spec"]["template"])
+KEYS = {"secretRef": {"name": "keys"}}
+WITHOUT_PODS = [
+    pytest.param({}, {"replicas": 3}, id="scaling"),
+    pytest.param({}, {"upgrade": {"strategy": "Recreate"}}, id="the way of replacing"),
+    pytest.param({}, {"limits": {"maxInFlight": 8}}, id="limits"),
+    pytest.param(
+        {"apiKeys": KEYS},
+        {"apiKeys": {**KEYS, "allowedAliases": [{"name": "team", "aliases": ["reviews"]}]}},
+        id="what a key may call",
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "spec"), WITHOUT_PODS)
+def test_what_is_not_of_the_pods_changes_none(before: dict[str, Any], spec: dict[str, Any]) -> None:
+    world = running(before)
+    template = copy.deepcopy(world.children["Deployment"]["spec"]["template"])
     world.settings, world.spec = NEWER, spec
     world.settle()
-    assert world.children["Deployment"]["spec"]["template"] == before
+    assert world.children["Deployment"]["spec"]["template"] == template
 
 
 def test_a_deleted_deployment_comes_back_as_it_was() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
-from prometheus_client import CollectorRegistry
 
+from finetune_serving.adapter.base import BaseModules
 from finetune_serving.agent.agent import Agent
 from finetune_serving.agent.engine_client import EngineClient
 from finetune_serving.agent.engine_watch import EngineWatch
@@ -26,16 +26,25 @@ Publish = Callable[..., dict[str, Any]]
 
 
 class Pod:
-    """Agent and gateway; their engine listens on the session's socket and may be silent for `patience`."""
+    """Agent and gateway; their engine listens on the session's socket and may be silent for `patience`.
 
-    def __init__(self, folder: Path, session: aiohttp.ClientSession, patience: float) -> None:
+    `modules` are those of the base, of which nothing is known if it is left out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        session: aiohttp.ClientSession,
+        patience: float = 60.0,
+        modules: BaseModules = BaseModules(),
+    ) -> None:
         self.folder = folder
         self.book = Book()
-        self.ledger = Ledger(CollectorRegistry())
-        limits = Limits("sha256:" + "b" * 64, 16)
+        self.ledger = Ledger()
+        limits = Limits("sha256:" + "b" * 64, 16, base_modules=modules)
         client = EngineClient(session)
         self.watch = EngineWatch(client, self.ledger, lambda: "base", patience)
-        self.gateway = Gateway(session, self.book, KeyRing(None), self.ledger, 4096)
+        self.gateway = Gateway(session, self.book, KeyRing(None), self.ledger)
         self.agent = Agent(
             manifest=ManifestFile(folder / "manifest.json"),
             engine=self.watch,

@@ -1,10 +1,12 @@
 """A table of adapters: each broken one is refused with its reason before an engine sees it, each good one served."""
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from finetune_serving.adapter.base import read_base
@@ -13,7 +15,9 @@ from finetune_serving.agent.preflight import Limits
 from finetune_serving.agent.refusal import RefusedError
 from finetune_serving.documents import VersionEntry
 from tests.adapter_variants import GOOD, MAX_RANK, REFUSED, Variant, Workshop
+from tests.engine_stand_in import StandInEngine
 from tests.tiny_models import make_text_model
+from tests.unit.serving.pod import Pod
 
 FINGERPRINT = "sha256:" + "b" * 64
 
@@ -25,7 +29,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 def publish(folder: Path) -> dict[str, Any]:
-    """Write the manifest of a folder below `<sources>/pvc/adapters`; returns its entry for the agent."""
+    """Write the manifest of a folder below `<sources>/pvc/adapters`; returns its entry for the server manifest."""
     contents = {path.name: path.read_bytes() for path in folder.iterdir()}
     files = [
         {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -41,13 +45,14 @@ def publish(folder: Path) -> dict[str, Any]:
     text = json.dumps(manifest).encode()
     (folder / "manifest.json").write_bytes(text)
     digest = hashlib.sha256(text).hexdigest()
-    return {"name": f"a--{digest[:12]}", "source": "pvc://adapters/a", "digest": f"sha256:{digest}"}
+    source = f"pvc://adapters/{folder.name}"
+    return {"name": f"{folder.name}--{digest[:12]}", "source": source, "digest": f"sha256:{digest}"}
 
 
 def staged(workshop: Workshop, variant: Variant, folder: Path) -> Path:
     source = folder / "sources" / "pvc" / "adapters" / "a"
     source.parent.mkdir(parents=True)
-    variant.make(workshop, source)
+    workshop.place(variant, source)
     entry = VersionEntry.model_validate(publish(source))
     limits = Limits(FINGERPRINT, MAX_RANK, base_modules=read_base(workshop.base))
     return stage(entry, folder / "sources", folder / "adapters", limits).folder
@@ -67,3 +72,25 @@ def test_refused(workshop: Workshop, variant: Variant, tmp_path: Path) -> None:
     assert variant.says in caught.value.message
     assert len(caught.value.message) < 700
     assert list((tmp_path / "adapters").iterdir()) == []
+
+
+async def test_the_engine_is_asked_to_load_those_that_are_served_and_no_others(
+    workshop: Workshop, stand_in: StandInEngine, tmp_path: Path
+) -> None:
+    entries: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for number, variant in enumerate((*GOOD, *REFUSED)):
+        source = tmp_path / "sources" / "pvc" / "adapters" / f"v{number}"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        workshop.place(variant, source)
+        entries[variant in GOOD].append(publish(source))
+    connector = aiohttp.UnixConnector(str(stand_in.path))
+    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+        pod = Pod(tmp_path, session, modules=read_base(workshop.base))
+        running = asyncio.create_task(pod.agent.run())
+        pod.write(1, entries[True] + entries[False])
+        await pod.until(lambda _: {"Ready", "Failed"} == set(pod.phases().values()))
+        running.cancel()
+    good = {entry["name"] for entry in entries[True]}
+    assert {name for name, phase in pod.phases().items() if phase == "Ready"} == good
+    assert stand_in.loras.keys() == good
+    assert set(stand_in.seen) == good | {"base"}

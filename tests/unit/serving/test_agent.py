@@ -42,7 +42,8 @@ async def test_a_roll_over_drains_before_it_removes(pod: Pod, stand_in: Any, pub
     old, new = publish("a"), publish("b")
     pod.write(1, [old], reviews=old["name"])
     await pod.until(lambda s: s.ready)
-    with pod.ledger.track(old["name"]):
+    with pod.ledger.call(asyncio.timeout(None)) as call:
+        pod.ledger.enter(call, "reviews", old["name"])
         pod.write(2, [new], reviews=new["name"])
         await pod.until(lambda s: s.applied_generation == 2)
         await pod.until(lambda s: pod.phases()[old["name"]] == "Draining")
@@ -71,7 +72,7 @@ async def test_a_broken_version_never_takes_over(pod: Pod, publish: Publish) -> 
     pod.write(2, [good, bad], reviews=bad["name"])
     state = await pod.until(lambda s: any(v.phase == "Failed" for v in s.versions))
     assert (state.generation, state.ready) == (2, True)
-    assert pod.book.table.aliases["reviews"][0].version == good["name"]
+    assert pod.book.table.aliases["reviews"].targets[0].version == good["name"]
     alias = state.aliases[0]
     assert (alias.answers, alias.targets[0].version, alias.reason) == (True, good["name"], "Unpromoted")
 
@@ -116,6 +117,20 @@ async def test_a_restarted_engine_gets_everything_again_before_the_pod_is_ready(
     await stand_in.restart()
     await pod.until(lambda s: s.ready and s.engine_id == "engine-1+")
     assert entry["name"] in stand_in.loras
+
+
+async def test_adapters_are_fetched_while_the_engine_loads_its_base(
+    pod: Pod, stand_in: Any, publish: Publish
+) -> None:
+    await stand_in.stop()
+    entry = publish("a")
+    pod.write(1, [entry], reviews=entry["name"])
+    state = await pod.until(lambda s: [v.phase for v in s.versions] == ["Loading"])
+    assert not state.ready
+    assert state.message.startswith("waiting for the engine")
+    assert (pod.folder / "adapters" / entry["digest"][7:19] / "adapter_config.json").is_file()
+    await stand_in.restart()
+    await pod.until(lambda s: s.ready and s.aliases[0].answers)
 
 
 async def test_an_engine_that_forgot_a_version_gets_it_back_after_the_first_complaint(

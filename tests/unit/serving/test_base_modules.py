@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_serving.adapter.base import BaseModules, Place, read_base
-from finetune_serving.adapter.config import CONFIG, Scales, parse_config
+from finetune_serving.adapter.config import CONFIG, parse_config, scales_of
 from finetune_serving.adapter.fit import check_modules, check_ranks
 from finetune_serving.adapter.matrices import Pair, matrices_of
 from finetune_serving.adapter.weights import Tensor, read_header
@@ -198,5 +198,6 @@ def test_what_peft_makes_on_a_real_architecture_fits_its_checkpoint(tmp_path: Pa
     with (tmp_path / "adapter" / WEIGHTS).open("rb") as file:
         pairs = matrices_of(read_header(file, 2**20)).pairs
     assert len(pairs) > 7
-    check_ranks(pairs, Scales(parse_config((tmp_path / "adapter" / CONFIG).read_bytes())))
+    config = parse_config((tmp_path / "adapter" / CONFIG).read_bytes())
+    check_ranks(pairs, scales_of(config, pairs))
     check_modules(pairs, read_base(folder), transposed=False)

@@ -1,5 +1,6 @@
 """What a manifest is refused for; config and weights are in test_adapter_variants."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,3 +51,14 @@ def test_manifest(changes: dict[str, Any], reason: str) -> None:
 def test_allow_unpromoted_lets_it_through() -> None:
     allowed = ENTRY.model_copy(update={"allow_unpromoted": True})
     assert reason_of_manifest(adapter(promoted=False), allowed) == ""
+
+
+def test_adapters_of_the_original_are_served_on_a_quantised_base_that_names_it_and_no_others() -> None:
+    original, other = ("sha256:" + digit * 64 for digit in "cd")
+    quantised = replace(LIMITS, derived_from=original)
+    check_manifest(adapter(baseModel={"fingerprint": original}), ENTRY, quantised)
+    check_manifest(adapter(), ENTRY, quantised)
+    with pytest.raises(RefusedError, match="derivedFrom"):
+        check_manifest(adapter(baseModel={"fingerprint": other}), ENTRY, quantised)
+    with pytest.raises(RefusedError, match="derivedFrom"):
+        check_manifest(adapter(baseModel={"fingerprint": original}), ENTRY, LIMITS)

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from finetune_serving import serve as serving
-from finetune_serving.engine import engine_arguments, remove_stale_socket
+from finetune_serving.engine import remove_stale_socket
 from finetune_serving.fetch_base import MARKER
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.health import check
@@ -36,7 +36,7 @@ def options(stand_in: Any, folder: Path) -> Options:
     return Options(
         manifest=folder / "manifest.json", uds=stand_in.path, model=model, max_lora_rank=16,
         adapters=folder / "adapters", sources=folder / "sources", host="127.0.0.1", port=port,
-        agent_port=agent_port, max_body_bytes=4096, drain_seconds=20.0,
+        agent_port=agent_port, drain_seconds=20.0,
     )  # fmt: skip
 
 
@@ -58,7 +58,10 @@ async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_fi
         stand_in.hold.set()
         assert (await asked).status == 200
         async with client.get(f"{agent}/metrics") as metrics:
-            assert 'finetune_gateway_requests_total{code="200",version="base"} 1.0' in await metrics.text()
+            assert (
+                'finetune_gateway_requests_total{alias="base",code="200",version="base"} 1.0'
+                in await metrics.text()
+            )
         await running
 
 
@@ -159,23 +162,6 @@ def test_a_stale_socket_is_removed_and_a_file_is_not(tmp_path: Path) -> None:
     assert plain.exists()
 
 
-@pytest.mark.parametrize("extra", ["{}", "[1]", "--enforce-eager"])
-def test_extra_arguments_that_are_no_list_of_strings_end_the_engine(extra: str) -> None:
-    args = argparse.Namespace(
-        model="/m",
-        served_name="n",
-        uds="/s",
-        max_loras=1,
-        max_cpu_loras=2,
-        max_lora_rank=8,
-        max_model_len=None,
-        tensor_parallel_size=1,
-    )
-    with pytest.raises(SystemExit, match="FT_ENGINE_ARGS"):
-        engine_arguments(args, extra)
-    assert engine_arguments(args, '["--enforce-eager"]')[-1] == "--enforce-eager"
-
-
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"}
 
 
@@ -242,8 +228,34 @@ async def test_an_hf_base_is_fetched_once_with_its_token_and_without_pickles(
     assert len(asked) == count
 
 
+async def test_of_pods_that_share_a_folder_one_fetches_and_the_others_wait(hub: Any, tmp_path: Path) -> None:
+    endpoint, asked = hub
+    target = tmp_path / "cache" / "base"
+    both = await asyncio.gather(*(fetch(endpoint, target, "--revision", REVISION) for _ in range(2)))
+    assert [code for code, _ in both] == [0, 0]
+    assert [name for name, _ in asked].count(f"/api/models/org/model/tree/{REVISION}") == 1
+    assert any("already there" in errors for _, errors in both)
+
+
+async def test_a_folder_that_cannot_be_written_is_said_in_one_line(hub: Any, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    code, errors = await fetch(hub[0], tmp_path / "cache" / "base", "--revision", REVISION)
+    assert code == 1
+    assert f"cannot write to {tmp_path}/cache" in errors
+    assert "Traceback" not in errors
+
+
 async def test_a_revision_that_does_not_exist_is_said_in_one_line(hub: Any, tmp_path: Path) -> None:
     code, errors = await fetch(hub[0], tmp_path / "base", "--revision", "b" * 40)
     assert code == 1
     assert "cannot fetch hf://org/model" in errors
     assert "Traceback" not in errors
+
+
+def test_a_base_that_cannot_be_read_for_comparison_is_served_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"odd")
+    assert not serving.base_modules(tmp_path).shapes
+    assert "model.safetensors" in caplog.text

@@ -114,6 +114,7 @@ class Stores:
     deployments: Store = field(default_factory=Store)
     services: Store = field(default_factory=Store)
     policies: Store = field(default_factory=Store)
+    budgets: Store = field(default_factory=Store)
     configmaps: Store = field(default_factory=Store)
     workloads: Workloads = field(default_factory=Workloads)
 

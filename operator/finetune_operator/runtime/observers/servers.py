@@ -18,6 +18,7 @@ from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.observers.lookups import Lookups
 from finetune_operator.runtime.pods import Poller
 from finetune_operator.runtime.resources import (
+    BUDGET,
     CONFIGMAP,
     DEPLOYMENT,
     NETWORKPOLICY,
@@ -49,10 +50,11 @@ class ServerObserver:
         naming = self.owners.naming(Key("ModelServer", namespace, server.metadata.name))
         read = [_readable(one) for one in naming]
         stores, manifest = self.stores, manifest_name(server)
-        deployment, service, policy, configmap = await asyncio.gather(
+        deployment, service, policy, budget, configmap = await asyncio.gather(
             self._child(stores.deployments, DEPLOYMENT, namespace, name),
             self._child(stores.services, SERVICE, namespace, name),
             self._child(stores.policies, NETWORKPOLICY, namespace, name),
+            self._child(stores.budgets, BUDGET, namespace, name),
             self._child(stores.configmaps, CONFIGMAP, namespace, manifest),
         )
         return Observed(
@@ -64,6 +66,7 @@ class ServerObserver:
             claims=await self.lookups.claims(namespace, mounted_claims(server)),
             service=service,
             policy=policy,
+            budget=budget,
             unreadable=tuple(one for one in read if isinstance(one, Unreadable)),
             peers=self._peers(server),
         )

@@ -25,6 +25,7 @@ from finetune_operator.runtime.resources import Key
 
 WORKERS = 16
 DRAIN_SECONDS = 20.0
+# While the caches are filled, this long without one more object ends the process.
 SYNC_SECONDS = 120.0
 # For a cache that is not required: queued runs are not told that Kueue is absent while it is being listed.
 GRACE_SECONDS = 10.0
@@ -118,13 +119,13 @@ class Process:
 
     async def _lead(self) -> None:
         """Fill the caches, wait to lead, decide."""
-        await self._in_time(self._complete())
+        await self._while_objects_come(self._complete())
         self._caught_up = True
         self._supervisor.start("listing", self._parts.listing.run())
         if self._parts.elector is not None:
             log.info("standing by")
             await self._parts.elector.leading.wait()
-            await self._in_time(self._parts.listing.caught_up())
+            await self._while_objects_come(self._parts.listing.caught_up())
         self._parts.metrics.leader.set(1)
         self._parts.reconciler.lead()
         log.info("started", extra={"workers": WORKERS})
@@ -167,15 +168,28 @@ class Process:
                     await reflector.synced.wait()
         await self._parts.listing.caught_up()
 
-    async def _in_time(self, waiting: Coroutine[Any, Any, None]) -> None:
+    async def _while_objects_come(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """A large cluster may take its time; where a role is missing nothing comes."""
+        work, held = asyncio.ensure_future(waiting), -1
         try:
-            async with asyncio.timeout(SYNC_SECONDS):
-                await waiting
-        except TimeoutError:
-            raise StartError(
-                f"Not complete within {SYNC_SECONDS:.0f} s: {'; '.join(self._incomplete())}. The log says "
-                "what the API server answers (a missing role is the usual cause)."
-            ) from None
+            while not work.done():
+                if (now := self._held()) == held:
+                    raise StartError(self._nothing_came())
+                held = now
+                await asyncio.wait({work}, timeout=SYNC_SECONDS)
+            work.result()
+        finally:
+            work.cancel()
+
+    def _held(self) -> int:
+        """How many objects the caches hold."""
+        return len(self._parts.owners.known()) + sum(len(r.store) for r in self._parts.reflectors)
+
+    def _nothing_came(self) -> str:
+        return (
+            f"Not complete, and nothing came for {SYNC_SECONDS:.0f} s: {'; '.join(self._incomplete())}. The "
+            "log says what the API server answers (a missing role is the usual cause)."
+        )
 
     @property
     def _required(self) -> list[Reflector]:
