@@ -86,8 +86,8 @@ async def forward(request: web.Request, outgoing: Outgoing, call: Call, ledger: 
             return await pass_on(request, upstream, headers, call, ledger, hides_usage=hides)
         content = await whole(upstream)
         ledger.heard(call)
-        if upstream.status == 200:
-            call.take(read_answer(content))  # what the engine refuses is no failure of it
+        if upstream.status == 200:  # any other code says what it is
+            call.take(read_answer(content))
         return web.Response(status=upstream.status, body=content, headers=headers)
 
 
