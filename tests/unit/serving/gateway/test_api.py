@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from finetune_serving.gateway import hold
 from finetune_serving.gateway.routing import RouteTable
-from tests.unit.serving.gateway.builders import BODY, CHAT, VERSION, Client, Engine, Setup
+from tests.unit.serving.gateway.builders import BODY, CHAT, Client, Engine, Setup
 
 
 async def test_an_alias_is_answered_by_its_version_and_says_so(client: Client) -> None:
@@ -407,16 +407,3 @@ async def _until_held(setup: Setup) -> None:
     async with asyncio.timeout(10):
         while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
             await asyncio.sleep(0)
-
-
-async def test_a_request_that_the_engine_refuses_is_no_failure_of_its_version(
-    client: Client, setup: Setup, engine: Engine
-) -> None:
-    async def refuse(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
-        return web.json_response({"error": {"message": "too long", "code": 400}}, status=400)
-
-    engine.reply = refuse
-    assert (await client.post(CHAT, json=BODY)).status == 400
-    await setup.finished()
-    tally = setup.ledger.tally(VERSION)
-    assert (tally.requests, tally.failures, setup.book.trouble.is_set()) == (1, 0, False)
