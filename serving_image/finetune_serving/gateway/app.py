@@ -224,7 +224,7 @@ class Gateway:
             except Exception as error:
                 response = self._refused(request, call, error)
             call.status = response.status
-            if call.failed or call.status >= 500:
+            if call.failed or (call.version and call.status >= 500):
                 _log(call)
             return response
 
@@ -264,7 +264,7 @@ class Gateway:
 
 
 def _log(call: Call) -> None:
-    """Only failures: one line per request would bury them, and /metrics counts requests."""
+    """Only what a version failed: a line per refusal while the engine is down would bury it."""
     fields = {"requestId": call.request_id, "key": call.key, "alias": call.alias, "version": call.version}
     logger.warning("a request failed", extra={"fields": {**fields, "status": call.status}})
 

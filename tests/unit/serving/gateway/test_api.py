@@ -319,19 +319,19 @@ async def test_a_defect_of_the_gateway_is_an_error_in_openais_shape(
 
 
 async def test_a_failure_is_logged_with_what_finds_it_again(
-    client: Client, setup: Setup, caplog: pytest.LogCaptureFixture
+    client: Client, setup: Setup, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setup.book.engine_up = False
+    async def fail(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "broken"}}, status=500)
+
+    engine.reply = fail
     await client.post(CHAT, json=BODY, headers={"x-request-id": "mine"})
     await client.post(CHAT, json={})
+    setup.book.engine_up = False
+    await client.post(CHAT, json=BODY)
     (record,) = caplog.records
-    assert record.__dict__["fields"] == {
-        "requestId": "mine",
-        "key": "",
-        "alias": "reviews",
-        "version": "",
-        "status": 503,
-    }
+    version = {"key": "", "alias": "reviews", "version": "reviews--1"}
+    assert record.__dict__["fields"] == {"requestId": "mine", **version, "status": 500}
 
 
 async def test_anthropics_clients_get_their_own_error_shape(client: Client) -> None:
