@@ -119,23 +119,18 @@ class Gateway:
         check_pod(limits, self.ledger, call)
         self.rates.check(call.key, limits.tokens_per_minute_per_key)
         content = await read(request, limits.max_body_bytes, partial(take_bytes, self.ledger, call))
-        ask = parse(ENDPOINTS[request.path], content, limits)
         try:
-            return self._local(ask, request, call)
+            return self._local(content, request, call)
         except NotBegunError:
             if HOP_HEADER in request.headers:
                 raise errors.unavailable() from None
         if self.peers is not None:
             return self.peers.outgoing(request.path, content, request.headers, call)
-        return await self._held(content, request, call)
+        return await self.hold.found(lambda: self._local(content, request, call), deadline())
 
-    async def _held(self, content: bytes, request: web.Request, call: Call) -> Outgoing:
-        """The request for the engine as soon as it can begin; Refusal after a few seconds."""
-        ask = parse(ENDPOINTS[request.path], content, self.book.limits)
-        return await self.hold.found(lambda: self._local(ask, request, call), deadline())
-
-    def _local(self, ask: Ask, request: web.Request, call: Call) -> Outgoing:
+    def _local(self, content: bytes, request: web.Request, call: Call) -> Outgoing:
         """The request for the engine. Nothing awaits here, so that no version is asked uncounted."""
+        ask = parse(ENDPOINTS[request.path], content, self.book.limits)
         version = self._version(ask, request.headers, call)
         self.ledger.enter(call, ask.model, version)
         self._shadow(ask, request, call)
@@ -189,11 +184,17 @@ class Gateway:
 
     async def _again(self, request: web.Request, outgoing: Outgoing, call: Call, until: float) -> Outgoing:
         """A request that the other side cannot have begun, when there is news of our own engine."""
-        if outgoing.to is not self.engine:
-            return await self._held(outgoing.content, request, call)
+        if outgoing.to is self.engine:
+            await self.hold.news(until)
+            await self.hold.found(lambda: self._still(call.version), until)
+            return outgoing
+        try:
+            return self._local(outgoing.content, request, call)
+        except NotBegunError as error:
+            if error.lasting:
+                raise errors.unavailable(error.lasting) from None
         await self.hold.news(until)
-        await self.hold.found(lambda: self._still(call.version), until)
-        return outgoing
+        return outgoing  # another replica may be ready by now
 
     def _passed(self, request: web.Request, outgoing: Outgoing, call: Call) -> Outgoing:
         """A request that our engine took along when it went, for another replica; only once."""

@@ -64,9 +64,7 @@ async def test_without_a_ready_replica_the_request_waits_for_its_own_engine(
     monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
     other.book.engine_up = False
     asked = asyncio.create_task(client.post(CHAT, json=BODY))
-    async with asyncio.timeout(10):
-        while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
-            await asyncio.sleep(0)
+    await _until_held(setup)
     setup.book.engine_up = True
     setup.book.announce()
     assert (await asked).status == 200
@@ -110,9 +108,28 @@ async def test_an_alias_that_only_this_replica_cannot_have_is_answered_by_the_ot
     assert (refused.status, "disk" in await refused.text()) == (503, True)
 
 
+async def test_a_replica_that_becomes_ready_meanwhile_gets_the_request(
+    client: Client, setup: Setup, other: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
+    other.book.engine_up = False
+    asked = asyncio.create_task(client.post(CHAT, json=BODY))
+    await _until_held(setup)
+    other.book.engine_up = True
+    setup.book.announce()
+    assert (await asked).status == 200
+    assert other.ledger.tally(VERSION).requests == 1
+
+
 async def test_what_the_other_replica_refuses_is_the_answer(client: Client, engine: Engine) -> None:
     async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
         return web.json_response({"error": {"message": "too long"}}, status=400)
 
     engine.reply = reply
     assert (await client.post(CHAT, json=BODY)).status == 400
+
+
+async def _until_held(setup: Setup) -> None:
+    async with asyncio.timeout(10):
+        while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
+            await asyncio.sleep(0)
