@@ -118,7 +118,7 @@ def run_engine(args: argparse.Namespace) -> int:
     from vllm.platforms import current_platform
 
     fix = ["--worker-extension-cls", _CPU_KERNELS] if current_platform.is_cpu() else []
-    arguments = [*fix, *engine_arguments(args, extra)]
+    arguments = [*engine_arguments(args, extra), *fix]
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     validate_parsed_serve_args(parsed)
     uvloop.run(_serve(parsed))
@@ -231,6 +231,8 @@ def add_private_routes(app: "FastAPI", engine_id: str) -> None:
             if registered is not None:
                 known[name] = registered.lora_int_id
             if name not in known:
+                named = {r.lora_int_id for r in models.lora_requests.values()} | set(known.values())
+                await _remove_nameless(app.state.engine_client, named)
                 return JSONResponse({"removed": False, "resident": False})
             async with asyncio.timeout(_REMOVE_SECONDS + _CALL_SECONDS):
                 gone = await _remove(app.state.engine_client, name, known[name])
@@ -238,6 +240,13 @@ def add_private_routes(app: "FastAPI", engine_id: str) -> None:
             models.lora_resolver_lock.pop(name, None)
             known.pop(name)
         return JSONResponse({"removed": gone, "resident": not gone}, status_code=200 if gone else 409)
+
+
+async def _remove_nameless(client: Any, named: set[int]) -> None:
+    """Drop what vLLM keeps of an adapter that it read and then refused: it takes a slot under no name."""
+    async with asyncio.timeout(_CALL_SECONDS):
+        for lora_id in set(await client.list_loras()) - named:
+            await client.remove_lora(lora_id)
 
 
 async def _remove(client: Any, name: str, lora_id: int) -> bool:

@@ -18,6 +18,7 @@ class Options:
     manifest: Annotated[Path, "the server manifest"] = Path("/etc/finetune/server/manifest.json")
     uds: Annotated[Path, "the engine's socket"] = Path("/run/engine/engine.sock")
     derived_from: Annotated[str | None, "fingerprint of what the base is a quantised form of"] = None
+    peers: Annotated[str | None, "address of the server's Service, http://NAME:PORT"] = None
     keys: Annotated[Path | None, "folder of API keys; left out: no key needed"] = None
     max_lora_rank: Annotated[int, "what the engine was started with"] = 64
     adapters: Annotated[Path, "local copies"] = Path("/adapters")

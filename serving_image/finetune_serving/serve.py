@@ -29,6 +29,7 @@ from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Ledger
 from finetune_serving.gateway.metrics import GatewayCollector, engine_metrics
+from finetune_serving.gateway.peers import Peers
 from finetune_serving.logs import configure
 from finetune_serving.options import Options
 
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 LAME_DUCK_SECONDS = 2.0
 _IDLE_SECONDS = 15.0
 # A client has this long for the head of a request, and between two of them.
-_CLIENT_IDLE_SECONDS = 75.0
+CLIENT_IDLE_SECONDS = 75.0
 # Fewer pauses while large bodies come in (bytes).
 _READ_BUFFER = 256 * 1024
 
@@ -74,7 +75,7 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
         engine = await stack.enter_async_context(_session(options.uds, _IDLE_SECONDS))
         judged = await stack.enter_async_context(_session(options.uds, None))
         agent = _agent(options, fingerprint, EngineClient(judged), registry, book, keys, ledger)
-        gateway = Gateway(engine, book, keys, ledger)
+        gateway = Gateway(engine, book, keys, ledger, await _peers(stack, options.peers))
         await _listen(stack, gateway.app(), options.host, options.port)
         agents = agent_app(agent.state, registry, partial(engine_metrics, engine))
         await _listen(stack, agents, options.host, options.agent_port)
@@ -88,6 +89,15 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
         work.cancel()
         with suppress(asyncio.CancelledError):
             await work  # raises what the agent failed with: that is the process's own failure
+
+
+async def _peers(stack: AsyncExitStack, address: str | None) -> Peers | None:
+    if address is None:
+        return None
+    # A new connection each time: the Service chooses among the replicas that are ready now.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    return Peers(await stack.enter_async_context(session), address)
 
 
 def _session(uds: Path, idle_seconds: float | None) -> aiohttp.ClientSession:
@@ -132,10 +142,14 @@ def _limits(options: Options, fingerprint: str) -> Limits:
 def base_modules(model: Path) -> BaseModules:
     """The modules that adapters are compared with; none, and a warning, when the base's headers are odd."""
     try:
-        return read_base(model)
+        base = read_base(model)
     except (OSError, ValueError) as error:
         logger.warning("adapters cannot be compared with the modules of the base: %s", error)
         return BaseModules()
+    packed = sum(shape is None for shape in base.shapes.values())
+    fields = {"modules": len(base.shapes), "comparedByNameOnly": packed}
+    logger.info("adapters are compared with the base", extra={"fields": fields})
+    return base
 
 
 def base_template_kwargs(model: Path) -> dict[str, JsonValue]:
@@ -163,7 +177,7 @@ async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: 
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=5.0,
-        keepalive_timeout=_CLIENT_IDLE_SECONDS,
+        keepalive_timeout=CLIENT_IDLE_SECONDS,
         read_bufsize=_READ_BUFFER,
     )
     await runner.setup()

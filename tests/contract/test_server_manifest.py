@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_operator.api.modelserver import Limits, ModelServer
 from finetune_operator.contracts.documents import ManifestBase, ManifestVersion
+from finetune_operator.serving.children import manifest_configmap
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.report import AliasReport, report
 from finetune_operator.serving.routing import Slots, next_step
@@ -225,3 +227,38 @@ def test_any_sequence_of_changes_ends_with_what_was_asked_last(changes: list[dic
         table = settle(table, wanted, pod)
         assert {w.alias: w.version for w in wanted} == {a: r.stable for a, r in table.routes.items()}
         assert {w.version for w in wanted} == set(table.versions) == set(pod.world.records)
+
+
+LIMITS = {
+    "maxBodyBytes": 1024,
+    "maxInFlight": 2,
+    "maxInFlightPerAlias": 3,
+    "maxInFlightPerKey": 4,
+    "tokensPerMinutePerKey": 5,
+    "maxN": 6,
+    "maxPrompts": 7,
+}
+
+
+def told_to_gateway(**spec: Any) -> ServerManifest:
+    """What the gateway reads of the server manifest of a ModelServer."""
+    body = {"baseModel": {"source": "pvc://models/base"}, "artifactStore": "pvc://adapters", **spec}
+    metadata = {"name": "shared", "namespace": "demo", "uid": "u1"}
+    server = ModelServer.model_validate({"metadata": metadata, "spec": body})
+    written = manifest_configmap(server, write_table(EMPTY, ManifestBase(name="base")))
+    return ServerManifest.model_validate_json(written["data"]["manifest.json"])
+
+
+def test_what_a_server_says_of_requests_is_what_its_gateway_does() -> None:
+    grants = [{"name": "team", "aliases": ["reviews"]}]
+    keys = {"secretRef": {"name": "keys"}, "allowedAliases": grants}
+    read = told_to_gateway(limits=LIMITS, apiKeys=keys, drainSeconds=60)
+    assert read.limits.model_dump(by_alias=True) == LIMITS
+    assert [(key.name, set(key.aliases)) for key in read.keys] == [("team", {"reviews"})]
+    assert read.drain_seconds == 60
+
+
+def test_the_limits_that_nobody_set_are_those_that_the_api_tells() -> None:
+    for name, value in told_to_gateway().limits.model_dump().items():
+        told = str(Limits.model_fields[name].description).partition("Default: ")[2].rstrip(".")
+        assert told == {None: "no limit", 32 * 2**20: "32 MiB"}.get(value, str(value))

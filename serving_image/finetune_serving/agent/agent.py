@@ -21,7 +21,7 @@ from finetune_serving.agent.record import Record, after_engine_restart, given_up
 from finetune_serving.agent.report import Process, state
 from finetune_serving.agent.routes import alias_states, answering, ready_versions, refusals
 from finetune_serving.agent.steps import Steps
-from finetune_serving.documents import State
+from finetune_serving.documents import ServerManifest, State
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Ledger
@@ -57,6 +57,7 @@ class Agent:
         self._engine_id = ""
         self._tidied = ""
         self._tidy_at = 0.0
+        self._copied = 0
         self._changed = asyncio.Event()
         self._copies: set[asyncio.Task[None]] = set()
 
@@ -67,7 +68,7 @@ class Agent:
             engine_id=self._engine_id,
             fingerprint=self._limits.base_fingerprint,
             closing=self._book.closing,
-            manifest_error=self._manifest.error or self._keys.problem,
+            problem=self._manifest.error or self._keys.problem,
             engine_trouble=self._engine.verdict.trouble if self._engine.verdict.hung else "",
         )
         return state(self._snapshot(), process, self._ledger.tally)
@@ -86,9 +87,17 @@ class Agent:
         while True:
             self._manifest.refresh()
             self._keys.refresh()
+            self._follow_copies()
             self._settle()
             self._changed.set()
             await asyncio.sleep(TICK_SECONDS)
+
+    def _follow_copies(self) -> None:
+        """A large adapter from a slow store comes nearer to Ready with every byte."""
+        copied = self._steps.copied()
+        if copied != self._copied:
+            self._copied = copied
+            self._world = replace(self._world, moved_at=time.monotonic())
 
     async def _follow_engine(self) -> None:
         while True:
@@ -132,8 +141,8 @@ class Agent:
         self._world = decision.world
         self._publish()
         for version in decision.overdue:
-            count = self._ledger.cancel(version)
-            logger.warning("requests cancelled", extra={"fields": {"version": version, "requests": count}})
+            if count := self._ledger.cancel(version):
+                logger.warning("requests ended", extra={"fields": {"version": version, "requests": count}})
         for version in decision.copies:
             self._start_copy(self._world.records[version])
         return decision.work
@@ -142,8 +151,13 @@ class Agent:
         world, manifest = self._world, self._world.manifest
         self._book.engine_up = world.engine_up
         self._book.loaded = ready = ready_versions(world.records)
-        if manifest is None:
-            return
+        if manifest is not None:
+            self._publish_routes(manifest, ready)
+        self._book.ready = self.state().ready
+        self._book.announce()
+
+    def _publish_routes(self, manifest: ServerManifest, ready: frozenset[str]) -> None:
+        world = self._world
         self._book.limits = manifest.limits
         self._book.grants = {grant.name: grant.aliases for grant in manifest.keys}
         routes = [
@@ -151,12 +165,11 @@ class Agent:
         ]
         self._book.table = table_of(manifest.model_copy(update={"routes": tuple(routes)}))
         states = alias_states(manifest, world.routes, world.records, engine_up=world.engine_up)
-        self._book.unavailable = refusals(states)
+        self._book.unavailable = refusals(states, world.routes, world.unavailable) if world.engine_up else {}
         published = {name: r.published for name, r in world.records.items()}
         self._book.created = published | {manifest.base.name: self._limits.base_published}
         kwargs = {name: r.template_kwargs for name, r in world.records.items()}
         self._book.template_kwargs = kwargs | {manifest.base.name: self._limits.base_template_kwargs}
-        self._book.announce()
 
     async def _work(self) -> None:
         while True:

@@ -35,15 +35,17 @@ _WORK: tuple[tuple[Phase, Kind], ...] = (
 class World:
     """Everything `converge` decides from; times are monotonic seconds.
 
-    `routes` are in force, `applied` is the generation that they came from, `unrouted` says since when no
-    route names a version. `opened` is whether every alias that can be had has answered since the engine
-    process started. `moved_at` is when a version last came nearer to Ready. `folders` are the digests whose
-    local copies are being written or deleted.
+    `routes` are in force, `applied` is the generation that they came from, `unavailable` are the routed
+    versions that nobody should wait for, `unrouted` says since when no route names a version. `opened` is
+    whether every alias that can be had has answered since the engine process started. `moved_at` is when a
+    version last came nearer to Ready. `folders` are the digests whose local copies are being written or
+    deleted.
     """
 
     manifest: ServerManifest | None = None
     records: Mapping[str, Record] = field(default_factory=dict)
     routes: Mapping[str, Route] = field(default_factory=dict)
+    unavailable: frozenset[str] = frozenset()
     unrouted: Mapping[str, float] = field(default_factory=dict)
     applied: int = 0
     opened: bool = False
@@ -120,16 +122,21 @@ def _with_routes(world: World, manifest: ServerManifest) -> World:
     stalled = world.now - world.moved_at > STALLED_SECONDS
     unavailable = unavailable_versions(names, world.records, stalled=stalled)
     complete = settled(manifest, ready, unavailable)
+    routes = in_force(manifest, world.routes, ready, unavailable)
     return replace(
         world,
-        routes=in_force(manifest, world.routes, ready, unavailable),
+        routes=routes,
+        unavailable=unavailable & (manifest.routed() | _named(routes.values())),
         applied=manifest.generation if complete else world.applied,
         opened=world.opened or (world.engine_up and complete),
     )
 
 
 def _named(routes: Iterable[Route]) -> frozenset[str]:
-    return frozenset(name for route in routes for name in versions_of(route))
+    """Every version that may get requests, copies of requests included."""
+    routes = tuple(routes)
+    shadows = {route.shadow.version for route in routes if route.shadow is not None}
+    return frozenset(name for route in routes for name in versions_of(route)) | shadows
 
 
 def _next_work(world: World) -> Work | None:

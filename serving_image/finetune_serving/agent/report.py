@@ -12,13 +12,13 @@ from finetune_serving.gateway.ledger import Tally
 
 @dataclass(frozen=True)
 class Process:
-    """What is true of this pod beside its versions."""
+    """What is true of this pod beside its versions; `problem` is told, it keeps nobody away."""
 
     process_id: str
     engine_id: str
     fingerprint: str
     closing: bool = False
-    manifest_error: str = ""
+    problem: str = ""
     engine_trouble: str = ""
 
 
@@ -31,7 +31,7 @@ def not_ready(world: World, process: Process) -> str:
     if process.closing:
         return "shutting down"
     if manifest is None:
-        return process.manifest_error or "waiting for the server manifest"
+        return process.problem or "waiting for the server manifest"
     if manifest.base.fingerprint not in (None, process.fingerprint):
         asked = manifest.base.fingerprint
         return f"the base model has fingerprint {process.fingerprint}, the server asks for {asked}"
@@ -60,7 +60,7 @@ def state(world: World, process: Process, tally: Callable[[str], Tally]) -> Stat
         base=BaseState(name=manifest.base.name if manifest else "", fingerprint=process.fingerprint),
         versions=tuple(_version(r, tally(name)) for name, r in sorted(world.records.items())),
         aliases=alias_states(manifest, world.routes, world.records, engine_up=up) if manifest else (),
-        message=reason or process.manifest_error,
+        message=reason or process.problem,
     )
 
 

@@ -57,8 +57,12 @@ def versions_of(route: Route) -> frozenset[str]:
 
 
 def answering(route: Route, ready: frozenset[str]) -> tuple[Target, ...]:
-    """The targets that get requests: those that can answer; all of them when none can."""
-    return tuple(target for target in route.targets if target.version in ready) or route.targets
+    """The targets with the weights in force: one that cannot answer gets no share while another can."""
+    if not versions_of(route) & ready:
+        return route.targets
+    able = [target for target in route.targets if target.version in ready]
+    others = [target for target in route.targets if target.version not in ready]
+    return (*able, *(target.model_copy(update={"weight": 0}) for target in others))
 
 
 def alias_states(
@@ -95,11 +99,16 @@ def _why(version: str, record: Record | None) -> tuple[str, str]:
     return record.reason or record.phase, f"{version}: {said}"
 
 
-def refusals(states: tuple[AliasState, ...]) -> dict[str, str]:
-    """For each alias without an answer the sentence that its clients get: no path, no other version."""
+def refusals(
+    states: tuple[AliasState, ...], routes: Mapping[str, Route], unavailable: frozenset[str]
+) -> dict[str, str]:
+    """The sentence for clients of each alias that cannot be had: no path, no other version.
+
+    An alias whose version is being loaded is not among them: its requests may wait a moment.
+    """
     return {
         state.alias: f"The model `{state.alias}` cannot be answered here at the moment ({state.reason}); "
         "the status of its AdapterDeployment says why."
         for state in states
-        if not state.answers
+        if versions_of(routes[state.alias]) <= unavailable
     }

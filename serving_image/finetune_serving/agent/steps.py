@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -65,6 +66,12 @@ class Steps:
         """Where the local copy of a digest is."""
         return local_folder(self._places.adapters, digest)
 
+    def copied(self) -> int:
+        """Bytes of the copies under way: they grow while a store is slow and stand still while it hangs."""
+        with suppress(OSError):  # a copy has just become whole, or was given up
+            return sum(file.stat().st_size for file in self._places.adapters.glob(".*.partial/*"))
+        return 0
+
     async def fetch(self, record: Record) -> Record:
         """Stage the files; the next phase is Loading."""
         return await self._kept(self._fetch(record), record, "InvalidArtifact")
@@ -74,13 +81,10 @@ class Steps:
         return await self._kept(self._load(record), record, "LoadFailed")
 
     async def verify(self, record: Record, base: str, engine_id: str) -> Record:
-        """Ask for the effect; a version without any leaves the engine again."""
+        """Ask for the effect; the next phase is Ready."""
         if (base, engine_id) != (self._base.name, self._base.engine_id):
             self._base = Base(base, engine_id)
-        after = await self._kept(self._verify(record), record, "LoadFailed")
-        if after.phase == "Failed":
-            await self._removed(record.entry.name)
-        return after
+        return await self._kept(self._verify(record), record, "LoadFailed")
 
     async def remove(self, record: Record) -> Record | None:
         """Take it out of the engine; None once it is gone, else the record with the time to try again."""
@@ -119,6 +123,8 @@ class Steps:
             return await step
         except RefusedError as error:
             logger.warning(error.message, extra={"fields": fields | {"reason": error.reason}})
+            if record.phase in ("Loading", "Verifying"):
+                await self._removed(record.entry.name)  # what is refused leaves nothing in the engine
             return failed(record, error.reason, error.message, time.monotonic(), retry=error.retry)
         except EngineLostError as error:
             text = f"The engine went away: {error}"

@@ -3,9 +3,7 @@
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import aiohttp
@@ -15,9 +13,11 @@ from finetune_serving.gateway import errors
 from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import Refusal
+from finetune_serving.gateway.hold import Hold, deadline
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Call, Ledger
 from finetune_serving.gateway.limits import TokenRates, check_alias, check_pod, take_bytes
+from finetune_serving.gateway.peers import HOP_HEADER, Peers
 from finetune_serving.gateway.proxy import (
     REQUEST_ID_HEADER,
     VERSION_HEADER,
@@ -25,6 +25,7 @@ from finetune_serving.gateway.proxy import (
     NotBegunError,
     Outgoing,
     engine_headers,
+    engine_url,
     forward,
     request_id,
 )
@@ -36,28 +37,30 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CALL = web.RequestKey("call", Call)
 HEALTH = "/health"
-# Requests that meet an engine that is down wait this long for it, so many at a time.
-HOLD_SECONDS = 5.0
-HOLD_MOST = 256
 # After these the connection is of no use: the next request should find another pod, or the body was not read.
 _CLOSING = frozenset({408, 413, 503})
 _QUICK = aiohttp.ClientTimeout(total=2)
 
 
-@dataclass
 class Gateway:
     """The handlers of the public API with what they need."""
 
-    engine: aiohttp.ClientSession
-    book: Book
-    keys: KeyRing
-    ledger: Ledger
-    rates: TokenRates = field(default_factory=TokenRates)
-    held: int = 0
-
-    def __post_init__(self) -> None:
-        """Copies of requests go to the same engine."""
-        self.shadows = Shadows(self.engine, self.ledger)
+    def __init__(
+        self,
+        engine: aiohttp.ClientSession,
+        book: Book,
+        keys: KeyRing,
+        ledger: Ledger,
+        peers: Peers | None = None,
+    ) -> None:
+        self.engine = engine
+        self.book = book
+        self.keys = keys
+        self.ledger = ledger
+        self.peers = peers
+        self.rates = TokenRates()
+        self.hold = Hold(book)
+        self.shadows = Shadows(ledger)
 
     def app(self) -> web.Application:
         """The aiohttp application."""
@@ -87,7 +90,7 @@ class Gateway:
 
     async def health(self, _: web.Request) -> web.Response:
         """Whether this pod should get requests; for load balancers, so without a key."""
-        return web.Response(status=200 if self.book.ready else 503)
+        return web.Response(status=200 if self.book.ready and not self.book.closing else 503)
 
     async def models(self, request: web.Request) -> web.Response:
         """The base and every alias that the caller may ask."""
@@ -108,7 +111,7 @@ class Gateway:
         return [card for card in cards if self.book.may_call(key, card["id"])]
 
     async def _outgoing(self, request: web.Request, call: Call) -> Outgoing:
-        """The request for the engine, with its version chosen and counted.
+        """The request for the engine, with its version chosen and counted, or for another replica.
 
         Only what is returned outlives the wait for the answer: the body is in memory once.
         """
@@ -117,8 +120,23 @@ class Gateway:
         self.rates.check(call.key, limits.tokens_per_minute_per_key)
         content = await read(request, limits.max_body_bytes, partial(take_bytes, self.ledger, call))
         ask = parse(ENDPOINTS[request.path], content, limits)
-        version = await self._held(lambda: self._version(ask, request.headers, call))
-        # From the choice of a version to here nothing awaits: none is asked uncounted while it is unloaded.
+        try:
+            return self._local(ask, request, call)
+        except NotBegunError:
+            if HOP_HEADER in request.headers:
+                raise errors.unavailable() from None
+        if self.peers is not None:
+            return self.peers.outgoing(request.path, content, request.headers, call)
+        return await self._held(content, request, call)
+
+    async def _held(self, content: bytes, request: web.Request, call: Call) -> Outgoing:
+        """The request for the engine as soon as it can begin; Refusal after a few seconds."""
+        ask = parse(ENDPOINTS[request.path], content, self.book.limits)
+        return await self.hold.found(lambda: self._local(ask, request, call), deadline())
+
+    def _local(self, ask: Ask, request: web.Request, call: Call) -> Outgoing:
+        """The request for the engine. Nothing awaits here, so that no version is asked uncounted."""
+        version = self._version(ask, request.headers, call)
         self.ledger.enter(call, ask.model, version)
         self._shadow(ask, request, call)
         return self._rendered(ask, version, request, call)
@@ -135,9 +153,7 @@ class Gateway:
         check_alias(self.book.limits, self.ledger, call)
         if self.book.can_answer(version):
             return version
-        if self.book.engine_up and (reason := self.book.unavailable.get(ask.model)) is not None:
-            raise errors.unavailable(reason)
-        raise NotBegunError
+        raise NotBegunError(self.book.unavailable.get(ask.model, "") if self.book.engine_up else "")
 
     def _draw(self, ask: Ask, headers: Mapping[str, str]) -> float:
         """Where a caller falls among the targets; the same place each time for one that says who it is."""
@@ -148,7 +164,8 @@ class Gateway:
 
     def _rendered(self, ask: Ask, version: str, request: web.Request, call: Call) -> Outgoing:
         content = ask.rendered(version, self.book.template_kwargs.get(version, {}))
-        return Outgoing(ask.endpoint.path, content, engine_headers(request.headers, call), ask.adds_usage)
+        headers, url = engine_headers(request.headers, call), engine_url(ask.endpoint.path)
+        return Outgoing(self.engine, url, content, headers, ask.adds_usage)
 
     def _shadow(self, ask: Ask, request: web.Request, call: Call) -> None:
         route = self.book.table.aliases.get(ask.model)
@@ -159,54 +176,36 @@ class Gateway:
             self.shadows.send(ask.model, shadow.version, self._rendered(ask, shadow.version, request, call))
 
     async def _forward(self, request: web.Request, outgoing: Outgoing, call: Call) -> web.StreamResponse:
-        """The engine's answer; a request that it cannot have begun is sent once more when it is back."""
-        try:
-            return await forward(request, self.engine, outgoing, call, self.ledger)
-        except NotBegunError:
-            self.book.trouble.set()
-        await self._changed(time.monotonic() + HOLD_SECONDS)
-        await self._held(lambda: self._still(call.version))
-        return await forward(request, self.engine, outgoing, call, self.ledger)
+        """The answer; a request that the other side cannot have begun is sent again when there is news."""
+        until = deadline()
+        while True:
+            try:
+                return await forward(request, outgoing, call, self.ledger)
+            except NotBegunError:
+                self.book.trouble.set()
+            if outgoing.to is self.engine:
+                await self.hold.news(until)
+                await self.hold.found(lambda: self._still(call.version), until)
+            else:
+                outgoing = await self._held(outgoing.content, request, call)
 
     def _still(self, version: str) -> str:
         if not self.book.can_answer(version):
             raise NotBegunError
         return version
 
-    async def _held(self, choose: Callable[[], str]) -> str:
-        """What `choose` finds, as soon as it can be had; Refusal after a few seconds without."""
-        until = time.monotonic() + HOLD_SECONDS
-        while True:
-            try:
-                return choose()
-            except NotBegunError:
-                await self._changed(until)
-
-    async def _changed(self, until: float) -> None:
-        """Wait for news of the agent, not beyond `until` (monotonic seconds), and in a bounded crowd."""
-        if self.book.closing or self.held >= HOLD_MOST:
-            raise errors.unavailable()
-        self.held += 1
-        try:
-            async with asyncio.timeout(until - time.monotonic()):
-                await self.book.changed()
-        except TimeoutError:
-            raise errors.unavailable() from None
-        finally:
-            self.held -= 1
-
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count every request, whatever becomes of it, and let in those with a key."""
         if request.path == HEALTH:
             return await handler(request)
-        deadline = asyncio.timeout(None)
-        with self.ledger.call(deadline) as call:
+        ends = asyncio.timeout(None)
+        with self.ledger.call(ends) as call:
             request[CALL] = call
             call.request_id = request_id(request.headers)
             try:
                 self._recognise(request, call)
-                async with deadline:
+                async with ends:
                     response = await handler(request)
             except Exception as error:
                 response = self._refused(request, call, error)

@@ -16,8 +16,8 @@ class Book:
 
     `template_kwargs` are, by version (or base), what its prompts pass to the chat template.
     `unavailable` says, by alias, why it cannot be had on this pod. `grants` are, by name of an API key, the
-    models it may call; a key that is not in it may call all. `trouble` wakes the agent when a request met
-    an engine that is gone or has lost a version.
+    models it may call; a key that is not in it may call all. `ready` is what /state says. `trouble` wakes
+    the agent when a request met an engine that is gone or has lost a version.
     """
 
     table: RouteTable = field(default_factory=RouteTable)
@@ -28,14 +28,10 @@ class Book:
     limits: RequestLimits = field(default_factory=RequestLimits)
     grants: Mapping[str, frozenset[str]] = field(default_factory=dict)
     engine_up: bool = False
+    ready: bool = False
     closing: bool = False
     trouble: asyncio.Event = field(default_factory=asyncio.Event)
     _change: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def ready(self) -> bool:
-        """Whether this pod should get requests."""
-        return self.engine_up and self.table.base != "" and not self.closing
 
     def can_answer(self, version: str) -> bool:
         """Whether the running engine process holds this version (or the base)."""

@@ -177,10 +177,12 @@ class Ledger:
 
     def heard(self, call: Call, *, token: bool = False) -> None:
         """The engine sent bytes of a call's answer; `token` when they hold text of a stream."""
+        if call.account is None:
+            return  # another replica's engine
         now = self.last_byte = time.monotonic()
         if call.first_byte is None:
             call.first_byte = now
-        if token and call.account is not None:
+        if token:
             if call.last_token is None:
                 call.account.first_token.add(now - call.started)
             else:
@@ -212,7 +214,10 @@ class Ledger:
         await self._idle.wait()
 
     def _account(self, alias: str, version: str) -> Account:
-        return self.accounts.setdefault((alias, version), Account())
+        account = self.accounts.get((alias, version))
+        if account is None:
+            account = self.accounts[alias, version] = Account()
+        return account
 
     def _leave(self, call: Call) -> None:
         if call.account is not None:

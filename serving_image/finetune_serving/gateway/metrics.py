@@ -30,11 +30,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Account], int]], ...] = (
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[Account], Spread]], ...] = (
     ("request_duration_seconds", "Time from the request to its last byte", lambda a: a.duration),
-    (
-        "time_to_first_token_seconds",
-        "Time to the first text (streams)",
-        lambda a: a.first_token,
-    ),
+    ("time_to_first_token_seconds", "Time to the first text (streams)", lambda a: a.first_token),
     ("inter_token_latency_seconds", "Time between two events with text (streams)", lambda a: a.token_gap),
 )
 
@@ -52,9 +48,7 @@ class GatewayCollector(Collector):
         self._ledger.keep(self._book.table.pairs())
         accounts = sorted(self._ledger.accounts.items())
         yield _requests("requests", "Answered requests; 499 is a client that left", accounts, _codes)
-        yield _requests(
-            "shadow_requests", "Copies of requests, answers dropped", accounts, lambda a: a.shadows
-        )
+        yield _requests("shadow_requests", "Copies of requests", accounts, lambda a: a.shadows)
         for name, text, count in _COUNTERS:
             counter = CounterMetricFamily(f"finetune_gateway_{name}", text, labels=_LABELS)
             for pair, account in accounts:
@@ -67,7 +61,7 @@ class GatewayCollector(Collector):
 
     def _now(self, accounts: list[tuple[tuple[str, str], Account]]) -> Iterator[Metric]:
         text = "Requests being answered"
-        flight = GaugeMetricFamily("finetune_gateway_in_flight_requests", text, labels=_LABELS)
+        flight = GaugeMetricFamily("finetune_gateway_requests_in_flight", text, labels=_LABELS)
         for pair, account in accounts:
             flight.add_metric(pair, account.in_flight)
         yield flight

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
 
 import aiohttp
 from aiohttp import web
@@ -18,10 +19,11 @@ VERSION_HEADER = "x-finetune-version"
 REQUEST_ID_HEADER = "x-request-id"
 # vLLM joins its spans to the caller's by these.
 _TRACE_HEADERS = ("traceparent", "tracestate")
-_RETURNED_HEADERS = ("Content-Type", "Retry-After")
+_RETURNED_HEADERS = ("Content-Type", "Retry-After", VERSION_HEADER)
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # A generation may take as long as it takes; only an engine that does not accept the connection is late.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+_UNKNOWN_VERSION = frozenset({HTTPStatus.NOT_FOUND})
 _DEAD = b"EngineCore encountered an issue"  # vLLM's EngineDeadError
 
 
@@ -30,17 +32,30 @@ class EngineGoneError(Exception):
 
 
 class NotBegunError(EngineGoneError):
-    """The engine cannot have begun with the request: it took no connection, or does not know the version."""
+    """The engine cannot have begun with the request: it took no connection, or does not know the version.
+
+    `lasting` is why waiting will not help, if it will not.
+    """
+
+    def __init__(self, lasting: str = "") -> None:
+        super().__init__(lasting)
+        self.lasting = lasting
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A request as the engine gets it. `hides_usage`: the client did not ask for a stream's tokens."""
+    """A request as the engine (or another replica) gets it.
 
-    path: str
+    `hides_usage`: the client did not ask for a stream's tokens. `not_begun`: the answers by which the other
+    side says that it has not begun.
+    """
+
+    to: aiohttp.ClientSession
+    url: URL
     content: bytes
     headers: Mapping[str, str]
     hides_usage: bool = False
+    not_begun: frozenset[int] = _UNKNOWN_VERSION
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -55,53 +70,53 @@ def engine_headers(headers: Mapping[str, str], call: Call) -> dict[str, str]:
     return {"Content-Type": "application/json", REQUEST_ID_HEADER: call.request_id, **traced}
 
 
-async def forward(
-    request: web.Request, engine: aiohttp.ClientSession, outgoing: Outgoing, call: Call, ledger: Ledger
-) -> web.StreamResponse:
-    """The answer of `call.version`; EngineGoneError when nothing has been sent to the client yet.
+async def forward(request: web.Request, outgoing: Outgoing, call: Call, ledger: Ledger) -> web.StreamResponse:
+    """The answer to a request; EngineGoneError when nothing has been sent to the client yet.
 
     If the handler is cancelled because the client left, leaving the upstream context closes that
     connection, and the engine stops generating.
     """
-    async with await send(engine, outgoing) as upstream:
-        if upstream.status == 404:
+    async with await send(outgoing) as upstream:
+        if upstream.status in outgoing.not_begun:
             raise NotBegunError
         headers = {name: upstream.headers[name] for name in _RETURNED_HEADERS if name in upstream.headers}
-        headers |= {VERSION_HEADER: call.version, "Cache-Control": "no-cache"}
+        headers |= {"Cache-Control": "no-cache"} | ({VERSION_HEADER: call.version} if call.version else {})
         if upstream.content_type == "text/event-stream":
             hides = outgoing.hides_usage
             return await pass_on(request, upstream, headers, call, ledger, hides_usage=hides)
         content = await whole(upstream)
         ledger.heard(call)
-        call.take(read_answer(content))
+        if upstream.status == 200:  # any other code says what it is
+            call.take(read_answer(content))
         return web.Response(status=upstream.status, body=content, headers=headers)
 
 
-async def send(engine: aiohttp.ClientSession, outgoing: Outgoing) -> aiohttp.ClientResponse:
-    """The head of the engine's answer.
+async def send(outgoing: Outgoing) -> aiohttp.ClientResponse:
+    """The head of the answer.
 
     A pooled connection that breaks before it was usually closed by the engine while idle, so the request is
     sent once more; not oftener, since it may also be what ends the engine.
     """
     try:
-        return await _post(engine, outgoing)
+        return await _post(outgoing)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise NotBegunError from error
     except (aiohttp.ClientError, OSError):
         pass
     try:
-        return await _post(engine, outgoing)
+        return await _post(outgoing)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise EngineGoneError from error
 
 
-async def _post(engine: aiohttp.ClientSession, outgoing: Outgoing) -> aiohttp.ClientResponse:
-    url = _url(outgoing.path)
-    return await engine.post(url, data=outgoing.content, headers=outgoing.headers, timeout=_TIMEOUT)
+async def _post(outgoing: Outgoing) -> aiohttp.ClientResponse:
+    content, headers = outgoing.content, outgoing.headers
+    return await outgoing.to.post(outgoing.url, data=content, headers=headers, timeout=_TIMEOUT)
 
 
 @cache
-def _url(path: str) -> URL:
+def engine_url(path: str) -> URL:
+    """The address of one of the engine's routes; parsing it takes longer than all of our own headers."""
     return URL("http://engine" + path)
 
 

@@ -2,8 +2,6 @@
 
 import asyncio
 
-import aiohttp
-
 from finetune_serving.gateway.answers import read_answer
 from finetune_serving.gateway.ledger import Ledger
 from finetune_serving.gateway.proxy import EngineGoneError, Outgoing, send, whole
@@ -15,8 +13,7 @@ MOST_AT_A_TIME = 4
 class Shadows:
     """Copies under way."""
 
-    def __init__(self, engine: aiohttp.ClientSession, ledger: Ledger) -> None:
-        self._engine = engine
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -36,7 +33,7 @@ class Shadows:
         with self._ledger.call(deadline, shadow=True) as call:
             self._ledger.enter(call, alias, version)
             try:
-                async with deadline, await send(self._engine, copy) as upstream:
+                async with deadline, await send(copy) as upstream:
                     call.take(read_answer(await whole(upstream)))
                     call.status = upstream.status
             except (EngineGoneError, TimeoutError):

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -39,8 +39,8 @@ async def pass_on(
     call.begun = True
     try:
         async for part in _parts(upstream, call, ledger, hides_usage=hides_usage):
-            await _write(request, response, part)
-        await response.write_eof()
+            await _taken(request, response.write(part), len(part))
+        await _taken(request, response.write_eof(), 0)
     except BrokenOffError:
         call.failed = True
         logger.warning("the engine broke off a stream", extra={"fields": {"version": call.version}})
@@ -77,14 +77,15 @@ async def _parts(
         yield rest
 
 
-async def _write(request: web.Request, response: web.StreamResponse, part: bytes) -> None:
+async def _taken(request: web.Request, writing: Awaitable[None], size: int) -> None:
+    """Write something of this size; ConnectionResetError for a client that takes nothing for long."""
     transport = request.transport
-    if transport is not None and transport.get_write_buffer_size() + len(part) < _UNHINDERED:
-        await response.write(part)
+    if transport is not None and transport.get_write_buffer_size() + size < _UNHINDERED:
+        await writing
         return
     try:
         async with asyncio.timeout(WRITE_SECONDS):
-            await response.write(part)
+            await writing
     except TimeoutError:
         cut(request)
         raise ConnectionResetError("the client stopped reading") from None

@@ -80,12 +80,13 @@ async def test_tokens_text_and_ends_of_every_api_are_read(
     client: httpx.AsyncClient, server: Any, adapters: Adapters, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     before = _version(server, adapters)
-    answer = await client.post(path, json={"model": "reviews", "stream": stream, **body, "ignore_eos": True})
+    fixed = {"temperature": 0, "ignore_eos": True}  # messages know no ignore_eos
+    answer = await client.post(path, json={"model": "reviews", "stream": stream, **body, **fixed})
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-finetune-version"] == adapters["one"]["name"]
     after = _version(server, adapters)
     found = {name: after[name] - before[name] for name in ("requests", "failures", "empty", "cut")}
-    assert found == {"requests": 1, "failures": 0, "empty": 0, "cut": 1}
+    assert found == {"requests": 1, "failures": 0, "empty": 0, "cut": 1}, answer.text
     text = (await client.get(f"{server.agent_url}/metrics")).text
     assert _tokens(text, "generated", adapters) > 0
     assert _tokens(text, "prompt", adapters) > 0

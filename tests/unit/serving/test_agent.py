@@ -103,6 +103,7 @@ async def test_the_engines_refusals_get_a_reason(
     state = await pod.until(lambda s: any(v.phase == "Failed" for v in s.versions))
     assert state.versions[0].reason == reason
     assert message in state.versions[0].message
+    assert stand_in.removed == [state.versions[0].name]
 
 
 async def test_a_restarted_engine_gets_everything_again_before_the_pod_is_ready(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,27 @@ async def test_a_store_that_hangs_delays_neither_other_copies_nor_a_reload(
         await pod.until(lambda s: s.applied_generation == 2)
     finally:
         released.set()
+
+
+async def test_a_new_pod_waits_for_a_large_adapter_from_a_slow_store(
+    pod: Pod, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = publish("large")
+    monkeypatch.setattr("finetune_serving.agent.converge.STALLED_SECONDS", 0.8)
+
+    def drip(*args: Any) -> Staged:
+        partial = pod.folder / "adapters" / f".{large['digest'][7:19]}.partial"
+        partial.mkdir(parents=True)
+        for _ in range(10):
+            with (partial / "adapter_model.safetensors").open("ab") as file:
+                file.write(b"some bytes")
+            time.sleep(0.2)  # the store, not the test, takes its time
+        return stage(*args)
+
+    monkeypatch.setattr(steps, "stage", drip)
+    pod.write(1, [large], x=large["name"])
+    state = await pod.until(lambda s: s.ready)
+    assert state.aliases[0].answers
 
 
 async def test_an_engine_that_fails_to_remove_an_adapter_is_not_down(

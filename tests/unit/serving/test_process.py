@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import socket
@@ -89,6 +90,53 @@ async def test_a_defect_of_the_agent_ends_the_process_after_its_requests(
 
 def _defect(_: KeyRing) -> None:
     raise AssertionError("a defect")
+
+
+async def test_at_the_end_no_client_loses_a_request_on_a_connection_that_it_kept(
+    stand_in: Any, tmp_path: Path
+) -> None:
+    """Eight clients ask one request after the other, half of them as streams, until an answer says close."""
+    settings, stop = options(stand_in, tmp_path), asyncio.Event()
+    running = asyncio.create_task(serving.serve(settings, "sha256:" + "b" * 64, stop))
+    answers = 0
+
+    async def ask(number: int) -> int:
+        nonlocal answers
+        body = {"model": "base", "prompt": "x", "stream": number % 2 == 0}
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{settings.port}") as client:
+            for count in itertools.count(1):
+                async with client.post("/v1/completions", json=body) as response:
+                    assert response.status == 200
+                    await response.read()
+                answers += 1
+                if answers == 40:
+                    stop.set()
+                if response.headers.get("Connection") == "close":
+                    return count
+        return 0
+
+    async with aiohttp.ClientSession() as client, asyncio.timeout(60):
+        await _ready(client, f"http://127.0.0.1:{settings.agent_port}")
+        counts = await asyncio.gather(*(ask(number) for number in range(8)))
+        await running
+    assert min(counts) > 1
+
+
+async def test_a_client_that_never_ends_the_head_of_its_request_is_closed(
+    stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "CLIENT_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(serving, "LAME_DUCK_SECONDS", 0.0)
+    settings, stop = options(stand_in, tmp_path), asyncio.Event()
+    running = asyncio.create_task(serving.serve(settings, "sha256:" + "b" * 64, stop))
+    async with aiohttp.ClientSession() as client, asyncio.timeout(60):
+        await _ready(client, f"http://127.0.0.1:{settings.agent_port}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost:")
+        assert await reader.read() == b""
+        writer.close()
+        stop.set()
+        await running
 
 
 @pytest.mark.parametrize(

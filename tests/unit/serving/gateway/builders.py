@@ -126,7 +126,7 @@ class Setup:
     def __init__(self, session: aiohttp.ClientSession, keys: Path | None = None) -> None:
         self.ledger, self.book, self.ring = Ledger(), Book(), KeyRing(keys)
         self.manifest()
-        self.book.engine_up = True
+        self.book.engine_up = self.book.ready = True
         self.gateway = Gateway(session, self.book, self.ring, self.ledger)
 
     def manifest(self, **fields: Any) -> None:

@@ -7,13 +7,13 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from finetune_serving.gateway import app
+from finetune_serving.gateway import hold
 from tests.unit.serving.gateway.builders import Client, Engine, Setup
 
 
 @pytest.fixture(autouse=True)
 def _short_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "HOLD_SECONDS", 0.3)
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 0.3)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 from pydantic import JsonValue
 
-from finetune_serving.gateway import app
+from finetune_serving.gateway import hold
 from finetune_serving.gateway.routing import RouteTable
-from tests.unit.serving.gateway.builders import BODY, CHAT, Client, Engine, Setup
+from tests.unit.serving.gateway.builders import BODY, CHAT, VERSION, Client, Engine, Setup
 
 
 async def test_an_alias_is_answered_by_its_version_and_says_so(client: Client) -> None:
@@ -165,7 +165,7 @@ async def test_an_alias_that_cannot_be_had_is_a_503_with_its_reason(
 async def test_a_request_that_meets_a_restarting_engine_is_held_until_it_is_back(
     client: Client, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "HOLD_SECONDS", 30.0)
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
     setup.book.engine_up = False
     asked = asyncio.create_task(client.post(CHAT, json=BODY))
     await _until_held(setup)
@@ -174,11 +174,27 @@ async def test_a_request_that_meets_a_restarting_engine_is_held_until_it_is_back
     assert (await asked).status == 200
 
 
+async def test_a_version_that_the_engine_lost_is_asked_again_when_it_is_back(
+    client: Client, setup: Setup, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
+    engine.loaded.clear()
+    asked = asyncio.create_task(client.post(CHAT, json=BODY))
+    for _ in range(2):
+        await _until_held(setup)
+        setup.book.announce()
+        await asyncio.sleep(0)
+    await _until_held(setup)
+    engine.loaded.add("reviews--1")
+    setup.book.announce()
+    assert (await asked).status == 200
+
+
 async def test_no_more_are_held_than_fit(
     client: Client, setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "HOLD_SECONDS", 30.0)
-    monkeypatch.setattr(app, "HOLD_MOST", 1)
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
+    monkeypatch.setattr(hold, "HOLD_MOST", 1)
     setup.book.engine_up = False
     held = asyncio.create_task(client.post(CHAT, json=BODY))
     await _until_held(setup)
@@ -191,7 +207,7 @@ async def test_no_more_are_held_than_fit(
 async def test_a_request_that_no_engine_took_is_sent_to_the_next_one(
     client: Client, setup: Setup, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "HOLD_SECONDS", 30.0)
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
     await engine.stop()
     asked = asyncio.create_task(client.post(CHAT, json=BODY))
     async with asyncio.timeout(10):
@@ -269,7 +285,9 @@ async def test_a_request_without_a_usable_id_gets_one(
 
 async def test_health_needs_no_key_and_says_whether_the_pod_is_ready(client: Client, setup: Setup) -> None:
     assert (await client.get("/health")).status == 200
-    setup.book.engine_up = False
+    setup.book.closing = True
+    assert (await client.get("/health")).status == 503
+    setup.book.closing, setup.book.ready = False, False
     assert (await client.get("/health")).status == 503
 
 
@@ -375,5 +393,18 @@ async def test_a_shadow_gets_copies_that_nobody_waits_for(
 
 async def _until_held(setup: Setup) -> None:
     async with asyncio.timeout(10):
-        while setup.gateway.held == 0:  # noqa: ASYNC110 - the gateway has no event for a test
+        while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
             await asyncio.sleep(0)
+
+
+async def test_a_request_that_the_engine_refuses_is_no_failure_of_its_version(
+    client: Client, setup: Setup, engine: Engine
+) -> None:
+    async def refuse(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "too long", "code": 400}}, status=400)
+
+    engine.reply = refuse
+    assert (await client.post(CHAT, json=BODY)).status == 400
+    await setup.finished()
+    tally = setup.ledger.tally(VERSION)
+    assert (tally.requests, tally.failures, setup.book.trouble.is_set()) == (1, 0, False)

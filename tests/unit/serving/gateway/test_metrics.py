@@ -30,7 +30,7 @@ async def test_every_listed_version_has_its_series_at_zero(setup: Setup) -> None
     for name in (
         "failures_total",
         "stream_errors_total",
-        "in_flight_requests",
+        "requests_in_flight",
         "request_duration_seconds_count",
     ):
         assert f"finetune_gateway_{name}{{{OF_REVIEWS}}} 0.0" in text
@@ -83,7 +83,7 @@ async def test_an_answer_is_counted_with_its_tokens_and_times(client: Client, se
         "request_duration_seconds_count" + of: 2,
         "time_to_first_token_seconds_count" + of: 1,
         "inter_token_latency_seconds_count" + of: 1,
-        "in_flight_requests" + of: 0,
+        "requests_in_flight" + of: 0,
         "empty_answers_total" + of: 0,
     }
     assert {name: found["finetune_gateway_" + name] for name in expected} == expected

@@ -1,0 +1,52 @@
+"""Real vLLM whose worker stops for good: its health says 200, and nothing generates any more."""
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from finetune_serving.agent.engine_client import EngineClient
+from finetune_serving.agent.engine_watch import EngineWatch
+from finetune_serving.gateway.ledger import Ledger
+from tests.contract.engine.conftest import running_engine
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.long]
+PATIENCE = 5.0
+ASK = {"model": "tiny", "prompt": "the quick brown", "max_tokens": 8}
+
+
+async def test_an_engine_that_hangs_is_found_and_ends(base_model: Path) -> None:
+    with running_engine(base_model) as socket:
+        server = next(p for p in psutil.Process().children() if str(socket) in p.cmdline())
+        workers = server.children(recursive=True)
+        connector = aiohttp.UnixConnector(str(socket), force_close=True)
+        try:
+            async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+                ledger = Ledger()
+                watch = EngineWatch(EngineClient(session), ledger, lambda: "tiny", PATIENCE)
+                assert (await watch.look()).up
+                for worker in workers:
+                    worker.suspend()
+                with ledger.call(asyncio.timeout(None)) as call:
+                    ledger.enter(call, "tiny", "tiny")
+                    tasks = [asyncio.create_task(watch.guard()), asyncio.create_task(_ask(session))]
+                    assert (await watch.look()).up  # its health is all that a probe of it would see
+                    await asyncio.to_thread(_wait_for_end, server)
+                    assert watch.verdict.hung
+                    for task in tasks:
+                        task.cancel()
+        finally:
+            for worker in workers:
+                worker.kill()
+
+
+async def _ask(session: aiohttp.ClientSession) -> None:
+    async with session.post("/v1/completions", json=ASK) as response:
+        await response.read()
+
+
+def _wait_for_end(process: psutil.Process) -> None:
+    _, alive = psutil.wait_procs([process], timeout=12 * PATIENCE)
+    assert alive == []

@@ -1,0 +1,90 @@
+"""A replica whose engine is down, and another one that is ready."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from finetune_serving.gateway import hold
+from finetune_serving.gateway.peers import Peers
+from tests.unit.serving.gateway.builders import BODY, CHAT, VERSION, Client, Engine, Setup
+
+
+@pytest.fixture
+async def other(engine: Engine) -> AsyncIterator[Setup]:
+    """The gateway of another replica, whose engine is the one that runs."""
+    connector = aiohttp.UnixConnector(str(engine.path))
+    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+        yield Setup(session)
+
+
+@pytest.fixture
+async def setup(setup: Setup, other: Setup) -> AsyncIterator[Setup]:
+    """A replica without its engine, which knows of the other."""
+    async with TestServer(other.gateway.app()) as server, aiohttp.ClientSession() as session:
+        setup.gateway.peers = Peers(session, str(server.make_url("/")))
+        setup.book.engine_up = False
+        yield setup
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["a stream", "a whole answer"])
+async def test_a_request_is_passed_to_a_ready_replica(
+    client: Client, setup: Setup, other: Setup, stream: bool
+) -> None:
+    response = await client.post(CHAT, json=BODY | {"stream": stream}, headers={"x-request-id": "mine"})
+    assert (response.status, response.headers["x-finetune-version"]) == (200, VERSION)
+    assert response.headers["x-request-id"] == "mine"
+    assert b"usage" not in await response.read() or not stream
+    await other.finished()
+    assert (setup.ledger.tally(VERSION).requests, other.ledger.tally(VERSION).requests) == (0, 1)
+    assert 'requests_total{alias="reviews",code="200",version=""} 1.0' in setup.metrics()
+
+
+async def test_bytes_of_another_replica_are_no_sign_of_our_own_engine(client: Client, setup: Setup) -> None:
+    before = setup.ledger.last_byte
+    await client.post(CHAT, json=BODY)
+    assert setup.ledger.last_byte == before
+
+
+async def test_a_request_is_passed_once_only(client: Client, setup: Setup, other: Setup) -> None:
+    other.book.engine_up = False
+    other.gateway.peers = setup.gateway.peers
+    assert (await client.post(CHAT, json=BODY)).status == 503
+    assert other.ledger.accounts["reviews", ""].codes == {503: 1}
+
+
+async def test_without_a_ready_replica_the_request_waits_for_its_own_engine(
+    client: Client, setup: Setup, other: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
+    other.book.engine_up = False
+    asked = asyncio.create_task(client.post(CHAT, json=BODY))
+    async with asyncio.timeout(10):
+        while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
+            await asyncio.sleep(0)
+    setup.book.engine_up = True
+    setup.book.announce()
+    assert (await asked).status == 200
+
+
+async def test_an_alias_that_only_this_replica_cannot_have_is_answered_by_the_other(
+    client: Client, setup: Setup, other: Setup
+) -> None:
+    setup.book.engine_up, setup.book.loaded = True, frozenset()
+    setup.book.unavailable = {"reviews": "The disk of this replica is full."}
+    assert (await client.post(CHAT, json=BODY)).status == 200
+    other.book.engine_up = False
+    refused = await client.post(CHAT, json=BODY)
+    assert (refused.status, "disk" in await refused.text()) == (503, True)
+
+
+async def test_what_the_other_replica_refuses_is_the_answer(client: Client, engine: Engine) -> None:
+    async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "too long"}}, status=400)
+
+    engine.reply = reply
+    assert (await client.post(CHAT, json=BODY)).status == 400
