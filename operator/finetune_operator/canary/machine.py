@@ -68,6 +68,7 @@ def advance(
     record = before if before is not None and _goes_on(before, change) else _begun(before, change, look.now)
     if record.phase == "RolledBack":
         return record
+    record = _with(record, generation=change.generation)
     if rollout.abort == change.digest:
         return _rolled_back(record, "Aborted", "spec.rollout.abort names this version.", look.now)
     if rollout.promote == change.digest or record.returning:
@@ -120,7 +121,8 @@ def _arrived(before: RolloutRecord | None, change: Change, look: Look) -> Rollou
 
 
 def _coming(record: RolloutRecord, look: Look) -> RolloutRecord:
-    return _with(record, phase=look.coming)
+    """Not verified everywhere; one that has a share keeps it while a replica lost the version."""
+    return record if record.phase == "Shift" else _with(record, phase=look.coming)
 
 
 def _started(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutRecord:
