@@ -154,6 +154,19 @@ def test_a_replica_that_lost_the_version_delays_its_promotion_and_keeps_its_shar
     assert (record.phase, record.weight) == ("Shift", 10)
 
 
+def test_without_analysis_requests_change_nothing_that_is_remembered() -> None:
+    record = after(rollout(), first_step(rollout(), told()), 1, told((900, 0), (100, 50)))
+    assert record.counts is None
+    assert after(rollout(), record, 2, told((990, 0), (110, 55))) == record
+
+
+def test_an_analysis_that_is_added_in_a_step_counts_from_then_on() -> None:
+    record = after(ANALYSED, first_step(rollout()), 1, told((900, 0), (100, 50)))
+    record = after(ANALYSED, record, 2, told((990, 0), (110, 50)))
+    assert record.counts is not None
+    assert (record.counts.canary.requests, record.counts.canary.failures) == (10, 0)
+
+
 def test_promote_skips_the_steps_and_abort_ends_them() -> None:
     record = first_step(ANALYSED, told())
     assert after(rollout(promote=NEW_DIGEST), record, 1).phase == "Promote"
