@@ -134,7 +134,7 @@ class EngineClient:
         deadline = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.request(method, path, json=body, timeout=deadline) as response:
-                text = await response.text()
+                text = await response.text(errors="replace")
         except TimeoutError as error:
             raise EngineSlowError(f"the engine did not answer {path} within {seconds:.0f} s") from error
         except (aiohttp.ClientError, OSError) as error:
