@@ -118,7 +118,7 @@ def run_engine(args: argparse.Namespace) -> int:
     from vllm.platforms import current_platform
 
     fix = ["--worker-extension-cls", _CPU_KERNELS] if current_platform.is_cpu() else []
-    arguments = [*fix, *engine_arguments(args, extra)]
+    arguments = [*engine_arguments(args, extra), *fix]
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     validate_parsed_serve_args(parsed)
     uvloop.run(_serve(parsed))

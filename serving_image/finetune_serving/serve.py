@@ -142,10 +142,14 @@ def _limits(options: Options, fingerprint: str) -> Limits:
 def base_modules(model: Path) -> BaseModules:
     """The modules that adapters are compared with; none, and a warning, when the base's headers are odd."""
     try:
-        return read_base(model)
+        base = read_base(model)
     except (OSError, ValueError) as error:
         logger.warning("adapters cannot be compared with the modules of the base: %s", error)
         return BaseModules()
+    packed = sum(shape is None for shape in base.shapes.values())
+    fields = {"modules": len(base.shapes), "comparedByNameOnly": packed}
+    logger.info("adapters are compared with the base", extra={"fields": fields})
+    return base
 
 
 def base_template_kwargs(model: Path) -> dict[str, JsonValue]:

@@ -63,6 +63,22 @@ def test_the_table_of_own_flags_is_vllms(vllm: Any, slots: str) -> None:
     assert parsed.allowed_media_domains == ["nothing.invalid"]
 
 
+URLS = ["http://169.254.169.254/latest/meta-data", "https://images.example/cat.png", "http://NOTHING.example"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_an_engine_fetches_no_image(vllm: Any, url: str) -> None:
+    from vllm.multimodal.media import MediaConnector
+    from vllm.multimodal.media.image import ImageMediaIO
+
+    allowed = vllm.parse_args(engine_arguments(options(), "[]")).allowed_media_domains
+    connector = MediaConnector(allowed_media_domains=allowed)
+    with pytest.raises(ValueError, match="allowed domains"):
+        connector.load_from_url(url, ImageMediaIO())
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
+    assert connector.load_from_url(f"data:image/png;base64,{pixel}", ImageMediaIO())
+
+
 def test_an_engine_is_told_to_report_no_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.usage import usage_lib
 

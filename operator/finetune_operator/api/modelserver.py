@@ -50,8 +50,8 @@ class BaseCache(ApiModel):
     """A volume that outlives pods."""
 
     claim_name: ObjectName = Field(
-        description="PersistentVolumeClaim that pods write to; one volume for each node, or ReadWriteMany "
-        "for replicas on several nodes."
+        description="PersistentVolumeClaim that the pods write to; ReadWriteMany where they may run on "
+        "several nodes."
     )
 
 

@@ -126,6 +126,12 @@ def _lacking(child: Manifest, pods: Sequence[Manifest]) -> int:
     return max(0, (integer(child, "spec", "completions") or 1) - len({index_of(pod) for pod in pods}))
 
 
+def _all_were_made(child: Manifest) -> bool:
+    """Whether the Job counts all its pods: one that is not there has just gone, and the Job will tell how."""
+    counted = (integer(child, "status", state) or 0 for state in ("active", "succeeded", "failed"))
+    return sum(counted) >= (integer(child, "spec", "completions") or 1)
+
+
 def steady(pod: Manifest) -> bool:
     """Whether the pod runs, none of its containers has ended, and nobody wants it gone."""
     ended = any(mapping(c, "state", "terminated") for c in items(pod, "status", "containerStatuses"))
@@ -316,7 +322,7 @@ def _described(credential: Credential) -> str:
 def _too_few_pods(child: Manifest, pods: Sequence[Manifest], now: datetime) -> Trouble | None:
     since, name = moment(child, "status", "startTime"), name_of(child)
     lacking = _lacking(child, pods)
-    if not lacking or since is None or now - since < POD_PATIENCE:
+    if not lacking or since is None or now - since < POD_PATIENCE or _all_were_made(child):
         return None
     made = f"{len(pods)} of {len(pods) + lacking} pods" if pods else "no pod yet"
     return Trouble(

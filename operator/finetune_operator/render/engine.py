@@ -93,12 +93,6 @@ def engine_container(
         "command": ["python", "-m", "finetune_serving"],
         "args": engine.arguments(),
         "restartPolicy": "Always",
-        "startupProbe": {
-            **health(),
-            "periodSeconds": _STARTUP_PERIOD,
-            "timeoutSeconds": 10,
-            "failureThreshold": math.ceil(settings.engine_start_seconds / _STARTUP_PERIOD),
-        },
         "resources": resources,
         # An engine that cannot start says why only in its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -112,7 +106,7 @@ def add_socket(mounts: Mounts) -> None:
 
 
 def scoring_engine(job: FineTuneJob, settings: Settings, model: str, pod: Mounts) -> Container:
-    """The engine beside a scoring stage, which is given the socket."""
+    """The engine beside a scoring stage, which is given the socket and starts once the engine answers."""
     add_socket(pod)
     gpu, count, kept = gpu_type(job, settings), scoring_gpus(job), pinned(job, settings)
     mounts = pod.of_another_container()
@@ -120,7 +114,18 @@ def scoring_engine(job: FineTuneJob, settings: Settings, model: str, pod: Mounts
     add_base(mounts, job)
     mounts.shared_memory(shared_memory(job.spec.resources.shared_memory, gpu, count))
     serves = Engine(model, SERVED_NAME, 1, 1, max_rank(job), count, _FITTING_LENGTH if count else None)
-    return engine_container(serves, kept.images.serving, kept, gpu, engine_resources(job, settings), mounts)
+    sidecar = engine_container(
+        serves, kept.images.serving, kept, gpu, engine_resources(job, settings), mounts
+    )
+    return {
+        **sidecar,
+        "startupProbe": {
+            **health(),
+            "periodSeconds": _STARTUP_PERIOD,
+            "timeoutSeconds": 10,
+            "failureThreshold": math.ceil(kept.engine_start_seconds / _STARTUP_PERIOD),
+        },
+    }
 
 
 def max_rank(job: FineTuneJob) -> int:

@@ -144,22 +144,27 @@ def _engine(server: ModelServer, settings: Settings, image: str, pod: Mounts) ->
         mounts.claim(spec.cache.claim_name, f"{CACHE}/compiled", read_only=False, folder="compiled")
         profile = profile.model_copy(update={"env": {**_COMPILED, **profile.env}})
     serves = Engine(
-        base_path(server),
-        base_name(server),
-        spec.max_loras,
-        cpu_slots(server) + 1,
-        spec.max_lora_rank,
-        spec.resources.gpus,
-        spec.max_model_length,
-        profile,
+        model=base_path(server),
+        served_name=base_name(server),
+        max_loras=spec.max_loras,
+        max_cpu_loras=cpu_slots(server) + 1,
+        max_lora_rank=spec.max_lora_rank,
+        gpus=spec.resources.gpus,
+        max_model_length=spec.max_model_length,
+        profile=profile,
     )
     sidecar = engine_container(serves, image, settings, gpu, replica_resources(server, gpu), mounts)
     # Without a startup probe the gateway starts at once and fetches adapters while the engine loads. The
     # liveness probe is patient: only an engine that hangs is killed, never one that loads or is busy.
-    del sidecar["startupProbe"]
-    probe = health(settings.engine_start_seconds)
-    sidecar["livenessProbe"] = {**probe, "periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 10}
-    return sidecar
+    return {
+        **sidecar,
+        "livenessProbe": {
+            **health(settings.engine_start_seconds),
+            "periodSeconds": 30,
+            "timeoutSeconds": 20,
+            "failureThreshold": 10,
+        },
+    }
 
 
 def _gateway(server: ModelServer, settings: Settings, image: str, pod: Mounts) -> Container:

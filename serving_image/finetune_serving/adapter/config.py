@@ -73,10 +73,10 @@ class AdapterConfig(BaseModel):
         """Names of the PEFT features in use that vLLM 0.32 refuses or ignores."""
         yield from (label for option, label in _REFUSED_OPTIONS.items() if getattr(self, option))
         if self.bias != "none":
-            yield f"bias {self.bias!r}"
+            yield f"bias {str(self.bias)[:60]!r}"
         init = self.init_lora_weights
         if isinstance(init, str) and init.lower() not in _HARMLESS_INITS:
-            yield f"init_lora_weights {init!r}"
+            yield f"init_lora_weights {init[:60]!r}"
 
 
 def parse_config(content: bytes) -> AdapterConfig:

@@ -27,21 +27,21 @@ def check_modules(pairs: Mapping[str, Pair], base: BaseModules, *, transposed: b
     places = match(pairs, base)
     if unmatched := [module for module, place in places.items() if place is None]:
         names = counted(unmatched, len(pairs), "adapted modules")
-        text = f"The base model lacks {names}, so the engine would drop them"
+        text = f"Not in the base model, so the engine would drop them: {names}"
         raise RefusedError("BaseMismatch", f"{text}; leave them out, or train on this server's base.")
     if wrong := list(_wrong_sizes(pairs, places, base, transposed=transposed)):
-        text = f"The base model has another size for {counted(wrong, len(pairs), 'adapted modules')}"
+        text = f"Of another size in the base model: {counted(wrong, len(pairs), 'adapted modules')}"
         raise RefusedError("BaseMismatch", f"{text}; train the adapter on this server's base.")
     if absorbed := [module for module in pairs if module.rpartition(".")[2] in base.absorbed]:
         names = counted(absorbed, len(pairs), "adapted modules")
-        text = f"The engine joins {names} with others and would drop their matrices"
+        text = f"Joined with others by the engine, which would drop their matrices: {names}"
         raise RefusedError("UnsupportedAdapter", f"{text}; train the other modules only.")
 
 
 def check_ranks(pairs: Mapping[str, Pair], scales: Mapping[str, Scale]) -> None:
     """RefusedError when a matrix has another rank than adapter_config.json gives its module."""
     if wrong := list(_wrong_ranks(pairs, scales)):
-        text = f"The rank in adapter_config.json is not that of {counted(wrong, len(pairs), 'modules')}"
+        text = f"Of another rank than adapter_config.json states: {counted(wrong, len(pairs), 'modules')}"
         raise RefusedError("InvalidArtifact", f"{text}; save the adapter again.")
 
 

@@ -54,8 +54,9 @@ def matrices_of(tensors: Mapping[str, Tensor]) -> Matrices:
     copied = {name: tensor for name, tensor in tensors.items() if name.endswith(_COPIED)}
     halves = {name: _half_of(name) for name in tensors if name not in copied}
     if strange := [name for name, half in halves.items() if half is None]:
-        names = counted(strange, len(tensors), "tensors")
-        text = f"No LoRA matrices are {names}, so the engine cannot apply them"
+        text = (
+            f"No LoRA matrices, so the engine cannot apply them: {counted(strange, len(tensors), 'tensors')}"
+        )
         raise RefusedError("UnsupportedAdapter", f"{text}; train with LoRA alone.")
     own = {_module(name.removesuffix(".base_layer.weight")): tensor for name, tensor in copied.items()}
     return Matrices(_pairs({name: half for name, half in halves.items() if half}, tensors), own)
@@ -92,15 +93,14 @@ def _module(name: str) -> str:
 def _check_whole(modules: Mapping[str, Sequence[tuple[_Half, Tensor]]]) -> None:
     total = len(modules)
     if odd := [module for module, found in modules.items() if not _is_pair([half for half, _ in found])]:
-        text = f"Not one matrix A and one B are there for {counted(odd, total, 'modules')}"
+        text = f"Without exactly one matrix A and one B: {counted(odd, total, 'modules')}"
         raise RefusedError("InvalidArtifact", f"{text}; save the adapter again.")
     if empty := [module for module, found in modules.items() if not all(each.size for _, each in found)]:
-        text = f"The adapter was saved empty for {counted(empty, total, 'modules')}, as DeepSpeed ZeRO-3 does"
-        text += " while it has the parameters spread over processes"
-        raise RefusedError("InvalidArtifact", f"{text}; gather them and save it again.")
+        text = f"Saved empty, as by DeepSpeed ZeRO-3 without gathering: {counted(empty, total, 'modules')}"
+        raise RefusedError("InvalidArtifact", f"{text}; gather the parameters and save the adapter again.")
     if other := [module for module, found in modules.items() if not all(each.is_matrix for _, each in found)]:
-        text = f"What is stored for {counted(other, total, 'modules')} are not matrices of floating-point"
-        raise RefusedError("UnsupportedAdapter", f"{text} numbers; save the adapter in float32 or bfloat16.")
+        text = f"No matrices of floating-point numbers: {counted(other, total, 'modules')}"
+        raise RefusedError("UnsupportedAdapter", f"{text}; save the adapter in float32 or bfloat16.")
 
 
 def _is_pair(halves: Sequence[_Half]) -> bool:

@@ -39,10 +39,10 @@ def check_values(file: IO[bytes], pairs: Mapping[str, Pair], scales: Mapping[str
         for module, pair in pairs.items()
     }
     if broken := [module for module, found in peaks.items() if not math.isfinite(found.a + found.b)]:
-        text = f"NaN or infinite weights are in {counted(broken, len(pairs), 'modules')}"
+        text = f"With NaN or infinite weights: {counted(broken, len(pairs), 'modules')}"
         raise RefusedError("InvalidArtifact", f"{text}; the training diverged, train again.")
     if huge := [module for module, found in peaks.items() if found.product > _LARGEST_PRODUCT]:
-        text = f"Weights too large to compute with are in {counted(huge, len(pairs), 'modules')}"
+        text = f"With weights too large to compute with: {counted(huge, len(pairs), 'modules')}"
         raise RefusedError("InvalidArtifact", f"{text}; the training diverged, train again.")
     if not any(found.product for found in peaks.values()):
         text = "The adapter changes nothing: in every module A, B or lora_alpha is zero"

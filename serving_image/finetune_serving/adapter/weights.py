@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Annotated
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 _LENGTH_BYTES = 8
 _ELEMENTS = 1024 * 1024
@@ -25,7 +25,7 @@ _BITS = {
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
 
-Size = Annotated[int, Field(ge=0, le=2**63)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,15 @@ _FLOATS = {
 COMPARABLE = frozenset({"F64", "F32", "F16", "BF16"})
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
-    shape: Annotated[tuple[Size, ...], Field(max_length=8)]
+    shape: Annotated[tuple[Size, ...], msgspec.Meta(max_length=8)]
     data_offsets: tuple[Size, Size]
 
 
-class _Header(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, _Entry]
-
-    metadata: dict[str, str] = Field(default_factory=dict, alias="__metadata__")
+# msgspec, as a header may have a hundred thousand entries and the gateway waits while they are read.
+_HEADER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENTRY = msgspec.json.Decoder(_Entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +93,30 @@ def read_header(file: IO[bytes], limit: int) -> dict[str, Tensor]:
         raise ValueError(f"it has {size} bytes, which is less than its header says; it is cut off")
     if length > limit:
         raise ValueError(f"its header has {length} bytes, more than {limit}")
-    try:
-        header = _Header.model_validate_json(file.read(length))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:200] or "its first byte"
-        raise ValueError(f"its header is wrong at {where}: {first['msg'][:200]}") from error
-    entries = header.__pydantic_extra__
-    if long := next((name for name in entries if len(name) > _LONGEST_NAME), None):
-        raise ValueError(f"the name {long[:100]}... has {len(long)} characters")
-    tensors = {name: _tensor(name, entry, start) for name, entry in entries.items()}
+    tensors = dict(_tensors(file.read(length), start))
     _check_layout(tensors, start, size)
     return tensors
+
+
+def _tensors(header: bytes, start: int) -> Iterator[tuple[str, Tensor]]:
+    try:
+        entries = _HEADER.decode(header)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"its header is no JSON object: {error}") from error
+    entries.pop("__metadata__", None)
+    for name, entry in entries.items():
+        if len(name) > _LONGEST_NAME:
+            raise ValueError(f"the name {name[:100]}... has {len(name)} characters")
+        try:
+            yield name, _tensor(name, _ENTRY.decode(entry), start)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"its header is wrong at {name}: {error}") from error
 
 
 def _tensor(name: str, entry: _Entry, start: int) -> Tensor:
     begin, end = entry.data_offsets
     bits = _BITS.get(entry.dtype)  # a newer format may have more types; the engine may know them
-    if bits is not None and math.prod(entry.shape) * bits != (end - begin) * 8:
+    if end < begin or (bits is not None and math.prod(entry.shape) * bits != (end - begin) * 8):
         raise ValueError(f"{name} has {end - begin} bytes, not those of {entry.dtype} {list(entry.shape)}")
     return Tensor(entry.dtype, entry.shape, start + begin, end - begin)
 

@@ -61,8 +61,9 @@ def stage(entry: VersionEntry, sources: Path, adapters: Path, limits: Limits) ->
             _copy(source, target, content, wanted)
     try:
         _check_copy(target, limits)
-    except RefusedError:
-        shutil.rmtree(target, ignore_errors=True)  # a refused version shall not fill the volume
+    except RefusedError as error:
+        if not error.retry:
+            shutil.rmtree(target, ignore_errors=True)  # a refused version shall not fill the volume
         raise
     return Staged(target, published, manifest.chat_template_kwargs)
 

@@ -160,6 +160,7 @@ def running_engine(model: Path, *options: str) -> Iterator[Path]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONSAFEPATH": "1",  # as in the image
         **_network(),
     }
     log = (folder / "engine.log").open("wb")

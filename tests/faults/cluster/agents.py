@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from finetune_operator.core.manifests import items, text
-from finetune_serving.documents import BaseState, State, VersionState
+from finetune_serving.documents import AliasState, BaseState, State, TargetState, VersionState
 from tests.faults.cluster.client import Object
 from tests.faults.cluster.nodes import Fate, PlayedPod
 
@@ -65,11 +65,18 @@ def state(manifest: Object, engine: str, adapters: Adapters, answered: Mapping[s
     return State(
         generation=generation,
         applied_generation=generation,
+        process_id=f"{engine}-gateway",
         engine_id=engine,
         ready=bool(manifest),
         base=BaseState(name=manifest.get("base", {}).get("name", ""), fingerprint=None),
         versions=versions,
+        aliases=tuple(_alias(route) for route in manifest.get("routes", ())),
     )
+
+
+def _alias(route: Object) -> AliasState:
+    targets = tuple(TargetState(version=t["version"], weight=t["weight"]) for t in route["targets"])
+    return AliasState(alias=route["alias"], targets=targets, answers=True)
 
 
 def _version(listed: Object, adapters: Adapters, answered: Mapping[str, int]) -> VersionState:

@@ -42,6 +42,7 @@ BY_STEPS: Object = yaml.safe_load("""
 steps: [{weight: 10, holdSeconds: 1}, {weight: 50, holdSeconds: 1}]
 analysis: {maxErrorRate: "0.02", minRequests: 20}
 """)
+LONG_STEP: Object = {"steps": [{"weight": 10, "holdSeconds": 3600}]}
 
 
 def adapter(digest: str = FIRST, name: str = "reviews") -> Object:
@@ -86,6 +87,16 @@ async def rolls_back_by_itself(world: World) -> None:
     await serves(world)
     await world.change("AdapterDeployment", "reviews", rollout=BY_STEPS, adapter={"digest": FAILING})
     await world.until("AdapterDeployment", "reviews", "Ready", "False", "RolledBack")
+    await world.history.until(lambda: _routed(world) == [[FIRST]])
+
+
+async def is_reverted_in_a_step(world: World) -> None:
+    """The user takes the new version back while it has a share: the first one gets every request at once."""
+    await serves(world)
+    await world.change("AdapterDeployment", "reviews", rollout=LONG_STEP, adapter={"digest": SECOND})
+    await world.history.until(lambda: _rollout(world).get("weight") == 10)
+    await world.change("AdapterDeployment", "reviews", adapter={"digest": FIRST})
+    await _serving(world, FIRST)
     await world.history.until(lambda: _routed(world) == [[FIRST]])
 
 
@@ -255,6 +266,7 @@ SCENARIOS = (
     Scenario("a version is refused by the pods", refuses_a_version, SERVES),
     Scenario("a canary is promoted by steps", is_promoted_by_steps, SERVES),
     Scenario("a canary rolls back by itself", rolls_back_by_itself, SERVES),
+    Scenario("a canary is taken back in a step", is_reverted_in_a_step, SERVES),
     Scenario("one of two adapters is deleted", loses_an_adapter, SERVES),
     Scenario("the server's spec changes", changes_its_spec, SERVES),
     Scenario("the server is deleted", is_deleted, SERVES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.engine import EngineProfile
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.serving.children import FETCH_SECONDS
 from tests.unit.server.builders import NEWER, SETTINGS, World, applied, pod, server
 
 AUTOMATIC = {"upgrade": {"policy": "Automatic"}}
@@ -120,6 +122,24 @@ def test_the_deployment_of_an_operator_before_this_one_is_kept() -> None:
     world.settings = NEWER
     world.reconcile()
     assert image(world) == "serving:1"
+    assert world.condition("UpdateAvailable").status == "True"
+
+
+def test_pods_that_an_earlier_operator_rendered_get_what_this_one_adds_only_when_asked_for() -> None:
+    world = running()
+    before = json.loads(world.status["podTemplate"]["template"])
+    before["spec"]["terminationGracePeriodSeconds"] = 120
+    del before["spec"]["topologySpreadConstraints"]
+    engine = before["spec"]["initContainers"][-1]
+    engine["startupProbe"] = {"periodSeconds": 5, "failureThreshold": 360}
+    engine["livenessProbe"]["exec"] = {"command": ["python", "-m", "finetune_serving", "health"]}
+    world.status["podTemplate"]["template"] = json.dumps(before)
+    del world.children["PodDisruptionBudget"]
+    world.settle()
+    assert "PodDisruptionBudget" in world.children
+    deployment = world.children["Deployment"]["spec"]
+    assert deployment["template"] == before
+    assert deployment["progressDeadlineSeconds"] == FETCH_SECONDS + 1800
     assert world.condition("UpdateAvailable").status == "True"
 
 

@@ -352,6 +352,15 @@ def test_a_job_without_pods_points_to_quota_and_admission() -> None:
     assert f"kubectl describe job {name}" in world.message("Admitted")
 
 
+def test_a_job_whose_pods_have_just_gone_is_not_refused_any() -> None:
+    world = KubernetesSimulation().to("train")
+    name = world.running()
+    world.pods[name] = []
+    world.jobs[name]["status"] = {"startTime": "2026-01-01T00:00:00Z", "active": 1}
+    world.pass_time(60)
+    assert world.condition("Admitted") != ("False", "NoPods")
+
+
 MISSING = [
     pytest.param(
         {"dataset": {"source": "configmap://absent/train.jsonl"}},
