@@ -18,7 +18,7 @@ NAN_TEXT = "Out of range float values are not JSON compliant"
 class StandInEngine:
     """One engine process; what is set on it holds for the requests that follow.
 
-    `max_loras` distinct adapters generate at a time, others wait (None: no limit). `refuse_load` is the
+    `max_loras` distinct adapters generate at a time, others wait (None: no limit); `slots` is only told. `refuse_load` is the
     answer to every load (status, body), `refuse_loads` by name; loading one of `kills` ends the process, which
     is started again. `no_ops` are adapters that answer like the
     base, `nans` those whose log-probabilities are not finite: they leave rows behind that make shorter
@@ -33,6 +33,7 @@ class StandInEngine:
     base: str = "base"
     engine_id: str = "engine-1"
     max_loras: int | None = None
+    slots: int = 3
     max_logprobs: int = 20
     max_model_len: int = 4096
     loras: dict[str, str] = field(default_factory=dict)
@@ -100,7 +101,7 @@ class StandInEngine:
         return web.Response()
 
     async def _engine(self, _: web.Request) -> web.Response:
-        return web.json_response({"engineId": self.engine_id})
+        return web.json_response({"engineId": self.engine_id, "slots": self.slots})
 
     async def _exit(self, _: web.Request) -> web.Response:
         self.exits += 1
