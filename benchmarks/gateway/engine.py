@@ -28,7 +28,7 @@ _END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 _TOKEN_SECONDS = 0.01
 _STATIC = {
     b"/health": b"{}",
-    b"/internal/engine": b'{"engineId":"benchmark"}',
+    b"/internal/engine": b'{"engineId":"benchmark","slots":3}',
     b"/internal/loras": b'{"engineId":"benchmark","loras":{},"resident":[]}',
 }
 

@@ -207,7 +207,8 @@ class AliasState(_Written):
 class State(_Written):
     """What the agent answers on /state (agent -> operator).
 
-    Counts start at 0 with the process `process_id`; `engine_id` is new in every engine process.
+    Counts start at 0 with the process `process_id`; `engine_id` is new in every engine process, which holds
+    `slots` adapters at most.
     """
 
     schema_version: Literal[1] = 1
@@ -216,6 +217,7 @@ class State(_Written):
     process_id: str = ""
     engine_id: str
     ready: bool
+    slots: int = 0
     base: BaseState
     versions: tuple[VersionState, ...]
     aliases: tuple[AliasState, ...] = ()

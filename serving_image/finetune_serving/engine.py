@@ -204,7 +204,8 @@ def add_private_routes(app: "FastAPI", engine_id: str) -> None:
 
     @app.get("/internal/engine")
     async def engine() -> JSONResponse:
-        return JSONResponse({"engineId": engine_id})
+        slots = app.state.args.max_cpu_loras if app.state.args.enable_lora else 0
+        return JSONResponse({"engineId": engine_id, "slots": slots})
 
     @app.post("/internal/exit")
     async def leave() -> None:

@@ -70,6 +70,7 @@ class Agent:
             closing=self._book.closing,
             problem=self._manifest.error or self._keys.problem,
             engine_trouble=self._engine.verdict.trouble if self._engine.verdict.hung else "",
+            slots=self._engine.verdict.slots,
         )
         return state(self._snapshot(), process, self._ledger.tally)
 

@@ -1,11 +1,13 @@
 """The agent's own server on :8001: health for the kubelet, /state for the operator, /metrics for people."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import get_args
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from finetune_serving.documents import State
+from finetune_serving.documents import Phase, State
 
 
 def agent_app(
@@ -18,6 +20,13 @@ def agent_app(
         "finetune_server_applied_generation", "Manifest generation in force", registry=registry
     )
     generation.set_function(lambda: float(state().applied_generation))
+    slots = Gauge(
+        "finetune_server_adapter_slots", "Adapters that the engine holds at most", registry=registry
+    )
+    slots.set_function(lambda: float(state().slots))
+    adapters = Gauge("finetune_server_adapters", "Versions by phase", ["phase"], registry=registry)
+    for phase in get_args(Phase):
+        adapters.labels(phase).set_function(partial(_in_phase, state, phase))
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -39,3 +48,7 @@ def agent_app(
     app.router.add_get("/state", state_document)
     app.router.add_get("/metrics", metrics)
     return app
+
+
+def _in_phase(state: Callable[[], State], phase: str) -> float:
+    return float(sum(version.phase == phase for version in state().versions))

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -42,6 +43,14 @@ class EngineAnswerError(Exception):
     """The engine answered a question of ours with an error that says nothing about a version."""
 
 
+@dataclass(frozen=True)
+class Identity:
+    """One engine process, and how many adapters it holds at most."""
+
+    engine_id: str
+    slots: int
+
+
 class EngineClient:
     """Calls the engine. Every method may raise EngineLostError and EngineSlowError."""
 
@@ -49,15 +58,15 @@ class EngineClient:
         self._session = session
         self._logprobs = list(_LOGPROBS)
 
-    async def identity(self) -> str:
-        """The id of the engine process that answers; one that is not healthy counts as lost."""
+    async def identity(self) -> Identity:
+        """Which engine process answers; one that is not healthy counts as lost."""
         status, _ = await self._call("GET", "/health", _HEALTH_SECONDS)
         if status != 200:
             raise EngineLostError(f"the engine answered {status} to /health")
         status, text = await self._call("GET", "/internal/engine", _HEALTH_SECONDS)
         if status != 200:
             raise EngineLostError(f"the engine answered {status} to /internal/engine")
-        return str(_field(text, "engineId"))
+        return Identity(str(_field(text, "engineId")), int(_field(text, "slots")))
 
     async def exit(self) -> None:
         """Ask a hung engine to end, so that it is started again."""
@@ -134,7 +143,7 @@ class EngineClient:
         deadline = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.request(method, path, json=body, timeout=deadline) as response:
-                text = await response.text()
+                text = await response.text(errors="replace")
         except TimeoutError as error:
             raise EngineSlowError(f"the engine did not answer {path} within {seconds:.0f} s") from error
         except (aiohttp.ClientError, OSError) as error:

@@ -17,6 +17,7 @@ from finetune_serving.agent.engine_client import (
     EngineClient,
     EngineLostError,
     EngineSlowError,
+    Identity,
 )
 from finetune_serving.gateway.ledger import Ledger
 
@@ -32,17 +33,18 @@ class Verdict:
     """What is held of the engine: the process that answered last, and whether it takes requests."""
 
     engine_id: str = ""
+    slots: int = 0
     up: bool = False
     hung: bool = False
     silences: int = 0
     trouble: str = ""
 
 
-def after_answer(before: Verdict, engine_id: str) -> Verdict:
+def after_answer(before: Verdict, identity: Identity) -> Verdict:
     """A process that hangs goes on answering questions about its health."""
-    if before.hung and engine_id == before.engine_id:
+    if before.hung and identity.engine_id == before.engine_id:
         return before
-    return Verdict(engine_id, up=True)
+    return Verdict(identity.engine_id, identity.slots, up=True)
 
 
 def after_loss(before: Verdict, trouble: str) -> Verdict:
@@ -80,7 +82,7 @@ class EngineWatch:
         asked = time.monotonic()
         try:
             verdict = after_answer(self.verdict, await self._engine.identity())
-        except (EngineLostError, EngineAnswerError, ValueError) as error:
+        except (EngineLostError, EngineAnswerError, TypeError, ValueError) as error:
             verdict = after_loss(self.verdict, str(error))
         except EngineSlowError as error:
             verdict = after_silence(self.verdict, str(error), heard=self._ledger.last_byte > asked)

@@ -20,6 +20,7 @@ class Process:
     closing: bool = False
     problem: str = ""
     engine_trouble: str = ""
+    slots: int = 0
 
 
 def not_ready(world: World, process: Process) -> str:
@@ -57,6 +58,7 @@ def state(world: World, process: Process, tally: Callable[[str], Tally]) -> Stat
         process_id=process.process_id,
         engine_id=process.engine_id,
         ready=reason == "",
+        slots=process.slots,
         base=BaseState(name=manifest.base.name if manifest else "", fingerprint=process.fingerprint),
         versions=tuple(_version(r, tally(name)) for name, r in sorted(world.records.items())),
         aliases=alias_states(manifest, world.routes, world.records, engine_up=up) if manifest else (),

@@ -97,12 +97,13 @@ async def test_a_refused_adapter_leaves_nothing_in_the_engine(
     engine: aiohttp.ClientSession, make_adapter: Callable[..., str], tmp_path: Path
 ) -> None:
     """Nobody knows it by name, but vLLM keeps what failed after it was read."""
+    import torch
     from safetensors.torch import load_file, save_file
 
     make_adapter(tmp_path / "odd", seed=21)
     weights = tmp_path / "odd" / "adapter_model.safetensors"
-    halved = {name: t[: t.shape[0] // 2] if "lora_B" in name else t for name, t in load_file(weights).items()}
-    save_file({name: tensor.contiguous() for name, tensor in halved.items()}, weights)
+    tensors = load_file(weights)
+    save_file({n: torch.cat([t, t]) if "lora_B" in n else t for n, t in tensors.items()}, weights)
     before = await loras(engine)
     body = {"lora_name": "odd--1", "lora_path": str(tmp_path / "odd")}
     status, text = await post(engine, "/v1/load_lora_adapter", body)

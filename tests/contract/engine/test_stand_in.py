@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from finetune_serving.agent.effect import differs, is_same
-from finetune_serving.agent.engine_client import EngineClient, refusal
+from finetune_serving.agent.engine_client import EngineClient, Identity, refusal
 from tests.engine_stand_in import StandInEngine
 
 REAL = [pytest.mark.engine, pytest.mark.slow]
@@ -184,6 +184,6 @@ async def test_an_adapter_waits_while_as_many_as_may_generate_do(engine: Engine)
 
 
 async def test_a_process_has_an_id_and_is_healthy(engine: Engine) -> None:
-    assert (
-        await EngineClient(engine.session).identity() == (await get(engine, "/internal/engine"))["engineId"]
+    assert await EngineClient(engine.session).identity() == Identity(
+        (await get(engine, "/internal/engine"))["engineId"], 3
     )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from finetune_serving.agent.engine_client import Identity
 from finetune_serving.agent.engine_watch import (
     SILENCES,
     Verdict,
@@ -23,16 +24,22 @@ def silences(start: Verdict, count: int, *, heard: bool = False) -> Verdict:
 @pytest.mark.parametrize(
     ("verdict", "up"),
     [
-        pytest.param(after_answer(Verdict(), "one"), True, id="one that answers is up"),
+        pytest.param(after_answer(Verdict(), Identity("one", 3)), True, id="one that answers is up"),
         pytest.param(after_loss(UP, "refused"), False, id="one whose socket refuses is down at once"),
         pytest.param(after_silence(UP, "late", heard=False), True, id="one late answer is no loss"),
         pytest.param(silences(UP, SILENCES), False, id="three questions without a byte are"),
         pytest.param(silences(UP, 99, heard=True), True, id="one that sends bytes to clients is only busy"),
-        pytest.param(after_answer(silences(UP, 99), "one"), True, id="one that answers again is up again"),
+        pytest.param(
+            after_answer(silences(UP, 99), Identity("one", 3)), True, id="one that answers again is up again"
+        ),
         pytest.param(silences(after_loss(UP, "gone"), 1), False, id="silence brings nobody back"),
         pytest.param(silences(Verdict(), 1), False, id="one that never answered is not up"),
-        pytest.param(after_answer(after_hang(UP, 600), "one"), False, id="one that hangs stays down"),
-        pytest.param(after_answer(after_hang(UP, 600), "two"), True, id="until another process answers"),
+        pytest.param(
+            after_answer(after_hang(UP, 600), Identity("one", 3)), False, id="one that hangs stays down"
+        ),
+        pytest.param(
+            after_answer(after_hang(UP, 600), Identity("two", 3)), True, id="until another process answers"
+        ),
     ],
 )
 def test_verdict(verdict: Verdict, up: bool) -> None:

@@ -59,10 +59,10 @@ async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_fi
         stand_in.hold.set()
         assert (await asked).status == 200
         async with client.get(f"{agent}/metrics") as metrics:
-            assert (
-                'finetune_gateway_requests_total{alias="base",code="200",version="base"} 1.0'
-                in await metrics.text()
-            )
+            lines = (await metrics.text()).splitlines()
+        assert 'finetune_gateway_requests_total{alias="base",code="200",version="base"} 1.0' in lines
+        assert "finetune_server_adapter_slots 3.0" in lines
+        assert 'finetune_server_adapters{phase="Ready"} 0.0' in lines
         await running
 
 
