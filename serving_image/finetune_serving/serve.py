@@ -62,8 +62,8 @@ def run_gateway(options: Options) -> int:
 def keep_freed_memory() -> None:
     """Let glibc keep what large bodies leave, up to 256 MiB.
 
-    It would give it back to the kernel and fault it in again for the next body, which takes as long as all
-    copies of the body together. Elsewhere than on glibc nothing happens.
+    It would give it back to the kernel and fault it in again for the next body: a tenth of the time that a
+    body of 220 KiB takes. Elsewhere than on glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
