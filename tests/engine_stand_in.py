@@ -23,6 +23,7 @@ class StandInEngine:
     is started again. `no_ops` are adapters that answer like the
     base, `nans` those whose log-probabilities are not finite: they leave rows behind that make shorter
     prompts of anybody come back empty. `noise` is added to the log-probabilities of every second answer.
+    Answers of `silent` adapters have no text; those of `failing` ones are 500 to all but the agent's probes.
     `hold` makes generation of more than one token wait until it is set, `hangs` any for ever; `break_streams` cuts a
     stream after its first event. `slow_health` holds back the answers to questions about health.
     `fail_removals` answers them with 500.
@@ -41,6 +42,8 @@ class StandInEngine:
     removed: list[str] = field(default_factory=list)
     no_ops: set[str] = field(default_factory=set)
     nans: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
     noise: float = 0.0
     poisoned_below: int = 0
     refuse_load: tuple[int, dict[str, Any]] | None = None
@@ -186,11 +189,17 @@ class StandInEngine:
             await self._pause(quick=True)
         if "logprobs" in body:
             return error(400, NAN_TEXT) if poisoned else self._reading(model)
+        if model in self.failing:
+            return error(500, "CUDA error: device-side assert triggered")
         if body.get("stream"):
             return await self._stream(request, model)
         if body.get("max_tokens") != 1:
             await self._pause()
-        choice = {"index": 0, "text": "" if poisoned else "hello", "finish_reason": "stop"}
+        choice = {
+            "index": 0,
+            "text": "" if poisoned or model in self.silent else "hello",
+            "finish_reason": "stop",
+        }
         return web.json_response({"model": model, "choices": [choice]})
 
     def _reading(self, model: str) -> web.Response:

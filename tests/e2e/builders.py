@@ -145,12 +145,14 @@ def training_since(step: int) -> Callable[[Object], bool]:
     return reached
 
 
-def copy_version(folder: Path, source: str, target: str, **manifest_changes: Any) -> Object:
-    """Another version of a published adapter: its weights scaled by 1 %, its manifest written anew."""
+def copy_version(
+    folder: Path, source: str, target: str, scale: float = 1.01, **manifest_changes: Any
+) -> Object:
+    """Another version of a published adapter: its weights scaled, its manifest written anew."""
     old, new = folder / source, folder / target
     shutil.copytree(old, new)
     weights = new / "adapter_model.safetensors"
-    save_file({k: v * 1.01 for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    save_file({k: v * scale for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
     manifest = json.loads((new / "manifest.json").read_text())
     for entry in manifest["files"]:
         content = (new / entry["path"]).read_bytes()

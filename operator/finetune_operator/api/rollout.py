@@ -216,8 +216,8 @@ class RolloutRecord(RolloutProgress):
 
     deployment: str = Field(description="The AdapterDeployment.", max_length=253)
     generation: int = Field(
-        description="Its generation when the rollout began. A version that was rolled back is tried again "
-        "when it is another.",
+        description="Its generation as last looked at. A version that was rolled back is tried again when it "
+        "is another.",
         ge=0,
     )
     returning: bool = Field(

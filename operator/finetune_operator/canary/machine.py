@@ -17,7 +17,6 @@ from finetune_operator.api.rollout import (
     RolloutPhase,
     RolloutRecord,
     RolloutStep,
-    StepCounts,
 )
 from finetune_operator.canary.analysis import Judgement, judge
 from finetune_operator.canary.counting import counted
@@ -68,6 +67,7 @@ def advance(
     record = before if before is not None and _goes_on(before, change) else _begun(before, change, look.now)
     if record.phase == "RolledBack":
         return record
+    record = _with(record, generation=change.generation)
     if rollout.abort == change.digest:
         return _rolled_back(record, "Aborted", "spec.rollout.abort names this version.", look.now)
     if rollout.promote == change.digest or record.returning:
@@ -120,7 +120,8 @@ def _arrived(before: RolloutRecord | None, change: Change, look: Look) -> Rollou
 
 
 def _coming(record: RolloutRecord, look: Look) -> RolloutRecord:
-    return _with(record, phase=look.coming)
+    """Not verified everywhere; one that has a share keeps it while a replica lost the version."""
+    return record if record.phase == "Shift" else _with(record, phase=look.coming)
 
 
 def _started(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutRecord:
@@ -136,9 +137,7 @@ def _started(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutReco
 
 def _shifted(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutRecord:
     """One look at a step: back, on, or a while longer."""
-    counts = counted(record.counts, look.counters)
-    judgement = _judged(rollout, counts)
-    record = _with(record, counts=counts, verdict=judgement.verdict if judgement else None)
+    record, judgement = _judged(rollout, record, look)
     failed = look.given_up or (judgement.message if judgement and judgement.verdict == "Fail" else None)
     if failed is not None and rollout.auto_rollback:
         return _rolled_back(record, "RolledBack", failed, look.now)
@@ -149,8 +148,13 @@ def _shifted(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutReco
     return _next(rollout, record, look) if wait is None else _waiting(record, *wait)
 
 
-def _judged(rollout: Rollout, counts: StepCounts) -> Judgement | None:
-    return None if rollout.analysis is None else judge(rollout.analysis, counts)
+def _judged(rollout: Rollout, record: RolloutRecord, look: Look) -> tuple[RolloutRecord, Judgement | None]:
+    """With what came since the last look, and what it says; without analysis nothing is counted."""
+    if rollout.analysis is None:
+        return _with(record, counts=None, verdict=None), None
+    counts = counted(record.counts, look.counters)
+    judgement = judge(rollout.analysis, counts)
+    return _with(record, counts=counts, verdict=judgement.verdict), judgement
 
 
 def _wait(
@@ -183,8 +187,8 @@ def _next(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutRecord:
         step=len(rollout.steps) - len(ahead) + 1,
         weight=weight,
         since=format_time(look.now),
-        verdict=None if rollout.analysis is None else "Waiting",
-        counts=counted(None, look.counters),
+        verdict="Waiting" if rollout.analysis is not None else None,
+        counts=counted(None, look.counters) if rollout.analysis is not None else None,
     )
     return _waiting(record, "Rolling", f"{_where(rollout, weight)} Waiting for every replica to follow.")
 

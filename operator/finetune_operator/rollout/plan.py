@@ -29,13 +29,13 @@ def plan(observed: Observed, _settings: Settings, now: datetime) -> Plan:
     where = standing(observed, resolution)
     status = _status(observed, resolution, where, now)
     events = [
-        *step_events(deployment.status.rollout, status.rollout),
+        *_step_events(deployment.status.rollout, status.rollout),
         *ready_events(deployment.status.conditions, status.conditions),
     ]
     return Plan(tuple(events), status.to_status())
 
 
-def step_events(before: RolloutProgress | None, after: RolloutProgress | None) -> list[Emit]:
+def _step_events(before: RolloutProgress | None, after: RolloutProgress | None) -> list[Emit]:
     """One event per step; that a version was rolled back is told as the reason of Ready."""
     same = before is not None and after is not None and before.to_version == after.to_version
     known = before.weight if before is not None and same else 0

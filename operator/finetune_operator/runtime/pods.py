@@ -34,7 +34,8 @@ from finetune_operator.serving.network import AGENT_PORT
 from finetune_operator.serving.observed import told_generation
 
 TIMEOUT_SECONDS = 3.0
-MAX_BYTES = 1024 * 1024  # /state of 1024 versions with the longest names takes a third of it
+# /state of 1024 aliases with the longest names takes 0.6 MB, twice that where each says why it has no answer.
+MAX_BYTES = 4 * 1024 * 1024
 ASKED_AT_ONCE = 16
 # Every changed answer is a reconcile; with more pods than this allows, each is asked less often.
 ASKED_PER_SECOND = 15.0

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import EgressRule, Settings
+from finetune_operator.render.names import pod_selector
 
 GATEWAY_PORT = 8000
 AGENT_PORT = 8001
@@ -38,9 +39,15 @@ def ingress(settings: Settings) -> list[Rule]:
 
 
 def egress(server: ModelServer, settings: Settings) -> list[Rule]:
-    """DNS, the Hub for a base from there, and what the administrator names."""
+    """DNS, the server's other pods, the Hub for a base from there, and what the administrator names."""
     dns = [{"port": port, "protocol": protocol} for port in _DNS_PORTS for protocol in ("UDP", "TCP")]
-    return [{"ports": dns}, *_hub(server, settings), *map(_named, settings.serving_network.egress)]
+    peers = {"podSelector": {"matchLabels": pod_selector(server)}}
+    return [
+        {"ports": dns},
+        {"ports": _tcp(GATEWAY_PORT), "to": [peers]},
+        *_hub(server, settings),
+        *map(_named, settings.serving_network.egress),
+    ]
 
 
 def _hub(server: ModelServer, settings: Settings) -> list[Rule]:

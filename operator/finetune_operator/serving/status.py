@@ -187,9 +187,8 @@ def _rollouts(reports: Sequence[AliasReport]) -> tuple[RolloutRecord, ...]:
     found = [report.wanted.record for report in reports if report.wanted.record is not None]
     found.sort(key=lambda record: order.get(record.phase, 0))
     taken = accumulate(len(json.dumps(record.to_dict(), separators=(",", ":"))) for record in found)
-    return tuple(record for record, size in zip(found, taken, strict=True) if size <= ROLLOUTS_BYTES)[
-        :ENTRIES
-    ]
+    kept = [record for record, size in zip(found, taken, strict=True) if size <= ROLLOUTS_BYTES]
+    return tuple(kept[:ENTRIES])
 
 
 def _entry(report: AliasReport) -> AdapterState:

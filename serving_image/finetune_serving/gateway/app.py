@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from finetune_serving.gateway import errors
-from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read
+from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read, renamed
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.hold import Hold, deadline
@@ -119,23 +119,18 @@ class Gateway:
         check_pod(limits, self.ledger, call)
         self.rates.check(call.key, limits.tokens_per_minute_per_key)
         content = await read(request, limits.max_body_bytes, partial(take_bytes, self.ledger, call))
-        ask = parse(ENDPOINTS[request.path], content, limits)
         try:
-            return self._local(ask, request, call)
+            return self._local(content, request, call)
         except NotBegunError:
             if HOP_HEADER in request.headers:
                 raise errors.unavailable() from None
         if self.peers is not None:
             return self.peers.outgoing(request.path, content, request.headers, call)
-        return await self._held(content, request, call)
+        return await self.hold.found(lambda: self._local(content, request, call), deadline())
 
-    async def _held(self, content: bytes, request: web.Request, call: Call) -> Outgoing:
-        """The request for the engine as soon as it can begin; Refusal after a few seconds."""
-        ask = parse(ENDPOINTS[request.path], content, self.book.limits)
-        return await self.hold.found(lambda: self._local(ask, request, call), deadline())
-
-    def _local(self, ask: Ask, request: web.Request, call: Call) -> Outgoing:
+    def _local(self, content: bytes, request: web.Request, call: Call) -> Outgoing:
         """The request for the engine. Nothing awaits here, so that no version is asked uncounted."""
+        ask = parse(ENDPOINTS[request.path], content, self.book.limits)
         version = self._version(ask, request.headers, call)
         self.ledger.enter(call, ask.model, version)
         self._shadow(ask, request, call)
@@ -176,18 +171,38 @@ class Gateway:
             self.shadows.send(ask.model, shadow.version, self._rendered(ask, shadow.version, request, call))
 
     async def _forward(self, request: web.Request, outgoing: Outgoing, call: Call) -> web.StreamResponse:
-        """The answer; a request that the other side cannot have begun is sent again when there is news."""
         until = deadline()
         while True:
             try:
                 return await forward(request, outgoing, call, self.ledger)
             except NotBegunError:
                 self.book.trouble.set()
-            if outgoing.to is self.engine:
-                await self.hold.news(until)
-                await self.hold.found(lambda: self._still(call.version), until)
-            else:
-                outgoing = await self._held(outgoing.content, request, call)
+                outgoing = await self._again(request, outgoing, call, until)
+            except EngineGoneError:
+                self.book.trouble.set()
+                outgoing = self._passed(request, outgoing, call)
+
+    async def _again(self, request: web.Request, outgoing: Outgoing, call: Call, until: float) -> Outgoing:
+        """A request that the other side cannot have begun, when there is news of our own engine."""
+        if outgoing.to is self.engine:
+            await self.hold.news(until)
+            await self.hold.found(lambda: self._still(call.version), until)
+            return outgoing
+        try:
+            return self._local(outgoing.content, request, call)
+        except NotBegunError as error:
+            if error.lasting:
+                raise errors.unavailable(error.lasting) from None
+        await self.hold.news(until)
+        return outgoing  # another replica may be ready by now
+
+    def _passed(self, request: web.Request, outgoing: Outgoing, call: Call) -> Outgoing:
+        """A request that our engine took along when it went, for another replica; only once."""
+        if outgoing.to is not self.engine or self.peers is None or HOP_HEADER in request.headers:
+            raise EngineGoneError
+        self.ledger.leave(call)
+        content, hides = renamed(outgoing.content, call.alias), outgoing.hides_usage
+        return self.peers.outgoing(request.path, content, request.headers, call, hides_usage=hides)
 
     def _still(self, version: str) -> str:
         if not self.book.can_answer(version):
@@ -210,7 +225,7 @@ class Gateway:
             except Exception as error:
                 response = self._refused(request, call, error)
             call.status = response.status
-            if call.failed or call.status >= 500:
+            if call.failed or (call.version and call.status >= 500):
                 _log(call)
             return response
 
@@ -250,7 +265,7 @@ class Gateway:
 
 
 def _log(call: Call) -> None:
-    """Only failures: one line per request would bury them, and /metrics counts requests."""
+    """Only what a version failed: a line per refusal while the engine is down would bury it."""
     fields = {"requestId": call.request_id, "key": call.key, "alias": call.alias, "version": call.version}
     logger.warning("a request failed", extra={"fields": {**fields, "status": call.status}})
 

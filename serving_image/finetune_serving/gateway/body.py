@@ -91,6 +91,11 @@ class Ask:
 _fields = msgspec.json.Decoder(_Fields)
 
 
+def renamed(content: bytes, model: str) -> bytes:
+    """A rendered body that asks for another model."""
+    return msgspec.json.encode({**_fields.decode(content), "model": _raw(model)})
+
+
 async def read(request: web.Request, limit: int, taken: Callable[[int], None]) -> bytes:
     """The whole body; Refusal when it exceeds `limit` bytes, is too slow or not encoded as it says.
 

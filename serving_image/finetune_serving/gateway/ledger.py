@@ -175,6 +175,11 @@ class Ledger:
         call.account = self._account(alias, version)
         call.account.in_flight += 1
 
+    def leave(self, call: Call) -> None:
+        """A call goes on elsewhere: no version of this process answers it any more."""
+        self._leave(call)
+        call.version = ""
+
     def heard(self, call: Call, *, token: bool = False) -> None:
         """The engine sent bytes of a call's answer; `token` when they hold text of a stream."""
         if call.account is None:

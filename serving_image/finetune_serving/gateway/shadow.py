@@ -2,7 +2,6 @@
 
 import asyncio
 
-from finetune_serving.gateway.answers import read_answer
 from finetune_serving.gateway.ledger import Ledger
 from finetune_serving.gateway.proxy import EngineGoneError, Outgoing, send, whole
 
@@ -34,7 +33,7 @@ class Shadows:
             self._ledger.enter(call, alias, version)
             try:
                 async with deadline, await send(copy) as upstream:
-                    call.take(read_answer(await whole(upstream)))
+                    await whole(upstream)
                     call.status = upstream.status
             except (EngineGoneError, TimeoutError):
                 call.status = 503

@@ -6,10 +6,12 @@ machine itself, from counters as gateways tell them.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from statistics import median
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -48,22 +50,32 @@ class Trial:
 
     def outcomes(self, rollouts: int, seed: int) -> Counter[Outcome]:
         """How many rollouts ended how."""
-        draws = np.random.default_rng(seed)
-        return Counter(self._play(draws) for _ in range(rollouts))
+        return Counter(outcome for outcome, _ in self._plays(rollouts, seed))
 
-    def _play(self, draws: np.random.Generator) -> Outcome:
+    def requests_until_back(self, rollouts: int, seed: int) -> float:
+        """The median of the requests to the new version before a rollback."""
+        return median(cost for outcome, cost in self._plays(rollouts, seed) if outcome == "RolledBack")
+
+    def _plays(self, rollouts: int, seed: int) -> list[tuple[Outcome, int]]:
+        draws = np.random.default_rng(seed)
+        return [self._play(draws) for _ in range(rollouts)]
+
+    def _play(self, draws: np.random.Generator) -> tuple[Outcome, int]:
+        """How one rollout ends, and how many requests the new version got until then."""
         steps = [{"weight": w, "holdSeconds": LOOK_SECONDS * LOOKS_IN_A_STEP} for w in WEIGHTS]
         spec = rollout(steps=steps, analysis={"minRequests": self.requests, **dict(self.limits)})
         record: RolloutRecord | None = None
+        sent = 0
         for look in self._looks(draws):
             if record is not None:
-                look = replace(look, counters=(self._told(draws, record, look),))
+                look = replace(look, counters=(self._told(draws, record),))
+                sent += _canary_requests(look.counters[0]) - _canary_requests(_last(record))
             record = advance(spec, record, CHANGE, look)
             if record is not None and record.phase == "RolledBack":
-                return "RolledBack"
+                return "RolledBack", sent
             if record is not None and record.phase == "Promote":
-                return "Promoted"
-        return "Waiting"
+                return "Promoted", sent
+        return "Waiting", sent
 
     def _looks(self, draws: np.random.Generator) -> Iterator[Look]:
         first = ProcessCounters(process="p", stable=(0,) * 6, canary=(0,) * 6)
@@ -71,10 +83,9 @@ class Trial:
         for number in range(1, MOST_LOOKS):
             yield replace(VERIFIED, now=NOW + timedelta(seconds=number * LOOK_SECONDS))
 
-    def _told(self, draws: np.random.Generator, record: RolloutRecord, look: Look) -> ProcessCounters:
+    def _told(self, draws: np.random.Generator, record: RolloutRecord) -> ProcessCounters:
         """Counters that have grown by the requests of one look."""
-        assert record.counts is not None
-        (last,) = record.counts.processes
+        last = _last(record)
         canary = self.requests / LOOKS_IN_A_STEP
         stable = canary * (100 - record.weight) / record.weight
         return ProcessCounters(
@@ -82,6 +93,15 @@ class Trial:
             stable=_grown(draws, last.stable, self.before, stable),
             canary=_grown(draws, last.canary, self.after, canary),
         )
+
+
+def _last(record: RolloutRecord) -> ProcessCounters:
+    assert record.counts is not None
+    return record.counts.processes[0]
+
+
+def _canary_requests(counters: ProcessCounters) -> int:
+    return counters.canary[0]
 
 
 def _grown(
@@ -125,6 +145,16 @@ def table(rollouts: int, seed: int) -> list[str]:
     return lines
 
 
+def costs(rollouts: int, seed: int) -> list[str]:
+    """Lines of Markdown: how many requests a bad version gets before it is rolled back."""
+    lines = ["| maxErrorRate | of the new version's requests fail | requests to it until it is rolled back |"]
+    lines.append("|---|---|---|")
+    for limit, errors in itertools.product(("0.01", "0.02", "0.05"), (0.1, 0.3, 1.0)):
+        trial = Trial(OLD, Quality(errors=errors), (("maxErrorRate", limit),), 1000)
+        lines.append(f"| {limit} | {errors:.0%} | {trial.requests_until_back(rollouts, seed):.0f} |")
+    return lines
+
+
 def _cell(outcomes: Counter[Any]) -> str:
     total = sum(outcomes.values())
     back, through = (100 * outcomes[kind] / total for kind in ("RolledBack", "Promoted"))
@@ -132,4 +162,4 @@ def _cell(outcomes: Counter[Any]) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(table(rollouts=300, seed=11)))
+    print("\n".join([*table(rollouts=300, seed=11), "", *costs(rollouts=300, seed=11)]))

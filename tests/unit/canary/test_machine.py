@@ -140,6 +140,33 @@ def test_what_was_rolled_back_is_not_tried_again_until_the_spec_changes() -> Non
     assert (again.phase, again.weight) == ("Shift", 10)
 
 
+def test_edits_in_the_middle_of_a_rollout_are_no_reason_to_try_it_again() -> None:
+    paused = after(rollout(analysis=LIMIT, paused=True), first_step(ANALYSED, told()), 1,
+                   told((9, 0), (1, 1)), change=replace(CHANGE, generation=3))  # fmt: skip
+    last = replace(CHANGE, generation=4)
+    back = after(ANALYSED, paused, 2, told((900, 0), (40, 20)), change=last)
+    assert back.phase == "RolledBack"
+    assert after(ANALYSED, back, 3, change=last).phase == "RolledBack"
+
+
+def test_a_replica_that_lost_the_version_delays_its_promotion_and_keeps_its_share() -> None:
+    record = after(rollout(promote=NEW_DIGEST), first_step(ANALYSED, told()), 1, verified=False)
+    assert (record.phase, record.weight) == ("Shift", 10)
+
+
+def test_without_analysis_requests_change_nothing_that_is_remembered() -> None:
+    record = after(rollout(), first_step(rollout(), told()), 1, told((900, 0), (100, 50)))
+    assert record.counts is None
+    assert after(rollout(), record, 2, told((990, 0), (110, 55))) == record
+
+
+def test_an_analysis_that_is_added_in_a_step_counts_from_then_on() -> None:
+    record = after(ANALYSED, first_step(rollout()), 1, told((900, 0), (100, 50)))
+    record = after(ANALYSED, record, 2, told((990, 0), (110, 50)))
+    assert record.counts is not None
+    assert (record.counts.canary.requests, record.counts.canary.failures) == (10, 0)
+
+
 def test_promote_skips_the_steps_and_abort_ends_them() -> None:
     record = first_step(ANALYSED, told())
     assert after(rollout(promote=NEW_DIGEST), record, 1).phase == "Promote"
@@ -227,7 +254,7 @@ SPECS = st.builds(
 def test_it_is_total_and_remembers_all_it_needs_in_its_record(
     looks: list[tuple[Rollout, str, int, Look, int]],
 ) -> None:
-    record, stable, seconds = None, OLD, 0
+    record, stable, seconds, asked = None, OLD, 0, (OLD, 0)
     for spec, wanted, generation, look, pause in looks:
         seconds += pause
         change = Change("reviews", generation, wanted, DIGESTS[wanted], stable)
@@ -243,6 +270,8 @@ def test_it_is_total_and_remembers_all_it_needs_in_its_record(
         if found is not None and found.weight > (record.weight if record is not None else 0):
             assert look.verified
             assert found.phase in PROMOTED or not spec.paused
-        record = found
+        if record is not None and record.phase == "RolledBack" and asked == (wanted, generation):
+            assert found == record, "only another spec tries it again"
+        record, asked = found, (wanted, generation)
         if record is not None and record.phase in PROMOTED:
             stable = record.to_version

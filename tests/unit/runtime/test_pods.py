@@ -68,8 +68,21 @@ def state(ready: bool = True, applied: int = 2, phase: str = "Ready") -> dict[st
         (state(ready=False), 1.0),
         (None, 5.0),
         ({"versions": "odd"}, 1.0),
+        ({**state(), "aliases": [{"targets": [{}]}]}, 15.0),
+        ({**state(), "aliases": [{"targets": [{}]}, {"targets": [{}, {}]}]}, 5.0),
     ],
-    ids=["settled", "one refused", "loading", "draining", "behind", "not ready", "no answer", "nonsense"],
+    ids=[
+        "settled",
+        "one refused",
+        "loading",
+        "draining",
+        "behind",
+        "not ready",
+        "no answer",
+        "nonsense",
+        "one version for each alias",
+        "an alias in a step of a rollout",
+    ],
 )
 def test_a_server_is_asked_often_only_while_it_moves(document: Any, seconds: float) -> None:
     assert state_pause(document, 0) == seconds

@@ -18,11 +18,12 @@ KEYS = st.sampled_from(
     ["metadata", "spec", "status", "data", "conditions", "template", "containers", "name", "type", "reason", "phase",
      "ownerReferences", "controller", "uid", "kind", "annotations", "labels", "manifest.json", "versions", "ready",
      "generation", "appliedGeneration", "inFlight", "message", "state", "lastState", "waiting", "terminated", "args",
+     "processId", "requests", "failures", "empty", "cut", "seconds", "firstByteSeconds", "aliases", "targets",
      "initContainerStatuses", "lastTransitionTime", "deletionTimestamp", "ingress", "selector", "ports", "image"]
 )  # fmt: skip
 WORDS = st.sampled_from(
     ["True", "False", "Ready", "Failed", "Progressing", "ReplicaFailure", "PodScheduled", "u1", "ModelServer", "shared",
-     "ReplicaSet", "2026-01-01T00:00:00Z", "not a time", "", "{}", "[" * 5000, version("reviews")]
+     "ReplicaSet", "2026-01-01T00:00:00Z", "not a time", "", "{}", "[" * 5000, version("reviews"), version("reviews", "b")]
 )  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
@@ -39,7 +40,18 @@ def served() -> World:
     return world
 
 
+def in_a_step() -> World:
+    """A second version has its share."""
+    steps = [{"weight": 10, "holdSeconds": 60}]
+    world, analysis = served(), {"maxErrorRate": "0.02", "maxLatencyRatio": "1.5"}
+    world.deployments = (adapter("reviews", digit="b", rollout={"steps": steps, "analysis": analysis}),)
+    serve(world, version("reviews"), version("reviews", "b"))
+    assert world.status["rollouts"][0]["phase"] == "Shift"
+    return world
+
+
 SERVED = served()
+IN_A_STEP = in_a_step()
 
 
 @RELAXED
@@ -48,14 +60,16 @@ SERVED = served()
     st.lists(st.tuples(st.booleans(), OBJECTS, st.none() | OBJECTS), max_size=3),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([SERVED, IN_A_STEP]),
 )
 def test_the_plan_is_total_and_its_status_can_always_be_written(
     children: dict[str, dict[str, Any]],
     pods: list[tuple[bool, dict[str, Any], Any]],
     replaced: bool,
     lost: bool,
+    before: World,
 ) -> None:
-    world = copy.deepcopy(SERVED)
+    world = copy.deepcopy(before)
     for kind, garbage in children.items():
         world.children[kind] = garbage if replaced else {**world.children[kind], **garbage}
     world.pods = tuple(

@@ -40,13 +40,17 @@ def test_an_operator_that_does_not_know_its_namespace_shuts_itself_out_of_nothin
     assert (ports(both), "from" in both) == ([8000, 8001], False)
 
 
-def test_a_server_whose_base_is_on_a_claim_reaches_names_alone() -> None:
-    (dns,) = egress(server(), settings())
+def test_a_server_whose_base_is_on_a_claim_reaches_dns_and_its_other_pods() -> None:
+    dns, peers = egress(server(), settings())
     assert (set(ports(dns)), "to" in dns) == ({53, 5353}, False)
+    assert ports(peers) == [8000]
+    assert peers["to"] == [
+        {"podSelector": {"matchLabels": {"finetune.dev/kind": "ModelServer", "finetune.dev/owner": "shared"}}}
+    ]
 
 
 def test_a_base_from_the_hub_is_fetched_from_the_internet_and_from_no_private_address() -> None:
-    (hub,) = egress(server(baseModel=HUB), settings())[1:]
+    (hub,) = egress(server(baseModel=HUB), settings())[2:]
     assert ports(hub) == [443]
     v4, v6 = (peer["ipBlock"] for peer in hub["to"])
     assert {PRIVATE, METADATA} <= set(v4["except"])
@@ -54,7 +58,7 @@ def test_a_base_from_the_hub_is_fetched_from_the_internet_and_from_no_private_ad
 
 
 def test_a_mirror_of_the_hub_may_be_anywhere_but_has_one_port() -> None:
-    (hub,) = egress(server(baseModel=HUB), settings(hubEndpoint="http://hub.mirror.svc:8080"))[1:]
+    (hub,) = egress(server(baseModel=HUB), settings(hubEndpoint="http://hub.mirror.svc:8080"))[2:]
     assert hub == {"ports": [{"port": 8080, "protocol": "TCP"}]}
 
 
@@ -63,7 +67,7 @@ def test_the_administrator_names_what_else_they_reach() -> None:
         {"cidr": "203.0.113.0/24", "ports": [443, 8443]},
         {"namespace": "tracing"},
     ]
-    addresses, pods = egress(server(), settings(servingNetwork={"egress": rules}))[1:]
+    addresses, pods = egress(server(), settings(servingNetwork={"egress": rules}))[2:]
     assert addresses["to"] == [{"ipBlock": {"cidr": "203.0.113.0/24"}}]
     assert ports(addresses) == [443, 8443]
     assert (namespaces(pods["to"]), "ports" in pods) == (["tracing"], False)

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from finetune_serving.gateway import hold
 from finetune_serving.gateway.routing import RouteTable
-from tests.unit.serving.gateway.builders import BODY, CHAT, VERSION, Client, Engine, Setup
+from tests.unit.serving.gateway.builders import BODY, CHAT, Client, Engine, Setup
 
 
 async def test_an_alias_is_answered_by_its_version_and_says_so(client: Client) -> None:
@@ -261,6 +261,18 @@ async def test_the_death_of_the_engines_core_is_a_503_that_wakes_the_agent(
     assert setup.book.trouble.is_set()
 
 
+async def test_what_the_engine_refuses_is_no_failure_of_it(
+    client: Client, setup: Setup, engine: Engine
+) -> None:
+    async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "too long", "type": "BadRequestError"}}, status=400)
+
+    engine.reply = reply
+    assert (await client.post(CHAT, json=BODY)).status == 400
+    tally = setup.ledger.tally("reviews--1")
+    assert (tally.requests, tally.failures, setup.book.trouble.is_set()) == (1, 0, False)
+
+
 async def test_traces_and_request_ids_pass_and_retry_after_comes_back(client: Client, engine: Engine) -> None:
     async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
         return web.json_response({"error": {"message": "full"}}, status=429, headers={"Retry-After": "7"})
@@ -307,19 +319,19 @@ async def test_a_defect_of_the_gateway_is_an_error_in_openais_shape(
 
 
 async def test_a_failure_is_logged_with_what_finds_it_again(
-    client: Client, setup: Setup, caplog: pytest.LogCaptureFixture
+    client: Client, setup: Setup, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setup.book.engine_up = False
+    async def fail(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "broken"}}, status=500)
+
+    engine.reply = fail
     await client.post(CHAT, json=BODY, headers={"x-request-id": "mine"})
     await client.post(CHAT, json={})
+    setup.book.engine_up = False
+    await client.post(CHAT, json=BODY)
     (record,) = caplog.records
-    assert record.__dict__["fields"] == {
-        "requestId": "mine",
-        "key": "",
-        "alias": "reviews",
-        "version": "",
-        "status": 503,
-    }
+    version = {"key": "", "alias": "reviews", "version": "reviews--1"}
+    assert record.__dict__["fields"] == {"requestId": "mine", **version, "status": 500}
 
 
 async def test_anthropics_clients_get_their_own_error_shape(client: Client) -> None:
@@ -395,16 +407,3 @@ async def _until_held(setup: Setup) -> None:
     async with asyncio.timeout(10):
         while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
             await asyncio.sleep(0)
-
-
-async def test_a_request_that_the_engine_refuses_is_no_failure_of_its_version(
-    client: Client, setup: Setup, engine: Engine
-) -> None:
-    async def refuse(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
-        return web.json_response({"error": {"message": "too long", "code": 400}}, status=400)
-
-    engine.reply = refuse
-    assert (await client.post(CHAT, json=BODY)).status == 400
-    await setup.finished()
-    tally = setup.ledger.tally(VERSION)
-    assert (tally.requests, tally.failures, setup.book.trouble.is_set()) == (1, 0, False)

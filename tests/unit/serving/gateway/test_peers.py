@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -63,12 +64,37 @@ async def test_without_a_ready_replica_the_request_waits_for_its_own_engine(
     monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
     other.book.engine_up = False
     asked = asyncio.create_task(client.post(CHAT, json=BODY))
-    async with asyncio.timeout(10):
-        while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
-            await asyncio.sleep(0)
+    await _until_held(setup)
     setup.book.engine_up = True
     setup.book.announce()
     assert (await asked).status == 200
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["a stream", "a whole answer"])
+async def test_what_an_engine_took_along_before_its_first_byte_is_answered_by_the_other(
+    client: Client, setup: Setup, other: Setup, tmp_path: Path, stream: bool
+) -> None:
+    mine = Engine(tmp_path / "mine.sock")
+
+    async def die(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        assert request.transport is not None
+        mine.path.unlink()
+        request.transport.abort()
+        return web.Response()
+
+    mine.reply = die
+    await mine.start()
+    setup.book.engine_up = True
+    connector = aiohttp.UnixConnector(str(mine.path))
+    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+        setup.gateway.engine = session
+        response = await client.post(CHAT, json=BODY | {"stream": stream})
+        assert (response.status, response.headers["x-finetune-version"]) == (200, VERSION)
+        assert b"usage" not in await response.read() or not stream
+    await mine.stop()
+    assert setup.book.trouble.is_set()
+    await other.finished()
+    assert (setup.ledger.tally(VERSION).failures, other.ledger.tally(VERSION).requests) == (0, 1)
 
 
 async def test_an_alias_that_only_this_replica_cannot_have_is_answered_by_the_other(
@@ -82,9 +108,28 @@ async def test_an_alias_that_only_this_replica_cannot_have_is_answered_by_the_ot
     assert (refused.status, "disk" in await refused.text()) == (503, True)
 
 
+async def test_a_replica_that_becomes_ready_meanwhile_gets_the_request(
+    client: Client, setup: Setup, other: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
+    other.book.engine_up = False
+    asked = asyncio.create_task(client.post(CHAT, json=BODY))
+    await _until_held(setup)
+    other.book.engine_up = True
+    setup.book.announce()
+    assert (await asked).status == 200
+    assert other.ledger.tally(VERSION).requests == 1
+
+
 async def test_what_the_other_replica_refuses_is_the_answer(client: Client, engine: Engine) -> None:
     async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
         return web.json_response({"error": {"message": "too long"}}, status=400)
 
     engine.reply = reply
     assert (await client.post(CHAT, json=BODY)).status == 400
+
+
+async def _until_held(setup: Setup) -> None:
+    async with asyncio.timeout(10):
+        while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
+            await asyncio.sleep(0)
