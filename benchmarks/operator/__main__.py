@@ -75,7 +75,8 @@ async def measure(runs: int, only: Container[str], durations: Durations) -> Figu
             found |= await at_size(Path(folder) / "0", runs, only, durations)
         if "growth" in only:
             sizes = [round(runs * factor) for factor in GROWTH]
-            found["growth"] = [await grown(Path(folder) / f"growth-{size}", size, durations) for size in sizes]
+            places = [(Path(folder) / f"growth-{size}", size) for size in sizes]
+            found["growth"] = [await grown(place, size, durations) for place, size in places]
     return found
 
 

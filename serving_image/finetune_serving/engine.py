@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import stat
+import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,7 +104,10 @@ def remove_stale_socket(path: Path) -> None:
 
 
 def run_engine(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM; vLLM's settings come from its environment variables."""
+    """Serve until SIGTERM; exit code 1 when the engine died, so that the pod's status has its last words.
+
+    vLLM's settings come from its environment variables.
+    """
     os.environ.update(ENVIRONMENT)
     starting_file(args.uds).touch()
     remove_stale_socket(Path(args.uds))
@@ -121,8 +125,7 @@ def run_engine(args: argparse.Namespace) -> int:
     arguments = [*engine_arguments(args, extra), *fix]
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     validate_parsed_serve_args(parsed)
-    uvloop.run(_serve(parsed))
-    return 0
+    return uvloop.run(_serve(parsed))
 
 
 def _interrupt(*_: object) -> None:
@@ -130,8 +133,8 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt("terminated")
 
 
-async def _serve(args: Any) -> None:
-    """vLLM's run_server, with our routes added between building the app and serving it."""
+async def _serve(args: Any) -> int:
+    """vLLM's run_server, with our routes added between building the app and serving it; the exit code."""
     import vllm.envs as envs
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -142,6 +145,7 @@ async def _serve(args: Any) -> None:
     # Bound before the engine is built, as vLLM does: whoever connects before it listens is refused at once.
     address, sock = setup_server(args, reuse_port=False)
     async with build_async_engine_client(args) as client:
+        stopping = shutdown_event(client)
         if args.enable_lora:
             refuse_prompt_logprobs(client)
         tasks = await client.get_supported_tasks()
@@ -163,10 +167,24 @@ async def _serve(args: Any) -> None:
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             **({} if log_config is None else {"log_config": log_config}),
         )
+        died = not stopping.is_set()
     try:
         await shutdown
     finally:
         sock.close()
+    return int(died)
+
+
+def shutdown_event(client: Any) -> threading.Event:
+    """Set once vLLM stops the engine on a signal; a server that ends without that has lost its engine."""
+    stopping, shutdown = threading.Event(), client.shutdown
+
+    def noticed(*args: Any, **named: Any) -> Any:
+        stopping.set()
+        return shutdown(*args, **named)
+
+    client.shutdown = noticed
+    return stopping
 
 
 def refuse_prompt_logprobs(client: Any) -> None:

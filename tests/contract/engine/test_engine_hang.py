@@ -1,6 +1,7 @@
-"""Real vLLM whose worker stops for good: its health says 200, and nothing generates any more."""
+"""How real vLLM ends: its worker dies, or stops for good while its health says 200 and nothing generates."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -40,6 +41,27 @@ async def test_an_engine_that_hangs_is_found_and_ends(base_model: Path) -> None:
         finally:
             for worker in workers:
                 worker.kill()
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        pytest.param(lambda server: _kill_workers(server), 1, id="its worker dies"),
+        pytest.param(lambda server: server.terminate(), 0, id="it is told to stop"),
+    ],
+)
+def test_the_exit_code_tells_an_engine_that_died_from_one_that_was_stopped(
+    base_model: Path, end: Callable[[psutil.Process], None], code: int
+) -> None:
+    with running_engine(base_model) as socket:
+        server = next(p for p in psutil.Process().children() if str(socket) in p.cmdline())
+        end(server)
+        assert server.wait(timeout=60) == code
+
+
+def _kill_workers(server: psutil.Process) -> None:
+    for worker in server.children(recursive=True):
+        worker.kill()
 
 
 async def _ask(session: aiohttp.ClientSession) -> None:
