@@ -138,7 +138,7 @@ class Limits(ApiModel):
     )
     max_n: int | None = Field(
         None,
-        description="Answers that one request may ask for (n, best_of). Default: 128.",
+        description="Answers that one request may ask for (n). Default: 128.",
         ge=1,
         le=16_384,
     )
