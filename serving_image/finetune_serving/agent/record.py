@@ -51,7 +51,7 @@ def failed(record: Record, reason: Reason, message: str, now: float, *, retry: b
     """The record after a refusal; `retry` schedules the next attempt with exponential back-off."""
     attempts = record.attempts + 1
     longest = _LONGEST_WAIT_TO_LOAD if record.phase in ("Loading", "Verifying") else _LONGEST_WAIT
-    retry_at = now + min(2.0 ** (attempts - 1), longest) if retry else None
+    retry_at = now + _wait(record.attempts, longest) if retry else None
     return replace(
         record, phase="Failed", reason=reason, message=message, attempts=attempts, retry_at=retry_at
     )
@@ -71,7 +71,12 @@ def interrupted(record: Record, message: str, now: float) -> Record:
 
 def postponed(record: Record, message: str, now: float) -> Record:
     """The record after a step that has to be repeated and says nothing about the version."""
-    return replace(record, message=message, retry_at=now + min(2.0**record.attempts, _LONGEST_WAIT))
+    return replace(record, message=message, retry_at=now + _wait(record.attempts, _LONGEST_WAIT))
+
+
+def _wait(attempts: int, longest: float) -> float:
+    """Seconds until the next attempt: 1, 2, 4 and so on; what fails for days asks for no larger power."""
+    return min(2.0 ** min(attempts, 16), longest)
 
 
 def after_engine_restart(records: Mapping[str, Record]) -> dict[str, Record]:

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_serving.agent.converge import COPIES, Decision, Work, World, converge
-from finetune_serving.agent.record import ATTEMPTS, Record, after_engine_restart, failed, interrupted
+from finetune_serving.agent.record import (
+    ATTEMPTS,
+    Record,
+    after_engine_restart,
+    failed,
+    interrupted,
+    postponed,
+)
 from finetune_serving.agent.routes import STALLED_SECONDS
 from finetune_serving.documents import ServerManifest, VersionEntry
 
@@ -246,6 +253,12 @@ def test_what_fails_in_the_engine_is_tried_ever_more_rarely() -> None:
     for _ in range(12):
         record = replace(failed(record, "LoadFailed", "out of memory", 0.0, retry=True), phase="Loading")
     assert record.retry_at == 600.0
+
+
+def test_what_fails_for_weeks_is_still_tried_again() -> None:
+    record = replace(Record(entry("a"), phase="Loading"), attempts=100_000)
+    assert failed(record, "LoadFailed", "x", 0.0, retry=True).retry_at == 600.0
+    assert postponed(record, "x", 0.0).retry_at == 60.0
 
 
 def test_a_version_that_failed_three_times_keeps_nobody_waiting_while_it_is_tried_again() -> None:
