@@ -144,7 +144,7 @@ def _check(endpoint: Endpoint, fields: Mapping[str, Raw], limits: RequestLimits)
     if endpoint.chat and kwargs is not None and _as(kwargs, _Fields | None, _OTHER) is _OTHER:
         text = "`chat_template_kwargs` must be a JSON object; correct it or leave it out."
         raise bad_request(text, param="chat_template_kwargs")
-    if _as(fields.get("n"), int | float, 0) > limits.max_n:
+    if _number(fields.get("n")) > limits.max_n:
         raise bad_request(f"`n` may be at most {limits.max_n} on this server; send less.", param="n")
     if _has_more(fields.get("prompt"), limits.max_prompts):
         text = f"`prompt` may hold at most {limits.max_prompts} prompts on this server; send less at a time."
@@ -162,6 +162,14 @@ def _lacks_usage(fields: Mapping[str, Raw]) -> bool:
 def _text(raw: Raw | None) -> str:
     """A string, or "" for anything else."""
     return str(_as(raw, str, ""))
+
+
+def _number(raw: Raw | None) -> float:
+    """A number, also one that is written as text, as vLLM's pydantic reads both; 0 for anything else."""
+    try:
+        return float(_as(raw, int | float | str | None, None) or 0)
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _as(raw: Raw | None, kind: Any, default: Any) -> Any:

@@ -135,6 +135,8 @@ def test_tokens_come_back_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     ("content", "param"),
     [
         pytest.param({"n": 129}, "n", id="more answers than may be"),
+        pytest.param({"n": "129"}, "n", id="a number as text, which the engine reads as well"),
+        pytest.param({"n": " 1_000 "}, "n", id="a number as Python writes it"),
         pytest.param({"prompt": ["x"] * 129}, "prompt", id="more prompts than may be"),
         pytest.param({"prompt": [[1]] * 129}, "prompt", id="more prompts of tokens than may be"),
         pytest.param({"n": 128}, None, id="as many answers as may be"),
