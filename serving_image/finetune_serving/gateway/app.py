@@ -85,8 +85,7 @@ class Gateway:
         finally:
             if call.failed:
                 self.book.trouble.set()
-            spent = call.prompt_tokens + call.generated_tokens
-            self.rates.spend(call.key, self.book.limits.tokens_per_minute_per_key, spent)
+            self.rates.spend(call.key, self.book.limits.tokens_per_minute_per_key, call.spent)
 
     async def health(self, _: web.Request) -> web.Response:
         """Whether this pod should get requests; for load balancers, so without a key."""

@@ -156,7 +156,7 @@ def _lacks_usage(fields: Mapping[str, Raw]) -> bool:
     if "stream_options" not in fields:
         return True
     options = _as(fields["stream_options"], dict[str, Any] | None, _OTHER)
-    return options is None or (options is not _OTHER and not options.get("include_usage"))
+    return options is None or (options is not _OTHER and options.get("include_usage") is not True)
 
 
 def _text(raw: Raw | None) -> str:

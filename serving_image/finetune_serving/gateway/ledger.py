@@ -79,7 +79,8 @@ class Call:
 
     `alias` is the public name it asked for, "" until that is known to exist; `version` and `account` are
     those that answer it. `status` is the HTTP code of the answer, `begun` whether its head has been sent.
-    `deadline` ends it early when its version has to go. Times are monotonic seconds.
+    `deadline` ends it early when its version has to go. `texts` counts events with text. Times are
+    monotonic seconds.
     """
 
     started: float
@@ -99,12 +100,19 @@ class Call:
     cut: bool = False
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    texts: int = 0
     first_byte: float | None = None
     last_token: float | None = None
+
+    @property
+    def spent(self) -> int:
+        """Tokens of prompt and answer; where a stream ended before it told them, at least one per text."""
+        return (self.prompt_tokens + self.generated_tokens) or self.texts
 
     def take(self, reading: Reading) -> None:
         """Note what an answer or one event of it says."""
         self.text = self.text or reading.text
+        self.texts += reading.text
         self.cut = self.cut or reading.cut
         self.prompt_tokens = reading.prompt_tokens or self.prompt_tokens
         self.generated_tokens = reading.generated_tokens or self.generated_tokens
@@ -237,13 +245,13 @@ class Ledger:
         account.codes[call.status] += 1
         account.failures += call.failed or call.status >= 500
         self._count_key(call)
-        if call.version and call.status != CLIENT_LEFT:
+        if call.version and (call.failed or call.status != CLIENT_LEFT):
             _count_answer(account, call)
 
     def _count_key(self, call: Call) -> None:
         if call.key:
             self.by_key[call.key, call.status] += 1
-            self.tokens_by_key[call.key] += call.prompt_tokens + call.generated_tokens
+            self.tokens_by_key[call.key] += call.spent
 
 
 def _count_answer(account: Account, call: Call) -> None:

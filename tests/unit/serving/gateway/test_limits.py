@@ -119,6 +119,31 @@ async def test_a_key_that_used_its_tokens_waits(client: Client, setup: Setup) ->
     assert (await client.post(CHAT, json=BODY, headers=BERT)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("options", "whole"),
+    [
+        pytest.param({}, False, id="a client that leaves before the count comes"),
+        pytest.param(
+            {"stream_options": {"include_usage": "false"}}, True, id="a client that hides the count"
+        ),
+    ],
+)
+async def test_tokens_are_paid_for_without_their_count(
+    client: Client, setup: Setup, engine: Engine, options: dict[str, Any], whole: bool
+) -> None:
+    setup.manifest(limits={"tokensPerMinutePerKey": 1})
+    engine.hold = asyncio.Event()
+    response = await client.post(CHAT, json=BODY | {"stream": True} | options, headers=ANNA)
+    await response.content.readuntil(b"\n\n")
+    if whole:
+        engine.hold.set()
+        assert b"usage" not in await response.read()
+    response.close()
+    await setup.finished()
+    engine.hold = None
+    assert (await client.post(CHAT, json=BODY, headers=ANNA)).status == 429
+
+
 def test_tokens_come_back_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

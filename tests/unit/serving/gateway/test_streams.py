@@ -89,6 +89,21 @@ async def test_an_error_inside_a_stream_is_a_failure(client: Client, setup: Setu
     assert 'stream_errors_total{alias="reviews",version="reviews--1"} 1.0' in setup.metrics()
 
 
+async def test_a_client_that_leaves_at_an_error_has_an_answer_that_failed(
+    client: Client, setup: Setup, engine: Engine
+) -> None:
+    async def reply(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        return await engine.stream(request, event(error={"message": "it broke", "code": 500}), STREAM[0])
+
+    engine.reply, engine.hold = reply, asyncio.Event()
+    response = await client.post(CHAT, json=ASK)
+    await response.content.readuntil(b"\n\n")
+    response.close()  # as the openai client does
+    await setup.finished()
+    tally = setup.ledger.tally(VERSION)
+    assert (tally.requests, tally.failures) == (1, 1)
+
+
 async def test_the_death_of_the_engine_inside_a_stream_wakes_the_agent(
     client: Client, setup: Setup, engine: Engine
 ) -> None:
