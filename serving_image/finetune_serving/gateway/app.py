@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import aiohttp
@@ -185,10 +186,13 @@ class Gateway:
         """A request that the other side cannot have begun, when there is news of our own engine."""
         if outgoing.to is self.engine:
             await self.hold.news(until)
+            if self._others(request) and not self.book.can_answer(call.version):
+                return self._passed(request, outgoing, call)
             await self.hold.found(lambda: self._still(call.version), until)
             return outgoing
         try:
-            return self._local(outgoing.content, request, call)
+            local = self._local(outgoing.content, request, call)
+            return replace(local, hides_usage=local.hides_usage or outgoing.hides_usage)
         except NotBegunError as error:
             if error.lasting:
                 raise errors.unavailable(error.lasting) from None
@@ -196,12 +200,17 @@ class Gateway:
         return outgoing  # another replica may be ready by now
 
     def _passed(self, request: web.Request, outgoing: Outgoing, call: Call) -> Outgoing:
-        """A request that our engine took along when it went, for another replica; only once."""
-        if outgoing.to is not self.engine or self.peers is None or HOP_HEADER in request.headers:
+        """A request that our engine refused, or took along when it went, for another replica; only once."""
+        others = self._others(request)
+        if outgoing.to is not self.engine or others is None:
             raise EngineGoneError
         self.ledger.leave(call)
         content, hides = renamed(outgoing.content, call.alias), outgoing.hides_usage
-        return self.peers.outgoing(request.path, content, request.headers, call, hides_usage=hides)
+        return others.outgoing(request.path, content, request.headers, call, hides_usage=hides)
+
+    def _others(self, request: web.Request) -> Peers | None:
+        """The other replicas, for a request that does not come from one of them."""
+        return None if HOP_HEADER in request.headers else self.peers
 
     def _still(self, version: str) -> str:
         if not self.book.can_answer(version):

@@ -97,6 +97,51 @@ async def test_what_an_engine_took_along_before_its_first_byte_is_answered_by_th
     assert (setup.ledger.tally(VERSION).failures, other.ledger.tally(VERSION).requests) == (0, 1)
 
 
+async def test_what_an_engine_refuses_before_the_agent_has_seen_its_end_is_answered_by_the_other(
+    client: Client, setup: Setup, other: Setup, tmp_path: Path
+) -> None:
+    setup.book.engine_up = True
+    connector = aiohttp.UnixConnector(str(tmp_path / "gone.sock"))
+    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+        setup.gateway.engine = session
+        asked = asyncio.create_task(client.post(CHAT, json=BODY))
+        await _until_held(setup)
+        setup.book.engine_up = False  # as the agent does, awake by `trouble`
+        setup.book.announce()
+        assert (await asked).status == 200
+    assert (setup.ledger.tally(VERSION).failures, other.ledger.tally(VERSION).requests) == (0, 1)
+
+
+async def test_a_stream_that_comes_back_from_the_other_has_no_usage_either(
+    client: Client,
+    setup: Setup,
+    other: Setup,
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
+    setup.book.engine_up, other.book.engine_up = True, False
+    mine = aiohttp.UnixConnector(str(engine.path))
+    gone = aiohttp.UnixConnector(str(tmp_path / "gone.sock"))
+    async with (
+        aiohttp.ClientSession("http://engine", connector=mine) as back,
+        aiohttp.ClientSession("http://engine", connector=gone) as session,
+    ):
+        setup.gateway.engine = session
+        asked = asyncio.create_task(client.post(CHAT, json=BODY | {"stream": True}))
+        await _until_held(setup)
+        setup.book.engine_up = False
+        setup.book.announce()
+        await _until_asked(other)
+        await _until_held(setup)
+        setup.gateway.engine, setup.book.engine_up = back, True
+        setup.book.announce()
+        response = await asked
+        assert response.status == 200
+        assert b"usage" not in await response.read()
+
+
 async def test_an_alias_that_only_this_replica_cannot_have_is_answered_by_the_other(
     client: Client, setup: Setup, other: Setup
 ) -> None:
@@ -132,4 +177,10 @@ async def test_what_the_other_replica_refuses_is_the_answer(client: Client, engi
 async def _until_held(setup: Setup) -> None:
     async with asyncio.timeout(10):
         while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
+            await asyncio.sleep(0)
+
+
+async def _until_asked(other: Setup) -> None:
+    async with asyncio.timeout(10):
+        while not any(account.codes for account in other.ledger.accounts.values()):  # noqa: ASYNC110
             await asyncio.sleep(0)
