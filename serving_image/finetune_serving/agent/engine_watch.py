@@ -2,8 +2,9 @@
 
 An engine whose socket refuses is down at once. One that is slow may only be busy: it is down after three
 questions without an answer, provided that it sends nothing to any client meanwhile. One that owes answers
-and has sent nothing for minutes gets a request for a single token; left without an answer as well, it
-hangs, takes no requests any more and is asked to end, so that the kubelet starts it again.
+(to clients that left meanwhile as well) and has sent nothing for minutes gets a request for a single token;
+left without an answer as well, it hangs, takes no requests any more and is asked to end, so that the kubelet
+starts it again.
 """
 
 import asyncio
@@ -81,7 +82,8 @@ class EngineWatch:
         """Ask the engine for its health once, at most 10 s."""
         asked = time.monotonic()
         try:
-            verdict = after_answer(self.verdict, await self._engine.identity())
+            identity = await self._engine.identity()
+            verdict = after_answer(self.verdict, identity)  # what is held by now, not when it was asked
         except (EngineLostError, EngineAnswerError, TypeError, ValueError) as error:
             verdict = after_loss(self.verdict, str(error))
         except EngineSlowError as error:
@@ -94,7 +96,7 @@ class EngineWatch:
         owed_since = None
         while True:
             await asyncio.sleep(self._patience / 10)
-            if self._ledger.in_flight == 0 or self.verdict.hung:
+            if not self._ledger.owed or self.verdict.hung:
                 owed_since = None
                 continue
             now = time.monotonic()

@@ -123,15 +123,16 @@ class Call:
 class Ledger:
     """Every request of this process.
 
-    `last_byte` is when the engine last sent anything to a client (monotonic seconds); `body_bytes` are held
-    for requests in flight; `by_key` counts answers by name of the API key and code.
+    `last_asked` and `last_byte` are when the engine last got a request and last sent anything to a client
+    (monotonic seconds); `body_bytes` are held for requests in flight; `by_key` counts answers by name of the
+    API key and code.
     """
 
     def __init__(self) -> None:
         self.accounts: dict[tuple[str, str], Account] = {}
         self.by_key: Counter[tuple[str, int]] = Counter()
         self.tokens_by_key: Counter[str] = Counter()
-        self.last_byte = time.monotonic()
+        self.last_asked = self.last_byte = time.monotonic()
         self.body_bytes = 0
         self._open: set[Call] = set()
         self._idle = asyncio.Event()
@@ -141,6 +142,11 @@ class Ledger:
     def in_flight(self) -> int:
         """Requests that are not answered yet."""
         return len(self._open)
+
+    @property
+    def owed(self) -> bool:
+        """Whether the engine has something to answer; a request whose client gave up is a question too."""
+        return self.in_flight > 0 or self.last_asked > self.last_byte
 
     def busy(self, *, alias: str | None = None, key: str | None = None) -> int:
         """How many requests of an alias or of a key are not answered yet."""
@@ -182,6 +188,7 @@ class Ledger:
         call.alias, call.version = alias, version
         call.account = self._account(alias, version)
         call.account.in_flight += 1
+        self.last_asked = time.monotonic()
 
     def leave(self, call: Call) -> None:
         """A call goes on elsewhere: no version of this process answers it any more."""
