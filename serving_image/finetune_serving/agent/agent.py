@@ -17,7 +17,7 @@ from finetune_serving.agent.converge import Work, World, converge
 from finetune_serving.agent.engine_watch import EngineWatch
 from finetune_serving.agent.manifest import ManifestFile
 from finetune_serving.agent.preflight import Limits
-from finetune_serving.agent.record import Record, after_engine_restart, given_up, lost
+from finetune_serving.agent.record import Record, after_engine_restart, given_up, lost, refused
 from finetune_serving.agent.report import Process, state
 from finetune_serving.agent.routes import alias_states, answering, ready_versions, refusals
 from finetune_serving.agent.steps import Steps
@@ -188,9 +188,12 @@ class Agent:
         return waiting and time.monotonic() >= self._tidy_at
 
     async def _tidy(self) -> None:
-        """Remove what an earlier gateway process left; an engine that cannot now keeps nobody waiting."""
-        engine_id = self._engine_id
-        if await self._steps.tidy(self._world.records.keys()):
+        """Remove what an earlier gateway process or a refused version left.
+
+        An engine that cannot now keeps nobody waiting.
+        """
+        engine_id, records = self._engine_id, self._world.records
+        if await self._steps.tidy([name for name, r in records.items() if not refused(r)]):
             self._tidied = engine_id
             await self._steps.delete_other_files([r.entry.digest for r in self._world.records.values()])
         self._tidy_at = time.monotonic() + _TIDY_SECONDS
@@ -205,6 +208,8 @@ class Agent:
         else:
             after = await self._steps.verify(record, self._book.table.base, self._engine_id)
         self._take(record, after)
+        if refused(after):
+            self._tidied = ""  # its removal may have failed, and it holds a slot for as long as it is listed
         if after.retry_at is not None:
             await self._see_engine()  # an engine that is gone must not fail the next version as well
 

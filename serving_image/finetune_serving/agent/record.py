@@ -39,7 +39,12 @@ def given_up(record: Record) -> bool:
     """
     if record.phase in ("Ready", "Draining"):
         return False
-    return record.attempts >= ATTEMPTS or (record.phase == "Failed" and record.retry_at is None)
+    return record.attempts >= ATTEMPTS or refused(record)
+
+
+def refused(record: Record) -> bool:
+    """Whether it is not tried again."""
+    return record.phase == "Failed" and record.retry_at is None
 
 
 def ready(record: Record) -> Record:

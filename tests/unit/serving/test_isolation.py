@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from finetune_serving.agent import steps
+from finetune_serving.agent import agent, steps
 from finetune_serving.agent.artifact import Staged, stage
 from tests.engine_stand_in import StandInEngine
 from tests.unit.serving.pod import Pod, Publish, Users
@@ -331,3 +331,17 @@ async def test_an_adapter_that_ends_the_engine_is_given_up_after_three_times(
     await pod.until(lambda _: pod.phases().get(deadly["name"]) == "Failed")
     await pod.until(lambda s: s.ready and s.engine_id == "engine-1+++")
     assert (await ask(pod, "good"))[0] == 200
+
+
+async def test_a_refused_version_that_could_not_be_removed_at_once_leaves_the_engine_later(
+    pod: Pod, publish: Publish, stand_in: StandInEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "_TIDY_SECONDS", 0.1)
+    entry = publish("no-op")
+    stand_in.no_ops, stand_in.fail_removals = {entry["name"]}, True
+    pod.write(1, [entry], x=entry["name"])
+    await pod.until(lambda s: any(v.reason == "SilentNoOp" for v in s.versions))
+    assert entry["name"] in stand_in.loras
+    stand_in.fail_removals = False
+    await pod.until(lambda _: entry["name"] not in stand_in.loras)
+    assert pod.phases()[entry["name"]] == "Failed"
