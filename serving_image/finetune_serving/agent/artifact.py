@@ -45,8 +45,12 @@ class Staged:
 
 
 def local_folder(root: Path, digest: str) -> Path:
-    """Where the copy of a digest lives: `<root>/<first 12 hex digits>`."""
-    return root / digest.removeprefix("sha256:")[:12]
+    """Where the copy of a digest lives: `<root>/<hex digits>`.
+
+    All of them: a manifest that shares the first twelve with another is found in hours, and a copy of it
+    would replace the other's files.
+    """
+    return root / digest.removeprefix("sha256:")
 
 
 def stage(entry: VersionEntry, sources: Path, adapters: Path, limits: Limits) -> Staged:

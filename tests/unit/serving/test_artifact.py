@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from finetune_serving.adapter.config import parse_config
 from finetune_serving.agent import artifact
-from finetune_serving.agent.artifact import stage
+from finetune_serving.agent.artifact import local_folder, stage
 from finetune_serving.agent.preflight import Limits, check_weights
 from finetune_serving.agent.refusal import RefusedError
 from finetune_serving.documents import VersionEntry
@@ -79,9 +79,14 @@ def source(tmp_path: Path, name: str = "a") -> Path:
 def test_a_published_adapter_is_copied_under_its_digest(tmp_path: Path, publish: Publish) -> None:
     entry = publish("a", extra={"README.md": b"for people"})
     folder = staged(tmp_path, entry)
-    assert folder.name == entry["digest"][7:19]
+    assert folder.name == entry["digest"][7:]
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
+
+
+def test_digests_that_begin_alike_have_folders_of_their_own(tmp_path: Path) -> None:
+    one, two = (local_folder(tmp_path, f"sha256:{'a' * 12}{digit * 52}") for digit in "bc")
+    assert one != two
 
 
 def test_a_complete_copy_is_kept_and_a_damaged_one_replaced(tmp_path: Path, publish: Publish) -> None:

@@ -139,7 +139,7 @@ async def test_a_new_pod_waits_for_a_large_adapter_from_a_slow_store(
     monkeypatch.setattr("finetune_serving.agent.converge.STALLED_SECONDS", 0.8)
 
     def drip(*args: Any) -> Staged:
-        partial = pod.folder / "adapters" / f".{large['digest'][7:19]}.partial"
+        partial = pod.folder / "adapters" / f".{large['digest'][7:]}.partial"
         partial.mkdir(parents=True)
         for _ in range(10):
             with (partial / "adapter_model.safetensors").open("ab") as file:
