@@ -117,8 +117,8 @@ class Agent:
         if verdict.engine_id != self._engine_id:
             logger.info("engine process found", extra={"fields": {"engineId": verdict.engine_id}})
             self._engine_id = verdict.engine_id
-            records = after_engine_restart(self._world.records)
-            self._world = replace(self._world, records=records, opened=False, moved_at=time.monotonic())
+            records, now = after_engine_restart(self._world.records), time.monotonic()
+            self._world = replace(self._world, records=records, opened=False, moved_at=now, engine_at=now)
         self._world = replace(self._world, engine_up=verdict.up)
         self._publish()
         self._changed.set()

@@ -21,6 +21,8 @@ from finetune_serving.agent.routes import (
 )
 from finetune_serving.documents import Phase, Route, ServerManifest, VersionEntry
 
+# A copy that trickles comes nearer with every byte, and must not keep a pod from all others for ever.
+OPENING_SECONDS = 1800.0
 COPIES = 4  # a copy that hangs must not delay the others
 
 Kind = Literal["Load", "Verify", "Remove"]
@@ -37,9 +39,9 @@ class World:
 
     `routes` are in force, `applied` is the generation that they came from, `unavailable` are the routed
     versions that nobody should wait for, `unrouted` says since when no route names a version. `opened` is
-    whether every alias that can be had has answered since the engine process started. `moved_at` is when a
-    version last came nearer to Ready. `folders` are the digests whose local copies are being written or
-    deleted.
+    whether every alias that can be had has answered since the engine process started, or has had its time.
+    `moved_at` is when a version last came nearer to Ready, `engine_at` when the engine process was found.
+    `folders` are the digests whose local copies are being written or deleted.
     """
 
     manifest: ServerManifest | None = None
@@ -53,6 +55,7 @@ class World:
     in_flight: Mapping[str, int] = field(default_factory=dict)
     folders: frozenset[str] = frozenset()
     moved_at: float = 0.0
+    engine_at: float = 0.0
     now: float = 0.0
 
 
@@ -122,13 +125,14 @@ def _with_routes(world: World, manifest: ServerManifest) -> World:
     stalled = world.now - world.moved_at > STALLED_SECONDS
     unavailable = unavailable_versions(names, world.records, stalled=stalled)
     complete = settled(manifest, ready, unavailable)
+    waited = world.now - world.engine_at > OPENING_SECONDS
     routes = in_force(manifest, world.routes, ready, unavailable)
     return replace(
         world,
         routes=routes,
         unavailable=unavailable & (manifest.routed() | _named(routes.values())),
         applied=manifest.generation if complete else world.applied,
-        opened=world.opened or (world.engine_up and complete),
+        opened=world.opened or (world.engine_up and (complete or waited)),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_serving.agent.converge import COPIES, Decision, Work, World, converge
+from finetune_serving.agent.converge import COPIES, OPENING_SECONDS, Decision, Work, World, converge
 from finetune_serving.agent.record import (
     ATTEMPTS,
     Record,
@@ -183,6 +183,14 @@ def test_a_pod_opens_when_a_copy_hangs() -> None:
     at = world(manifest(1, "ab", "ab"), a="Ready", b="Fetching")
     assert not converge(replace(at, now=STALLED_SECONDS)).world.opened
     assert converge(replace(at, now=STALLED_SECONDS + 1)).world.opened
+
+
+def test_a_pod_opens_although_a_copy_trickles() -> None:
+    at = replace(world(manifest(1, "ab", "ab"), a="Ready", b="Fetching"), engine_at=50.0)
+    late = 50.0 + OPENING_SECONDS
+    assert not converge(replace(at, now=late, moved_at=late)).world.opened
+    after = converge(replace(at, now=late + 1, moved_at=late)).world
+    assert (after.opened, after.applied) == (True, 0)
 
 
 @pytest.mark.parametrize(
