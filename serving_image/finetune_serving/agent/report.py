@@ -26,7 +26,8 @@ class Process:
 def not_ready(world: World, process: Process) -> str:
     """Why this pod should get no requests, as a sentence; empty when it should.
 
-    Once every alias that can be had has answered, or has had its time, one alias without an answer keeps nobody away.
+    Once every alias that can be had has answered, or has had its time, one alias without an answer keeps
+    nobody away.
     """
     manifest = world.manifest
     if process.closing:
