@@ -3,7 +3,7 @@
 import asyncio
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -134,6 +134,8 @@ class Ledger:
         self.tokens_by_key: Counter[str] = Counter()
         self.last_asked = self.last_byte = time.monotonic()
         self.body_bytes = 0
+        # By version, then alias: the agent asks for every version several times a second.
+        self._of_version: defaultdict[str, dict[str, Account]] = defaultdict(dict)
         self._open: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -155,7 +157,7 @@ class Ledger:
 
     def tally(self, version: str) -> Tally:
         """The counts of a version behind all its names; zeros for one that was never asked."""
-        accounts = [account for (_, name), account in self.accounts.items() if name == version]
+        accounts = self._of_version.get(version, {}).values()
         return Tally(
             in_flight=sum(a.in_flight for a in accounts),
             requests=sum(a.duration.count for a in accounts),
@@ -227,7 +229,7 @@ class Ledger:
             account = self.accounts[pair]
             account.left = now if account.left is None or account.in_flight else account.left
             if now - account.left > KEEP_SECONDS:
-                del self.accounts[pair]
+                self._drop(*pair)
 
     async def idle(self) -> None:
         """Wait until nothing is in flight."""
@@ -236,8 +238,13 @@ class Ledger:
     def _account(self, alias: str, version: str) -> Account:
         account = self.accounts.get((alias, version))
         if account is None:
-            account = self.accounts[alias, version] = Account()
+            account = self.accounts[alias, version] = self._of_version[version][alias] = Account()
         return account
+
+    def _drop(self, alias: str, version: str) -> None:
+        del self.accounts[alias, version], self._of_version[version][alias]
+        if not self._of_version[version]:
+            del self._of_version[version]
 
     def _leave(self, call: Call) -> None:
         if call.account is not None:

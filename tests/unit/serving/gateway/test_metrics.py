@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from finetune_serving.gateway.ledger import Tally
 from finetune_serving.gateway.metrics import engine_metrics
 from tests.unit.serving.gateway.builders import BODY, CHAT, VERSION, Client, Engine, Setup
 
@@ -101,6 +102,7 @@ async def test_a_version_that_left_can_be_scraped_for_ten_minutes(
     assert f'code="200",version="{VERSION}"}} 1.0' in setup.metrics()
     monkeypatch.setattr(time, "monotonic", lambda: now + 601)
     assert VERSION not in setup.metrics()
+    assert setup.ledger.tally(VERSION) == Tally()
 
 
 async def test_an_alias_that_cannot_be_had_is_named(setup: Setup) -> None:
