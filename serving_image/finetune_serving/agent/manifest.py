@@ -29,6 +29,8 @@ class ManifestFile:
             self.current = ServerManifest.model_validate_json(self._path.read_bytes())
             self.error = ""
         except (ValidationError, OSError) as error:
+            if isinstance(error, OSError):
+                self._signature = None  # the same file may be readable the next time
             self.error = (
                 f"the server manifest cannot be read, the previous one stays in force: {_first(error)}"
             )

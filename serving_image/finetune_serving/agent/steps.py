@@ -114,7 +114,10 @@ class Steps:
     async def delete_other_files(self, digests: Collection[str]) -> None:
         """Delete every local copy but those of these digests."""
         kept = {self.folder(digest).name for digest in digests}
-        await asyncio.to_thread(_remove_other_folders, self._places.adapters, kept)
+        try:
+            await asyncio.to_thread(_remove_other_folders, self._places.adapters, kept)
+        except OSError as error:
+            logger.warning("local copies that are of no use cannot be found: %s", error)
 
     async def _kept(self, step: Awaitable[Record], record: Record, reason: Reason) -> Record:
         """What the step returns, or the record of its failure; `reason` stands for a defect of ours."""

@@ -1,11 +1,15 @@
 """The agent against a stand-in engine: bring-up, roll-over, refusals, engine restarts, clean-up."""
 
 import asyncio
+import errno
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_serving.agent import steps
+from finetune_serving.agent.manifest import ManifestFile
 from tests.unit.serving.pod import Pod, Publish
 
 
@@ -154,6 +158,35 @@ async def test_leftovers_of_an_earlier_process_are_removed(pod: Pod, stand_in: A
     await pod.until(lambda s: s.ready)
     assert stand_in.removed == ["ghost--1"]
     assert [path.name for path in (pod.folder / "adapters").iterdir()] == [entry["digest"][7:]]
+
+
+async def test_a_volume_that_cannot_be_tidied_keeps_the_agent_at_work(
+    pod: Pod, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(steps, "_remove_other_folders", fail)
+    entry = publish("a")
+    pod.write(1, [entry], reviews=entry["name"])
+    await pod.until(lambda s: s.ready)
+
+
+def test_a_manifest_that_could_not_be_read_once_is_read_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> bytes:
+        raise OSError(errno.EIO, "broken")
+
+    path = tmp_path / "manifest.json"
+    path.write_text('{"schemaVersion": 1, "generation": 3, "base": {"name": "base"}}')
+    file = ManifestFile(path)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", fail)
+        file.refresh()
+    assert "broken" in file.error
+    file.refresh()
+    assert (file.error, file.current and file.current.generation) == ("", 3)
 
 
 async def test_a_broken_manifest_changes_nothing(pod: Pod) -> None:
