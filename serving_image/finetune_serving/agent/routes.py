@@ -56,9 +56,15 @@ def versions_of(route: Route) -> frozenset[str]:
     return frozenset(target.version for target in route.targets)
 
 
+def drawn_versions(route: Route) -> frozenset[str]:
+    """The versions that may answer who asks for none: one with weight 0 only answers who asks for it."""
+    drawn = frozenset(target.version for target in route.targets if target.weight > 0)
+    return drawn or frozenset({route.targets[0].version})
+
+
 def answering(route: Route, ready: frozenset[str]) -> tuple[Target, ...]:
     """The targets with the weights in force: one that cannot answer gets no share while another can."""
-    if not versions_of(route) & ready:
+    if not drawn_versions(route) & ready:
         return route.targets
     able = [target for target in route.targets if target.version in ready]
     others = [target for target in route.targets if target.version not in ready]
@@ -86,7 +92,7 @@ def _alias_state(route: Route, ready: frozenset[str], reason: str, message: str)
     return AliasState(
         alias=route.alias,
         targets=tuple(TargetState(version=t.version, weight=t.weight) for t in targets),
-        answers=any(target.version in ready for target in targets),
+        answers=bool(drawn_versions(route) & ready),
         reason=reason,
         message=message,
     )
@@ -110,5 +116,5 @@ def refusals(
         state.alias: f"The model `{state.alias}` cannot be answered here at the moment ({state.reason}); "
         "the status of its AdapterDeployment says why."
         for state in states
-        if versions_of(routes[state.alias]) <= unavailable
+        if drawn_versions(routes[state.alias]) <= unavailable
     }

@@ -25,6 +25,16 @@ def test_weights_in_force(ready: set[str], weights: list[tuple[str, int]]) -> No
     assert [(t.version, t.weight) for t in answering(ROUTE, frozenset(ready))] == weights
 
 
+PAUSED = Route(alias="x", targets=(Target(version="old", weight=100), Target(version="new", weight=0)))
+
+
+def test_a_version_without_weight_is_no_stand_in_for_the_one_that_answers() -> None:
+    assert answering(PAUSED, frozenset({"new"})) == PAUSED.targets
+    states = alias_states(MANIFEST, {"x": PAUSED}, records(old="Failed", new="Ready"), engine_up=True)
+    assert (states[0].answers, states[0].reason) == (False, "Failed")
+    assert "(Failed)" in refusals(states, {"x": PAUSED}, frozenset({"old"}))["x"]
+
+
 def records(**phases: str) -> dict[str, Record]:
     digest = "sha256:" + "a" * 64
     entries = {name: VersionEntry(name=name, source="pvc://c/x", digest=digest) for name in phases}
