@@ -180,7 +180,7 @@ class Gateway:
                 outgoing = await self._again(request, outgoing, call, until)
             except EngineGoneError:
                 self.book.trouble.set()
-                outgoing = self._passed(request, outgoing, call)
+                outgoing, until = self._passed(request, outgoing, call), deadline()
 
     async def _again(self, request: web.Request, outgoing: Outgoing, call: Call, until: float) -> Outgoing:
         """A request that the other side cannot have begun, when there is news of our own engine."""

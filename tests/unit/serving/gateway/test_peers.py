@@ -97,6 +97,35 @@ async def test_what_an_engine_took_along_before_its_first_byte_is_answered_by_th
     assert (setup.ledger.tally(VERSION).failures, other.ledger.tally(VERSION).requests) == (0, 1)
 
 
+async def test_what_an_engine_took_along_after_a_while_waits_for_a_replica_that_is_ready(
+    client: Client, setup: Setup, other: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Service may choose a replica that is going down as well."""
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 0.0)
+    mine = Engine(tmp_path / "mine.sock")
+
+    async def die(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        assert request.transport is not None
+        monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
+        setup.book.engine_up = other.book.engine_up = False
+        mine.path.unlink()
+        request.transport.abort()
+        return web.Response()
+
+    mine.reply = die
+    await mine.start()
+    setup.book.engine_up = True
+    connector = aiohttp.UnixConnector(str(mine.path))
+    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
+        setup.gateway.engine = session
+        asked = asyncio.create_task(client.post(CHAT, json=BODY))
+        await _until_held(setup)
+        other.book.engine_up = True
+        setup.book.announce()
+        assert (await asked).status == 200
+    await mine.stop()
+
+
 async def test_what_an_engine_refuses_before_the_agent_has_seen_its_end_is_answered_by_the_other(
     client: Client, setup: Setup, other: Setup, tmp_path: Path
 ) -> None:
