@@ -53,18 +53,22 @@ class _Scene:
     now: datetime
 
     def steered(self, want: Wanted, before: RolloutRecord | None, turn: bool) -> Wanted:
-        """The request after this look."""
-        route = self.current.routes.get(want.alias)
+        """The request after this look.
+
+        A spec that asks for something else, which is not known yet, neither tries a version again that was
+        rolled back nor, where it has no rollout any more, gives one that is under way every request.
+        """
+        route, target = self.current.routes.get(want.alias), want.target
         if want.rejection is not None:
             return replace(want, record=before)
-        if want.rollout is None or want.target is None or route is None:
+        if target is None or route is None:
             return want
-        target = want.target
-        change = Change(want.deployment, want.generation, target.name, target.digest, route.stable)
-        record = advance(want.rollout, before, change, self._look(change, before, turn))
-        if record is not None and record.phase == "RolledBack":
-            return replace(want, record=record, rejection=Rejection(record.reason, record.message))
-        return replace(want, record=record)
+        goes_on = not want.current and before is not None and before.to_version == target.name
+        if want.rollout is None:
+            return _with_record(want, before) if goes_on else want
+        generation = before.generation if before is not None and goes_on else want.generation
+        change = Change(want.deployment, generation, target.name, target.digest, route.stable)
+        return _with_record(want, advance(want.rollout, before, change, self._look(change, before, turn)))
 
     def _look(self, change: Change, before: RolloutRecord | None, turn: bool) -> Look:
         pods, current = self.observed.live, self.current
@@ -78,6 +82,12 @@ class _Scene:
             turn=turn,
             counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.state is not None),
         )
+
+
+def _with_record(want: Wanted, record: RolloutRecord | None) -> Wanted:
+    if record is not None and record.phase == "RolledBack":
+        return replace(want, record=record, rejection=Rejection(record.reason, record.message))
+    return replace(want, record=record)
 
 
 def _counters(pod: PodState, change: Change) -> ProcessCounters:

@@ -30,7 +30,8 @@ class Wanted:
 
     `served` is the version that its status says answers now, where that is known completely. `generation` is
     that of the spec which the request stands for, `rollout` how a new version comes, and `record` how far it
-    is (steps.py).
+    is (steps.py). `current`: the spec, as it is now, asks for `target`; otherwise what it asks for is not
+    looked at yet, or not available, and the target is an earlier one.
     """
 
     alias: str
@@ -41,6 +42,7 @@ class Wanted:
     generation: int = 0
     rollout: Rollout | None = None
     record: RolloutRecord | None = None
+    current: bool = True
 
     @property
     def version(self) -> str | None:
@@ -98,7 +100,14 @@ def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str,
         served=_served(server, deployment),
         generation=deployment.status.observed_generation or 0,
         rollout=deployment.spec.rollout,
+        current=_is_current(deployment),
     )
+
+
+def _is_current(deployment: AdapterDeployment) -> bool:
+    looked_at = deployment.status.observed_generation == deployment.metadata.generation
+    resolved = deployment.status.condition("Resolved")
+    return looked_at and resolved is not None and resolved.status == "True"
 
 
 def _target(deployment: AdapterDeployment) -> ManifestVersion | None:

@@ -52,16 +52,20 @@ def adapter(
     serving: Mapping[str, Any] | None = None,
     generation: int = 1,
     alias_conflict: bool | None = None,
+    available: bool = True,
     **more: Any,
 ) -> AdapterDeployment:
+    """`available` False: the spec asks for something else by now, and what is resolved is from before."""
     alias, digest = alias or name, "sha256:" + digit * 64
     meta = {"name": name, "namespace": "demo", "uid": name, "creationTimestamp": created}
+    told = {"type": "Resolved", "status": str(available), "reason": "Told"}
     adapter = {"source": source, "digest": digest}
     spec = {"serverRef": {"name": "shared"}, "alias": alias, "adapter": adapter, **more}
     resolved = {"source": source, "digest": digest, "version": version(alias, digit)}
     status = {"resolved": resolved, "serving": serving, "observedGeneration": generation}
+    status |= {"aliasConflict": alias_conflict, "conditions": [told]}
     return AdapterDeployment.model_validate(
-        {"metadata": meta, "spec": spec, "status": {**status, "aliasConflict": alias_conflict}}
+        {"metadata": {**meta, "generation": generation}, "spec": spec, "status": status}
     )
 
 

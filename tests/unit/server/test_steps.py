@@ -131,6 +131,45 @@ def test_a_canary_that_fails_goes_back_in_one_reconcile_and_is_unloaded() -> Non
     assert (server.weights, server.listed) == ({V1: 100}, {V1})
 
 
+@pytest.mark.parametrize("rollout", [ROLLOUT, None])
+def test_it_is_not_tried_again_because_the_spec_asks_for_an_adapter_that_is_not_there_yet(
+    rollout: dict[str, Any] | None,
+) -> None:
+    server = shifting()
+    server.counters = {V2: {"requests": 100, "failures": 50}}
+    server.settle()
+    assert server.record.phase == "RolledBack"
+    server.counters = {}
+    asked = adapter("reviews", digit="b", generation=9, available=False, rollout=rollout)
+    server.world.deployments = (asked,)
+    server.settle()
+    assert (server.record.phase, server.weights, server.listed) == ("RolledBack", {V1: 100}, {V1})
+
+
+def test_a_step_is_judged_while_the_spec_asks_for_an_adapter_that_is_not_there_yet() -> None:
+    server = shifting()
+    asked = adapter("reviews", digit="b", generation=9, available=False, rollout=ROLLOUT)
+    server.world.deployments = (asked,)
+    server.settle()
+    assert server.weights == {V1: 90, V2: 10}
+    server.counters = {V2: {"requests": 100, "failures": 50}}
+    server.settle()
+    assert (server.record.phase, server.weights) == ("RolledBack", {V1: 100})
+
+
+def test_taking_back_adapter_and_rollout_in_one_change_gives_the_canary_no_more_requests() -> None:
+    server = shifting()
+    before = server.world.deployments[0]
+    metadata = before.metadata.model_copy(update={"generation": before.metadata.generation + 1})
+    spec = before.spec.model_copy(update={"rollout": None})
+    server.world.deployments = (before.model_copy(update={"metadata": metadata, "spec": spec}),)
+    server.settle()
+    assert server.weights == {V1: 90, V2: 10}  # its resolution is of the spec before
+    server.world.deployments = (adapter("reviews", digit="a", generation=9),)
+    server.look()
+    assert server.weights == {V1: 100}
+
+
 def test_a_changed_spec_tries_it_again() -> None:
     server = shifting()
     server.counters = {V2: {"requests": 100, "failures": 50}}
