@@ -71,7 +71,8 @@ def wanted_versions(observed: Observed) -> tuple[Wanted, ...]:
     wanted: list[Wanted] = []
     for one in sorted(askers, key=_age):
         if isinstance(one, Unreadable):
-            request = Wanted(one.alias, one.name, rejection=Rejection("Unreadable", one.message))
+            unreadable = Rejection("Unreadable", one.message, keeps_route=one.alias not in taken)
+            request = Wanted(one.alias, one.name, rejection=unreadable)
         elif one.metadata.deletion_timestamp is None:
             request = _wanted(observed.server, one, taken)
         else:
@@ -136,8 +137,8 @@ def _entry(name: str, source: str, digest: str, allow_unpromoted: bool) -> Manif
 def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Rejection | None:
     alias = deployment.spec.alias
     if alias == base_name(server):
-        message = f"{alias} is the name of the server's base model; choose another alias."
-        return Rejection("AliasConflict", message, keeps_route=False)
+        message = f"{alias} is the name of the server's base model; create the object with another alias."
+        return Rejection("AliasOfBaseModel", message, keeps_route=False)
     if alias in taken:
         message = f"{alias} is already served by AdapterDeployment {taken[alias]}, which is older."
         return Rejection("AliasConflict", message, keeps_route=False)
