@@ -114,8 +114,12 @@ def _leaving(version: str, current: Table, pods: Sequence[PodState]) -> Leaving:
 
 
 def _given_up(version: str, pods: Sequence[PodState]) -> str | None:
-    """Why no replica can have the version; while only some cannot, they answer with the one before."""
-    if not refused(version, pods):
+    """Why no replica can have the version; one that has it or tries again says nothing against it.
+
+    An older agent does not tell whether it tries again.
+    """
+    told = [pod.version(version) for pod in pods if pod.phase(version)]
+    if not refused(version, pods) or any(entry.get("triedAgain") is True for entry in told):
         return None
-    entry = next(pod.version(version) for pod in pods if pod.phase(version))
+    entry = told[0]
     return f"No replica can have it: {text(entry, 'reason')}: {text(entry, 'message')}"

@@ -266,6 +266,15 @@ def test_a_canary_that_no_replica_can_have_sends_all_requests_back() -> None:
     assert server.told == ("Failed", "RolledBack")
 
 
+def test_a_canary_that_the_only_replica_fetches_again_is_not_given_up() -> None:
+    server = shifting()
+    later = held(V2, "Failed", reason="ArtifactMissing", message="Not there yet.", triedAgain=True)
+    server.world.pods = (pod(V1, later, name="pod-1", applied=server.world.pods[0].applied),)
+    server.world.reconcile(server.now)
+    assert (server.record.phase, server.weights) == ("Shift", {V1: 90, V2: 10})
+    assert server.told == ("Failed", "ArtifactMissing")
+
+
 def test_one_replica_that_cannot_have_the_canary_holds_it_where_it_is() -> None:
     server = shifting(analysis=None)
     server.look(61)
