@@ -45,7 +45,7 @@ class Look:
     `verified`: every ready one has verified the new version; until then `coming` says how far the last is.
     `followed`: every ready one routes as was decided last; `leaving` is what is left of the version before.
     `given_up` says why no replica can have the new version. `turn`: there is room for one more
-    rollout by steps.
+    rollout by steps. `uncounted` are ready replicas whose image is too old to count what `counters` tell.
     """
 
     now: datetime
@@ -56,6 +56,7 @@ class Look:
     given_up: str | None = None
     turn: bool = True
     counters: tuple[ProcessCounters, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
 
 def advance(
@@ -171,8 +172,18 @@ def _wait(
         return "Holding", f"{where} It lasts until {format_time(ends)}.{told}"
     if judgement is None or judgement.verdict == "Pass":
         return None
-    reason = "WaitingForRequests" if judgement.verdict == "Waiting" else "Inconclusive"
-    return reason, f"{where}{told}"
+    if judgement.verdict == "Waiting":
+        return "WaitingForRequests", f"{where}{told}{_uncounted(look)}"
+    return "Inconclusive", f"{where}{told}"
+
+
+def _uncounted(look: Look) -> str:
+    if not look.uncounted:
+        return ""
+    return (
+        f" The serving image of {', '.join(look.uncounted[:8])} is too old to count requests: set "
+        "spec.upgrade.revision of the ModelServer to a new value to replace it."
+    )
 
 
 def _next(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutRecord:

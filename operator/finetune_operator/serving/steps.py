@@ -80,7 +80,8 @@ class _Scene:
             leaving=_leaving(before.from_version if before is not None else "", current, pods),
             given_up=_given_up(change.to, pods),
             turn=turn,
-            counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.state is not None),
+            counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.process),
+            uncounted=tuple(pod.name for pod in pods if pod.ready and pod.state and not pod.process),
         )
 
 

@@ -92,7 +92,8 @@ def pod(
 ) -> PodState:
     """A pod whose agent says that it holds these versions; a name alone is a version that is Ready."""
     said = [held(one) if isinstance(one, str) else one for one in versions]
-    state = {"generation": applied, "appliedGeneration": applied, "ready": ready, "versions": said}
+    state: dict[str, Any] = {"processId": name, "ready": ready, "versions": said}
+    state |= {"generation": applied, "appliedGeneration": applied}
     spec = {"nodeName": "node-1"}
     manifest = {"metadata": {"name": name}, "spec": spec, "status": {"phase": phase, **status}}
     return PodState(name, name, ready, terminating, manifest, state, NOW)

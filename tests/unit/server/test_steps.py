@@ -266,6 +266,20 @@ def test_a_canary_that_no_replica_can_have_sends_all_requests_back() -> None:
     assert server.told == ("Failed", "RolledBack")
 
 
+def test_a_replica_of_before_that_does_not_count_lets_no_step_pass() -> None:
+    server = shifting(analysis={"maxLatencyRatio": "1.5", "minRequests": 20})
+    server.counters = {V1: {"requests": 900}, V2: {"requests": 200}}
+    (pod,) = server.world.pods
+    assert pod.state is not None
+    older = {key: value for key, value in pod.state.items() if key != "processId"}
+    for _ in range(3):
+        server.world.pods = (replace(pod, state=older, state_at=NOW + timedelta(seconds=70)),)
+        server.world.reconcile(NOW + timedelta(seconds=70))
+    assert server.weights == {V1: 90, V2: 10}
+    assert server.told == ("Shifting", "WaitingForRequests")
+    assert "pod-1 is too old" in server.record.message
+
+
 def test_a_canary_that_the_only_replica_fetches_again_is_not_given_up() -> None:
     server = shifting()
     later = held(V2, "Failed", reason="ArtifactMissing", message="Not there yet.", triedAgain=True)
