@@ -55,7 +55,7 @@ def job(
 
 def server(**entry: Any) -> ModelServer:
     spec = {"baseModel": {"source": "pvc://models/base"}, "artifactStore": "pvc://adapters"}
-    adapters = [{"alias": "reviews", "deployment": "reviews", **entry}] if entry else []
+    adapters = [{"alias": "reviews", "deployment": "reviews"} | entry] if entry else []
     status = {"endpoint": "http://shared-server.demo.svc:8000/v1", "adapters": adapters}
     return ModelServer.model_validate({"metadata": {"name": "shared"}, "spec": spec, "status": status})
 
@@ -322,6 +322,12 @@ CONFLICTS = [
     pytest.param(True, None, True, id="while the server is away it stays"),
     pytest.param(True, server(version=NEW, state="Loading", reason="Rolling"), None, id="it was taken over"),
     pytest.param(None, server(version=NEW, state="Loading", reason="Rolling"), None, id="nobody has it"),
+    pytest.param(
+        None,
+        server(alias="other", state="Failed", reason="AliasConflict"),
+        None,
+        id="a deleted object of this name wanted another alias",
+    ),
 ]
 
 
