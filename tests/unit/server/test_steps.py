@@ -112,7 +112,7 @@ def test_a_canary_is_promoted_by_steps_and_the_version_before_leaves() -> None:
         server.look(61)
         server.settle()
         seen.append((server.weights, server.told))
-    assert seen[0] == ({V1: 50, V2: 50}, ("Shifting", "Holding"))
+    assert seen[0] == ({V1: 50, V2: 50}, ("Loading", "Holding"))
     assert seen[1] == seen[2] == ({V2: 100}, ("Serving", ""))
     assert server.listed == {V2}
     assert (server.record.phase, server.record.counts) == ("Complete", None)
@@ -276,7 +276,7 @@ def test_a_replica_of_before_that_does_not_count_lets_no_step_pass() -> None:
         server.world.pods = (replace(pod, state=older, state_at=NOW + timedelta(seconds=70)),)
         server.world.reconcile(NOW + timedelta(seconds=70))
     assert server.weights == {V1: 90, V2: 10}
-    assert server.told == ("Shifting", "WaitingForRequests")
+    assert server.told == ("Loading", "WaitingForRequests")
     assert "pod-1 is too old" in server.record.message
 
 
