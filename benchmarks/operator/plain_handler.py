@@ -2,7 +2,7 @@
 
     python -m benchmarks.operator.plain_handler PORT          ($KUBECONFIG names the API server)
 
-It uses kopf and the `kubernetes` client, as the operator does, and keeps no status. PORT answers once it
+It uses kopf and the `kubernetes` client, and keeps no status. PORT answers once it
 runs.
 """
 
