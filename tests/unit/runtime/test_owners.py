@@ -68,11 +68,11 @@ def test_what_we_wrote_ourselves_queues_only_who_names_it(owners: Owners) -> Non
     assert owners.brought(RUN, manifest(10), deleted=False) == {ADAPTER}
 
 
-def reported(version: int, **more: Any) -> dict[str, Any]:
+def reported(version: int, spec: Any = None, **more: Any) -> dict[str, Any]:
     """A server with an entry for each of two adapters; the rollout of one is in a step."""
     entries = [{"deployment": name, "state": "Serving"} for name in ("d", "e")]
     step = {"deployment": "d", "weight": 5, "counts": {"stable": {"requests": 1}}}
-    return manifest(version, status={"adapters": entries, "rollouts": [step], **more})
+    return manifest(version, spec=spec, status={"adapters": entries, "rollouts": [step], **more})
 
 
 STEP: dict[str, Any] = {"deployment": "d", "weight": 5}
@@ -82,6 +82,7 @@ CHANGES = [
     pytest.param({"rollouts": []}, {"d"}, id="a rollout that is forgotten"),
     pytest.param({"adapters": [{"deployment": "d", "state": "Serving"}]}, {"e"}, id="an entry that goes"),
     pytest.param({"conditions": [{"type": "Ready"}]}, {"d", "e"}, id="what is said to all"),
+    pytest.param({"spec": {"replicas": 2}}, {"d", "e"}, id="a spec that can be read again"),
 ]
 
 

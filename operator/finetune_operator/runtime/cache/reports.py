@@ -37,9 +37,12 @@ class Reports:
 
 
 def _said(manifest: Manifest) -> dict[str, int]:
-    """What is said to each by name, and under "" what is said to all; the operator alone reads `counts`."""
+    """What is said to each by name, and under "" what is said to all: also a spec can make the whole
+    unreadable. The operator alone reads `counts`.
+    """
     status, said = mapping(manifest, "status"), defaultdict(list)
-    said[_TO_ALL].append({key: value for key, value in status.items() if key not in _BY_DEPLOYMENT})
+    to_all = {key: value for key, value in status.items() if key not in _BY_DEPLOYMENT}
+    said[_TO_ALL] = [mapping(manifest, "spec"), to_all]
     for entry in (entry for field in _BY_DEPLOYMENT for entry in items(status, field)):
         told = {key: value for key, value in entry.items() if key != "counts"}
         said[text(entry, "deployment")].append(told)
