@@ -60,7 +60,8 @@ class _Scene:
         """
         route, target = self.current.routes.get(want.alias), want.target
         if want.rejection is not None:
-            return replace(want, record=before)
+            ends = target is not None and before is not None and before.phase == "Shift"
+            return replace(want, record=None if ends else before)
         if target is None or route is None:
             return want
         goes_on = not want.current and before is not None and before.to_version == target.name

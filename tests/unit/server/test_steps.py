@@ -244,6 +244,18 @@ def test_a_deployment_that_cannot_be_read_keeps_its_weights() -> None:
     assert server.record.step == 1
 
 
+def test_a_canary_that_the_server_refuses_in_a_step_loses_its_share_and_begins_anew() -> None:
+    server = shifting()
+    server.world.spec = {"artifactStore": "pvc://elsewhere"}
+    server.look()
+    assert (server.weights, server.told) == ({V1: 100}, ("Failed", "OutsideStore"))
+    server.settle()
+    assert (server.listed, server.world.status["rollouts"]) == ({V1}, [])
+    server.world.spec = {}
+    server.settle()
+    assert (server.weights, server.record.step) == ({V1: 90, V2: 10}, 1)
+
+
 def test_counters_that_began_before_the_step_or_with_a_new_process_are_not_counted_twice() -> None:
     server = shifting()
     server.counters = {V1: {"requests": 900}, V2: {"requests": 60}}
