@@ -69,9 +69,11 @@ class _Scene:
             return _with_record(want, before) if goes_on else want
         generation = before.generation if before is not None and goes_on else want.generation
         change = Change(want.deployment, generation, target.name, target.digest, route.stable)
-        return _with_record(want, advance(want.rollout, before, change, self._look(change, before, turn)))
+        return _with_record(
+            want, advance(want.rollout, before, change, self._look(want, change, before, turn))
+        )
 
-    def _look(self, change: Change, before: RolloutRecord | None, turn: bool) -> Look:
+    def _look(self, want: Wanted, change: Change, before: RolloutRecord | None, turn: bool) -> Look:
         pods, current = self.observed.live, self.current
         return Look(
             now=self.now,
@@ -81,6 +83,7 @@ class _Scene:
             leaving=_leaving(before.from_version if before is not None else "", current, pods),
             given_up=_given_up(change.to, pods),
             turn=turn,
+            awaited=want.awaited,
             counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.process),
             uncounted=tuple(pod.name for pod in pods if pod.ready and pod.state and not pod.process),
         )

@@ -31,7 +31,7 @@ class Wanted:
     `served` is the version that its status says answers now, where that is known completely. `generation` is
     that of the spec which the request stands for, `rollout` how a new version comes, and `record` how far it
     is (steps.py). `current`: the spec, as it is now, asks for `target`; otherwise what it asks for is not
-    looked at yet, or not available, and the target is an earlier one.
+    looked at yet, or not available, and the target is an earlier one; `awaited` says what is missing.
     """
 
     alias: str
@@ -43,6 +43,7 @@ class Wanted:
     rollout: Rollout | None = None
     record: RolloutRecord | None = None
     current: bool = True
+    awaited: str | None = None
 
     @property
     def version(self) -> str | None:
@@ -90,6 +91,8 @@ def _age(one: AdapterDeployment | Unreadable) -> tuple[str, str]:
 
 
 def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Wanted:
+    looked_at = deployment.status.observed_generation == deployment.metadata.generation
+    resolved = deployment.status.condition("Resolved")
     rejection = (
         _conflict(server, deployment, taken) or _base_only(server) or _outside_store(server, deployment)
     )
@@ -101,14 +104,9 @@ def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str,
         served=_served(server, deployment),
         generation=deployment.status.observed_generation or 0,
         rollout=deployment.spec.rollout,
-        current=_is_current(deployment),
+        current=looked_at and resolved is not None and resolved.status == "True",
+        awaited=resolved.message if resolved is not None and resolved.status == "False" else None,
     )
-
-
-def _is_current(deployment: AdapterDeployment) -> bool:
-    looked_at = deployment.status.observed_generation == deployment.metadata.generation
-    resolved = deployment.status.condition("Resolved")
-    return looked_at and resolved is not None and resolved.status == "True"
 
 
 def _target(deployment: AdapterDeployment) -> ManifestVersion | None:

@@ -58,7 +58,7 @@ def adapter(
     """`available` False: the spec asks for something else by now, and what is resolved is from before."""
     alias, digest = alias or name, "sha256:" + digit * 64
     meta = {"name": name, "namespace": "demo", "uid": name, "creationTimestamp": created}
-    told = {"type": "Resolved", "status": str(available), "reason": "Told"}
+    told = {"type": "Resolved", "status": str(available), "reason": "Told", "message": "Why."}
     adapter = {"source": source, "digest": digest}
     spec = {"serverRef": {"name": "shared"}, "alias": alias, "adapter": adapter, **more}
     resolved = {"source": source, "digest": digest, "version": version(alias, digit)}

@@ -146,13 +146,15 @@ def test_it_is_not_tried_again_because_the_spec_asks_for_an_adapter_that_is_not_
     assert (server.record.phase, server.weights, server.listed) == ("RolledBack", {V1: 100}, {V1})
 
 
-def test_a_step_is_judged_while_the_spec_asks_for_an_adapter_that_is_not_there_yet() -> None:
+def test_a_step_is_judged_and_the_last_while_the_spec_asks_for_an_adapter_that_is_not_there_yet() -> None:
     server = shifting()
     asked = adapter("reviews", digit="b", generation=9, available=False, rollout=ROLLOUT)
     server.world.deployments = (asked,)
+    server.counters = {V2: {"requests": 100}}
+    server.look(9999)
     server.settle()
-    assert server.weights == {V1: 90, V2: 10}
-    server.counters = {V2: {"requests": 100, "failures": 50}}
+    assert (server.weights, server.told) == ({V1: 90, V2: 10}, ("Loading", "NotResolved"))
+    server.counters = {V2: {"requests": 300, "failures": 100}}
     server.settle()
     assert (server.record.phase, server.weights) == ("RolledBack", {V1: 100})
 
