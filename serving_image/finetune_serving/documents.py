@@ -169,7 +169,8 @@ class VersionState(_Written):
 
     `requests` are the finished ones; `failures` of them ended in a 5xx, a broken stream or an error event,
     `empty` in a 200 without text and tool call, `cut` at the token limit. `seconds` and
-    `first_byte_seconds` are sums over them.
+    `first_byte_seconds` are sums over them. `tried_again`: it is Failed for now, and the next attempt is due
+    without anybody's doing.
     """
 
     name: str
@@ -177,6 +178,7 @@ class VersionState(_Written):
     phase: Phase
     reason: Reason = ""
     message: str = ""
+    tried_again: bool = False
     in_flight: int = 0
     requests: int = 0
     failures: int = 0

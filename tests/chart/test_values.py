@@ -47,6 +47,12 @@ def test_the_defaults_of_the_chart_are_those_of_the_operator(render: Render) -> 
     assert shipped == Settings(images=shipped.images, operator_namespace="finetune-system")
 
 
+def test_values_of_an_earlier_release_leave_new_settings_at_their_defaults(render: Render) -> None:
+    """As `helm upgrade --reuse-values` does; Helm takes a null as the order to drop a default."""
+    document = rendered_settings(render, engineProfiles=None, servingNetwork=None)
+    assert parse_settings(json.dumps(document)) == parse_settings(json.dumps(rendered_settings(render)))
+
+
 def test_the_values_of_the_embedded_cluster_are_accepted(render: Render) -> None:
     document = rendered_settings(render, **values({**IMAGES, "pause": "example/pause:1"}))
     assert parse_settings(json.dumps(document)).env["VLLM_CPU_KVCACHE_SPACE"] == "1"

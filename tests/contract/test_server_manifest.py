@@ -211,6 +211,16 @@ def test_a_canary_whose_requests_fail_loses_its_share_and_leaves_the_engine() ->
     assert server.world.adapters()["reviews"]["reason"] == "RolledBack"
 
 
+@pytest.mark.parametrize(("retry", "phase"), [(True, "Shift"), (False, "RolledBack")])
+def test_a_canary_is_given_up_when_the_only_replica_tries_it_no_more(retry: bool, phase: str) -> None:
+    server = in_a_step()
+    lost = failed(server.pod.world.records[NEW], "ArtifactMissing", "It is not there.", 1e9, retry=retry)
+    server.pod.world = replace(server.pod.world, records={**server.pod.world.records, NEW: lost})
+    server.settle()
+    (record,) = server.world.status["rollouts"]
+    assert record["phase"] == phase
+
+
 def test_the_operator_reads_every_counter_of_a_version() -> None:
     server = in_a_step()
     server.pod.tallies = {NEW: Tally(7, 60, 5, 4, 3, 12.5, 1.25)}

@@ -35,7 +35,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $serving := include "finetune.image" (dict "Values" .Values "image" "serving" "folder" "serving_image/") -}}
 {{- $settings := dict "images" (dict "trainer" $trainer "serving" $serving) "operatorNamespace" .Release.Namespace -}}
 {{- range $key := list "imagePullPolicy" "runAsUser" "gpuTypes" "cpuStages" "allowedServiceAccounts" "allowedPriorityClasses" "hubEndpoint" "s3" "env" "engineArgs" "engineProfiles" "servingNetwork" "engineStartSeconds" "imagePullDeadlineSeconds" "unschedulableDeadlineSeconds" "stuckDeadlineSeconds" "hangDeadlineSeconds" "ttlSecondsAfterFinished" "progressSeconds" -}}
+{{- if hasKey $.Values $key -}}
 {{- $_ := set $settings $key (index $.Values $key) -}}
+{{- end -}}
 {{- end -}}
 {{- $settings | toPrettyJson -}}
 {{- end -}}

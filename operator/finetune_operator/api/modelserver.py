@@ -28,7 +28,7 @@ from finetune_operator.api.schema import ApiModel, Cel
 
 ModelName: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
 LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
-AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Shifting", "Serving", "Failed"]
+AdapterPhase: TypeAlias = Literal["Pending", "Loading", "Serving", "Failed"]
 
 TEMPLATE_LIMIT = 131_072
 STORE = Cel(

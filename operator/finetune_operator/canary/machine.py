@@ -45,7 +45,8 @@ class Look:
     `verified`: every ready one has verified the new version; until then `coming` says how far the last is.
     `followed`: every ready one routes as was decided last; `leaving` is what is left of the version before.
     `given_up` says why no replica can have the new version. `turn`: there is room for one more
-    rollout by steps.
+    rollout by steps. `uncounted` are ready replicas whose image is too old to count what `counters` tell.
+    `awaited` says why what the spec asks for by now is not available.
     """
 
     now: datetime
@@ -56,6 +57,8 @@ class Look:
     given_up: str | None = None
     turn: bool = True
     counters: tuple[ProcessCounters, ...] = ()
+    uncounted: tuple[str, ...] = ()
+    awaited: str | None = None
 
 
 def advance(
@@ -129,6 +132,8 @@ def _started(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutReco
     if not look.turn:
         message = "Other rollouts by steps on this ModelServer come first."
         return _with(record, phase="Verify", reason="WaitingForTurn", message=message)
+    if look.awaited is not None:
+        return _with(record, phase="Verify", reason="NotResolved", message=_superseded(look.awaited))
     if rollout.paused:
         shift = _with(record, phase="Shift", since=format_time(look.now))
         return _waiting(shift, "Paused", f"{_where(rollout, 0)} spec.rollout.paused holds it.")
@@ -165,14 +170,30 @@ def _wait(
     told = f" {judgement.message}" if judgement is not None else ""
     if rollout.paused:
         return "Paused", f"{where} spec.rollout.paused holds it.{told}"
+    if look.awaited is not None:
+        return "NotResolved", f"{where} {_superseded(look.awaited)}{told}"
     if not (look.verified and look.followed):
         return "Rolling", f"{where} Waiting for every replica to follow.{told}"
     if ends is not None and look.now < ends:
         return "Holding", f"{where} It lasts until {format_time(ends)}.{told}"
     if judgement is None or judgement.verdict == "Pass":
         return None
-    reason = "WaitingForRequests" if judgement.verdict == "Waiting" else "Inconclusive"
-    return reason, f"{where}{told}"
+    if judgement.verdict == "Waiting":
+        return "WaitingForRequests", f"{where}{told}{_uncounted(look)}"
+    return "Inconclusive", f"{where}{told}"
+
+
+def _superseded(awaited: str) -> str:
+    return f"It takes no further step, since what the spec asks for now is not available: {awaited}"
+
+
+def _uncounted(look: Look) -> str:
+    if not look.uncounted:
+        return ""
+    return (
+        f" The serving image of {', '.join(look.uncounted[:8])} is too old to count requests: set "
+        "spec.upgrade.revision of the ModelServer to a new value to replace it."
+    )
 
 
 def _next(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutRecord:

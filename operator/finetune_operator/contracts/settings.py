@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.finetunejob import FineTuneJob
@@ -22,12 +31,20 @@ LabelValue = Annotated[str, StringConstraints(pattern=f"^({_WORD})?$", max_lengt
 Quantity = Annotated[
     str, StringConstraints(pattern="^[0-9]+([.][0-9]+)?(m|k|[MGTP]|[KMGTP]i)?$", max_length=32)
 ]
-Cidr = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
 Address = Annotated[str, StringConstraints(pattern="^https?://")]
 Price = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}([.][0-9]{1,9})?$")]
 Currency = Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")]
 Image = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Labels = dict[QualifiedName, LabelValue]
+
+
+def _network(text: str) -> str:
+    """One that the API server refuses would keep every server from its NetworkPolicy and its pods."""
+    ip_network(text, strict=False)
+    return text
+
+
+Cidr = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F.:]+/[0-9]{1,3}$"), AfterValidator(_network)]
 
 
 class SettingsError(ValueError):

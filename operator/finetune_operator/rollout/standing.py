@@ -114,8 +114,10 @@ def _unreported(deployment: AdapterDeployment, server: ModelServer, entry: Adapt
 
 
 def _entry(deployment: AdapterDeployment, server: ModelServer | None) -> AdapterState | None:
+    """What the server says of it, and not of a deleted one of its name that had another alias."""
+    asked = (deployment.metadata.name, deployment.spec.alias)
     adapters = server.status.adapters if server is not None else ()
-    return next((a for a in adapters if a.deployment == deployment.metadata.name), None)
+    return next((one for one in adapters if (one.deployment, one.alias) == asked), None)
 
 
 def _last_serving(deployment: AdapterDeployment) -> str | None:

@@ -41,12 +41,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 @dataclass(frozen=True)
 class _Seen:
     """What the gauges need of an object; `budget_used` is a share of spec.budget.limit, `silent` why a server
-    of which no replica answers is not ready.
+    of which no replica answers is not ready, `step` that of a rollout in one.
     """
 
     conditions: tuple[tuple[str, str, str], ...]
     budget_used: float | None
     silent: str | None
+    step: int | None
 
 
 class Objects:
@@ -62,7 +63,7 @@ class Objects:
         conditions = tuple(
             (intern(text(c, "type")), intern(text(c, "status")), intern(text(c, "reason"))) for c in found
         )
-        self._seen[key] = _Seen(conditions, _budget_used(owner), _silent(key, owner))
+        self._seen[key] = _Seen(conditions, _budget_used(owner), _silent(key, owner), _step(owner))
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
@@ -70,7 +71,13 @@ class Objects:
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The gauges of now."""
-        return [self._objects(), self._conditions(), self._silent_servers(), self._budgets()]
+        return [
+            self._objects(),
+            self._conditions(),
+            self._silent_servers(),
+            self._budgets(),
+            self._rollouts(),
+        ]
 
     def _objects(self) -> GaugeMetricFamily:
         labels = ["kind", "object_namespace"]
@@ -106,6 +113,17 @@ class Objects:
                 highest[key.namespace] = max(seen.budget_used, highest.get(key.namespace, 0.0))
         for namespace, share in sorted(highest.items()):
             family.add_metric([namespace], share)
+        return family
+
+    def _rollouts(self) -> GaugeMetricFamily:
+        help_text = (
+            "AdapterDeployments whose rollout is in this step, 0 for one that is paused before the first"
+        )
+        labels = ["object_namespace", "step"]
+        family = GaugeMetricFamily(f"{PREFIX}_rollouts_in_step", help_text, labels=labels)
+        tally = Tally((k.namespace, seen.step) for k, seen in self._seen.items() if seen.step is not None)
+        for (namespace, step), number in sorted(tally.items()):
+            family.add_metric([namespace, str(step)], number)
         return family
 
 
@@ -259,6 +277,11 @@ def _silent(key: Key, owner: Mapping[str, Any]) -> str | None:
     if key.kind != MODELSERVER.kind or text(ready, "status") != "False":
         return None
     return None if integer(owner, "status", "readyReplicas") else intern(text(ready, "reason"))
+
+
+def _step(owner: Mapping[str, Any]) -> int | None:
+    rollout = mapping(owner, "status", "rollout")
+    return integer(rollout, "step") or 0 if text(rollout, "phase") == "Shift" else None
 
 
 def _amount(value: str) -> float | None:

@@ -88,8 +88,8 @@ class PodState:
 
     @property
     def process(self) -> str:
-        """The gateway process, whose counters began at 0 with it; the pod where its agent tells none."""
-        return (text(self.state, "processId") or self.uid)[:64]
+        """The gateway process, whose counters began at 0 with it; "" of an older agent, which lacks some."""
+        return text(self.state, "processId")[:64]
 
     def counters(self, name: str) -> tuple[int, ...]:
         """Requests, failures, empty and cut answers of a version, and milliseconds to their end and begin."""

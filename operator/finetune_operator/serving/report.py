@@ -14,7 +14,7 @@ from finetune_operator.serving.wanted import Wanted
 
 SHOWN = 8  # aliases in a sentence
 _UNDER_WAY = frozenset({"Fetching", "Loading", "Verifying"})
-State = Literal["Pending", "Loading", "Shifting", "Serving", "Failed"]
+State = Literal["Pending", "Loading", "Serving", "Failed"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _on_its_way(
         return Progress("Loading", "ServerNotReady", "No replica answers.")
     record, route = want.record, step.table.routes.get(want.alias)
     if record is not None and record.reason and record.phase not in PROMOTED:
-        return Progress("Shifting", record.reason, record.message)
+        return Progress("Loading", record.reason, record.message)
     whole = route is not None and route.versions == (version,)
     if (
         whole

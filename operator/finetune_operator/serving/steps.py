@@ -53,20 +53,27 @@ class _Scene:
     now: datetime
 
     def steered(self, want: Wanted, before: RolloutRecord | None, turn: bool) -> Wanted:
-        """The request after this look."""
-        route = self.current.routes.get(want.alias)
-        if want.rejection is not None:
-            return replace(want, record=before)
-        if want.rollout is None or want.target is None or route is None:
-            return want
-        target = want.target
-        change = Change(want.deployment, want.generation, target.name, target.digest, route.stable)
-        record = advance(want.rollout, before, change, self._look(change, before, turn))
-        if record is not None and record.phase == "RolledBack":
-            return replace(want, record=record, rejection=Rejection(record.reason, record.message))
-        return replace(want, record=record)
+        """The request after this look.
 
-    def _look(self, change: Change, before: RolloutRecord | None, turn: bool) -> Look:
+        A spec that asks for something else, which is not known yet, neither tries a version again that was
+        rolled back nor, where it has no rollout any more, gives one that is under way every request.
+        """
+        route, target = self.current.routes.get(want.alias), want.target
+        if want.rejection is not None:
+            ends = target is not None and before is not None and before.phase == "Shift"
+            return replace(want, record=None if ends else before)
+        if target is None or route is None:
+            return want
+        goes_on = not want.current and before is not None and before.to_version == target.name
+        if want.rollout is None:
+            return _with_record(want, before) if goes_on else want
+        generation = before.generation if before is not None and goes_on else want.generation
+        change = Change(want.deployment, generation, target.name, target.digest, route.stable)
+        return _with_record(
+            want, advance(want.rollout, before, change, self._look(want, change, before, turn))
+        )
+
+    def _look(self, want: Wanted, change: Change, before: RolloutRecord | None, turn: bool) -> Look:
         pods, current = self.observed.live, self.current
         return Look(
             now=self.now,
@@ -76,8 +83,16 @@ class _Scene:
             leaving=_leaving(before.from_version if before is not None else "", current, pods),
             given_up=_given_up(change.to, pods),
             turn=turn,
-            counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.state is not None),
+            awaited=want.awaited,
+            counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.process),
+            uncounted=tuple(pod.name for pod in pods if pod.ready and pod.state and not pod.process),
         )
+
+
+def _with_record(want: Wanted, record: RolloutRecord | None) -> Wanted:
+    if record is not None and record.phase == "RolledBack":
+        return replace(want, record=record, rejection=Rejection(record.reason, record.message))
+    return replace(want, record=record)
 
 
 def _counters(pod: PodState, change: Change) -> ProcessCounters:
@@ -104,8 +119,12 @@ def _leaving(version: str, current: Table, pods: Sequence[PodState]) -> Leaving:
 
 
 def _given_up(version: str, pods: Sequence[PodState]) -> str | None:
-    """Why no replica can have the version; while only some cannot, they answer with the one before."""
-    if not refused(version, pods):
+    """Why no replica can have the version; one that has it or tries again says nothing against it.
+
+    An older agent does not tell whether it tries again.
+    """
+    told = [pod.version(version) for pod in pods if pod.phase(version)]
+    if not refused(version, pods) or any(entry.get("triedAgain") is True for entry in told):
         return None
-    entry = next(pod.version(version) for pod in pods if pod.phase(version))
+    entry = told[0]
     return f"No replica can have it: {text(entry, 'reason')}: {text(entry, 'message')}"

@@ -30,7 +30,8 @@ class Wanted:
 
     `served` is the version that its status says answers now, where that is known completely. `generation` is
     that of the spec which the request stands for, `rollout` how a new version comes, and `record` how far it
-    is (steps.py).
+    is (steps.py). `current`: the spec, as it is now, asks for `target`; otherwise what it asks for is not
+    looked at yet, or not available, and the target is an earlier one; `awaited` says what is missing.
     """
 
     alias: str
@@ -41,6 +42,8 @@ class Wanted:
     generation: int = 0
     rollout: Rollout | None = None
     record: RolloutRecord | None = None
+    current: bool = True
+    awaited: str | None = None
 
     @property
     def version(self) -> str | None:
@@ -69,7 +72,8 @@ def wanted_versions(observed: Observed) -> tuple[Wanted, ...]:
     wanted: list[Wanted] = []
     for one in sorted(askers, key=_age):
         if isinstance(one, Unreadable):
-            request = Wanted(one.alias, one.name, rejection=Rejection("Unreadable", one.message))
+            unreadable = Rejection("Unreadable", one.message, keeps_route=one.alias not in taken)
+            request = Wanted(one.alias, one.name, rejection=unreadable)
         elif one.metadata.deletion_timestamp is None:
             request = _wanted(observed.server, one, taken)
         else:
@@ -87,6 +91,8 @@ def _age(one: AdapterDeployment | Unreadable) -> tuple[str, str]:
 
 
 def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Wanted:
+    looked_at = deployment.status.observed_generation == deployment.metadata.generation
+    resolved = deployment.status.condition("Resolved")
     rejection = (
         _conflict(server, deployment, taken) or _base_only(server) or _outside_store(server, deployment)
     )
@@ -98,6 +104,8 @@ def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str,
         served=_served(server, deployment),
         generation=deployment.status.observed_generation or 0,
         rollout=deployment.spec.rollout,
+        current=looked_at and resolved is not None and resolved.status == "True",
+        awaited=resolved.message if resolved is not None and resolved.status == "False" else None,
     )
 
 
@@ -127,8 +135,8 @@ def _entry(name: str, source: str, digest: str, allow_unpromoted: bool) -> Manif
 def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Rejection | None:
     alias = deployment.spec.alias
     if alias == base_name(server):
-        message = f"{alias} is the name of the server's base model; choose another alias."
-        return Rejection("AliasConflict", message, keeps_route=False)
+        message = f"{alias} is the name of the server's base model; create the object with another alias."
+        return Rejection("AliasOfBaseModel", message, keeps_route=False)
     if alias in taken:
         message = f"{alias} is already served by AdapterDeployment {taken[alias]}, which is older."
         return Rejection("AliasConflict", message, keeps_route=False)

@@ -74,6 +74,7 @@ def _version(record: Record, tally: Tally) -> VersionState:
         phase=record.phase,
         reason=record.reason,
         message=record.message,
+        tried_again=record.phase == "Failed" and record.retry_at is not None,
         in_flight=tally.in_flight,
         requests=tally.requests,
         failures=tally.failures,

@@ -107,7 +107,7 @@ def test_a_server_that_is_scaled_to_zero_is_suspended() -> None:
 
 def _rolling_out(reason: str) -> dict[str, Any]:
     """What the operator says of an AdapterDeployment whose rollout stands there."""
-    server = test_plan.server(version=test_plan.NEW, state="Shifting", reason=reason, message="Why.")
+    server = test_plan.server(version=test_plan.NEW, state="Loading", reason=reason, message="Why.")
     if reason in ("RolledBack", "Aborted"):
         server = test_plan.server(version=test_plan.NEW, state="Failed", reason=reason, message="Why.")
     mine = test_plan.deployment()

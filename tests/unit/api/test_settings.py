@@ -95,6 +95,12 @@ WRONG: list[tuple[str, Object, str]] = [
 ]
 
 
+@pytest.mark.parametrize("cidr", ["10.0.0.0/33", "10.0.0.256/8", "fd00::/129", "1:2/8"])
+def test_a_range_that_no_network_has_is_refused_by_the_operator(cidr: str) -> None:
+    with pytest.raises(SettingsError, match=r"servingNetwork\.egress\.0\.cidr"):
+        parse_settings(json.dumps({"images": {"trainer": "t", "serving": "s"}, **egress(cidr=cidr)}))
+
+
 @pytest.mark.parametrize(("settings", "says"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
 def test_a_wrong_setting_is_refused_by_the_chart_first_and_by_the_operator(
     settings: Object, says: str

@@ -55,7 +55,7 @@ def job(
 
 def server(**entry: Any) -> ModelServer:
     spec = {"baseModel": {"source": "pvc://models/base"}, "artifactStore": "pvc://adapters"}
-    adapters = [{"alias": "reviews", "deployment": "reviews", **entry}] if entry else []
+    adapters = [{"alias": "reviews", "deployment": "reviews"} | entry] if entry else []
     status = {"endpoint": "http://shared-server.demo.svc:8000/v1", "adapters": adapters}
     return ModelServer.model_validate({"metadata": {"name": "shared"}, "spec": spec, "status": status})
 
@@ -236,11 +236,11 @@ WAITS = [
     pytest.param("Loading", "WaitingForSlot", ("True", "False"), id="another roll uses the surge slot"),
     pytest.param("Failed", "InsufficientSlots", ("False", "True"), id="no slot"),
     pytest.param("Failed", "BaseMismatch", ("False", "True"), id="an adapter of another base"),
-    pytest.param("Shifting", "Holding", ("True", "False"), id="a step that has its time"),
-    pytest.param("Shifting", "WaitingForRequests", ("True", "False"), id="a step without requests"),
-    pytest.param("Shifting", "Inconclusive", ("True", "False"), id="a step that may be chance"),
-    pytest.param("Shifting", "Paused", ("False", "False"), id="a rollout that the user paused"),
-    pytest.param("Shifting", "AnalysisFailed", ("False", "True"), id="a limit exceeded, and no way back"),
+    pytest.param("Loading", "Holding", ("True", "False"), id="a step that has its time"),
+    pytest.param("Loading", "WaitingForRequests", ("True", "False"), id="a step without requests"),
+    pytest.param("Loading", "Inconclusive", ("True", "False"), id="a step that may be chance"),
+    pytest.param("Loading", "Paused", ("False", "False"), id="a rollout that the user paused"),
+    pytest.param("Loading", "AnalysisFailed", ("False", "True"), id="a limit exceeded, and no way back"),
     pytest.param("Failed", "RolledBack", ("False", "True"), id="a version that was rolled back"),
 ]
 
@@ -272,7 +272,7 @@ def rolling(weight: int, phase: str = "Shift", to: str = NEW, **more: Any) -> Mo
     """A server that is in the middle of a rollout."""
     record = {"deployment": "reviews", "generation": 2, "from": OLD, "to": to, "phase": phase, "step": 1}
     record |= {"weight": weight, "since": "2026-11-23T12:00:00Z", "verdict": "Waiting", **more}
-    body = server(version=NEW, state="Shifting", servingVersion=OLD, reason="Holding", message="Step 1.")
+    body = server(version=NEW, state="Loading", servingVersion=OLD, reason="Holding", message="Step 1.")
     status = {**body.status.to_dict(), "rollouts": [record]}
     return ModelServer.model_validate({**body.to_dict(), "status": status})
 
@@ -322,6 +322,12 @@ CONFLICTS = [
     pytest.param(True, None, True, id="while the server is away it stays"),
     pytest.param(True, server(version=NEW, state="Loading", reason="Rolling"), None, id="it was taken over"),
     pytest.param(None, server(version=NEW, state="Loading", reason="Rolling"), None, id="nobody has it"),
+    pytest.param(
+        None,
+        server(alias="other", state="Failed", reason="AliasConflict"),
+        None,
+        id="a deleted object of this name wanted another alias",
+    ),
 ]
 
 

@@ -93,6 +93,20 @@ def test_rollouts_are_counted_once_when_they_end() -> None:
     assert value(metrics, "rollouts_total", result="promoted") == 1.0
 
 
+def test_rollouts_are_shown_by_the_step_that_they_are_in() -> None:
+    metrics = Metrics()
+    for name, rollout in {
+        "first": {"phase": "Shift", "step": 1},
+        "also": {"phase": "Shift", "step": 1},
+        "paused": {"phase": "Shift"},
+        "back": {"phase": "RolledBack", "step": 1},
+        "without": {},
+    }.items():
+        metrics.show(Key("AdapterDeployment", "demo", name), {"status": {"rollout": rollout}})
+    assert value(metrics, "rollouts_in_step", object_namespace="demo", step="1") == 2.0
+    assert value(metrics, "rollouts_in_step", object_namespace="demo", step="0") == 1.0
+
+
 @pytest.mark.parametrize(
     ("owner", "expected"),
     [

@@ -68,6 +68,37 @@ def test_what_we_wrote_ourselves_queues_only_who_names_it(owners: Owners) -> Non
     assert owners.brought(RUN, manifest(10), deleted=False) == {ADAPTER}
 
 
+def reported(version: int, spec: Any = None, **more: Any) -> dict[str, Any]:
+    """A server with an entry for each of two adapters; the rollout of one is in a step."""
+    entries = [{"deployment": name, "state": "Serving"} for name in ("d", "e")]
+    step = {"deployment": "d", "weight": 5, "counts": {"stable": {"requests": 1}}}
+    return manifest(version, spec=spec, status={"adapters": entries, "rollouts": [step], **more})
+
+
+STEP: dict[str, Any] = {"deployment": "d", "weight": 5}
+CHANGES = [
+    pytest.param({"rollouts": [{**STEP, "counts": {"stable": {"requests": 2}}}]}, set(), id="counts"),
+    pytest.param({"rollouts": [{**STEP, "weight": 25}]}, {"d"}, id="the next step"),
+    pytest.param({"rollouts": []}, {"d"}, id="a rollout that is forgotten"),
+    pytest.param({"adapters": [{"deployment": "d", "state": "Serving"}]}, {"e"}, id="an entry that goes"),
+    pytest.param({"conditions": [{"type": "Ready"}]}, {"d", "e"}, id="what is said to all"),
+    pytest.param({"spec": {"replicas": 2}}, {"d", "e"}, id="a spec that can be read again"),
+]
+
+
+@pytest.mark.parametrize(("change", "woken"), CHANGES)
+def test_a_server_wakes_the_adapters_to_which_it_says_something_new(
+    owners: Owners, change: dict[str, Any], woken: set[str]
+) -> None:
+    both = {Key("AdapterDeployment", "demo", name) for name in ("d", "e")}
+    for key in both:
+        owners.brought(key, manifest(1, spec=NAMES), deleted=False)
+    assert owners.brought(SERVER, reported(9), deleted=False) == {SERVER, *both}
+    found = owners.brought(SERVER, reported(10, **change), deleted=False)
+    assert {key.name for key in found - {SERVER}} == woken
+    assert owners.brought(SERVER, manifest(11), deleted=True) == {SERVER, *both}
+
+
 def test_the_deletion_of_a_predecessor_does_not_remove_its_successor(owners: Owners) -> None:
     owners.brought(RUN, manifest(20, uid="new"), deleted=False)
     owners.brought(RUN, manifest(19, uid="old"), deleted=True)

@@ -52,16 +52,20 @@ def adapter(
     serving: Mapping[str, Any] | None = None,
     generation: int = 1,
     alias_conflict: bool | None = None,
+    available: bool = True,
     **more: Any,
 ) -> AdapterDeployment:
+    """`available` False: the spec asks for something else by now, and what is resolved is from before."""
     alias, digest = alias or name, "sha256:" + digit * 64
     meta = {"name": name, "namespace": "demo", "uid": name, "creationTimestamp": created}
+    told = {"type": "Resolved", "status": str(available), "reason": "Told", "message": "Why."}
     adapter = {"source": source, "digest": digest}
     spec = {"serverRef": {"name": "shared"}, "alias": alias, "adapter": adapter, **more}
     resolved = {"source": source, "digest": digest, "version": version(alias, digit)}
     status = {"resolved": resolved, "serving": serving, "observedGeneration": generation}
+    status |= {"aliasConflict": alias_conflict, "conditions": [told]}
     return AdapterDeployment.model_validate(
-        {"metadata": meta, "spec": spec, "status": {**status, "aliasConflict": alias_conflict}}
+        {"metadata": {**meta, "generation": generation}, "spec": spec, "status": status}
     )
 
 
@@ -88,7 +92,8 @@ def pod(
 ) -> PodState:
     """A pod whose agent says that it holds these versions; a name alone is a version that is Ready."""
     said = [held(one) if isinstance(one, str) else one for one in versions]
-    state = {"generation": applied, "appliedGeneration": applied, "ready": ready, "versions": said}
+    state: dict[str, Any] = {"processId": name, "ready": ready, "versions": said}
+    state |= {"generation": applied, "appliedGeneration": applied}
     spec = {"nodeName": "node-1"}
     manifest = {"metadata": {"name": name}, "spec": spec, "status": {"phase": phase, **status}}
     return PodState(name, name, ready, terminating, manifest, state, NOW)

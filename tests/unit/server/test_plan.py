@@ -200,7 +200,7 @@ def test_the_older_of_two_deployments_with_one_alias_wins() -> None:
 
 
 REJECTED = [
-    pytest.param(adapter("a", "smollm2"), "AliasConflict", id="an alias that is the base's name"),
+    pytest.param(adapter("a", "smollm2"), "AliasOfBaseModel", id="an alias that is the base's name"),
     pytest.param(adapter("a", "x", source="pvc://elsewhere/x"), "OutsideStore", id="an adapter elsewhere"),
     pytest.param(adapter("a", "x", source="../x"), "InvalidSource", id="an address that is none"),
 ]
@@ -221,6 +221,17 @@ def test_a_deployment_that_cannot_be_read_is_told_and_keeps_its_alias() -> None:
     assert found["broken"].rejection.reason == "Unreadable"
     assert found["late"].rejection is not None
     assert found["late"].rejection.reason == "AliasConflict"
+
+
+def test_one_that_cannot_be_read_holds_up_no_older_one_of_its_alias() -> None:
+    young = Unreadable("young", "reviews", "2026-01-02", "spec.adapter: Field required")
+    old = adapter("old", "reviews", "2026-01-01")
+    world = World(deployments=(old,), more={"unreadable": (young,)})
+    serve(world, version("reviews", "a"))
+    world.deployments = (adapter("old", "reviews", "2026-01-01", digit="b"),)
+    serve(world, version("reviews", "a"), version("reviews", "b"))
+    assert world.adapters()["old"]["servingVersion"] == version("reviews", "b")
+    assert world.adapters()["young"]["reason"] == "Unreadable"
 
 
 CONTROLLER = {"kind": "ReplicaSet", "name": "shared-server-7d9", "controller": True}

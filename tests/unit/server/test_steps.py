@@ -112,7 +112,7 @@ def test_a_canary_is_promoted_by_steps_and_the_version_before_leaves() -> None:
         server.look(61)
         server.settle()
         seen.append((server.weights, server.told))
-    assert seen[0] == ({V1: 50, V2: 50}, ("Shifting", "Holding"))
+    assert seen[0] == ({V1: 50, V2: 50}, ("Loading", "Holding"))
     assert seen[1] == seen[2] == ({V2: 100}, ("Serving", ""))
     assert server.listed == {V2}
     assert (server.record.phase, server.record.counts) == ("Complete", None)
@@ -129,6 +129,47 @@ def test_a_canary_that_fails_goes_back_in_one_reconcile_and_is_unloaded() -> Non
     assert "50 of 100 requests failed" in server.world.adapters()["reviews"]["message"]
     server.look(9999)
     assert (server.weights, server.listed) == ({V1: 100}, {V1})
+
+
+@pytest.mark.parametrize("rollout", [ROLLOUT, None])
+def test_it_is_not_tried_again_because_the_spec_asks_for_an_adapter_that_is_not_there_yet(
+    rollout: dict[str, Any] | None,
+) -> None:
+    server = shifting()
+    server.counters = {V2: {"requests": 100, "failures": 50}}
+    server.settle()
+    assert server.record.phase == "RolledBack"
+    server.counters = {}
+    asked = adapter("reviews", digit="b", generation=9, available=False, rollout=rollout)
+    server.world.deployments = (asked,)
+    server.settle()
+    assert (server.record.phase, server.weights, server.listed) == ("RolledBack", {V1: 100}, {V1})
+
+
+def test_a_step_is_judged_and_the_last_while_the_spec_asks_for_an_adapter_that_is_not_there_yet() -> None:
+    server = shifting()
+    asked = adapter("reviews", digit="b", generation=9, available=False, rollout=ROLLOUT)
+    server.world.deployments = (asked,)
+    server.counters = {V2: {"requests": 100}}
+    server.look(9999)
+    server.settle()
+    assert (server.weights, server.told) == ({V1: 90, V2: 10}, ("Loading", "NotResolved"))
+    server.counters = {V2: {"requests": 300, "failures": 100}}
+    server.settle()
+    assert (server.record.phase, server.weights) == ("RolledBack", {V1: 100})
+
+
+def test_taking_back_adapter_and_rollout_in_one_change_gives_the_canary_no_more_requests() -> None:
+    server = shifting()
+    before = server.world.deployments[0]
+    metadata = before.metadata.model_copy(update={"generation": before.metadata.generation + 1})
+    spec = before.spec.model_copy(update={"rollout": None})
+    server.world.deployments = (before.model_copy(update={"metadata": metadata, "spec": spec}),)
+    server.settle()
+    assert server.weights == {V1: 90, V2: 10}  # its resolution is of the spec before
+    server.world.deployments = (adapter("reviews", digit="a", generation=9),)
+    server.look()
+    assert server.weights == {V1: 100}
 
 
 def test_a_changed_spec_tries_it_again() -> None:
@@ -205,6 +246,18 @@ def test_a_deployment_that_cannot_be_read_keeps_its_weights() -> None:
     assert server.record.step == 1
 
 
+def test_a_canary_that_the_server_refuses_in_a_step_loses_its_share_and_begins_anew() -> None:
+    server = shifting()
+    server.world.spec = {"artifactStore": "pvc://elsewhere"}
+    server.look()
+    assert (server.weights, server.told) == ({V1: 100}, ("Failed", "OutsideStore"))
+    server.settle()
+    assert (server.listed, server.world.status["rollouts"]) == ({V1}, [])
+    server.world.spec = {}
+    server.settle()
+    assert (server.weights, server.record.step) == ({V1: 90, V2: 10}, 1)
+
+
 def test_counters_that_began_before_the_step_or_with_a_new_process_are_not_counted_twice() -> None:
     server = shifting()
     server.counters = {V1: {"requests": 900}, V2: {"requests": 60}}
@@ -225,6 +278,29 @@ def test_a_canary_that_no_replica_can_have_sends_all_requests_back() -> None:
     server.look(5)
     assert server.weights == {V1: 100}
     assert server.told == ("Failed", "RolledBack")
+
+
+def test_a_replica_of_before_that_does_not_count_lets_no_step_pass() -> None:
+    server = shifting(analysis={"maxLatencyRatio": "1.5", "minRequests": 20})
+    server.counters = {V1: {"requests": 900}, V2: {"requests": 200}}
+    (pod,) = server.world.pods
+    assert pod.state is not None
+    older = {key: value for key, value in pod.state.items() if key != "processId"}
+    for _ in range(3):
+        server.world.pods = (replace(pod, state=older, state_at=NOW + timedelta(seconds=70)),)
+        server.world.reconcile(NOW + timedelta(seconds=70))
+    assert server.weights == {V1: 90, V2: 10}
+    assert server.told == ("Loading", "WaitingForRequests")
+    assert "pod-1 is too old" in server.record.message
+
+
+def test_a_canary_that_the_only_replica_fetches_again_is_not_given_up() -> None:
+    server = shifting()
+    later = held(V2, "Failed", reason="ArtifactMissing", message="Not there yet.", triedAgain=True)
+    server.world.pods = (pod(V1, later, name="pod-1", applied=server.world.pods[0].applied),)
+    server.world.reconcile(server.now)
+    assert (server.record.phase, server.weights) == ("Shift", {V1: 90, V2: 10})
+    assert server.told == ("Failed", "ArtifactMissing")
 
 
 def test_one_replica_that_cannot_have_the_canary_holds_it_where_it_is() -> None:

@@ -14,6 +14,7 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.runtime.cache.arrivals import Arrivals, is_newer
 from finetune_operator.runtime.cache.references import References
+from finetune_operator.runtime.cache.reports import Reports
 from finetune_operator.runtime.client import Object
 from finetune_operator.runtime.resources import Key
 
@@ -34,6 +35,7 @@ class Owners:
         self.arrivals = arrivals
         self._entries: dict[Key, _Entry] = {}
         self._references = References()
+        self._reports = Reports()
         self._measured: dict[str, dict[Key, Manifest]] = {}
 
     def __contains__(self, key: Key) -> bool:
@@ -71,6 +73,8 @@ class Owners:
         self.arrivals.brought(key, version)
         news = self.put(key, manifest)
         others = self._references.changed(key, mapping(manifest, "spec"))
+        if key.kind == "ModelServer":
+            others = self._reports.concerned(key, manifest, others)
         return {key, *others} if news else others
 
     def put(self, key: Key, manifest: Manifest) -> bool:
@@ -122,6 +126,7 @@ class Owners:
         """Forget an object; returns the others that should look again."""
         self._entries.pop(key, None)
         self._measured.get(key.namespace, {}).pop(key, None)
+        self._reports.forget(key)
         self.arrivals.brought(key, None)
         return self._references.gone(key)
 
