@@ -78,7 +78,7 @@ def _signature(folder: Path) -> _Signature:
     """What changes when the kubelet swaps the volume; its own entries start with two dots."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        with suppress(FileNotFoundError):  # a link whose entry has just left the Secret
+        with suppress(OSError):  # above all a link whose entry has just left the Secret
             stat = path.stat()
             if S_ISREG(stat.st_mode) and not path.name.startswith(".."):
                 found.append((path.name, stat.st_mtime_ns, stat.st_ino))
@@ -95,8 +95,11 @@ def _read(folder: Path, names: list[str]) -> Keys:
         except OSError as error:
             unusable[name], complete = f"cannot be read ({error.strerror})", False
             continue
-        if _USABLE.fullmatch(key):
-            found[sha256(key).digest()] = name
+        digest = sha256(key).digest()
+        if digest in found:
+            unusable[name] = f"holds the key of `{found[digest]}`"
+        elif _USABLE.fullmatch(key):
+            found[digest] = name
         else:
             unusable[name] = "is not one word of visible ASCII characters" if key else "is empty"
     return Keys(found, unusable, complete)

@@ -82,6 +82,13 @@ def test_an_unusable_entry_is_reported_once_and_harms_no_other(
     assert len(caplog.records) == 1
 
 
+def test_one_key_under_two_names_is_the_firsts_and_is_reported(folder: Path) -> None:
+    (folder / "team-c").write_text("key-a")
+    ring = KeyRing(folder)
+    assert ring.name_of("Bearer key-a") == "team-a"
+    assert ring.unusable == {"team-c": "holds the key of `team-a`"}
+
+
 def test_a_removed_key_is_refused_although_another_entry_cannot_be_used(folder: Path) -> None:
     ring = KeyRing(folder)
     (folder / "torn").write_bytes(b"\xff\xfe\x00")
