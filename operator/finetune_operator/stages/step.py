@@ -137,7 +137,11 @@ def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
 
 
 def _creating(run: Run, stage: Stage, attempt: Attempt) -> tuple[Action, ...]:
-    return (Create(children.stage_job(run.job, run.settings, attempt, _parts(run, stage, attempt))),)
+    ours = workspace_name(run.job)
+    missing = workspace_claim(run.job) == ours and ours not in run.observed.claims
+    volumes = [Create(children.workspace(run.job))] if missing else []
+    job = children.stage_job(run.job, run.settings, attempt, _parts(run, stage, attempt))
+    return (*volumes, Create(job))
 
 
 def _parts(run: Run, stage: Stage, attempt: Attempt) -> PodParts:
@@ -178,8 +182,7 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
     if held is not None:
         return _halted(run, stage, attempt, child, held)
     mounted: list[Action] = [
-        *_missing_workspace(run),
-        Create(children.job_config_map(run.job, attempt, _document(run, attempt), child)),
+        Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
     ]
     if (mapping(child, "spec").get("completions") or 1) != 1:
         mounted.extend(Create(needed) for needed in children.rendezvous(run.job, attempt, child))
@@ -194,12 +197,6 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
         title=stage.title,
         again=run.settings.progress_seconds,
     )
-
-
-def _missing_workspace(run: Run) -> list[Action]:
-    ours = workspace_name(run.job)
-    missing = workspace_claim(run.job) == ours and ours not in run.observed.claims
-    return [Create(children.workspace(run.job))] if missing else []
 
 
 def _current(reason: str, message: str) -> Fact:
