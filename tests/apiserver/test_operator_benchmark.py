@@ -14,7 +14,6 @@ async def test_it_measures_every_figure_of_a_few_runs() -> None:
     first, plain = found["firstJobs"], found["plainHandler"]
     assert found["ratio"] == pytest.approx(first["jobsPerSecond"] / plain["jobsPerSecond"], abs=0.01)
     assert first["requestsPerObject"]["create jobs"] == 1
-    assert plain["requestsPerObject"]["create jobs"] == 1
     assert found["latency"]["changes"] == 4
     assert found["latency"]["p50Seconds"] <= found["latency"]["p99Seconds"] <= found["latency"]["maxSeconds"]
     # The one that warmed up, the active ones, the one that went through and its copies.
