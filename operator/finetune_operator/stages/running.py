@@ -86,8 +86,29 @@ def _silent_since(run: Run) -> str | None:
     return format_time(at) if silent else None
 
 
+def seconds_until_hang(run: Run, attempt: Attempt, progress: Progress | None) -> float | None:
+    """When to look again, as a frozen process tells nothing new; None where no step is timed."""
+    timed = _timed(run, attempt, progress)
+    if timed is None:
+        return None
+    since, limit = timed
+    return max(0.0, limit - (run.now - since).total_seconds())
+
+
 def _hang(run: Run, attempt: Attempt, pods: Sequence[Manifest], progress: Progress | None) -> Trouble | None:
-    """A step that does not end. The trainer ends itself by then; one that cannot is ended at twice the time.
+    """A step that does not end. The trainer ends itself; one that cannot is ended at twice the time."""
+    timed = _timed(run, attempt, progress)
+    if timed is None or progress is None:
+        return None
+    since, limit = timed
+    if run.now - since < timedelta(seconds=limit):
+        return None
+    node = text(pods[0], "spec", "nodeName") if len(pods) == 1 else None  # of a gang any may be the cause
+    return Trouble("Hang", _standing_still(progress, since), "Hang", since, 2 * limit, node=node)
+
+
+def _timed(run: Run, attempt: Attempt, progress: Progress | None) -> tuple[datetime, float] | None:
+    """Since when the step goes on, and how many seconds it may take.
 
     A stage that the operator cannot reach is not one that hangs. Until a training step is measured only the
     trainer knows how long loading and compiling may take.
@@ -98,16 +119,17 @@ def _hang(run: Run, attempt: Attempt, pods: Sequence[Manifest], progress: Progre
     unmeasured = attempt.stage == "train" and progress.step_seconds is None
     if since is None or progress.silent_since is not None or unmeasured:
         return None
-    usual = summaries.as_number(progress.step_seconds) or 0
     saving = saving_seconds(run.status.plan) if attempt.stage == "train" else 0
-    limit = max(run.settings.hang_deadline_seconds, HANG_STEPS * usual) + saving
-    if run.now - since < timedelta(seconds=limit):
-        return None
-    node = text(pods[0], "spec", "nodeName") if len(pods) == 1 else None  # of a gang any may be the cause
-    return Trouble("Hang", _standing_still(progress, usual, since), "Hang", since, 2 * limit, node=node)
+    return since, max(run.settings.hang_deadline_seconds, HANG_STEPS * _usual(progress)) + saving
 
 
-def _standing_still(progress: Progress, usual: float, since: datetime) -> str:
+def _usual(progress: Progress) -> float:
+    """What a step took before, in seconds; 0 while unknown."""
+    return summaries.as_number(progress.step_seconds) or 0
+
+
+def _standing_still(progress: Progress, since: datetime) -> str:
+    usual = _usual(progress)
     step = f"Step {progress.step} of {progress.total_steps or '?'}"
     took = f"; a step took {usual:.1f} s before" if usual else ""
     return f"{step} was the last to end, at {format_time(since)}{took}. See the log of the pod."

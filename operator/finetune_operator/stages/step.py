@@ -37,7 +37,13 @@ from finetune_operator.stages.cleanup import leftovers
 from finetune_operator.stages.decision import Decision, Ending, Stage, event
 from finetune_operator.stages.money import calibration, priced
 from finetune_operator.stages.observed import Run
-from finetune_operator.stages.running import given_up, progress_now, trouble_now, waiting_for
+from finetune_operator.stages.running import (
+    given_up,
+    progress_now,
+    seconds_until_hang,
+    trouble_now,
+    waiting_for,
+)
 from finetune_operator.stages.shown import (
     NOTHING_WRONG,
     QUIET_SECONDS,
@@ -230,7 +236,9 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
     begun = attempt.model_copy(update={"state": "Running"})
     if trouble is None:
         works = _works(run, stage, begun, pods, placed=scheduled(child, pods))
-        return replace(works, progress=progress)
+        hang = seconds_until_hang(run, begun, progress)
+        looks = [seconds for seconds in (works.again, hang) if seconds is not None]
+        return replace(works, progress=progress, again=min(looks, default=None))
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:

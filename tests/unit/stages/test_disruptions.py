@@ -288,6 +288,13 @@ def test_a_step_that_does_not_end_is_shown_as_a_hang_and_tried_again() -> None:
     assert "-train-2-" in world.running()
 
 
+def test_a_frozen_process_is_looked_at_when_its_step_becomes_a_hang() -> None:
+    world = training()
+    serve(world, 12, stepSeconds=3.0)
+    world.pass_time(1690)
+    assert world.decide().requeue_after == pytest.approx(1800 - 1690, abs=1)
+
+
 def test_long_steps_and_long_saves_are_no_hang() -> None:
     world = training()
     world.progress = {
