@@ -31,11 +31,11 @@ class Asked:
 
 @contextmanager
 def asking(client: openai.OpenAI, alias: str) -> Iterator[Asked]:
-    """Requests to the alias, one after the other, while the block runs."""
+    """Requests to the alias, two a second so that the training has the processor, while the block runs."""
     asked, stop = Asked(), threading.Event()
 
     def ask() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.5):
             try:
                 client.chat.completions.create(model=alias, messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
                 asked.answers += 1
