@@ -95,6 +95,7 @@ def test_a_worse_version_goes_back_by_itself_and_a_good_one_is_promoted(
     assert set(asked.answers) == {version_of(good), version_of(worse), version_of(better)}
     events = cluster.kubectl("get", "events", "--field-selector", "involvedObject.name=canary")
     assert "RolledBack" in events
+    cluster.kubectl("delete", "adep", "canary", "--timeout=60s")
 
 
 def has_ended(deployment: Object, adapter: Object) -> bool:

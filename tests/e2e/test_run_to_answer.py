@@ -58,7 +58,7 @@ def test_the_same_spec_under_another_name_adopts_the_published_result(
 def test_the_alias_and_the_base_are_listed_and_answer_differently(
     served: Object, serving: openai.OpenAI
 ) -> None:
-    assert {m.id for m in serving.models.list()} == {"smollm2-135m-instruct", "reviews"}
+    assert {m.id for m in serving.models.list()} >= {"smollm2-135m-instruct", "reviews"}
     prompt = [
         {
             "role": "user",
