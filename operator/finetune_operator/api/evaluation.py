@@ -16,20 +16,22 @@ Acceptance: TypeAlias = Literal[
 ]
 
 
+def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
+    """These types need the setting, and no other type has it."""
+    named = " and ".join(types)
+    return Cel(
+        f"(self.type in {list(types)}) == has(self.{setting})",
+        f"{setting} belongs to type {named}, which needs it: {what}",
+        f".{setting}",
+    )
+
+
 class Grader(ApiModel):
     """One way to score an answer against its reference, between 0 and 1."""
 
     rules = (
-        Cel(
-            "(self.type == 'FieldMatch') == has(self.fields)",
-            "fields belongs to type FieldMatch, which needs it: list the JSON fields to compare",
-            ".fields",
-        ),
-        Cel(
-            "(self.type == 'JsonSchema') == has(self.schema)",
-            "schema belongs to type JsonSchema, which needs it: give a JSON Schema as text",
-            ".schema",
-        ),
+        _needs("fields", ("FieldMatch",), "list the JSON fields to compare"),
+        _needs("schema", ("JsonSchema",), "give a JSON Schema as text"),
     )
 
     name: Annotated[

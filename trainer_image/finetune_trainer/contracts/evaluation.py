@@ -8,22 +8,39 @@ from pydantic import Field, model_validator
 from finetune_trainer.contracts.document import Document
 from finetune_trainer.contracts.sources import DatasetSpec
 
+GraderType = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
+
+# What each type of grader needs beside its name, and what it may have.
+SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "ExactMatch": ((), ()),
+    "FieldMatch": (("fields",), ()),
+    "JsonSchema": (("schema_text",), ()),
+}
+_ALL_SETTINGS = sorted({name for needed, optional in SETTINGS.values() for name in needed + optional})
+
 
 class GraderSpec(Document):
     """One way to score an output against its reference."""
 
     name: str = Field(min_length=1)
-    type: Literal["ExactMatch", "FieldMatch", "JsonSchema"]
+    type: GraderType
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
-        if self.type == "FieldMatch" and not self.fields:
-            raise ValueError(f"grader {self.name!r} of type FieldMatch needs `fields`; list the JSON fields")
-        if self.type == "JsonSchema" and not self.schema_text:
-            raise ValueError(f"grader {self.name!r} of type JsonSchema needs `schema`; give a JSON Schema")
+        needed, optional = SETTINGS[self.type]
+        for name in _ALL_SETTINGS:
+            given = getattr(self, name) is not None
+            if name in needed and not given:
+                raise ValueError(f"grader {self.name!r} of type {self.type} needs `{_public(name)}`")
+            if given and name not in needed + optional:
+                raise ValueError(f"grader {self.name!r} of type {self.type} takes no `{_public(name)}`")
         return self
+
+
+def _public(name: str) -> str:
+    return GraderSpec.model_fields[name].alias or name
 
 
 class GateSpec(Document):

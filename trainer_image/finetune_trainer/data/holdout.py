@@ -34,7 +34,12 @@ class HoldoutRow:
     def to_json(self) -> dict[str, Any]:
         """The row as holdout.jsonl holds it."""
         row = {"id": self.id, "messages": list(self.messages), "reference": self.reference}
-        optional = {"tools": list(self.tools), "promptIds": list(self.prompt_ids), "opened": self.opened}
+        optional = {
+            "group": self.group,
+            "tools": list(self.tools),
+            "promptIds": list(self.prompt_ids),
+            "opened": self.opened,
+        }
         return row | {key: value for key, value in optional.items() if value}
 
 

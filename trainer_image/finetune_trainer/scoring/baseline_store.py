@@ -11,7 +11,7 @@ from finetune_trainer.scoring.client import GREEDY
 from finetune_trainer.scoring.rows import GradedRow, read_rows, write_rows
 from finetune_trainer.workspace import Workspace, destination_dir
 
-_FORMAT = 2  # changed when the meaning of stored rows or the way of asking changes
+_FORMAT = 3  # changed when the meaning of stored rows or the way of asking changes
 _log = logging.getLogger(__name__)
 
 

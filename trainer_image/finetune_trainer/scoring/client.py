@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,11 +58,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """One completion; `finish` is "stop" when the model ended it, "length" when it was cut."""
+    """One completion; `finish` is "stop" when the model ended it, "length" when it was cut.
+
+    `seconds` count from the request to its end, with what it waited in the engine and before further tries.
+    """
 
     text: str
     finish: str
     tokens: int
+    seconds: float | None = None
 
 
 def socket_path() -> Path:
@@ -129,10 +134,13 @@ class Engine:
         # The template is told of the tools, as in training; what the model writes is text to be graded.
         choice = {"tool_choice": "none"} if prompt.tools else {}
         body = {"model": model, **prompt.to_json(), **choice, "max_tokens": max_tokens, **GREEDY}
+        began = time.monotonic()
         answer = await self._send("POST", "/v1/chat/completions", body)
+        seconds = round(time.monotonic() - began, 3)
         first, usage = answer["choices"][0], answer.get("usage") or {}
         text = first["message"].get("content") or ""
-        return Answer(text, str(first.get("finish_reason")), int(usage.get("completion_tokens", 0)))
+        tokens = int(usage.get("completion_tokens", 0))
+        return Answer(text, str(first.get("finish_reason")), tokens, seconds)
 
     async def log_probabilities(self, model: str, prompt: Prompt) -> list[float]:
         """Log-probabilities of the first greedy tokens: a fingerprint of the weights that answer."""

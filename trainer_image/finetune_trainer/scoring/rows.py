@@ -26,11 +26,15 @@ class Question:
     reference: str
     prompt_ids: tuple[int, ...] = ()
     opened: bool = False
+    group: str | None = None
 
 
 @dataclass(frozen=True)
 class GradedRow:
-    """One row's answer with a grade per grader; `problem` says why there is no answer."""
+    """One row's answer with a grade per grader; `problem` says why there is no answer.
+
+    `tokens` and `seconds` are those of the whole answer; rows of one `group` belong together.
+    """
 
     id: str
     output: str | None
@@ -38,6 +42,8 @@ class GradedRow:
     tokens: int
     problem: str | None
     grades: Mapping[str, Grade]
+    group: str | None = None
+    seconds: float | None = None
 
     def score(self, grader: str) -> float | None:
         """The score by one grader; None when the row could not be graded."""
@@ -52,7 +58,7 @@ def read_questions(path: Path, template_kwargs: Mapping[str, Any]) -> list[Quest
 def _question(row: dict[str, Any], template_kwargs: Mapping[str, Any]) -> Question:
     prompt = Prompt(tuple(row["messages"]), tuple(row.get("tools", ())), template_kwargs)
     ids = tuple(row.get("promptIds", ()))
-    return Question(str(row["id"]), prompt, row["reference"], ids, row.get("opened", False))
+    return Question(str(row["id"]), prompt, row["reference"], ids, row.get("opened", False), row.get("group"))
 
 
 def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpec]) -> GradedRow:
@@ -62,10 +68,13 @@ def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpe
     """
     if isinstance(answer, str):
         nothing = Grade(None, None, answer)
-        return GradedRow(question.id, None, None, 0, answer, {spec.name: nothing for spec in graders})
+        grades = {spec.name: nothing for spec in graders}
+        return GradedRow(question.id, None, None, 0, answer, grades, question.group)
     _, content = split_reasoning(answer.text, opened=question.opened)
     grades = {spec.name: grade(spec, content, question.reference) for spec in graders}
-    return GradedRow(question.id, answer.text, answer.finish, answer.tokens, None, grades)
+    return GradedRow(
+        question.id, answer.text, answer.finish, answer.tokens, None, grades, question.group, answer.seconds
+    )
 
 
 def write_rows(path: Path, rows: Sequence[GradedRow]) -> None:
