@@ -18,7 +18,7 @@ from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Loaded
 from finetune_trainer.data.survey import Survey
 from finetune_trainer.errors import UserError
-from finetune_trainer.grading import schema_problem
+from finetune_trainer.grading import settings_problem
 
 _LOOKED_AT = 1000  # rows, for one without a system message
 _TEXT_ARGUMENTS = (
@@ -28,9 +28,9 @@ _TEXT_ARGUMENTS = (
 
 
 def check_graders(graders: Sequence[GraderSpec]) -> None:
-    """UserError when a grader's JSON Schema cannot be used."""
+    """UserError when a grader cannot work: its schema, pattern, fields or class."""
     for grader in graders:
-        if problem := schema_problem(grader):
+        if problem := settings_problem(grader):
             raise UserError(f"evaluation.graders: {grader.name}: {problem}; correct it.")
 
 
