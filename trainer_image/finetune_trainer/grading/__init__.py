@@ -9,6 +9,7 @@ from finetune_trainer.grading.graders import (
     NOT_YET,
     grade,
     grade_reference,
+    ideal_output,
     reference_problem,
     settings_problem,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Grade",
     "grade",
     "grade_reference",
+    "ideal_output",
     "reference_problem",
     "scored",
     "settings_problem",

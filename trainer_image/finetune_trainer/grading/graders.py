@@ -78,9 +78,14 @@ def reference_problem(spec: GraderSpec, reference: str) -> str | None:
     return None if spec.type in DEFERRED else _TYPES[spec.type].reference(spec, reference)
 
 
+def ideal_output(spec: GraderSpec, reference: str) -> str:
+    """An output that the reference asks for; the reference has to be one that the grader can use."""
+    return reference if spec.type in DEFERRED else _TYPES[spec.type].ideal(spec, reference)
+
+
 def grade_reference(spec: GraderSpec, reference: str) -> Grade:
-    """The grade of the answer that the reference asks for; unless it is full marks, one of them is wrong."""
-    return grade(spec, _TYPES[spec.type].ideal(spec, reference), reference)
+    """The grade of the output that the reference asks for; unless it is full marks, one of them is wrong."""
+    return grade(spec, ideal_output(spec, reference), reference)
 
 
 @contextmanager
