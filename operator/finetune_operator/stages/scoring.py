@@ -14,7 +14,7 @@ from finetune_operator.render.resources import scorer_resources
 from finetune_operator.render.volumes import WORKSPACE, add_base, add_destination, base_path, common
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
-from finetune_operator.stages.summaries import difference, points, rows_and_metric
+from finetune_operator.stages.summaries import cut_answers, difference, points, rows_and_metric
 
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough.",
@@ -45,7 +45,7 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the base's score; end the run if the verdict blocks and was not accepted."""
     summary, verdict = outcome.summary, text(outcome.summary, "verdict")
     scores = summaries.baseline_scores(summary)
-    scored = f"The base scores {points(scores.base)} on {rows_and_metric(scores)}."
+    scored = f"The base scores {points(scores.base)} on {rows_and_metric(scores)}.{cut_answers(scores)}"
     decision = Decision(facts=(Fact("BaselineScored", True, verdict, scored),), scores=scores)
     if summary.get("blocking") is not True:
         return decision

@@ -13,6 +13,7 @@ from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
     Cost,
+    CutAnswers,
     GraderScore,
     Interval,
     MemoryPlan,
@@ -30,6 +31,7 @@ _ADVICE = 8
 _PARTS = 16
 _RULES = 64
 _TARGETS = 32
+_CUT = 0.05  # share of answers
 
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> Resolved:
@@ -111,6 +113,7 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
         rows=_count(summary, "rows"),
         base=_interval(summary),
         graders=_bounded(graders),
+        cut=None if (count := _count(summary, "cut")) is None else CutAnswers(base=count),
         baseline_verdict=_text(summary, "verdict", 64),
     )
 
@@ -128,6 +131,7 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         tuned=_interval(mapping(summary, "tuned")),
         delta=_interval(mapping(summary, "delta")),
         graders=_bounded(graders),
+        cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
     )
 
@@ -182,6 +186,16 @@ def rows_and_metric(scores: Scores) -> str:
     """What was scored and by what: `150 held-out rows (fields)`."""
     rows = "the" if scores.rows is None else scores.rows
     return f"{rows} held-out rows" + (f" ({scores.metric})" if scores.metric else "")
+
+
+def cut_answers(scores: Scores) -> str:
+    """A sentence on answers of the base that were cut, with a blank before it; "" when none was."""
+    count, rows = scores.cut.base if scores.cut else 0, scores.rows
+    if not count or not rows:
+        return ""
+    said = f" {count} of its answers reached spec.evaluation.maxTokens and ended there"
+    many = count > _CUT * rows
+    return f"{said}; a right answer that is cut fails: raise it in a new FineTuneJob." if many else f"{said}."
 
 
 def as_number(value: str | None) -> float | None:
@@ -256,6 +270,11 @@ def _lora(lora: Mapping[str, Any]) -> ResolvedLora | None:
 def _interval(entry: Mapping[str, Any]) -> Interval | None:
     score, low, high = (decimal(entry.get(key)) for key in ("score", "low", "high"))
     return None if (score, low, high) == (None, None, None) else Interval(score=score, low=low, high=high)
+
+
+def _cut(entry: Mapping[str, Any]) -> CutAnswers | None:
+    found = CutAnswers(base=_count(entry, "base"), tuned=_count(entry, "tuned"))
+    return found if found.to_dict() else None
 
 
 def _bounded(graders: dict[str, GraderScore]) -> dict[str, GraderScore]:

@@ -19,7 +19,7 @@ from finetune_trainer.scoring.baseline_store import (
 )
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import means, rounded, score
-from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
+from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, Question, cut, read_questions, write_rows
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
@@ -77,9 +77,18 @@ def _result(job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], cached:
         "verdict": judged.verdict,
         "blocking": judged.blocking,
         "cached": cached,
+        "cut": cut(rows),
     }
     text = (
         f"The base scores {interval.score:.1%} by {metric} on {plural(len(rows), 'row')} "
         f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
     )
-    return succeeded(job, text, summary)
+    return succeeded(job, text + _cut_sentence(cut(rows), len(rows), evaluation.output_tokens), summary)
+
+
+def _cut_sentence(count: int, rows: int, limit: int) -> str:
+    """What to know of answers that were cut, with a blank before it; "" when none was."""
+    if not count:
+        return ""
+    advice = "; raise it, for a right answer that is cut fails" if count > MANY_CUT * rows else ""
+    return f" {count} of {rows} answers reached evaluation.maxTokens ({limit}) and ended there{advice}."
