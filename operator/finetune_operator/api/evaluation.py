@@ -11,7 +11,7 @@ from finetune_operator.api.parts import FRACTION, ObjectName
 from finetune_operator.api.schema import ApiModel, Cel
 
 GraderType: TypeAlias = Literal[
-    "ExactMatch", "OneOf", "Contains", "Regex", "FieldMatch", "JsonSchema", "Similarity", "Python"
+    "ExactMatch", "OneOf", "Contains", "Regex", "FieldMatch", "JsonSchema", "ToolCall", "Similarity", "Python"
 ]
 SimilarityMetric: TypeAlias = Literal["RougeL", "ChrF"]
 Acceptance: TypeAlias = Literal[
@@ -68,8 +68,9 @@ class Grader(ApiModel):
         description="ExactMatch compares the whole answer with the reference, OneOf with each of `values` or "
         "of the reference, a JSON list; Contains looks for `values` or the reference in it; Regex searches "
         "it for `pattern`; FieldMatch compares the named fields of a JSON answer, or groups of `pattern`; "
-        "JsonSchema checks that it is JSON of the given shape; Similarity measures common wording and never "
-        "decides; Python asks a class of your own in the trainer image."
+        "JsonSchema checks that it is JSON of the given shape; ToolCall compares the functions that it calls "
+        "and their arguments; Similarity measures common wording and never decides; Python asks a class of "
+        "your own in the trainer image."
     )
     fields: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,

@@ -31,6 +31,7 @@ ALL = [
     _spec("FieldMatch", fields=("a", "b"), tolerance="0.1"),
     _spec("FieldMatch", fields=("a",), pattern=r"(?P<a>\w+)", tolerance="0.1"),
     _spec("JsonSchema", schema='{"type": "object", "additionalProperties": {"$ref": "#"}}'),
+    _spec("ToolCall"),
     _spec("Similarity", metric="RougeL"),
     _spec("Similarity", metric="ChrF"),
     _spec("Python", grader=f"{OWN}Length"),

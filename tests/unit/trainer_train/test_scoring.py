@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.contracts import EngineSpec, Result
+from finetune_trainer.contracts import EngineSpec, GraderSpec, Result
 from finetune_trainer.errors import TemplateDrift, UserError
+from finetune_trainer.grading.own import _loaded
 from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused
 from finetune_trainer.stages import baseline, evaluate
+from tests.unit.trainer_data.own_graders import Length
 
 HOLDOUT = [
     {"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}], "reference": "right"}
@@ -162,6 +164,42 @@ async def test_a_second_run_of_the_same_base_asks_nothing(
     assert len(server.requests) == asked
     assert result.summary["cached"]
     assert list((run.workspace.results_dir / "rows").iterdir())
+
+
+def graded_by(run: Any, *graders: GraderSpec) -> Any:
+    """The run with these graders, of which the first decides."""
+    evaluation = run.job.spec.evaluation.model_copy(update={"graders": graders, "primary": graders[0].name})
+    spec = run.job.spec.model_copy(update={"evaluation": evaluation})
+    return replace(run, job=run.job.model_copy(update={"spec": spec}))
+
+
+async def test_stored_answers_are_graded_anew_by_the_users_own_code(
+    make_run: Any, stand_in: Start, chat_answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    own = GraderSpec(name="own", type="Python", grader="tests.unit.trainer_data.own_graders:Length")
+    _, before = await stage("baseline", graded_by(make_run("baseline", "first", holdout=HOLDOUT), own))
+    asked = len(server.requests)
+    monkeypatch.setattr(Length, "grade", lambda self, output, reference: (0.75, "another day"))
+    _loaded.cache_clear()  # another process
+    _, after = await stage("baseline", graded_by(make_run("baseline", "second", holdout=HOLDOUT), own))
+    assert (before.summary["score"], after.summary["score"]) == (0.5, 0.75)
+    assert (after.summary["cached"], len(server.requests)) == (True, asked)
+
+
+async def test_calls_are_read_in_the_syntax_of_the_template(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    call = '<tool_call>\n{"name": "tide", "arguments": {"port": "%s"}}\n</tool_call>'
+    await stand_in(lambda _: chat_answer("Let me look.\n" + call % "Bergen"))
+    syntax = {"before": '<tool_call>\n{"name": "', "opening": '", "arguments": '}
+    rows = [
+        {**row, "reference": call % ("Bergen" if place % 4 else "Oslo"), "callSyntax": syntax}
+        for place, row in enumerate(HOLDOUT)
+    ]
+    tool_call = GraderSpec(name="calls", type="ToolCall")
+    _, result = await stage("baseline", graded_by(make_run("baseline", holdout=rows), tool_call))
+    assert result.summary["score"] == 0.75
 
 
 @pytest.mark.parametrize(

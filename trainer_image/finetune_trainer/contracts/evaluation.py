@@ -9,7 +9,7 @@ from finetune_trainer.contracts.document import Document
 from finetune_trainer.contracts.sources import DatasetSpec
 
 GraderType = Literal[
-    "ExactMatch", "OneOf", "Contains", "Regex", "FieldMatch", "JsonSchema", "Similarity", "Python"
+    "ExactMatch", "OneOf", "Contains", "Regex", "FieldMatch", "JsonSchema", "ToolCall", "Similarity", "Python"
 ]
 SimilarityMetric = Literal["RougeL", "ChrF"]
 
@@ -21,6 +21,7 @@ SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Regex": (("pattern",), ()),
     "FieldMatch": (("fields",), ("pattern", "tolerance")),
     "JsonSchema": (("schema_text",), ()),
+    "ToolCall": ((), ()),
     "Similarity": (("metric",), ()),
     "Python": (("grader",), ()),
 }

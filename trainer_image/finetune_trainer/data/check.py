@@ -97,7 +97,7 @@ def check_references(
     """Rule 25 about the expected answers: longer than evaluation.maxTokens, right ones would be cut."""
     decides = evaluation.primary_grader
     texts = [
-        "" if reference_problem(decides, row.reference) else ideal_output(decides, row.reference)
+        row.reference if reference_problem(decides, row.reference) else ideal_output(decides, row.reference)
         for row in holdout
     ]
     sizes = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, special=False)]

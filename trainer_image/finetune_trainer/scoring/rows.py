@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.chat.calls import CallSyntax
 from finetune_trainer.chat.reasoning import split_reasoning
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.files import read_json_lines, write_lines
-from finetune_trainer.grading import Grade, grade
+from finetune_trainer.grading import Grade, as_read, grade
 from finetune_trainer.scoring.client import Answer, Prompt
 
 MANY_CUT = 0.05  # share of answers
@@ -20,7 +21,7 @@ class Question:
     """A hold-out row: prompt and expected answer.
 
     `prompt_ids` are the prompt's tokens where prepare recorded them; `opened` says that it ends inside a
-    reasoning block.
+    reasoning block, `syntax` how the base's template writes calls where the row offers functions.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Question:
     prompt_ids: tuple[int, ...] = ()
     opened: bool = False
     group: str | None = None
+    syntax: CallSyntax | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ def read_questions(path: Path, template_kwargs: Mapping[str, Any]) -> list[Quest
 def _question(row: dict[str, Any], template_kwargs: Mapping[str, Any]) -> Question:
     prompt = Prompt(tuple(row["messages"]), tuple(row.get("tools", ())), template_kwargs)
     ids = tuple(row.get("promptIds", ()))
-    return Question(str(row["id"]), prompt, row["reference"], ids, row.get("opened", False), row.get("group"))
+    syntax = CallSyntax(**row["callSyntax"]) if "callSyntax" in row else None
+    return Question(
+        str(row["id"]), prompt, row["reference"], ids, row.get("opened", False), row.get("group"), syntax
+    )
 
 
 def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpec]) -> GradedRow:
@@ -72,11 +77,24 @@ def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpe
         nothing = Grade(None, None, answer)
         grades = {spec.name: nothing for spec in graders}
         return GradedRow(question.id, None, None, 0, answer, grades, question.group)
-    _, content = split_reasoning(answer.text, opened=question.opened)
-    grades = {spec.name: grade(spec, content, question.reference) for spec in graders}
+    grades = {spec.name: _grade(spec, answer.text, question) for spec in graders}
     return GradedRow(
         question.id, answer.text, answer.finish, answer.tokens, None, grades, question.group, answer.seconds
     )
+
+
+def regraded(question: Question, row: GradedRow, graders: Sequence[GraderSpec]) -> GradedRow:
+    """A stored row with new grades by the graders of the user's own, whose code may have changed since."""
+    if row.output is None:
+        return row
+    own = {spec.name: _grade(spec, row.output, question) for spec in graders if spec.type == "Python"}
+    return replace(row, grades={**row.grades, **own})
+
+
+def _grade(spec: GraderSpec, answer: str, question: Question) -> Grade:
+    _, content = split_reasoning(answer, opened=question.opened)
+    output, reference = (as_read(spec, text, question.syntax) for text in (content, question.reference))
+    return grade(spec, output, reference)
 
 
 def cut(rows: Sequence[GradedRow]) -> int:

@@ -19,7 +19,15 @@ from finetune_trainer.scoring.baseline_store import (
 )
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import means, rounded, score
-from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, Question, cut, read_questions, write_rows
+from finetune_trainer.scoring.rows import (
+    MANY_CUT,
+    GradedRow,
+    Question,
+    cut,
+    read_questions,
+    regraded,
+    write_rows,
+)
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
@@ -30,7 +38,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     key = baseline_key(prepared.summary, evaluation, job.engine)
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    cached = _usable(cached_baseline(job, key), questions)
+    cached = _usable(cached_baseline(job, key), questions, evaluation)
     rows = cached or _ask(questions, evaluation)
     write_rows(rows_path(workspace, "base", key), rows)
     if not cached:
@@ -45,8 +53,13 @@ def required_evaluation(job: Job) -> EvaluationSpec:
     return job.spec.evaluation
 
 
-def _usable(rows: list[GradedRow] | None, questions: list[Question]) -> list[GradedRow] | None:
-    return rows if rows and [row.id for row in rows] == [question.id for question in questions] else None
+def _usable(
+    rows: list[GradedRow] | None, questions: list[Question], evaluation: EvaluationSpec
+) -> list[GradedRow] | None:
+    if not rows or [row.id for row in rows] != [question.id for question in questions]:
+        return None
+    pairs = zip(questions, rows, strict=True)
+    return [regraded(question, row, evaluation.graders) for question, row in pairs]
 
 
 def _ask(questions: list[Question], evaluation: EvaluationSpec) -> list[GradedRow]:

@@ -22,7 +22,7 @@ from finetune_trainer.data.check import (
     template_options,
 )
 from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
-from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_prompts
+from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_calls, with_prompts
 from finetune_trainer.data.load import Loaded, Watch
 from finetune_trainer.data.severities import check_names
 from finetune_trainer.data.survey import Survey, Target, survey
@@ -150,7 +150,8 @@ def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | N
     tokenizer = plain.rendering_with(options.kwargs)
     findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train, options))
     _refuse_errors(job, data, findings)
-    holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
+    held = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
+    holdout = with_calls(tokenizer, held)
     target = Target(base.folder, length_limit(job.spec, positions), write, options.kwargs)
     surveyed = survey(data.train.rows, holdout, target, watch)
     table = _tokens(surveyed)
