@@ -26,6 +26,14 @@ class GraderSpec(Document):
     type: GraderType
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
+    margin: Annotated[Decimal, Field(ge=0, le=1)] | None = Field(
+        None, description="how much worse the tuned model may score by a grader that does not decide"
+    )
+
+    @property
+    def allowed_loss(self) -> float:
+        """The margin of a grader that does not decide (a fraction, default 0.05)."""
+        return 0.05 if self.margin is None else float(self.margin)
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
@@ -65,6 +73,9 @@ class EvaluationSpec(Document):
             raise ValueError(f"`primary` must name one of the graders {', '.join(names)}")
         if self.primary is not None and self.primary not in names:
             raise ValueError(f"`primary` is {self.primary!r}; it must be one of {', '.join(names)}")
+        if self.primary_grader.margin is not None:
+            text = f"grader {self.primary_grader.name!r} decides, so it takes no `margin`"
+            raise ValueError(f"{text}: it is judged by gate.minDelta")
         return self
 
     @property

@@ -21,7 +21,9 @@ def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec) -> str:
         "format": _FORMAT,
         "base": summary["baseFingerprint"],
         "holdout": summary["holdoutDigest"],
-        "graders": [spec.model_dump(mode="json", by_alias=True) for spec in evaluation.graders],
+        "graders": [
+            spec.model_dump(mode="json", by_alias=True, exclude={"margin"}) for spec in evaluation.graders
+        ],
         "decoding": {"maxTokens": evaluation.output_tokens, **GREEDY},
         "template": template_kwargs(summary),
     }

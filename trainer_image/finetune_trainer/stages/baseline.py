@@ -7,6 +7,7 @@ from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.power import detectable
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
@@ -18,8 +19,10 @@ from finetune_trainer.scoring.baseline_store import (
     template_kwargs,
 )
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import means, rounded, score
+from finetune_trainer.scoring.compare import coverage, grouped, means, rounded, score
+from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
+from finetune_trainer.statistics import count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
@@ -33,9 +36,10 @@ def run(job: Job, workspace: Workspace) -> Result:
     cached = _usable(cached_baseline(job, key), questions)
     rows = cached or _ask(questions, evaluation)
     write_rows(rows_path(workspace, "base", key), rows)
-    if not cached:
+    if not cached and coverage([rows], evaluation).share >= verdicts.GRADED_SHARE:
         cache_baseline(job, key, rows)
-    return _result(job, evaluation, rows, cached=bool(cached))
+    uses = earlier_uses(job, prepared.summary["holdoutDigest"])
+    return _result(job, evaluation, rows, {"cached": bool(cached), "holdoutUses": uses})
 
 
 def required_evaluation(job: Job) -> EvaluationSpec:
@@ -65,21 +69,27 @@ async def _answers(
         return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
 
 
-def _result(job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], cached: bool) -> Result:
+def _result(
+    job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], circumstances: dict[str, Any]
+) -> Result:
     metric = evaluation.primary_grader.name
-    interval = score(rows, metric)
-    judged = verdicts.baseline(interval)
+    interval, covered = score(rows, metric), coverage([rows], evaluation)
+    judged = verdicts.baseline(interval, covered.share)
+    effect = detectable(count_groups([row.group for row in rows]), interval.score)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(rows),
+        **grouped(rows),
         **rounded(interval),
         "graders": means(rows, evaluation),
+        **covered.summary(),
         "verdict": judged.verdict,
         "blocking": judged.blocking,
-        "cached": cached,
+        "detectable": None if effect is None else round(effect, 4),
+        **circumstances,
     }
     text = (
         f"The base scores {interval.score:.1%} by {metric} on {plural(len(rows), 'row')} "
         f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
     )
-    return succeeded(job, text, summary)
+    return succeeded(job, " ".join(filter(None, [text, covered.sentence()])), summary)

@@ -12,7 +12,8 @@ from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import Comparison, compare, means, rounded
+from finetune_trainer.scoring.compare import Comparison, compare, grouped, kept, means, rounded
+from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
 from finetune_trainer.workspace import Workspace
@@ -33,7 +34,8 @@ def run(job: Job, workspace: Workspace) -> Result:
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     tuned = _ask(job, workspace, questions, evaluation)
     write_rows(rows_path(workspace, "tuned", key), tuned)
-    return _result(job, evaluation, base, tuned)
+    uses = record_use(job, prepared.summary["holdoutDigest"])
+    return _result(job, evaluation, base, tuned, uses)
 
 
 def _ask(
@@ -77,27 +79,38 @@ async def _check_effect(engine: Engine, base: str, questions: list[Question]) ->
     )
 
 
-def _result(job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow]) -> Result:
+def _result(
+    job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow], uses: int | None
+) -> Result:
     outcome = compare(base, tuned, evaluation)
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(tuned),
+        **grouped(tuned),
         "base": rounded(outcome.base),
         "tuned": rounded(outcome.tuned),
         "delta": rounded(outcome.delta),
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
+        "secondary": kept(outcome.secondary),
+        **outcome.coverage.summary(),
+        "holdoutUses": uses,
         "verdict": outcome.verdict,
     }
-    return succeeded(job, _sentence(metric, outcome, len(tuned)), summary)
+    return succeeded(job, _sentence(metric, outcome), summary)
 
 
-def _sentence(metric: str, outcome: Comparison, rows: int) -> str:
+def _sentence(metric: str, outcome: Comparison) -> str:
     delta = outcome.delta
     text = (
         f"The tuned model scores {outcome.tuned.score:.1%} by {metric}, the base {outcome.base.score:.1%}: "
         f"{delta.score:+.1%} (95 % interval {delta.low:+.1%} to {delta.high:+.1%}), {outcome.verdict}."
     )
-    ungraded = round((1 - outcome.graded_share) * rows)
-    return f"{text} {ungraded} of {rows} rows could not be graded." if ungraded else text
+    lost = [
+        f"By {name} it may have lost more than {found.margin:.1%}: {found.delta:+.1%}, lower bound "
+        f"{found.low:+.1%}."
+        for name, found in outcome.secondary.items()
+        if not found.holds
+    ]
+    return " ".join(filter(None, [text, *lost, outcome.coverage.sentence()]))
