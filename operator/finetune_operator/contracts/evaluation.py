@@ -23,6 +23,7 @@ class JobGrader(Written):
     type: GraderType
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema")
+    margin: str | None = None
 
 
 class JobGate(Written):
@@ -52,7 +53,8 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     if given is None or given.dataset is None or not given.graders:
         return None
     graders = tuple(
-        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text) for g in given.graders
+        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text, margin=g.margin)
+        for g in given.graders
     )
     return JobEvaluation(
         dataset=job_dataset(given.dataset),

@@ -7,7 +7,7 @@ from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
-from finetune_trainer.power import detectable
+from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
@@ -86,6 +86,7 @@ def _result(
         "verdict": judged.verdict,
         "blocking": judged.blocking,
         "detectable": None if effect is None else round(effect, 4),
+        "rowsNeeded": _rows_needed(interval.score, evaluation.min_delta),
         **circumstances,
     }
     text = (
@@ -93,3 +94,10 @@ def _result(
         f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
     )
     return succeeded(job, " ".join(filter(None, [text, covered.sentence()])), summary)
+
+
+def _rows_needed(base: float, min_delta: float) -> int | None:
+    """Rows or groups that show a gain of the gate's minimum; None for a gain that cannot be."""
+    if not 0 < min_delta <= 1 - base:
+        return None
+    return rows_needed(min_delta, differing_share(base, min_delta))
