@@ -255,6 +255,13 @@ class GraderScore(ApiModel):
     holds: bool | None = Field(None, description="Whether the lower bound lies above minus the margin.")
 
 
+class CutAnswers(ApiModel):
+    """How many answers ended at evaluation.maxTokens."""
+
+    base: int | None = Field(None, description="Of the base model.", ge=0)
+    tuned: int | None = Field(None, description="Of the tuned model.", ge=0)
+
+
 class Scores(ApiModel):
     """Base and tuned model on the same hold-out."""
 
@@ -268,6 +275,10 @@ class Scores(ApiModel):
     delta: Interval | None = Field(None, description="Paired difference, tuned minus base.")
     graders: dict[str, GraderScore] = Field(
         default_factory=dict, description="Scores by grader.", max_length=8
+    )
+    cut: CutAnswers | None = Field(
+        None,
+        description="How many answers were cut at spec.evaluation.maxTokens: right ones fail then.",
     )
     baseline_verdict: str | None = Field(
         None, description="What the base model's score says about tuning it.", max_length=64

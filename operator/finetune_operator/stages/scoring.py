@@ -15,7 +15,13 @@ from finetune_operator.render.resources import scorer_resources
 from finetune_operator.render.volumes import WORKSPACE, add_base, add_destination, base_path, common
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
-from finetune_operator.stages.summaries import as_number, difference, points, rows_and_metric
+from finetune_operator.stages.summaries import (
+    as_number,
+    cut_answers,
+    difference,
+    points,
+    rows_and_metric,
+)
 
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough.",
@@ -54,7 +60,10 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     summary, verdict = outcome.summary, text(outcome.summary, "verdict")
     scores = summaries.baseline_scores(summary)
     scored = " ".join(
-        [f"The base scores {points(scores.base)} on {rows_and_metric(scores)}.", *_ungraded(scores)]
+        [
+            f"The base scores {points(scores.base)} on {rows_and_metric(scores)}.{cut_answers(scores)}",
+            *_ungraded(scores),
+        ]
     )
     cautions = _cautions(job, summary, scores)
     told = " ".join([scored, *(said for _, said in cautions)])

@@ -21,7 +21,7 @@ from finetune_trainer.scoring.baseline_store import (
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
-from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
+from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, Question, cut, read_questions, write_rows
 from finetune_trainer.statistics import count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
@@ -87,13 +87,15 @@ def _result(
         "blocking": judged.blocking,
         "detectable": None if effect is None else round(effect, 4),
         "rowsNeeded": _rows_needed(interval.score, evaluation.min_delta),
+        "cut": cut(rows),
         **circumstances,
     }
     text = (
         f"The base scores {interval.score:.1%} by {metric} on {plural(len(rows), 'row')} "
         f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
     )
-    return succeeded(job, " ".join(filter(None, [text, covered.sentence()])), summary)
+    said = text + _cut_sentence(cut(rows), len(rows), evaluation.output_tokens)
+    return succeeded(job, " ".join(filter(None, [said, covered.sentence()])), summary)
 
 
 def _rows_needed(base: float, min_delta: float) -> int | None:
@@ -101,3 +103,11 @@ def _rows_needed(base: float, min_delta: float) -> int | None:
     if not 0 < min_delta <= 1 - base:
         return None
     return rows_needed(min_delta, differing_share(base, min_delta))
+
+
+def _cut_sentence(count: int, rows: int, limit: int) -> str:
+    """What to know of answers that were cut, with a blank before it; "" when none was."""
+    if not count:
+        return ""
+    advice = "; raise it, for a right answer that is cut fails" if count > MANY_CUT * rows else ""
+    return f" {count} of {rows} answers reached evaluation.maxTokens ({limit}) and ended there{advice}."
