@@ -3,18 +3,22 @@
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from finetune_trainer.contracts.document import Document
 from finetune_trainer.contracts.sources import DatasetSpec
 
-GraderType = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
+GraderType = Literal["ExactMatch", "FieldMatch", "JsonSchema", "JudgeCriteria", "JudgePairwise"]
+JUDGED: frozenset[GraderType] = frozenset({"JudgeCriteria", "JudgePairwise"})
+"""The types that another model grades: they need `judge`."""
 
 # What each type of grader needs beside its name, and what it may have.
 SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ExactMatch": ((), ()),
     "FieldMatch": (("fields",), ()),
     "JsonSchema": (("schema_text",), ()),
+    "JudgeCriteria": (("criteria",), ()),
+    "JudgePairwise": (("criteria",), ()),
 }
 _ALL_SETTINGS = sorted({name for needed, optional in SETTINGS.values() for name in needed + optional})
 
@@ -26,6 +30,9 @@ class GraderSpec(Document):
     type: GraderType
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
+    criteria: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] | None = Field(
+        None, min_length=1, max_length=16, description="sentences that a judge decides about"
+    )
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
@@ -49,6 +56,43 @@ class GateSpec(Document):
     min_delta: Annotated[Decimal, Field(ge=0, le=1)] | None = None
 
 
+class JudgeSpec(Document):
+    """The model behind an OpenAI-compatible API that judges answers; prices are per million tokens.
+
+    Its API key is mounted (sources/credentials.py), never written here.
+    """
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+    model: str = Field(min_length=1)
+    price_per_million_input_tokens: Annotated[Decimal, Field(ge=0)] | None = None
+    price_per_million_output_tokens: Annotated[Decimal, Field(ge=0)] | None = None
+    timeout_seconds: int | None = Field(None, ge=1, le=600)
+    max_concurrency: int | None = Field(None, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _both_prices_or_none(self) -> "JudgeSpec":
+        if (self.price_per_million_input_tokens is None) != (self.price_per_million_output_tokens is None):
+            raise ValueError("give both prices of the judge, of input and of output tokens, or neither")
+        return self
+
+    @property
+    def request_seconds(self) -> int:
+        """How long one request may take (default 60 s)."""
+        return self.timeout_seconds or 60
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests may be under way at once (default 8)."""
+        return self.max_concurrency or 8
+
+    def cost(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        """What so many tokens cost; None without prices."""
+        given, written = self.price_per_million_input_tokens, self.price_per_million_output_tokens
+        if given is None or written is None:
+            return None
+        return (given * input_tokens + written * output_tokens) / 1_000_000
+
+
 class EvaluationSpec(Document):
     """The hold-out and how it is scored."""
 
@@ -57,6 +101,7 @@ class EvaluationSpec(Document):
     primary: str | None = None
     gate: GateSpec | None = None
     max_tokens: int | None = Field(None, ge=1, le=8192)
+    judge: JudgeSpec | None = None
 
     @model_validator(mode="after")
     def _primary_is_a_grader(self) -> "EvaluationSpec":
@@ -66,6 +111,28 @@ class EvaluationSpec(Document):
         if self.primary is not None and self.primary not in names:
             raise ValueError(f"`primary` is {self.primary!r}; it must be one of {', '.join(names)}")
         return self
+
+    @model_validator(mode="after")
+    def _judged_by_somebody(self) -> "EvaluationSpec":
+        judged = [grader.name for grader in self.graders if grader.type in JUDGED]
+        if judged and self.judge is None:
+            raise ValueError(f"grader {judged[0]!r} needs a judge; set `judge` to its url and model")
+        if self.judge is not None and not judged:
+            raise ValueError("no grader asks `judge`; remove it, or add a JudgeCriteria or JudgePairwise")
+        if all(grader.type == "JudgePairwise" for grader in self.graders):
+            text = "JudgePairwise compares two models; add a grader that scores the base alone"
+            raise ValueError(f"{text}, before training")
+        return self
+
+    def graders_of(self, kind: GraderType) -> list[GraderSpec]:
+        """The graders of one type."""
+        return [grader for grader in self.graders if grader.type == kind]
+
+    @property
+    def baseline_grader(self) -> GraderSpec:
+        """What scores the base alone: the primary grader, or the first other where that one compares."""
+        alone = [grader for grader in self.graders if grader.type != "JudgePairwise"]
+        return self.primary_grader if self.primary_grader in alone else alone[0]
 
     @property
     def primary_grader(self) -> GraderSpec:

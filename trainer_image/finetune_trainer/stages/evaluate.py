@@ -7,6 +7,8 @@ from typing import Any
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
@@ -15,6 +17,7 @@ from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import Comparison, compare, means, rounded
 from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
+from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
@@ -31,17 +34,18 @@ def run(job: Job, workspace: Workspace) -> Result:
     if base is None:
         raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    tuned = _ask(job, workspace, questions, evaluation)
-    write_rows(rows_path(workspace, "tuned", key), tuned)
-    return _result(job, evaluation, base, tuned)
-
-
-def _ask(
-    job: Job, workspace: Workspace, questions: list[Question], evaluation: EvaluationSpec
-) -> list[GradedRow]:
+    access = judge_access(job, workspace)
     with ProgressServer("evaluate") as server:
         server.update(total_steps=len(questions), message="waiting for the engine")
-        return asyncio.run(_answers(job, workspace, questions, evaluation, server))
+        tuned = asyncio.run(_answers(job, workspace, questions, evaluation, server))
+        write_rows(rows_path(workspace, "tuned", key), tuned)  # before a judge, which may fail
+        watch = judging_progress(job, server, decisions(evaluation, len(tuned), paired=True), JudgeUse())
+        judged = asyncio.run(judge_two(evaluation, access, questions, base, tuned, watch))
+    base = judged.base or base
+    write_rows(rows_path(workspace, "base", key), base)
+    write_rows(rows_path(workspace, "tuned", key), judged.rows)
+    told = judge_summary(job, judged.use, judged.warnings, judged.flip_rate)
+    return _result(job, evaluation, base, judged.rows, told)
 
 
 async def _answers(
@@ -77,7 +81,13 @@ async def _check_effect(engine: Engine, base: str, questions: list[Question]) ->
     )
 
 
-def _result(job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow]) -> Result:
+def _result(
+    job: Job,
+    evaluation: EvaluationSpec,
+    base: list[GradedRow],
+    tuned: list[GradedRow],
+    told: dict[str, Any],
+) -> Result:
     outcome = compare(base, tuned, evaluation)
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
@@ -89,6 +99,7 @@ def _result(job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: 
         "delta": rounded(outcome.delta),
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
         "verdict": outcome.verdict,
+        **told,
     }
     return succeeded(job, _sentence(metric, outcome, len(tuned)), summary)
 
