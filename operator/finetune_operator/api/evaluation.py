@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.parts import FRACTION
+from finetune_operator.api.parts import FRACTION, ObjectName
 from finetune_operator.api.schema import ApiModel, Cel
 
 GraderType: TypeAlias = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
@@ -109,6 +109,12 @@ class Evaluation(ApiModel):
     )
     gate: Gate = Field(Gate(), description="When the tuned model is promoted.")
     max_tokens: int = Field(256, description="Longest answer in tokens.", ge=1, le=8192)
+    engine_profile: ObjectName | None = Field(
+        None,
+        description="How the engine that scores runs the model, base and tuned alike: a name from the "
+        "profiles that the administrator configured. Name that of the ModelServer that will serve the "
+        "adapter.",
+    )
     accept: tuple[Acceptance, ...] = Field(
         (),
         description="Verdicts that are accepted although they would stop the run or the promotion: an "

@@ -39,6 +39,7 @@ class JobEvaluation(Written):
     primary: str | None = None
     gate: JobGate
     max_tokens: int
+    engine_profile: str | None = None
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -59,4 +60,5 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
         primary=given.primary,
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
+        engine_profile=given.engine_profile,
     )

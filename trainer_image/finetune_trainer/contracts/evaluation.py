@@ -101,6 +101,7 @@ class EvaluationSpec(Document):
     primary: str | None = None
     gate: GateSpec | None = None
     max_tokens: int | None = Field(None, ge=1, le=8192)
+    engine_profile: str | None = None
     judge: JudgeSpec | None = None
 
     @model_validator(mode="after")

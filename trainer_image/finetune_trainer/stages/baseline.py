@@ -30,7 +30,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     """Ask the base every question, or take what an earlier run of the same base and hold-out stored."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    key = baseline_key(prepared.summary, evaluation)
+    key = baseline_key(prepared.summary, evaluation, job.engine)
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     access = judge_access(job, workspace)
     warnings, use = asyncio.run(examine_references(evaluation, access, questions))

@@ -29,7 +29,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     """Ask the tuned model every question and judge the paired difference to the stored baseline."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    key = baseline_key(prepared.summary, evaluation)
+    key = baseline_key(prepared.summary, evaluation, job.engine)
     base = read_rows(rows_path(workspace, "base", key))
     if base is None:
         raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
