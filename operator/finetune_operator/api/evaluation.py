@@ -7,13 +7,17 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.parts import FRACTION, ObjectName
+from finetune_operator.api.parts import FRACTION, HOST, PATH, ObjectName, Price, SecretRef
 from finetune_operator.api.schema import ApiModel, Cel
 
-GraderType: TypeAlias = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
+GraderType: TypeAlias = Literal["ExactMatch", "FieldMatch", "JsonSchema", "JudgeCriteria", "JudgePairwise"]
 Acceptance: TypeAlias = Literal[
     "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement"
 ]
+
+
+_JUDGED: tuple[GraderType, ...] = ("JudgeCriteria", "JudgePairwise")
+_ASKS_A_JUDGE = f"has(self.graders) && self.graders.exists(g, g.type in {list(_JUDGED)})"
 
 
 def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
@@ -32,6 +36,7 @@ class Grader(ApiModel):
     rules = (
         _needs("fields", ("FieldMatch",), "list the JSON fields to compare"),
         _needs("schema", ("JsonSchema",), "give a JSON Schema as text"),
+        _needs("criteria", _JUDGED, "give the sentences that the judge decides about"),
     )
 
     name: Annotated[
@@ -43,7 +48,9 @@ class Grader(ApiModel):
     ] = Field(description="Name of the grader in reports and metrics.", min_length=1, max_length=40)
     type: GraderType = Field(
         description="ExactMatch compares the whole answer, FieldMatch the named fields of a JSON answer, "
-        "JsonSchema checks that the answer is JSON of the given shape."
+        "JsonSchema checks that the answer is JSON of the given shape, JudgeCriteria asks another model "
+        "(evaluation.judge) whether the answer meets each of `criteria`, JudgePairwise asks it which of both "
+        "models' answers is better by them, in both orders."
     )
     fields: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
@@ -51,6 +58,13 @@ class Grader(ApiModel):
     ] = Field(None, description="FieldMatch: the fields to compare.", min_length=1, max_length=32)
     schema_text: str | None = Field(
         None, alias="schema", description="JsonSchema: the schema, as text.", min_length=2, max_length=16384
+    )
+    criteria: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] | None = Field(
+        None,
+        description="JudgeCriteria: sentences that each hold for a good answer or not; the score is the "
+        "share that holds. JudgePairwise: what makes an answer better.",
+        min_length=1,
+        max_length=16,
     )
 
 
@@ -71,6 +85,46 @@ class Gate(ApiModel):
     )
 
 
+class Judge(ApiModel):
+    """The model that judges answers, behind any OpenAI-compatible API. It is sent the hold-out's rows."""
+
+    rules = (
+        Cel(
+            "has(self.pricePerMillionInputTokens) == has(self.pricePerMillionOutputTokens)",
+            "pricePerMillionInputTokens and pricePerMillionOutputTokens belong together; give both, also "
+            "where they are equal",
+        ),
+    )
+
+    url: Annotated[
+        str,
+        Cel(
+            f"self.matches('^https?://{HOST}{PATH}*/?$')",
+            "must be the root of the API, as https://HOST/v1 (without ? and user names: a spec is no place "
+            "for secrets)",
+        ),
+    ] = Field(
+        description="Root of the API, as https://HOST/v1; chat/completions is asked below it.",
+        min_length=1,
+        max_length=512,
+    )
+    model: str = Field(description="Name of the model there.", min_length=1, max_length=253)
+    credentials_secret_ref: SecretRef | None = Field(
+        None, description="Secret whose key `token` holds the API key. Only the scorer's container gets it."
+    )
+    price_per_million_input_tokens: Price | None = Field(
+        None,
+        description="Price of a million tokens that the judge reads, in the currency of the gpuType, a "
+        "decimal number as a string. With prices, what judging costs counts in status.cost.spent and against "
+        "spec.budget.",
+    )
+    price_per_million_output_tokens: Price | None = Field(
+        None, description="Price of a million tokens that the judge writes, likewise."
+    )
+    timeout_seconds: int = Field(60, description="How long one request may take.", ge=1, le=600)
+    max_concurrency: int = Field(8, description="Requests that may be under way at once.", ge=1, le=64)
+
+
 class Evaluation(ApiModel):
     """The hold-out that base and tuned model are scored on. It must not be part of the training data."""
 
@@ -88,6 +142,18 @@ class Evaluation(ApiModel):
             "!has(self.graders) || size(self.graders) < 2 || has(self.primary)",
             "with several graders one must decide: set spec.evaluation.primary to its name",
             ".primary",
+        ),
+        Cel(
+            f"has(self.judge) == ({_ASKS_A_JUDGE})",
+            "spec.evaluation.judge and graders of type JudgeCriteria or JudgePairwise belong together; give "
+            "both",
+            ".judge",
+        ),
+        Cel(
+            "!has(self.graders) || self.graders.exists(g, g.type != 'JudgePairwise')",
+            "JudgePairwise compares two models; list a grader beside it that scores the base alone, before "
+            "training",
+            ".graders",
         ),
     )
 
@@ -115,6 +181,7 @@ class Evaluation(ApiModel):
         "profiles that the administrator configured. Name that of the ModelServer that will serve the "
         "adapter.",
     )
+    judge: Judge | None = Field(None, description="The model that JudgeCriteria and JudgePairwise ask.")
     accept: tuple[Acceptance, ...] = Field(
         (),
         description="Verdicts that are accepted although they would stop the run or the promotion: an "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import Evaluation, GraderType
+from finetune_operator.api.evaluation import Evaluation, GraderType, Judge
 from finetune_operator.contracts.document import Written
 
 
@@ -23,12 +23,24 @@ class JobGrader(Written):
     type: GraderType
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema")
+    criteria: tuple[str, ...] | None = None
 
 
 class JobGate(Written):
     """The gate of job.json."""
 
     min_delta: str
+
+
+class JobJudge(Written):
+    """The judge of job.json, without its credentials."""
+
+    url: str
+    model: str
+    price_per_million_input_tokens: str | None = None
+    price_per_million_output_tokens: str | None = None
+    timeout_seconds: int
+    max_concurrency: int
 
 
 class JobEvaluation(Written):
@@ -40,6 +52,7 @@ class JobEvaluation(Written):
     gate: JobGate
     max_tokens: int
     engine_profile: str | None = None
+    judge: JobJudge | None = None
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -52,7 +65,8 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     if given is None or given.dataset is None or not given.graders:
         return None
     graders = tuple(
-        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text) for g in given.graders
+        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text, criteria=g.criteria)
+        for g in given.graders
     )
     return JobEvaluation(
         dataset=job_dataset(given.dataset),
@@ -61,4 +75,16 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
         engine_profile=given.engine_profile,
+        judge=None if given.judge is None else _judge(given.judge),
+    )
+
+
+def _judge(given: Judge) -> JobJudge:
+    return JobJudge(
+        url=given.url,
+        model=given.model,
+        price_per_million_input_tokens=given.price_per_million_input_tokens,
+        price_per_million_output_tokens=given.price_per_million_output_tokens,
+        timeout_seconds=given.timeout_seconds,
+        max_concurrency=given.max_concurrency,
     )
