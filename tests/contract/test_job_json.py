@@ -34,9 +34,18 @@ FULL_SPEC: dict[str, Any] = {
         "graders": [
             {"name": "fields", "type": "FieldMatch", "fields": ["condition", "sentiment"]},
             {"name": "format", "type": "JsonSchema", "schema": '{"type": "object"}'},
-            {"name": "exact", "type": "ExactMatch"},
             {"name": "style", "type": "JudgeCriteria", "criteria": ["It is kind"]},
             {"name": "better", "type": "JudgePairwise", "criteria": ["It is shorter", "It is kinder"]},
+            {"name": "label", "type": "OneOf", "values": ["yes", "no"]},
+            {
+                "name": "date",
+                "type": "FieldMatch",
+                "fields": ["day"],
+                "pattern": "(?P<day>[0-9]+)",
+                "tolerance": "0.1",
+            },
+            {"name": "wording", "type": "Similarity", "metric": "RougeL"},
+            {"name": "own", "type": "Python", "grader": "graders.dates:Sensible"},
         ],
         "judge": {
             "url": "https://judge.example/v1",

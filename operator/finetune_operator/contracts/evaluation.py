@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import Evaluation, GraderType, Judge
+from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, Judge, SimilarityMetric
 from finetune_operator.contracts.document import Written
 
 
@@ -24,6 +24,11 @@ class JobGrader(Written):
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema")
     criteria: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None
+    pattern: str | None = None
+    tolerance: str | None = None
+    metric: SimilarityMetric | None = None
+    grader: str | None = None
 
 
 class JobGate(Written):
@@ -64,13 +69,9 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     """The evaluation, or None without a hold-out, which only EvalMissing in `accept` allows (R4)."""
     if given is None or given.dataset is None or not given.graders:
         return None
-    graders = tuple(
-        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text, criteria=g.criteria)
-        for g in given.graders
-    )
     return JobEvaluation(
         dataset=job_dataset(given.dataset),
-        graders=graders,
+        graders=tuple(map(_job_grader, given.graders)),
         primary=given.primary,
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
@@ -87,4 +88,19 @@ def _judge(given: Judge) -> JobJudge:
         price_per_million_output_tokens=given.price_per_million_output_tokens,
         timeout_seconds=given.timeout_seconds,
         max_concurrency=given.max_concurrency,
+    )
+
+
+def _job_grader(given: Grader) -> JobGrader:
+    return JobGrader(
+        name=given.name,
+        type=given.type,
+        fields=given.fields,
+        schema_text=given.schema_text,
+        values=given.values,
+        pattern=given.pattern,
+        tolerance=given.tolerance,
+        metric=given.metric,
+        grader=given.grader,
+        criteria=given.criteria,
     )

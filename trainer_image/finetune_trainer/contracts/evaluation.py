@@ -8,18 +8,37 @@ from pydantic import Field, StringConstraints, model_validator
 from finetune_trainer.contracts.document import Document
 from finetune_trainer.contracts.sources import DatasetSpec
 
-GraderType = Literal["ExactMatch", "FieldMatch", "JsonSchema", "JudgeCriteria", "JudgePairwise"]
+GraderType = Literal[
+    "ExactMatch",
+    "OneOf",
+    "Contains",
+    "Regex",
+    "FieldMatch",
+    "JsonSchema",
+    "Similarity",
+    "Python",
+    "JudgeCriteria",
+    "JudgePairwise",
+]
+SimilarityMetric = Literal["RougeL", "ChrF"]
 JUDGED: frozenset[GraderType] = frozenset({"JudgeCriteria", "JudgePairwise"})
 """The types that another model grades: they need `judge`."""
 
 # What each type of grader needs beside its name, and what it may have.
 SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ExactMatch": ((), ()),
-    "FieldMatch": (("fields",), ()),
+    "OneOf": ((), ("values",)),
+    "Contains": ((), ("values",)),
+    "Regex": (("pattern",), ()),
+    "FieldMatch": (("fields",), ("pattern", "tolerance")),
     "JsonSchema": (("schema_text",), ()),
     "JudgeCriteria": (("criteria",), ()),
     "JudgePairwise": (("criteria",), ()),
+    "Similarity": (("metric",), ()),
+    "Python": (("grader",), ()),
 }
+# Types whose score says too little about whether an answer is right to decide anything.
+SECONDARY: frozenset[GraderType] = frozenset({"Similarity"})
 _ALL_SETTINGS = sorted({name for needed, optional in SETTINGS.values() for name in needed + optional})
 
 
@@ -28,10 +47,19 @@ class GraderSpec(Document):
 
     name: str = Field(min_length=1)
     type: GraderType
-    fields: tuple[str, ...] | None = None
+    fields: tuple[str, ...] | None = Field(None, min_length=1)
     schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
     criteria: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] | None = Field(
         None, min_length=1, max_length=16, description="sentences that a judge decides about"
+    )
+    values: tuple[str, ...] | None = Field(None, min_length=1)
+    pattern: str | None = Field(None, description="a regular expression of Python's `regex` package")
+    tolerance: Annotated[Decimal, Field(ge=0, le=1)] | None = Field(
+        None, description="how far a number may be off, as a fraction of the expected one"
+    )
+    metric: SimilarityMetric | None = None
+    grader: str | None = Field(
+        None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="the class, as package.module:Class"
     )
 
     @model_validator(mode="after")
@@ -111,6 +139,10 @@ class EvaluationSpec(Document):
             raise ValueError(f"`primary` must name one of the graders {', '.join(names)}")
         if self.primary is not None and self.primary not in names:
             raise ValueError(f"`primary` is {self.primary!r}; it must be one of {', '.join(names)}")
+        if (chosen := self.primary_grader).type in SECONDARY:
+            raise ValueError(
+                f"grader {chosen.name!r} of type {chosen.type} cannot be `primary`; name another"
+            )
         return self
 
     @model_validator(mode="after")
@@ -120,7 +152,7 @@ class EvaluationSpec(Document):
             raise ValueError(f"grader {judged[0]!r} needs a judge; set `judge` to its url and model")
         if self.judge is not None and not judged:
             raise ValueError("no grader asks `judge`; remove it, or add a JudgeCriteria or JudgePairwise")
-        if all(grader.type == "JudgePairwise" for grader in self.graders):
+        if self.graders_of("JudgePairwise") and not self._alone:
             text = "JudgePairwise compares two models; add a grader that scores the base alone"
             raise ValueError(f"{text}, before training")
         return self
@@ -132,8 +164,12 @@ class EvaluationSpec(Document):
     @property
     def baseline_grader(self) -> GraderSpec:
         """What scores the base alone: the primary grader, or the first other where that one compares."""
-        alone = [grader for grader in self.graders if grader.type != "JudgePairwise"]
-        return self.primary_grader if self.primary_grader in alone else alone[0]
+        return self.primary_grader if self.primary_grader in self._alone else self._alone[0]
+
+    @property
+    def _alone(self) -> list[GraderSpec]:
+        """The graders that can decide about one model."""
+        return [grader for grader in self.graders if grader.type not in ("JudgePairwise", *SECONDARY)]
 
     @property
     def primary_grader(self) -> GraderSpec:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.grading import Grade
+from finetune_trainer.grading import Grade, scored
 from finetune_trainer.judging.prompts import JudgeQuestion, judge_messages, object_schema, read_object
 from finetune_trainer.scoring.endpoint import Unusable
 from finetune_trainer.words import printable
@@ -52,7 +52,7 @@ def criteria_grade(decisions: Sequence[Decision], criteria: Sequence[str]) -> Gr
         for decision, sentence in zip(decisions, criteria, strict=True)
         if not decision.met
     ]
-    return Grade(score, not missed, "; ".join(missed))
+    return scored(score, "; ".join(missed))
 
 
 def _read(text: str, names: Sequence[str]) -> tuple[Decision, ...]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from finetune_trainer.chat.reasoning import split_reasoning
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec
 from finetune_trainer.errors import UserError
-from finetune_trainer.grading import Grade
+from finetune_trainer.grading import Grade, scored, ungraded
 from finetune_trainer.judging.criteria import Decision, criteria_grade, criteria_question
 from finetune_trainer.judging.judge import Judge, NotJudged
 from finetune_trainer.judging.pairwise import (
@@ -161,9 +161,9 @@ async def _criteria(question: Question, row: GradedRow, spec: GraderSpec, judge:
         return row.grades[spec.name]
     answer = _content(question, row)
     if not answer.strip():
-        return Grade(0.0, False, "the answer is empty")
+        return scored(0.0, "the answer is empty")
     found = await _or_reason(_decide(question, answer, spec, judge))
-    return _ungraded(found) if isinstance(found, str) else criteria_grade(found, spec.criteria or ())
+    return ungraded(found) if isinstance(found, str) else criteria_grade(found, spec.criteria or ())
 
 
 async def _decide(question: Question, answer: str, spec: GraderSpec, judge: Judge) -> tuple[Decision, ...]:
@@ -218,9 +218,5 @@ def _with_grade(row: GradedRow, spec: GraderSpec, grade: Grade) -> GradedRow:
     return replace(row, grades={**row.grades, spec.name: grade})
 
 
-def _ungraded(reason: str) -> Grade:
-    return Grade(None, None, reason)
-
-
 def _ungraded_pair(reason: str) -> PairGrade:
-    return PairGrade(_ungraded(reason), _ungraded(reason), flipped=False)
+    return PairGrade(ungraded(reason), ungraded(reason))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_trainer.grading import Grade
+from finetune_trainer.grading import Grade, scored
 from finetune_trainer.judging.prompts import JudgeQuestion, judge_messages, object_schema, read_object
 from finetune_trainer.scoring.endpoint import Unusable
 from finetune_trainer.words import printable
@@ -61,7 +61,7 @@ def pair_grade(base_first: Preference, tuned_first: Preference) -> PairGrade:
     if tuned != again:
         return _tie("the judge's choice changed with the order", flipped=True)
     reason = base_first.reason[:_SHOWN]
-    return _tie(reason) if tuned == 0.5 else PairGrade(_grade(1 - tuned, reason), _grade(tuned, reason))
+    return _tie(reason) if tuned == 0.5 else PairGrade(scored(1 - tuned, reason), scored(tuned, reason))
 
 
 def equal_answers() -> PairGrade:
@@ -70,11 +70,7 @@ def equal_answers() -> PairGrade:
 
 
 def _tie(reason: str, *, flipped: bool = False) -> PairGrade:
-    return PairGrade(_grade(0.5, reason), _grade(0.5, reason), flipped)
-
-
-def _grade(score: float, reason: str) -> Grade:
-    return Grade(score, score == 1, reason)
+    return PairGrade(scored(0.5, reason), scored(0.5, reason), flipped)
 
 
 def _read(text: str) -> Preference:
