@@ -1,6 +1,6 @@
 """The JSON documents that enter and leave the trainer (docs/contracts.md)."""
 
-from finetune_trainer.contracts.evaluation import EvaluationSpec, GateSpec, GraderSpec
+from finetune_trainer.contracts.evaluation import EvaluationSpec, GateSpec, GraderSpec, GraderType
 from finetune_trainer.contracts.job import (
     AcceleratorSpec,
     BudgetSpec,
@@ -45,6 +45,7 @@ __all__ = [
     "GateSpec",
     "GpuSpec",
     "GraderSpec",
+    "GraderType",
     "GradientCheckpointing",
     "Job",
     "LoraSpec",
