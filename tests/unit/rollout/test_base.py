@@ -127,7 +127,7 @@ def test_the_commands_middle_makes_a_run_on_the_new_base() -> None:
     base = {"source": "hf://org/next", "revision": "a" * 40, "fingerprint": MOVED}
     _, middle, last = retraining(job, base, "run-eeeeee", MOVED).split(" | ")
     assert last == "kubectl create -f -"
-    stored = {
+    stored: dict[str, Any] = {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneJob",
         "metadata": job.metadata.model_dump(by_alias=True, exclude_none=True),
