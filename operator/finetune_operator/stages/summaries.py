@@ -5,7 +5,7 @@ Every field is bounded: a number too many must not make a status unwritable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -36,9 +36,8 @@ _CUT = 0.05  # share of answers
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> Resolved:
     """`status.resolved` of the summary of prepare."""
-    warnings = summary.get("warnings")
-    said = [clip(w) for w in warnings if isinstance(w, str)] if isinstance(warnings, (list, tuple)) else []
     overrides = _overrides(summary)
+    said = list(_warnings(summary))
     said += [f"Rule {name} counts as {now}: spec.dataset.rules." for name, now in overrides.items()]
     return Resolved(
         spec_digest=spec_digest,
@@ -111,17 +110,24 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
     return Scores(
         metric=_text(summary, "metric", 64),
         rows=_count(summary, "rows"),
+        groups=_count(summary, "groups"),
         base=_interval(summary),
         graders=_bounded(graders),
         cut=None if (count := _count(summary, "cut")) is None else CutAnswers(base=count),
         baseline_verdict=_text(summary, "verdict", 64),
+        detectable=_detectable(summary),
+        ungraded=_count(summary, "ungraded"),
+        ungraded_reason=_text(summary, "ungradedReason", 512),
+        holdout_uses=_count(summary, "holdoutUses"),
+        warnings=_warnings(summary),
     )
 
 
 def comparison(summary: Mapping[str, Any]) -> Scores:
     """`status.scores` of the summary of evaluate."""
+    kept = mapping(summary, "secondary")
     graders = {
-        name: GraderScore(base=decimal(mapping(pair).get("base")), tuned=decimal(mapping(pair).get("tuned")))
+        name: _grader_score(mapping(pair), mapping(kept, name))
         for name, pair in mapping(summary, "graders").items()
     }
     return Scores(
@@ -130,10 +136,26 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         base=_interval(mapping(summary, "base")),
         tuned=_interval(mapping(summary, "tuned")),
         delta=_interval(mapping(summary, "delta")),
+        groups=_count(summary, "groups"),
         graders=_bounded(graders),
         cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
+        ungraded=_count(summary, "ungraded"),
+        ungraded_reason=_text(summary, "ungradedReason", 512),
+        holdout_uses=_count(summary, "holdoutUses"),
+        flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
+        warnings=_warnings(summary),
     )
+
+
+def judge_cost(summary: Mapping[str, Any]) -> str | None:
+    """What the judge of a scoring stage cost, None where it had no prices or none was asked."""
+    return decimal(number(mapping(summary, "judge"), "cost"), 6)
+
+
+def joined(known: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    """Warnings of two stages, each once."""
+    return tuple(dict.fromkeys((*known, *new)))[:_WARNINGS]
 
 
 def artifact(summary: Mapping[str, Any], destination: str) -> Artifact | None:
@@ -185,7 +207,8 @@ def difference(score: Interval | None) -> str:
 def rows_and_metric(scores: Scores) -> str:
     """What was scored and by what: `150 held-out rows (fields)`."""
     rows = "the" if scores.rows is None else scores.rows
-    return f"{rows} held-out rows" + (f" ({scores.metric})" if scores.metric else "")
+    groups = "" if scores.groups is None else f" in {scores.groups} groups"
+    return f"{rows} held-out rows{groups}" + (f" ({scores.metric})" if scores.metric else "")
 
 
 def cut_answers(scores: Scores) -> str:
@@ -235,6 +258,12 @@ def in_money(amount: float | Decimal | None) -> str | None:
     return None if amount is None else f"{amount:.{4 if 0 < amount < 1 else 2}f}"
 
 
+def _warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    found = summary.get("warnings")
+    said = [clip(w) for w in found if isinstance(w, str)] if isinstance(found, (list, tuple)) else []
+    return tuple(said[:_WARNINGS])
+
+
 def _overrides(summary: Mapping[str, Any]) -> dict[str, str]:
     given = mapping(summary, "overrides").items()
     return {str(name)[:63]: now[:16] for name, now in list(given)[:_RULES] if isinstance(now, str)}
@@ -270,6 +299,24 @@ def _lora(lora: Mapping[str, Any]) -> ResolvedLora | None:
 def _interval(entry: Mapping[str, Any]) -> Interval | None:
     score, low, high = (decimal(entry.get(key)) for key in ("score", "low", "high"))
     return None if (score, low, high) == (None, None, None) else Interval(score=score, low=low, high=high)
+
+
+def _grader_score(pair: Mapping[str, Any], kept: Mapping[str, Any]) -> GraderScore:
+    return GraderScore(
+        base=decimal(pair.get("base")),
+        tuned=decimal(pair.get("tuned")),
+        low=decimal(kept.get("low")),
+        margin=decimal(kept.get("margin")),
+        holds=_truth(kept, "holds"),
+    )
+
+
+def _detectable(summary: Mapping[str, Any]) -> str | None:
+    """In points; `none` when the hold-out shows no improvement, None when that was not computed."""
+    if "detectable" not in summary:
+        return None
+    effect = number(summary, "detectable")
+    return "none" if effect is None else f"{100 * effect:.1f} points"
 
 
 def _cut(entry: Mapping[str, Any]) -> CutAnswers | None:

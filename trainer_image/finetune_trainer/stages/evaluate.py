@@ -7,15 +7,19 @@ from typing import Any
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import Comparison, compare, means, rounded
+from finetune_trainer.scoring.compare import Comparison, compare, grouped, kept, means, rounded
 from finetune_trainer.scoring.effect import check_effect
+from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.rows import GradedRow, Question, cut, read_questions, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
+from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
@@ -31,17 +35,19 @@ def run(job: Job, workspace: Workspace) -> Result:
     if base is None:
         raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    tuned = _ask(job, workspace, questions, evaluation)
-    write_rows(rows_path(workspace, "tuned", key), tuned)
-    return _result(job, evaluation, base, tuned)
-
-
-def _ask(
-    job: Job, workspace: Workspace, questions: list[Question], evaluation: EvaluationSpec
-) -> list[GradedRow]:
+    access = judge_access(job, workspace)
     with ProgressServer("evaluate") as server:
         server.update(total_steps=len(questions), message="waiting for the engine")
-        return asyncio.run(_answers(job, workspace, questions, evaluation, server))
+        tuned = asyncio.run(_answers(job, workspace, questions, evaluation, server))
+        write_rows(rows_path(workspace, "tuned", key), tuned)  # before a judge, which may fail
+        watch = judging_progress(job, server, decisions(evaluation, len(tuned), paired=True), JudgeUse())
+        judged = asyncio.run(judge_two(evaluation, access, questions, base, tuned, watch))
+    base = judged.base or base
+    write_rows(rows_path(workspace, "base", key), base)
+    write_rows(rows_path(workspace, "tuned", key), judged.rows)
+    uses = record_use(job, prepared.summary["holdoutDigest"])
+    told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
+    return _result(job, evaluation, base, judged.rows, told)
 
 
 async def _answers(
@@ -62,22 +68,32 @@ async def _answers(
         return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
 
 
-def _result(job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow]) -> Result:
+def _result(
+    job: Job,
+    evaluation: EvaluationSpec,
+    base: list[GradedRow],
+    tuned: list[GradedRow],
+    told: dict[str, Any],
+) -> Result:
     outcome = compare(base, tuned, evaluation)
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(tuned),
+        **grouped(tuned),
         "base": rounded(outcome.base),
         "tuned": rounded(outcome.tuned),
         "delta": rounded(outcome.delta),
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
+        "secondary": kept(outcome.secondary),
+        **outcome.coverage.summary(),
         "verdict": outcome.verdict,
         "cut": {"base": cut(base), "tuned": cut(tuned)},
+        **told,
     }
     cuts = _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
-    return succeeded(job, _sentence(metric, outcome, len(tuned)) + cuts, summary)
+    return succeeded(job, _sentence(metric, outcome) + cuts, summary)
 
 
 def _cut_sentence(base: int, tuned: int, limit: int) -> str:
@@ -87,11 +103,16 @@ def _cut_sentence(base: int, tuned: int, limit: int) -> str:
     return f" {counts} reached evaluation.maxTokens ({limit}) and ended there."
 
 
-def _sentence(metric: str, outcome: Comparison, rows: int) -> str:
+def _sentence(metric: str, outcome: Comparison) -> str:
     delta = outcome.delta
     text = (
         f"The tuned model scores {outcome.tuned.score:.1%} by {metric}, the base {outcome.base.score:.1%}: "
         f"{delta.score:+.1%} (95 % interval {delta.low:+.1%} to {delta.high:+.1%}), {outcome.verdict}."
     )
-    ungraded = round((1 - outcome.graded_share) * rows)
-    return f"{text} {ungraded} of {rows} rows could not be graded." if ungraded else text
+    lost = [
+        f"By {name} it may have lost more than {found.margin:.1%}: {found.delta:+.1%}, lower bound "
+        f"{found.low:+.1%}."
+        for name, found in outcome.secondary.items()
+        if not found.holds
+    ]
+    return " ".join(filter(None, [text, *lost, outcome.coverage.sentence()]))
