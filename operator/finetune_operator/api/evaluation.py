@@ -19,6 +19,7 @@ GraderType: TypeAlias = Literal[
     "JsonSchema",
     "ToolCall",
     "Similarity",
+    "Perplexity",
     "Python",
     "JudgeCriteria",
     "JudgePairwise",
@@ -69,11 +70,7 @@ class Grader(ApiModel):
         _needs("grader", ("Python",), "name the class as package.module:Class"),
         _takes("values", ("OneOf", "Contains")),
         _takes("pattern", ("Regex", "FieldMatch")),
-        Cel(
-            "self.type != 'Regex' || has(self.pattern)",
-            "type Regex needs it: give a regular expression",
-            ".pattern",
-        ),
+        Cel("self.type != 'Regex' || has(self.pattern)", "type Regex needs a regular expression", ".pattern"),
         _takes("tolerance", ("FieldMatch",)),
     )
 
@@ -89,8 +86,9 @@ class Grader(ApiModel):
         "of the reference, a JSON list; Contains looks for `values` or the reference in it; Regex searches "
         "it for `pattern`; FieldMatch compares the named fields of a JSON answer, or groups of `pattern`; "
         "JsonSchema checks that it is JSON of the given shape; ToolCall compares the functions that it calls "
-        "and their arguments; Similarity measures common wording and never decides; Python asks a class of "
-        "your own in the trainer image; JudgeCriteria asks another model (evaluation.judge) whether the "
+        "and their arguments; Similarity measures common wording and Perplexity how likely the "
+        "model finds the reference, and both never decide; Python asks a class of your own in the trainer "
+        "image; JudgeCriteria asks another model (evaluation.judge) whether the "
         "answer meets each of `criteria`; JudgePairwise asks it which of both models' answers is better by "
         "them, in both orders."
     )
@@ -252,15 +250,16 @@ class Evaluation(ApiModel):
         ),
         Cel(
             "!has(self.graders) || !self.graders.exists(g, g.type == 'JudgePairwise') || "
-            "self.graders.exists(g, !(g.type in ['JudgePairwise', 'Similarity']))",
+            "self.graders.exists(g, !(g.type in ['JudgePairwise', 'Similarity', 'Perplexity']))",
             "JudgePairwise compares two models; list a grader beside it that scores the base alone, before "
             "training",
             ".graders",
         ),
         Cel(
-            "!has(self.graders) || !self.graders.exists(g, g.type == 'Similarity' && "
+            "!has(self.graders) || !self.graders.exists(g, g.type in ['Similarity', 'Perplexity'] && "
             "(has(self.primary) ? g.name == self.primary : size(self.graders) == 1))",
-            "type Similarity cannot decide; add another grader and set spec.evaluation.primary to its name",
+            "types Similarity and Perplexity cannot decide; add another grader and set "
+            "spec.evaluation.primary to its name",
             ".primary",
         ),
     )

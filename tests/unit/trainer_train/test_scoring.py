@@ -187,6 +187,45 @@ async def test_stored_answers_are_graded_anew_by_the_users_own_code(
     assert (after.summary["cached"], len(server.requests)) == (True, asked)
 
 
+@pytest.mark.parametrize(
+    ("reference", "opened", "score", "reason"),
+    [
+        ("at", False, (0.5 * 0.25) ** 0.5, "perplexity 2.83"),
+        ("a", True, 0.5, "perplexity 2"),
+        ("aaaaaaaabb", False, 0.5, "perplexity 2"),
+        ("tax", False, None, "the prompt is too long"),
+        ("", False, None, "the expected output is empty"),
+    ],
+    ids=["the mean over the tokens", "after the reasoning", "the first maxTokens", "refused", "empty"],
+)
+async def test_perplexity_is_how_likely_the_reference_is(
+    make_run: Any,
+    stand_in: Start,
+    chat_answer: Answer,
+    reference: str,
+    opened: bool,
+    score: float,
+    reason: str,
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    rows = [{**row, "reference": reference, "opened": opened} for row in HOLDOUT[:1]]
+    graders = (
+        GraderSpec(name="format", type="JsonSchema", schema="{}"),
+        GraderSpec(name="p", type="Perplexity"),
+    )
+    run = graded_by(make_run("baseline", holdout=rows), *graders)
+    await stage("baseline", run)
+    [path] = (run.workspace.results_dir / "rows").iterdir()
+    grade = json.loads(path.read_text())["grades"]["p"]
+    assert (grade["score"], grade["reason"]) == (score and pytest.approx(score), reason)
+    prefix = "question 0" + ("\n</think>\n\n" if opened else "")
+    first = [body for body in server.completed if "".join(map(chr, body["prompt"])) == prefix]
+    assert [body["allowed_token_ids"] for body in first] == ([[ord(reference[0])]] if reference else [])
+    assert all(
+        body.items() >= {**GREEDY, "max_tokens": 1, "logprobs": 0}.items() for body in server.completed
+    )
+
+
 async def test_calls_are_read_in_the_syntax_of_the_template(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:

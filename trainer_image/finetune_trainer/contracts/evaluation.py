@@ -17,6 +17,7 @@ GraderType = Literal[
     "JsonSchema",
     "ToolCall",
     "Similarity",
+    "Perplexity",
     "Python",
     "JudgeCriteria",
     "JudgePairwise",
@@ -37,10 +38,11 @@ SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "JudgeCriteria": (("criteria",), ()),
     "JudgePairwise": (("criteria",), ()),
     "Similarity": (("metric",), ()),
+    "Perplexity": ((), ()),
     "Python": (("grader",), ()),
 }
 # Types whose score says too little about whether an answer is right to decide anything.
-SECONDARY: frozenset[GraderType] = frozenset({"Similarity"})
+SECONDARY: frozenset[GraderType] = frozenset({"Similarity", "Perplexity"})
 _ALL_SETTINGS = sorted({name for needed, optional in SETTINGS.values() for name in needed + optional})
 
 
