@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer import grading
 from finetune_trainer.contracts import EngineSpec, GraderSpec, Result
 from finetune_trainer.errors import TemplateDrift, UserError
-from finetune_trainer.grading.own import _loaded
 from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused
 from finetune_trainer.stages import baseline, evaluate
-from tests.unit.trainer_data.own_graders import Length
 
 HOLDOUT = [
     {"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}], "reference": "right"}
@@ -180,8 +179,7 @@ async def test_stored_answers_are_graded_anew_by_the_users_own_code(
     own = GraderSpec(name="own", type="Python", grader="tests.unit.trainer_data.own_graders:Length")
     _, before = await stage("baseline", graded_by(make_run("baseline", "first", holdout=HOLDOUT), own))
     asked = len(server.requests)
-    monkeypatch.setattr(Length, "grade", lambda self, output, reference: (0.75, "another day"))
-    _loaded.cache_clear()  # another process
+    monkeypatch.setattr(grading.own, "_loaded", lambda name: lambda output, reference: (0.75, "new code"))
     _, after = await stage("baseline", graded_by(make_run("baseline", "second", holdout=HOLDOUT), own))
     assert (before.summary["score"], after.summary["score"]) == (0.5, 0.75)
     assert (after.summary["cached"], len(server.requests)) == (True, asked)
