@@ -8,8 +8,9 @@ import pytest
 
 from finetune_trainer.chat.calls import Call, CallSyntax, learn, read_calls
 from finetune_trainer.chat.tokenizer import ChatTokenizer
+from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data.formats import Row
-from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_calls
+from finetune_trainer.data.holdout import HoldoutRow, eval_no_reference, split_reference, with_calls
 
 CALLING = (
     "qwen2_5", "qwen3", "qwen3_5_think", "qwen3_6", "qwen3_instruct_2507", "lfm2_2_5_v2", "nemotron_3_nano",
@@ -70,6 +71,14 @@ def test_several_calls_are_read_in_their_order(tokenizer_of: TokenizerOf, family
 @pytest.mark.parametrize("family", ["gemma3", "phi3_5", "deepseek_r1_distill"])
 def test_a_template_that_writes_no_calls_has_no_syntax(tokenizer_of: TokenizerOf, family: str) -> None:
     assert held_out(tokenizer_of(family), BERGEN).syntax is None
+
+
+@pytest.mark.parametrize("family", ONE_AT_A_TIME)
+def test_calls_that_a_template_cannot_write_are_no_reference(tokenizer_of: TokenizerOf, family: str) -> None:
+    row = held_out(tokenizer_of(family), BERGEN, OSLO)
+    finding = eval_no_reference([row], [GraderSpec(name="calls", type="ToolCall")])
+    assert finding is not None
+    assert "the expected output is no call" in finding.message
 
 
 def test_an_answer_without_a_call_is_its_own_reference(tokenizer_of: TokenizerOf) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_trainer.chat.calls import Call, CallSyntax, learn
+from finetune_trainer.chat.calls import Call, CallSyntax, learn, read_calls
+from finetune_trainer.chat.messages import calls_of
 from finetune_trainer.chat.reasoning import opens, split_reasoning
 from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.contracts import GraderSpec
@@ -68,12 +69,15 @@ def with_calls(tokenizer: ChatTokenizer, rows: Sequence[HoldoutRow]) -> list[Hol
 
 
 def _with_calls(tokenizer: ChatTokenizer, row: HoldoutRow, syntax: CallSyntax | None) -> HoldoutRow:
-    if row.answer is None or not row.answer.get("tool_calls"):
+    names = [call["name"] for call in calls_of(row.answer)] if row.answer else []
+    if not names or row.answer is None:
         return replace(row, syntax=syntax)
     try:
         reference = _answer_text(tokenizer, row.messages, row.answer, row.tools)
-    except Exception:  # a template may raise anything; rule 42 finds a reference without the call
-        return replace(row, syntax=syntax)
+    except Exception:  # a template may raise anything
+        return row
+    if syntax is None or [call.name for call in read_calls(syntax, reference)] != names:
+        syntax = None  # the template cannot write these calls, such as two at once: rule 42 tells it
     return replace(row, syntax=syntax, reference=reference)
 
 
