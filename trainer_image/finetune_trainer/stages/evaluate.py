@@ -7,7 +7,9 @@ from typing import Any
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.evaluation.report import evaluated_report
 from finetune_trainer.progress import ProgressServer
+from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
@@ -33,7 +35,10 @@ def run(job: Job, workspace: Workspace) -> Result:
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     tuned = _ask(job, workspace, questions, evaluation)
     write_rows(rows_path(workspace, "tuned", key), tuned)
-    return _result(job, evaluation, base, tuned)
+    result = _result(job, evaluation, base, tuned)
+    if report := evaluated_report(job, workspace, prepared.summary, result.summary):
+        write_reports(workspace, report)
+    return result
 
 
 def _ask(

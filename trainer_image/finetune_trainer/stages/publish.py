@@ -1,9 +1,10 @@
-"""publish: copy what was trained to the destination, with a manifest that says what it is."""
+"""publish: copy what was trained to the destination, with a manifest and documents that say what it is."""
 
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from finetune_trainer.contracts import (
 )
 from finetune_trainer.data.prepared import Prepared, check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.evaluation.documents import write_documents
 from finetune_trainer.files import file_sha256, write_atomically
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import latest_succeeded, succeeded
@@ -61,6 +63,8 @@ def _publish(job: Job, workspace: Workspace, destination: Path) -> AdapterManife
     try:
         _copy(job, workspace.output_dir(job), partial)
         manifest = _manifest(job, workspace, prepared, partial)
+        write_documents(job, workspace, manifest, partial)
+        manifest = manifest.model_copy(update={"documents": _documents(partial, manifest)})
         write_atomically(partial / MANIFEST, manifest.to_json())
         _sync(partial)
         partial.replace(destination)
@@ -119,7 +123,7 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
             fingerprint=summary["baseFingerprint"],
         ),
         adapter=ManifestLora(rank=lora["rank"], alpha=lora["alpha"]) if lora else None,
-        files=_manifest_files(folder),
+        files=_described(folder, folder.iterdir()),
         data=DataDigests(train=summary["datasetDigest"], holdout=summary["holdoutDigest"]),
         chat_template_kwargs=summary["chatTemplateKwargs"],
         training={"prepare": summary, "train": trained.summary if trained else {}},
@@ -132,10 +136,18 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
     )
 
 
-def _manifest_files(folder: Path) -> tuple[ManifestFile, ...]:
+def _documents(folder: Path, manifest: AdapterManifest) -> tuple[ManifestFile, ...]:
+    """Everything there that no server copies."""
+    served = {folder / file.path for file in manifest.files}
+    return _described(folder, (path for path in folder.rglob("*") if path.is_file() and path not in served))
+
+
+def _described(folder: Path, paths: Iterable[Path]) -> tuple[ManifestFile, ...]:
     return tuple(
-        ManifestFile(path=path.name, sha256=file_sha256(path), bytes=path.stat().st_size)
-        for path in sorted(folder.iterdir())
+        ManifestFile(
+            path=path.relative_to(folder).as_posix(), sha256=file_sha256(path), bytes=path.stat().st_size
+        )
+        for path in sorted(paths)
     )
 
 
@@ -151,7 +163,7 @@ def _versions() -> dict[str, str]:
 
 def _sync(folder: Path) -> None:
     """Everything must be on disk before the rename makes it visible."""
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
