@@ -35,6 +35,16 @@ FULL_SPEC: dict[str, Any] = {
             {"name": "fields", "type": "FieldMatch", "fields": ["condition", "sentiment"]},
             {"name": "format", "type": "JsonSchema", "schema": '{"type": "object"}'},
             {"name": "exact", "type": "ExactMatch"},
+            {"name": "label", "type": "OneOf", "values": ["yes", "no"]},
+            {
+                "name": "date",
+                "type": "FieldMatch",
+                "fields": ["day"],
+                "pattern": "(?P<day>[0-9]+)",
+                "tolerance": "0.1",
+            },
+            {"name": "wording", "type": "Similarity", "metric": "RougeL"},
+            {"name": "own", "type": "Python", "grader": "graders.dates:Sensible"},
         ],
         "primary": "fields",
         "gate": {"minDelta": "0.1"},
@@ -61,6 +71,7 @@ SPECS = [
         id="GPUs with a price and a budget",
     ),
     pytest.param({"lora": {"rank": 8}, "training": {"epochs": 1}}, id="some fields left out"),
+    pytest.param({"evaluation": {"engineProfile": "tools"}}, id="an engine profile"),
     pytest.param(
         {"resources": {"nodes": 2, "processesPerNode": 2}, "workspace": {"claimName": "shared"}}, id="a gang"
     ),

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.parts import FRACTION
+from finetune_operator.api.parts import FRACTION, ObjectName
 from finetune_operator.api.schema import ApiModel, Cel
 
-GraderType: TypeAlias = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
-Acceptance: TypeAlias = Literal[
-    "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement"
+GraderType: TypeAlias = Literal[
+    "ExactMatch", "OneOf", "Contains", "Regex", "FieldMatch", "JsonSchema", "Similarity", "Python"
 ]
+SimilarityMetric: TypeAlias = Literal["RougeL", "ChrF"]
+Acceptance: TypeAlias = Literal[
+    "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement", "Regressed"
+]
+
+
+ACCEPTABLE: tuple[str, ...] = get_args(Acceptance)
+_FRACTION = Cel(
+    f"self.matches('{FRACTION}') && double(self) <= 1.0",
+    'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
+)
 
 
 def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
@@ -26,12 +36,32 @@ def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
     )
 
 
+def _takes(setting: str, types: tuple[GraderType, ...]) -> Cel:
+    """These types may have the setting, and no other type has it."""
+    named = " and ".join(types)
+    return Cel(
+        f"!has(self.{setting}) || self.type in {list(types)}",
+        f"{setting} belongs to type {named}; remove it",
+        f".{setting}",
+    )
+
+
 class Grader(ApiModel):
     """One way to score an answer against its reference, between 0 and 1."""
 
     rules = (
         _needs("fields", ("FieldMatch",), "list the JSON fields to compare"),
         _needs("schema", ("JsonSchema",), "give a JSON Schema as text"),
+        _needs("metric", ("Similarity",), "RougeL or ChrF"),
+        _needs("grader", ("Python",), "name the class as package.module:Class"),
+        _takes("values", ("OneOf", "Contains")),
+        _takes("pattern", ("Regex", "FieldMatch")),
+        Cel(
+            "self.type != 'Regex' || has(self.pattern)",
+            "type Regex needs it: give a regular expression",
+            ".pattern",
+        ),
+        _takes("tolerance", ("FieldMatch",)),
     )
 
     name: Annotated[
@@ -42,28 +72,84 @@ class Grader(ApiModel):
         ),
     ] = Field(description="Name of the grader in reports and metrics.", min_length=1, max_length=40)
     type: GraderType = Field(
-        description="ExactMatch compares the whole answer, FieldMatch the named fields of a JSON answer, "
-        "JsonSchema checks that the answer is JSON of the given shape."
+        description="ExactMatch compares the whole answer with the reference, OneOf with each of `values` or "
+        "of the reference, a JSON list; Contains looks for `values` or the reference in it; Regex searches "
+        "it for `pattern`; FieldMatch compares the named fields of a JSON answer, or groups of `pattern`; "
+        "JsonSchema checks that it is JSON of the given shape; Similarity measures common wording and never "
+        "decides; Python asks a class of your own in the trainer image."
     )
     fields: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
         Field(json_schema_extra={"x-kubernetes-list-type": "set"}),
-    ] = Field(None, description="FieldMatch: the fields to compare.", min_length=1, max_length=32)
+    ] = Field(
+        None,
+        description="FieldMatch: the fields to compare: keys of a JSON object, JSONPaths "
+        "(`$.items[*].name`), or groups of `pattern`. The score is their mean; lists count by the F1 of "
+        "their elements.",
+        min_length=1,
+        max_length=32,
+    )
     schema_text: str | None = Field(
         None, alias="schema", description="JsonSchema: the schema, as text.", min_length=2, max_length=16384
     )
+    margin: Annotated[str, _FRACTION] | None = Field(
+        None,
+        description="How much worse than its base the tuned model may score by a grader that is not "
+        "spec.evaluation.primary, a fraction as a string (default 0.05). Unless the lower end of the "
+        "difference (one-sided 95 %) lies above minus this, the verdict is Regressed; 1 lets any score pass.",
+        min_length=1,
+        max_length=20,
+    )
+    values: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] | None = Field(
+        None,
+        description="OneOf: the accepted answers. Contains: texts that must all occur. Left out: what the "
+        "reference of each row says.",
+        min_length=1,
+        max_length=64,
+    )
+    pattern: str | None = Field(
+        None,
+        description="Regex: a regular expression to be found in the answer. FieldMatch: one whose named "
+        "groups (`(?P<name>...)`) are the fields of an answer that is no JSON.",
+        min_length=1,
+        max_length=4096,
+    )
+    tolerance: (
+        Annotated[
+            str,
+            Cel(
+                f"self.matches('{FRACTION}') && double(self) <= 1.0",
+                'must be a fraction from 0 to 1 as a string, for example "0.01" for one per cent',
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="FieldMatch: how far numbers may be off, a fraction of the expected number as a string.",
+        min_length=1,
+        max_length=20,
+    )
+    metric: SimilarityMetric | None = Field(
+        None,
+        description="Similarity: RougeL for the longest common sequence of words, ChrF for common pieces of "
+        "words.",
+    )
+    grader: (
+        Annotated[
+            str,
+            Cel(
+                "self.matches('^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$')",
+                "must name a class as package.module:Class",
+            ),
+        ]
+        | None
+    ) = Field(None, description="Python: the class, as package.module:Class.", min_length=3, max_length=253)
 
 
 class Gate(ApiModel):
     """When the tuned model is promoted."""
 
-    min_delta: Annotated[
-        str,
-        Cel(
-            f"self.matches('{FRACTION}') && double(self) <= 1.0",
-            'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
-        ),
-    ] = Field(
+    min_delta: Annotated[str, _FRACTION] = Field(
         "0.05",
         description="How much better than its base the tuned model must score, a fraction as a string.",
         min_length=1,
@@ -89,6 +175,18 @@ class Evaluation(ApiModel):
             "with several graders one must decide: set spec.evaluation.primary to its name",
             ".primary",
         ),
+        Cel(
+            "!has(self.graders) || "
+            "self.graders.all(g, !has(g.margin) || (has(self.primary) && g.name != self.primary))",
+            "the grader that decides takes no margin: it is judged by spec.evaluation.gate.minDelta",
+            ".graders",
+        ),
+        Cel(
+            "!has(self.graders) || !self.graders.exists(g, g.type == 'Similarity' && "
+            "(has(self.primary) ? g.name == self.primary : size(self.graders) == 1))",
+            "type Similarity cannot decide; add another grader and set spec.evaluation.primary to its name",
+            ".primary",
+        ),
     )
 
     dataset: DatasetSource | None = Field(
@@ -109,10 +207,18 @@ class Evaluation(ApiModel):
     )
     gate: Gate = Field(Gate(), description="When the tuned model is promoted.")
     max_tokens: int = Field(256, description="Longest answer in tokens.", ge=1, le=8192)
+    engine_profile: ObjectName | None = Field(
+        None,
+        description="How the engine that scores runs the model, base and tuned alike: a name from the "
+        "profiles that the administrator configured. Name that of the ModelServer that will serve the "
+        "adapter.",
+    )
     accept: tuple[Acceptance, ...] = Field(
         (),
         description="Verdicts that are accepted although they would stop the run or the promotion: an "
-        "explicit and visible decision. Entries can be added later, not removed.",
-        max_length=4,
+        "explicit and visible decision. Regressed accepts that other graders or a regression suite may have "
+        "got worse, also where the improvement is not clear. WorseThanBase and Ungraded (fewer than 98 % of "
+        "the rows could be graded) cannot be accepted. Entries can be added later, not removed.",
+        max_length=5,
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )

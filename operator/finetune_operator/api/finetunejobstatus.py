@@ -247,6 +247,19 @@ class GraderScore(ApiModel):
 
     base: Number | None = Field(None, description="Score of the base model.")
     tuned: Number | None = Field(None, description="Score of the tuned model.")
+    low: Number | None = Field(
+        None,
+        description="One-sided 95 % lower bound of tuned minus base, of graders that do not decide.",
+    )
+    margin: Number | None = Field(None, description="How much may be lost.")
+    holds: bool | None = Field(None, description="Whether the lower bound lies above minus the margin.")
+
+
+class CutAnswers(ApiModel):
+    """How many answers ended at evaluation.maxTokens."""
+
+    base: int | None = Field(None, description="Of the base model.", ge=0)
+    tuned: int | None = Field(None, description="Of the tuned model.", ge=0)
 
 
 class Scores(ApiModel):
@@ -254,16 +267,41 @@ class Scores(ApiModel):
 
     metric: str | None = Field(None, description="The grader that decides.", max_length=64)
     rows: int | None = Field(None, description="Rows that were scored.", ge=0)
+    groups: int | None = Field(
+        None, description="Groups that the rows are in, where rows have one: each counts as one.", ge=0
+    )
     base: Interval | None = Field(None, description="Score of the base model.")
     tuned: Interval | None = Field(None, description="Score of the tuned model.")
     delta: Interval | None = Field(None, description="Paired difference, tuned minus base.")
     graders: dict[str, GraderScore] = Field(
         default_factory=dict, description="Scores by grader.", max_length=8
     )
+    cut: CutAnswers | None = Field(
+        None,
+        description="How many answers were cut at spec.evaluation.maxTokens: right ones fail then.",
+    )
     baseline_verdict: str | None = Field(
         None, description="What the base model's score says about tuning it.", max_length=64
     )
     verdict: str | None = Field(None, description="What the comparison says.", max_length=64)
+    ungraded: int | None = Field(
+        None, description="Rows that a grader could not grade; above 2 % the verdict is Ungraded.", ge=0
+    )
+    ungraded_reason: str | None = Field(
+        None, description="The grader that graded fewest rows, and why it failed first.", max_length=512
+    )
+    detectable: str | None = Field(
+        None,
+        description="The smallest improvement that the hold-out shows in four of five runs, in points; none "
+        "when it shows no improvement at all.",
+        max_length=32,
+    )
+    holdout_uses: int | None = Field(
+        None,
+        description="How many tuned models this hold-out has judged beside this destination, this run "
+        "included once it was evaluated; after 10 a fresh hold-out should be chosen.",
+        ge=0,
+    )
 
 
 class Artifact(ApiModel):
@@ -275,6 +313,17 @@ class Artifact(ApiModel):
     verdict: str | None = Field(None, description="The verdict in its manifest.", max_length=64)
 
 
+class PinnedProfile(ApiModel):
+    """The engine profile of spec.evaluation as it was when the run started."""
+
+    args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="Its arguments, which follow those of all engines.", max_length=64
+    )
+    env: Annotated[dict[str, Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = Field(
+        default_factory=dict, description="Its environment variables."
+    )
+
+
 class Pinned(ApiModel):
     """The images and engine arguments that the run started with: base and tuned model are scored alike."""
 
@@ -282,6 +331,9 @@ class Pinned(ApiModel):
     serving_image: str = Field(description="Image of the engine that scores.", max_length=512)
     engine_args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
         (), description="The administrator's arguments for the engine.", max_length=64
+    )
+    engine_profile: PinnedProfile | None = Field(
+        None, description="What the profile that spec.evaluation.engineProfile names adds to them."
     )
 
 

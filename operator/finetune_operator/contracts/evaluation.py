@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import Evaluation, GraderType
+from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, SimilarityMetric
 from finetune_operator.contracts.document import Written
 
 
@@ -23,6 +23,12 @@ class JobGrader(Written):
     type: GraderType
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema")
+    margin: str | None = None
+    values: tuple[str, ...] | None = None
+    pattern: str | None = None
+    tolerance: str | None = None
+    metric: SimilarityMetric | None = None
+    grader: str | None = None
 
 
 class JobGate(Written):
@@ -39,6 +45,7 @@ class JobEvaluation(Written):
     primary: str | None = None
     gate: JobGate
     max_tokens: int
+    engine_profile: str | None = None
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -50,13 +57,25 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     """The evaluation, or None without a hold-out, which only EvalMissing in `accept` allows (R4)."""
     if given is None or given.dataset is None or not given.graders:
         return None
-    graders = tuple(
-        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text) for g in given.graders
-    )
     return JobEvaluation(
         dataset=job_dataset(given.dataset),
-        graders=graders,
+        graders=tuple(map(_job_grader, given.graders)),
         primary=given.primary,
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
+        engine_profile=given.engine_profile,
+    )
+
+
+def _job_grader(given: Grader) -> JobGrader:
+    return JobGrader(
+        name=given.name,
+        type=given.type,
+        fields=given.fields,
+        schema_text=given.schema_text,
+        values=given.values,
+        pattern=given.pattern,
+        tolerance=given.tolerance,
+        metric=given.metric,
+        grader=given.grader,
     )

@@ -13,6 +13,7 @@ from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
     Cost,
+    CutAnswers,
     GraderScore,
     Interval,
     MemoryPlan,
@@ -30,6 +31,7 @@ _ADVICE = 8
 _PARTS = 16
 _RULES = 64
 _TARGETS = 32
+_CUT = 0.05  # share of answers
 
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> Resolved:
@@ -109,16 +111,23 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
     return Scores(
         metric=_text(summary, "metric", 64),
         rows=_count(summary, "rows"),
+        groups=_count(summary, "groups"),
         base=_interval(summary),
         graders=_bounded(graders),
+        cut=None if (count := _count(summary, "cut")) is None else CutAnswers(base=count),
         baseline_verdict=_text(summary, "verdict", 64),
+        detectable=_detectable(summary),
+        ungraded=_count(summary, "ungraded"),
+        ungraded_reason=_text(summary, "ungradedReason", 512),
+        holdout_uses=_count(summary, "holdoutUses"),
     )
 
 
 def comparison(summary: Mapping[str, Any]) -> Scores:
     """`status.scores` of the summary of evaluate."""
+    kept = mapping(summary, "secondary")
     graders = {
-        name: GraderScore(base=decimal(mapping(pair).get("base")), tuned=decimal(mapping(pair).get("tuned")))
+        name: _grader_score(mapping(pair), mapping(kept, name))
         for name, pair in mapping(summary, "graders").items()
     }
     return Scores(
@@ -127,8 +136,13 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         base=_interval(mapping(summary, "base")),
         tuned=_interval(mapping(summary, "tuned")),
         delta=_interval(mapping(summary, "delta")),
+        groups=_count(summary, "groups"),
         graders=_bounded(graders),
+        cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
+        ungraded=_count(summary, "ungraded"),
+        ungraded_reason=_text(summary, "ungradedReason", 512),
+        holdout_uses=_count(summary, "holdoutUses"),
     )
 
 
@@ -181,7 +195,18 @@ def difference(score: Interval | None) -> str:
 def rows_and_metric(scores: Scores) -> str:
     """What was scored and by what: `150 held-out rows (fields)`."""
     rows = "the" if scores.rows is None else scores.rows
-    return f"{rows} held-out rows" + (f" ({scores.metric})" if scores.metric else "")
+    groups = "" if scores.groups is None else f" in {scores.groups} groups"
+    return f"{rows} held-out rows{groups}" + (f" ({scores.metric})" if scores.metric else "")
+
+
+def cut_answers(scores: Scores) -> str:
+    """A sentence on answers of the base that were cut, with a blank before it; "" when none was."""
+    count, rows = scores.cut.base if scores.cut else 0, scores.rows
+    if not count or not rows:
+        return ""
+    said = f" {count} of its answers reached spec.evaluation.maxTokens and ended there"
+    many = count > _CUT * rows
+    return f"{said}; a right answer that is cut fails: raise it in a new FineTuneJob." if many else f"{said}."
 
 
 def as_number(value: str | None) -> float | None:
@@ -256,6 +281,29 @@ def _lora(lora: Mapping[str, Any]) -> ResolvedLora | None:
 def _interval(entry: Mapping[str, Any]) -> Interval | None:
     score, low, high = (decimal(entry.get(key)) for key in ("score", "low", "high"))
     return None if (score, low, high) == (None, None, None) else Interval(score=score, low=low, high=high)
+
+
+def _grader_score(pair: Mapping[str, Any], kept: Mapping[str, Any]) -> GraderScore:
+    return GraderScore(
+        base=decimal(pair.get("base")),
+        tuned=decimal(pair.get("tuned")),
+        low=decimal(kept.get("low")),
+        margin=decimal(kept.get("margin")),
+        holds=_truth(kept, "holds"),
+    )
+
+
+def _detectable(summary: Mapping[str, Any]) -> str | None:
+    """In points; `none` when the hold-out shows no improvement, None when that was not computed."""
+    if "detectable" not in summary:
+        return None
+    effect = number(summary, "detectable")
+    return "none" if effect is None else f"{100 * effect:.1f} points"
+
+
+def _cut(entry: Mapping[str, Any]) -> CutAnswers | None:
+    found = CutAnswers(base=_count(entry, "base"), tuned=_count(entry, "tuned"))
+    return found if found.to_dict() else None
 
 
 def _bounded(graders: dict[str, GraderScore]) -> dict[str, GraderScore]:

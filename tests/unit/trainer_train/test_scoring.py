@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_trainer.contracts import Result
+from finetune_trainer.contracts import EngineSpec, Result
 from finetune_trainer.errors import TemplateDrift, UserError
 from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused
 from finetune_trainer.stages import baseline, evaluate
@@ -113,6 +114,17 @@ async def test_graders_see_what_an_answer_says_after_its_reasoning(
     assert json.loads(path.read_text().splitlines()[0])["output"] == answer
 
 
+async def test_an_engine_that_tells_reasoning_apart_is_graded_by_its_answer(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    status, document = chat_answer("right")
+    document["choices"][0]["message"]["reasoning"] = "so"
+    await stand_in(lambda _: (status, document))
+    run = make_run("baseline", holdout=[{**row, "opened": True} for row in HOLDOUT])
+    _, result = await stage("baseline", run)
+    assert result.summary["score"] == 1.0
+
+
 async def test_prompts_are_rendered_with_what_prepare_decided(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:
@@ -152,6 +164,25 @@ async def test_a_second_run_of_the_same_base_asks_nothing(
     assert list((run.workspace.results_dir / "rows").iterdir())
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param({"args": ["--quantization", "fp8"]}, id="arguments"),
+        pytest.param({"env": {"VLLM_USE_DEEP_GEMM": "0"}}, id="variables"),
+    ],
+)
+async def test_an_engine_that_runs_otherwise_is_asked_anew(
+    make_run: Any, stand_in: Start, chat_answer: Answer, engine: dict[str, Any]
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    await stage("baseline", make_run("baseline", "first", holdout=HOLDOUT))
+    run = make_run("baseline", "second", holdout=HOLDOUT)
+    other = run.job.model_copy(update={"engine": EngineSpec.model_validate(engine)})
+    _, result = await stage("baseline", replace(run, job=other))
+    assert not result.summary["cached"]
+    assert len(server.requests) == 2 * len(HOLDOUT)
+
+
 async def test_the_tuned_model_is_compared_row_by_row(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:
@@ -167,10 +198,38 @@ async def test_the_tuned_model_is_compared_row_by_row(
     assert server.loaded == [{"lora_name": "tuned", "lora_path": str(run.workspace.adapter_dir)}]
 
 
-async def test_an_adapter_that_changes_nothing_is_an_error(
-    make_run: Any, stand_in: Start, chat_answer: Answer
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, ": CheckTaskOrData."),
+        (1, " 1 of 60 answers reached evaluation.maxTokens (8) and ended there."),
+        (6, " and ended there; raise it, for a right answer that is cut fails."),
+    ],
+    ids=["none", "few", "many"],
+)
+async def test_answers_that_were_cut_are_counted(
+    make_run: Any, stand_in: Start, chat_answer: Answer, count: int, said: str
 ) -> None:
-    await stand_in(lambda _: chat_answer("no"))
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        tuned, number = body["model"] == "tuned", int(body["messages"][0]["content"].split()[-1])
+        cut = not tuned and number < count
+        return chat_answer("right" if tuned else "no", finish="length" if cut else "stop")
+
+    await stand_in(answer)
+    run = make_run("evaluate", holdout=HOLDOUT)
+    _, before = await stage("baseline", run)
+    _, after = await stage("evaluate", run)
+    assert before.summary["cut"] == count
+    assert after.summary["cut"] == {"base": count, "tuned": 0}
+    assert before.message.endswith(said)
+    assert ("ended there" in after.message) == bool(count)
+
+
+@pytest.mark.parametrize("moved", [0.0, 1e-6], ids=["the same numbers", "numbers that rounding moved"])
+async def test_an_adapter_that_changes_nothing_is_an_error(
+    make_run: Any, stand_in: Start, chat_answer: Answer, moved: float
+) -> None:
+    await stand_in(lambda b: chat_answer("no", -0.5 - (moved if b["model"] == "tuned" else 0.0)))
     run = make_run("evaluate", holdout=HOLDOUT)
     await stage("baseline", run)
     with pytest.raises(UserError, match="changes nothing"):

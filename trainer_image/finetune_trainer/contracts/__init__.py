@@ -1,10 +1,11 @@
 """The JSON documents that enter and leave the trainer (docs/contracts.md)."""
 
-from finetune_trainer.contracts.evaluation import EvaluationSpec, GateSpec, GraderSpec
+from finetune_trainer.contracts.evaluation import EvaluationSpec, GateSpec, GraderSpec, GraderType
 from finetune_trainer.contracts.job import (
     AcceleratorSpec,
     BudgetSpec,
     CalibrationSpec,
+    EngineSpec,
     GpuSpec,
     GradientCheckpointing,
     Job,
@@ -39,10 +40,12 @@ __all__ = [
     "CalibrationSpec",
     "DataDigests",
     "DatasetSpec",
+    "EngineSpec",
     "EvaluationSpec",
     "GateSpec",
     "GpuSpec",
     "GraderSpec",
+    "GraderType",
     "GradientCheckpointing",
     "Job",
     "LoraSpec",

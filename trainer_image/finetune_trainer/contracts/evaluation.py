@@ -8,14 +8,24 @@ from pydantic import Field, model_validator
 from finetune_trainer.contracts.document import Document
 from finetune_trainer.contracts.sources import DatasetSpec
 
-GraderType = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
+GraderType = Literal[
+    "ExactMatch", "OneOf", "Contains", "Regex", "FieldMatch", "JsonSchema", "Similarity", "Python"
+]
+SimilarityMetric = Literal["RougeL", "ChrF"]
 
 # What each type of grader needs beside its name, and what it may have.
 SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ExactMatch": ((), ()),
-    "FieldMatch": (("fields",), ()),
+    "OneOf": ((), ("values",)),
+    "Contains": ((), ("values",)),
+    "Regex": (("pattern",), ()),
+    "FieldMatch": (("fields",), ("pattern", "tolerance")),
     "JsonSchema": (("schema_text",), ()),
+    "Similarity": (("metric",), ()),
+    "Python": (("grader",), ()),
 }
+# Types whose score says too little about whether an answer is right to decide anything.
+SECONDARY: frozenset[GraderType] = frozenset({"Similarity"})
 _ALL_SETTINGS = sorted({name for needed, optional in SETTINGS.values() for name in needed + optional})
 
 
@@ -24,8 +34,20 @@ class GraderSpec(Document):
 
     name: str = Field(min_length=1)
     type: GraderType
-    fields: tuple[str, ...] | None = None
+    fields: tuple[str, ...] | None = Field(None, min_length=1)
     schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
+    margin: Annotated[Decimal, Field(ge=0, le=1)] | None = Field(
+        None, description="how much worse the tuned model may score by a grader that does not decide"
+    )
+    values: tuple[str, ...] | None = Field(None, min_length=1)
+    pattern: str | None = Field(None, description="a regular expression of Python's `regex` package")
+    tolerance: Annotated[Decimal, Field(ge=0, le=1)] | None = Field(
+        None, description="how far a number may be off, as a fraction of the expected one"
+    )
+    metric: SimilarityMetric | None = None
+    grader: str | None = Field(
+        None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="the class, as package.module:Class"
+    )
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
@@ -37,6 +59,11 @@ class GraderSpec(Document):
             if given and name not in needed + optional:
                 raise ValueError(f"grader {self.name!r} of type {self.type} takes no `{_public(name)}`")
         return self
+
+    @property
+    def allowed_loss(self) -> float:
+        """The margin of a grader that does not decide (a fraction, default 0.05)."""
+        return 0.05 if self.margin is None else float(self.margin)
 
 
 def _public(name: str) -> str:
@@ -57,6 +84,7 @@ class EvaluationSpec(Document):
     primary: str | None = None
     gate: GateSpec | None = None
     max_tokens: int | None = Field(None, ge=1, le=8192)
+    engine_profile: str | None = None
 
     @model_validator(mode="after")
     def _primary_is_a_grader(self) -> "EvaluationSpec":
@@ -65,6 +93,13 @@ class EvaluationSpec(Document):
             raise ValueError(f"`primary` must name one of the graders {', '.join(names)}")
         if self.primary is not None and self.primary not in names:
             raise ValueError(f"`primary` is {self.primary!r}; it must be one of {', '.join(names)}")
+        if self.primary_grader.margin is not None:
+            text = f"grader {self.primary_grader.name!r} decides, so it takes no `margin`"
+            raise ValueError(f"{text}: it is judged by gate.minDelta")
+        if (chosen := self.primary_grader).type in SECONDARY:
+            raise ValueError(
+                f"grader {chosen.name!r} of type {chosen.type} cannot be `primary`; name another"
+            )
         return self
 
     @property

@@ -19,13 +19,13 @@ _log = logging.getLogger(__name__)
 
 def write_documents(job: Job, workspace: Workspace, manifest: AdapterManifest, folder: Path) -> None:
     """Write those that can be made from what the workspace holds; the card always can."""
-    prepared, evaluated = manifest.training["prepare"], latest_succeeded(workspace, "evaluate")
-    report = evaluated_report(job, workspace, prepared, evaluated.summary if evaluated else None)
+    evaluated = latest_succeeded(workspace, "evaluate")
+    report = evaluated_report(job, workspace, evaluated.summary if evaluated else None)
     write_atomically(folder / CARD, model_card(job, manifest, report))
     if report:
         write_atomically(folder / PAGE, report_html(report))
     if evaluated and (spec := job.spec.evaluation):
-        pairs = stored_pairs(workspace, prepared, spec)
+        pairs = stored_pairs(workspace)
         if pairs is None:
             _log.warning("no traces are published: the graded answers are not in the workspace any more")
             return

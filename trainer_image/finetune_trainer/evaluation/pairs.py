@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from finetune_trainer.contracts import EvaluationSpec
-from finetune_trainer.scoring.baseline_store import baseline_key, rows_path
+from finetune_trainer.scoring.baseline_store import rows_path
 from finetune_trainer.scoring.rows import GradedRow, Question, stream_questions, stream_rows
 from finetune_trainer.workspace import Workspace
 
@@ -39,11 +37,15 @@ class StoredPairs:
             yield Pair(question, base, tuned)
 
 
-def stored_pairs(
-    workspace: Workspace, prepared: dict[str, Any], evaluation: EvaluationSpec
-) -> StoredPairs | None:
-    """The rows that baseline and evaluate stored; None when a file is not there."""
-    key = baseline_key(prepared, evaluation)
-    base, tuned = (rows_path(workspace, who, key) for who in ("base", "tuned"))
-    pairs = StoredPairs(workspace.holdout, base, tuned)
-    return pairs if all(path.is_file() for path in (pairs.holdout, base, tuned)) else None
+def stored_pairs(workspace: Workspace) -> StoredPairs | None:
+    """The rows that the newest evaluation stored; None where they, or those of the base, are not there."""
+    found = sorted(rows_path(workspace, "tuned", "").parent.glob("tuned-*.jsonl"), key=_modified)
+    for tuned in reversed(found):
+        base = tuned.with_name(tuned.name.replace("tuned-", "base-", 1))
+        if base.is_file() and workspace.holdout.is_file():
+            return StoredPairs(workspace.holdout, base, tuned)
+    return None
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

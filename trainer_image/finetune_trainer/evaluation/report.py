@@ -26,14 +26,12 @@ from finetune_trainer.workspace import Workspace
 Summary = Mapping[str, Any]
 
 
-def evaluated_report(
-    job: Job, workspace: Workspace, prepared: dict[str, Any], summary: Summary | None
-) -> Report | None:
+def evaluated_report(job: Job, workspace: Workspace, summary: Summary | None) -> Report | None:
     """prepare's report with the evaluation that has this summary; None where prepare left no report."""
     report, spec = read_report(workspace), job.spec.evaluation
     if report is None or spec is None or summary is None:
         return report
-    pairs = stored_pairs(workspace, prepared, spec)
+    pairs = stored_pairs(workspace)
     train = latest_succeeded(workspace, "train")
     evaluation = Evaluation(
         **_scores(spec, summary),
@@ -58,8 +56,8 @@ def _scores(spec: EvaluationSpec, summary: Summary) -> dict[str, Any]:
         "min_delta": spec.min_delta,
         "graded_share": summary.get("graded"),
         "graders": tuple(_grader(name, means, spec) for name, means in summary["graders"].items()),
-        "secondary": tuple(_margins(summary.get("secondary"))),
-        "regression": tuple(_margins(summary.get("regression"))),
+        "secondary": tuple(_margins(summary.get("secondary"), summary["graders"])),
+        "regression": tuple(_margins(summary.get("regression"), {})),
         "judge": _judge(summary),
         **intervals,
     }
@@ -74,9 +72,11 @@ def _grader(name: str, means: Summary, spec: EvaluationSpec) -> GraderScores:
     return GraderScores(name=name, primary=primary, base=means["base"], tuned=means["tuned"])
 
 
-def _margins(checks: Mapping[str, Summary] | None) -> Iterable[Margin]:
+def _margins(checks: Mapping[str, Summary] | None, means: Mapping[str, Summary]) -> Iterable[Margin]:
+    """What must not get worse; `means` has the scores that a check does not have itself."""
     for name, check in (checks or {}).items():
-        known = {key: check.get(key) for key in ("base", "tuned")}
+        scores = {**means.get(name, {}), **check}
+        known = {key: scores.get(key) for key in ("base", "tuned")}
         yield Margin(name=name, low=check["low"], margin=check["margin"], holds=check["holds"], **known)
 
 

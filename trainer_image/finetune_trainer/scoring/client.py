@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from finetune_trainer.chat.messages import requested, served_tools
+from finetune_trainer.chat.reasoning import with_reasoning
 from finetune_trainer.environment import hang_seconds
 from finetune_trainer.errors import Hang, StageError, UserError
 
@@ -36,6 +37,10 @@ class EngineUnavailable(StageError):  # noqa: N818
 
 class Refused(Exception):  # noqa: N818
     """The engine refuses this one request (HTTP 4xx), such as a prompt longer than its context."""
+
+
+# The first tokens of an answer with their log-probabilities.
+Reading = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -138,15 +143,17 @@ class Engine:
         answer = await self._send("POST", "/v1/chat/completions", body)
         seconds = round(time.monotonic() - began, 3)
         first, usage = answer["choices"][0], answer.get("usage") or {}
-        text = first["message"].get("content") or ""
+        message = first["message"]
+        text = with_reasoning(message.get("reasoning"), message.get("content") or "")
         tokens = int(usage.get("completion_tokens", 0))
         return Answer(text, str(first.get("finish_reason")), tokens, seconds)
 
-    async def log_probabilities(self, model: str, prompt: Prompt) -> list[float]:
-        """Log-probabilities of the first greedy tokens: a fingerprint of the weights that answer."""
+    async def reading(self, model: str, prompt: Prompt) -> Reading:
+        """How the greedy answer begins: a fingerprint of the weights that answer."""
         body = {"model": model, **prompt.to_json(), "max_tokens": 4, "logprobs": True, **GREEDY}
         answer = await self._send("POST", "/v1/chat/completions", body)
-        return [float(token["logprob"]) for token in answer["choices"][0]["logprobs"]["content"]]
+        steps = answer["choices"][0]["logprobs"]["content"]
+        return [(str(step["token"]), float(step["logprob"])) for step in steps]
 
     async def prompt_ids(self, model: str, prompt: Prompt) -> list[int]:
         """The tokens that the engine makes of a prompt; Refused when it does not accept it."""

@@ -7,6 +7,7 @@ from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
@@ -18,8 +19,10 @@ from finetune_trainer.scoring.baseline_store import (
     template_kwargs,
 )
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import means, rounded, score
-from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
+from finetune_trainer.scoring.compare import coverage, grouped, means, rounded, score
+from finetune_trainer.scoring.holdout_uses import earlier_uses
+from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, Question, cut, read_questions, write_rows
+from finetune_trainer.statistics import count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
@@ -28,14 +31,15 @@ def run(job: Job, workspace: Workspace) -> Result:
     """Ask the base every question, or take what an earlier run of the same base and hold-out stored."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    key = baseline_key(prepared.summary, evaluation)
+    key = baseline_key(prepared.summary, evaluation, job.engine)
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     cached = _usable(cached_baseline(job, key), questions)
     rows = cached or _ask(questions, evaluation)
     write_rows(rows_path(workspace, "base", key), rows)
-    if not cached:
+    if not cached and coverage([rows], evaluation).share >= verdicts.GRADED_SHARE:
         cache_baseline(job, key, rows)
-    return _result(job, evaluation, rows, cached=bool(cached))
+    uses = earlier_uses(job, prepared.summary["holdoutDigest"])
+    return _result(job, evaluation, rows, {"cached": bool(cached), "holdoutUses": uses})
 
 
 def required_evaluation(job: Job) -> EvaluationSpec:
@@ -65,21 +69,45 @@ async def _answers(
         return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
 
 
-def _result(job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], cached: bool) -> Result:
+def _result(
+    job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], circumstances: dict[str, Any]
+) -> Result:
     metric = evaluation.primary_grader.name
-    interval = score(rows, metric)
-    judged = verdicts.baseline(interval)
+    interval, covered = score(rows, metric), coverage([rows], evaluation)
+    judged = verdicts.baseline(interval, covered.share)
+    effect = detectable(count_groups([row.group for row in rows]), interval.score)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(rows),
+        **grouped(rows),
         **rounded(interval),
         "graders": means(rows, evaluation),
+        **covered.summary(),
         "verdict": judged.verdict,
         "blocking": judged.blocking,
-        "cached": cached,
+        "detectable": None if effect is None else round(effect, 4),
+        "rowsNeeded": _rows_needed(interval.score, evaluation.min_delta),
+        "cut": cut(rows),
+        **circumstances,
     }
     text = (
         f"The base scores {interval.score:.1%} by {metric} on {plural(len(rows), 'row')} "
         f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
     )
-    return succeeded(job, text, summary)
+    said = text + _cut_sentence(cut(rows), len(rows), evaluation.output_tokens)
+    return succeeded(job, " ".join(filter(None, [said, covered.sentence()])), summary)
+
+
+def _rows_needed(base: float, min_delta: float) -> int | None:
+    """Rows or groups that show a gain of the gate's minimum; None for a gain that cannot be."""
+    if not 0 < min_delta <= 1 - base:
+        return None
+    return rows_needed(min_delta, differing_share(base, min_delta))
+
+
+def _cut_sentence(count: int, rows: int, limit: int) -> str:
+    """What to know of answers that were cut, with a blank before it; "" when none was."""
+    if not count:
+        return ""
+    advice = "; raise it, for a right answer that is cut fails" if count > MANY_CUT * rows else ""
+    return f" {count} of {rows} answers reached evaluation.maxTokens ({limit}) and ended there{advice}."

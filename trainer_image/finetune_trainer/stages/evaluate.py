@@ -14,13 +14,14 @@ from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import Comparison, compare, means, rounded
-from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
+from finetune_trainer.scoring.compare import Comparison, compare, grouped, kept, means, rounded
+from finetune_trainer.scoring.effect import check_effect
+from finetune_trainer.scoring.holdout_uses import record_use
+from finetune_trainer.scoring.rows import GradedRow, Question, cut, read_questions, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
-_PROBES = 3
 _log = logging.getLogger(__name__)
 
 
@@ -28,15 +29,16 @@ def run(job: Job, workspace: Workspace) -> Result:
     """Ask the tuned model every question and judge the paired difference to the stored baseline."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    key = baseline_key(prepared.summary, evaluation)
+    key = baseline_key(prepared.summary, evaluation, job.engine)
     base = read_rows(rows_path(workspace, "base", key))
     if base is None:
         raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     tuned = _ask(job, workspace, questions, evaluation)
     write_rows(rows_path(workspace, "tuned", key), tuned)
-    result = _result(job, evaluation, base, tuned)
-    if report := evaluated_report(job, workspace, prepared.summary, result.summary):
+    uses = record_use(job, prepared.summary["holdoutDigest"])
+    result = _result(job, evaluation, base, tuned, uses)
+    if report := evaluated_report(job, workspace, result.summary):
         write_reports(workspace, report)
     return result
 
@@ -61,48 +63,53 @@ async def _answers(
         model = await engine.base_name()
         if job.spec.trains_adapter:
             await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-            await _check_effect(engine, model, questions)
+            await check_effect(engine, model, ADAPTER_NAME, questions)
             model = ADAPTER_NAME
         server.update(message="asking the tuned model")
         return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
 
 
-async def _check_effect(engine: Engine, base: str, questions: list[Question]) -> None:
-    """UserError when the adapter changes no probability at all: it was not trained, or not applied.
-
-    Equal answers alone would not prove it; equal log-probabilities do.
-    """
-    for question in questions[:_PROBES]:
-        before = await engine.log_probabilities(base, question.prompt)
-        if await engine.log_probabilities(ADAPTER_NAME, question.prompt) != before:
-            return
-    raise UserError(
-        "The adapter changes nothing: base and tuned model give the same probabilities; raise "
-        "training.learningRate or training.epochs."
-    )
-
-
-def _result(job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow]) -> Result:
+def _result(
+    job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow], uses: int | None
+) -> Result:
     outcome = compare(base, tuned, evaluation)
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(tuned),
+        **grouped(tuned),
         "base": rounded(outcome.base),
         "tuned": rounded(outcome.tuned),
         "delta": rounded(outcome.delta),
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
+        "secondary": kept(outcome.secondary),
+        **outcome.coverage.summary(),
+        "holdoutUses": uses,
         "verdict": outcome.verdict,
+        "cut": {"base": cut(base), "tuned": cut(tuned)},
     }
-    return succeeded(job, _sentence(metric, outcome, len(tuned)), summary)
+    cuts = _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
+    return succeeded(job, _sentence(metric, outcome) + cuts, summary)
 
 
-def _sentence(metric: str, outcome: Comparison, rows: int) -> str:
+def _cut_sentence(base: int, tuned: int, limit: int) -> str:
+    if not base and not tuned:
+        return ""
+    counts = f"{tuned} answers of the tuned model and {base} of the base"
+    return f" {counts} reached evaluation.maxTokens ({limit}) and ended there."
+
+
+def _sentence(metric: str, outcome: Comparison) -> str:
     delta = outcome.delta
     text = (
         f"The tuned model scores {outcome.tuned.score:.1%} by {metric}, the base {outcome.base.score:.1%}: "
         f"{delta.score:+.1%} (95 % interval {delta.low:+.1%} to {delta.high:+.1%}), {outcome.verdict}."
     )
-    ungraded = round((1 - outcome.graded_share) * rows)
-    return f"{text} {ungraded} of {rows} rows could not be graded." if ungraded else text
+    lost = [
+        f"By {name} it may have lost more than {found.margin:.1%}: {found.delta:+.1%}, lower bound "
+        f"{found.low:+.1%}."
+        for name, found in outcome.secondary.items()
+        if not found.holds
+    ]
+    return " ".join(filter(None, [text, *lost, outcome.coverage.sentence()]))
