@@ -34,7 +34,8 @@ FULL_SPEC: dict[str, Any] = {
         "graders": [
             {"name": "fields", "type": "FieldMatch", "fields": ["condition", "sentiment"]},
             {"name": "format", "type": "JsonSchema", "schema": '{"type": "object"}'},
-            {"name": "exact", "type": "ExactMatch"},
+            {"name": "style", "type": "JudgeCriteria", "criteria": ["It is kind"]},
+            {"name": "better", "type": "JudgePairwise", "criteria": ["It is shorter", "It is kinder"]},
             {"name": "label", "type": "OneOf", "values": ["yes", "no"]},
             {
                 "name": "date",
@@ -46,6 +47,15 @@ FULL_SPEC: dict[str, Any] = {
             {"name": "wording", "type": "Similarity", "metric": "RougeL"},
             {"name": "own", "type": "Python", "grader": "graders.dates:Sensible"},
         ],
+        "judge": {
+            "url": "https://judge.example/v1",
+            "model": "judge",
+            "credentialsSecretRef": {"name": "judge-key"},
+            "pricePerMillionInputTokens": "2.5",
+            "pricePerMillionOutputTokens": "0",
+            "timeoutSeconds": 30,
+            "maxConcurrency": 4,
+        },
         "primary": "fields",
         "gate": {"minDelta": "0.1"},
         "maxTokens": 64,

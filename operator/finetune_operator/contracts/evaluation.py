@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, SimilarityMetric
+from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, Judge, SimilarityMetric
 from finetune_operator.contracts.document import Written
 
 
@@ -24,6 +24,7 @@ class JobGrader(Written):
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema")
     margin: str | None = None
+    criteria: tuple[str, ...] | None = None
     values: tuple[str, ...] | None = None
     pattern: str | None = None
     tolerance: str | None = None
@@ -37,6 +38,17 @@ class JobGate(Written):
     min_delta: str
 
 
+class JobJudge(Written):
+    """The judge of job.json, without its credentials."""
+
+    url: str
+    model: str
+    price_per_million_input_tokens: str | None = None
+    price_per_million_output_tokens: str | None = None
+    timeout_seconds: int
+    max_concurrency: int
+
+
 class JobEvaluation(Written):
     """The evaluation of job.json, without `accept`: what is accepted changes no score."""
 
@@ -46,6 +58,7 @@ class JobEvaluation(Written):
     gate: JobGate
     max_tokens: int
     engine_profile: str | None = None
+    judge: JobJudge | None = None
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -64,6 +77,18 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
         engine_profile=given.engine_profile,
+        judge=None if given.judge is None else _judge(given.judge),
+    )
+
+
+def _judge(given: Judge) -> JobJudge:
+    return JobJudge(
+        url=given.url,
+        model=given.model,
+        price_per_million_input_tokens=given.price_per_million_input_tokens,
+        price_per_million_output_tokens=given.price_per_million_output_tokens,
+        timeout_seconds=given.timeout_seconds,
+        max_concurrency=given.max_concurrency,
     )
 
 
@@ -78,4 +103,6 @@ def _job_grader(given: Grader) -> JobGrader:
         tolerance=given.tolerance,
         metric=given.metric,
         grader=given.grader,
+        margin=given.margin,
+        criteria=given.criteria,
     )

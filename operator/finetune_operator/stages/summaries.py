@@ -5,7 +5,7 @@ Every field is bounded: a number too many must not make a status unwritable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -36,9 +36,8 @@ _CUT = 0.05  # share of answers
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> Resolved:
     """`status.resolved` of the summary of prepare."""
-    warnings = summary.get("warnings")
-    said = [clip(w) for w in warnings if isinstance(w, str)] if isinstance(warnings, (list, tuple)) else []
     overrides = _overrides(summary)
+    said = list(_warnings(summary))
     said += [f"Rule {name} counts as {now}: spec.dataset.rules." for name, now in overrides.items()]
     return Resolved(
         spec_digest=spec_digest,
@@ -120,6 +119,7 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
         ungraded=_count(summary, "ungraded"),
         ungraded_reason=_text(summary, "ungradedReason", 512),
         holdout_uses=_count(summary, "holdoutUses"),
+        warnings=_warnings(summary),
     )
 
 
@@ -143,7 +143,19 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         ungraded=_count(summary, "ungraded"),
         ungraded_reason=_text(summary, "ungradedReason", 512),
         holdout_uses=_count(summary, "holdoutUses"),
+        flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
+        warnings=_warnings(summary),
     )
+
+
+def judge_cost(summary: Mapping[str, Any]) -> str | None:
+    """What the judge of a scoring stage cost, None where it had no prices or none was asked."""
+    return decimal(number(mapping(summary, "judge"), "cost"), 6)
+
+
+def joined(known: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    """Warnings of two stages, each once."""
+    return tuple(dict.fromkeys((*known, *new)))[:_WARNINGS]
 
 
 def artifact(summary: Mapping[str, Any], destination: str) -> Artifact | None:
@@ -244,6 +256,12 @@ def decimal(value: Any, digits: int = 4) -> str | None:
 def in_money(amount: float | Decimal | None) -> str | None:
     """An amount of money: two decimals, and four where two would hide it."""
     return None if amount is None else f"{amount:.{4 if 0 < amount < 1 else 2}f}"
+
+
+def _warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    found = summary.get("warnings")
+    said = [clip(w) for w in found if isinstance(w, str)] if isinstance(found, (list, tuple)) else []
+    return tuple(said[:_WARNINGS])
 
 
 def _overrides(summary: Mapping[str, Any]) -> dict[str, str]:

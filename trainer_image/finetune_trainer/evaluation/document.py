@@ -146,5 +146,6 @@ class Evaluation(Document):
     curves: Curves | None = None
     training: Spent | None = None
     judge: Judge | None = None
+    warnings: tuple[str, ...] = ()
     promoted: bool | None = None
     accepted: tuple[str, ...] = ()

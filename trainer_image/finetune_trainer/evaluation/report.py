@@ -58,7 +58,8 @@ def _scores(spec: EvaluationSpec, summary: Summary) -> dict[str, Any]:
         "graders": tuple(_grader(name, means, spec) for name, means in summary["graders"].items()),
         "secondary": tuple(_margins(summary.get("secondary"), summary["graders"])),
         "regression": tuple(_margins(summary.get("regression"), {})),
-        "judge": _judge(summary),
+        "judge": _judge(summary["judge"]) if "judge" in summary else None,
+        "warnings": tuple(summary.get("warnings", ())),
         **intervals,
     }
 
@@ -80,15 +81,12 @@ def _margins(checks: Mapping[str, Summary] | None, means: Mapping[str, Summary])
         yield Margin(name=name, low=check["low"], margin=check["margin"], holds=check["holds"], **known)
 
 
-def _judge(summary: Summary) -> Judge | None:
-    told = summary.get("judge")
-    if told is None:
-        return None
+def _judge(told: Summary) -> Judge:
     return Judge(
         requests=told["requests"],
         cost=told.get("cost"),
         currency=told.get("currency"),
-        flip_rate=summary.get("flipRate"),
+        flip_rate=told.get("flipRate"),
     )
 
 

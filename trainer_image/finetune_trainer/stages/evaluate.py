@@ -8,6 +8,8 @@ from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluation.report import evaluated_report
+from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
@@ -19,6 +21,7 @@ from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.rows import GradedRow, Question, cut, read_questions, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
+from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
@@ -34,21 +37,22 @@ def run(job: Job, workspace: Workspace) -> Result:
     if base is None:
         raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    tuned = _ask(job, workspace, questions, evaluation)
-    write_rows(rows_path(workspace, "tuned", key), tuned)
+    access = judge_access(job, workspace)
+    with ProgressServer("evaluate") as server:
+        server.update(total_steps=len(questions), message="waiting for the engine")
+        tuned = asyncio.run(_answers(job, workspace, questions, evaluation, server))
+        write_rows(rows_path(workspace, "tuned", key), tuned)  # before a judge, which may fail
+        watch = judging_progress(job, server, decisions(evaluation, len(tuned), paired=True), JudgeUse())
+        judged = asyncio.run(judge_two(evaluation, access, questions, base, tuned, watch))
+    base = judged.base or base
+    write_rows(rows_path(workspace, "base", key), base)
+    write_rows(rows_path(workspace, "tuned", key), judged.rows)
     uses = record_use(job, prepared.summary["holdoutDigest"])
-    result = _result(job, evaluation, base, tuned, uses)
+    told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
+    result = _result(job, evaluation, base, judged.rows, told)
     if report := evaluated_report(job, workspace, result.summary):
         write_reports(workspace, report)
     return result
-
-
-def _ask(
-    job: Job, workspace: Workspace, questions: list[Question], evaluation: EvaluationSpec
-) -> list[GradedRow]:
-    with ProgressServer("evaluate") as server:
-        server.update(total_steps=len(questions), message="waiting for the engine")
-        return asyncio.run(_answers(job, workspace, questions, evaluation, server))
 
 
 async def _answers(
@@ -70,7 +74,11 @@ async def _answers(
 
 
 def _result(
-    job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow], uses: int | None
+    job: Job,
+    evaluation: EvaluationSpec,
+    base: list[GradedRow],
+    tuned: list[GradedRow],
+    told: dict[str, Any],
 ) -> Result:
     outcome = compare(base, tuned, evaluation)
     metric = evaluation.primary_grader.name
@@ -85,9 +93,9 @@ def _result(
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
         "secondary": kept(outcome.secondary),
         **outcome.coverage.summary(),
-        "holdoutUses": uses,
         "verdict": outcome.verdict,
         "cut": {"base": cut(base), "tuned": cut(tuned)},
+        **told,
     }
     cuts = _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
     return succeeded(job, _sentence(metric, outcome) + cuts, summary)
