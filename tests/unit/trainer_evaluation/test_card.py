@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from finetune_trainer.contracts import AdapterManifest, Job
-from finetune_trainer.evaluation.card import license_of, model_card, plain, public_source
+from finetune_trainer.evaluation.card import code, license_of, model_card, public_source
 from finetune_trainer.report.document import Report
 from tests.unit.trainer_report.examples import evaluated, full
 
@@ -152,5 +152,5 @@ def test_the_licence_of_a_base_is_what_its_card_says(readme: str, named: str | N
     assert license_of(readme) == named
 
 
-def test_a_name_cannot_become_markup() -> None:
-    assert plain("<b>[x](y)\n`") == "\\<b\\>\\[x\\]\\(y\\)\N{REPLACEMENT CHARACTER}\\`"
+def test_a_name_stays_code_also_within_a_table() -> None:
+    assert code("<b>`a|b`\n") == "`<b>'a\\|b'\N{REPLACEMENT CHARACTER}`"

@@ -21,7 +21,6 @@ from finetune_trainer.report.readiness import readiness
 _HUB_DATASET = "hf://datasets/"
 _HUB = "hf://"
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{1,49}")
-_MARKUP = frozenset("\\`*_{}[]<>()#|!~")
 
 
 def model_card(job: Job, manifest: AdapterManifest, report: Report | None) -> str:
@@ -105,18 +104,19 @@ def _base_name(job: Job) -> str:
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("finetune_trainer.report"),
-        autoescape=False,  # noqa: S701 (Markdown; what data says is escaped by `plain`)
+        autoescape=False,  # noqa: S701 (Markdown; names from a job are written as code)
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
         "percent": words.percent, "points": words.points, "number": words.number, "setting": words.setting,
-        "plain": plain,
+        "code": code,
     }  # fmt: skip
     return environment.get_template("card.md")
 
 
-def plain(text: str) -> str:
-    """A name from a job as one line of Markdown that is only text."""
-    return "".join(f"\\{letter}" if letter in _MARKUP else letter for letter in words.printable(text))
+def code(text: str) -> str:
+    """A name from a job as Markdown's code, also within a table."""
+    plain = words.printable(text).replace("`", "'").replace("|", r"\|")
+    return f"`{plain}`"
