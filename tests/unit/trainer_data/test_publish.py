@@ -89,6 +89,20 @@ def test_answers_report_and_card_of_an_evaluation_stand_beside_the_files_that_se
     assert str(volumes.root) not in page + str(card)
 
 
+def test_where_the_evaluation_cannot_be_sent_to_is_told_and_the_result_is_published(
+    trained: None, publish_job: dict[str, Any], run_cli: Run, volumes: Any
+) -> None:
+    evaluate(Workspace(volumes.workspace))
+    mlflow = {"trackingUri": "http://127.0.0.1:9", "experiment": "reviews"}
+    publish_job["spec"]["evaluation"]["export"] = {"mlflow": mlflow}
+    code, result = run_cli(publish_job)
+    assert code == 0
+    assert result["message"].endswith(
+        "The evaluation could not be sent to MLflow: 127.0.0.1:9 cannot be reached (ConnectError)."
+    )
+    assert (volumes.destination / "adapters" / "result" / "manifest.json").is_file()
+
+
 def evaluate(workspace: Workspace) -> None:
     """What baseline, train and evaluate leave: the base is right on row 0 only, the tuned model on 90 of 100."""
     key = "5" * 64

@@ -23,6 +23,7 @@ from finetune_trainer.contracts import (
 from finetune_trainer.data.prepared import Prepared, check_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluation.documents import write_documents
+from finetune_trainer.exporting.export import Published, export
 from finetune_trainer.files import file_sha256, write_atomically
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import latest_succeeded, succeeded
@@ -35,7 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 def run(job: Job, workspace: Workspace) -> Result:
-    """Publish once; a rerun finds its own publication and reports it again."""
+    """Publish once; a rerun finds its own publication and reports it again.
+
+    What is published is then sent to where the job says; where that fails, the message says so.
+    """
     destination = destination_dir(job)
     manifest = published_manifest(job, destination)
     if manifest is None or manifest.job.uid != job.uid:
@@ -44,7 +48,8 @@ def run(job: Job, workspace: Workspace) -> Result:
             progress.update(message="copying to the destination")
             manifest = _publish(job, workspace, destination)
     summary = artifact(job.spec.output.destination, destination, manifest)
-    return succeeded(job, _sentence(manifest, job), summary)
+    failures = export(Published(job, workspace, manifest, summary["digest"]))
+    return succeeded(job, " ".join([_sentence(manifest, job), *failures]), summary)
 
 
 def _refuse_foreign(job: Job, manifest: AdapterManifest | None) -> None:
