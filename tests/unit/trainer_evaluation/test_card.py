@@ -98,6 +98,13 @@ def test_a_run_without_evaluation_says_so() -> None:
         assert "model-index" not in card.data.to_dict()
 
 
+def test_a_run_whose_report_is_gone_is_not_called_unevaluated() -> None:
+    manifest = make_manifest(scores={"verdict": "Promote"})
+    card = card_of(make_job(), manifest, None)
+    assert "Verdict: Promote" in card.text
+    assert "not evaluated" not in card.text
+
+
 def test_a_whole_model_is_loaded_without_peft() -> None:
     card = card_of(
         make_job(method="Full"), make_manifest(kind="Model", method="Full", adapter=None), evaluated()
@@ -122,7 +129,7 @@ def test_the_manifest_that_deploys_it_is_one() -> None:
             "https://user:secret@example.org/rows.jsonl?X-Amz-Signature=secret#s",
             "https://example.org/rows.jsonl",
         ),
-        ("https://example.org/rows.jsonl", "https://example.org/rows.jsonl"),
+        ("https://example.org:8443/rows.jsonl", "https://example.org:8443/rows.jsonl"),
         ("s3://bucket/a?b.jsonl", "s3://bucket/a?b.jsonl"),
         ("pvc://claim/path", "pvc://claim/path"),
     ],

@@ -43,13 +43,14 @@ def model_card(job: Job, manifest: AdapterManifest, report: Report | None) -> st
 def card_data(job: Job, manifest: AdapterManifest, evaluation: Evaluation | None) -> ModelCardData:
     """The metadata; base and data sets are named where they are on the Hub."""
     adapter = manifest.kind == "Adapter"
+    tags = ["finetune-operator", *(["lora", "peft"] if adapter else []), manifest.method.lower()]
     return ModelCardData(
         base_model=_on_hub(job.spec.base_model.source, _HUB),
         library_name="peft" if adapter else "transformers",
         license=manifest.training["prepare"].get("baseLicense"),
         datasets=[name] if (name := _on_hub(job.spec.dataset.source, _HUB_DATASET)) else None,
         pipeline_tag="text-generation",
-        tags=["finetune-operator", *(["lora", "peft"] if adapter else []), manifest.method.lower()],
+        tags=list(dict.fromkeys(tags)),
         model_name=job.name,
         eval_results=list(_results(job, evaluation)) if evaluation else None,
     )
@@ -60,7 +61,7 @@ def public_source(source: str) -> str:
     parts = urlsplit(source)
     if parts.scheme not in ("http", "https"):
         return source
-    return urlunsplit((parts.scheme, parts.hostname or "", parts.path, "", ""))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def license_of(readme: str) -> str | None:
