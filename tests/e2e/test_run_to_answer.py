@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -36,6 +37,21 @@ def test_a_run_goes_through_all_stages_and_tells_its_scores(trained: Object) -> 
     assert status["artifact"]["digest"].startswith("sha256:")
     assert status["resolved"]["baseFingerprint"].startswith("sha256:")
     assert [a["number"] for a in status["attempts"]] == [1] * 5
+
+
+def test_report_card_and_traces_stand_beside_the_published_adapter(trained: Object, folder: Path) -> None:
+    published, scores = folder / "reviews-v1", trained["status"]["scores"]
+    manifest = json.loads((published / "manifest.json").read_text())
+    assert {"README.md", "report.html", "evaluation/traces.jsonl", "evaluation/traces.parquet"} == {
+        file["path"] for file in manifest["documents"]
+    }
+    traces = [json.loads(line) for line in (published / "evaluation" / "traces.jsonl").open()]
+    assert [trace["model"] for trace in traces] == ["base", "tuned"] * scores["rows"]
+    assert all(trace["prompt"] and trace["grades"] for trace in traces)
+    tuned = [trace["score"] for trace in traces if trace["model"] == "tuned"]
+    assert sum(tuned) / len(tuned) == pytest.approx(float(scores["tuned"]["score"]), abs=1e-4)
+    assert "Row by row" in (published / "report.html").read_text()
+    assert "model-index" in (published / "README.md").read_text()
 
 
 def test_no_finalizer_or_annotation_of_the_framework_is_left_on_user_objects(trained: Object) -> None:

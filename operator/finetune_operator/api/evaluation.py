@@ -218,6 +218,46 @@ class Judge(ApiModel):
     max_concurrency: int = Field(8, description="Requests that may be under way at once.", ge=1, le=64)
 
 
+_URL = Cel(
+    f"self.matches('^https?://{HOST}{PATH}*/?$')",
+    "must be an http or https address without ? and user names: a spec is no place for secrets",
+)
+
+
+class MlflowExport(ApiModel):
+    """An MLflow tracking server, which gets a run with settings, scores and curves."""
+
+    tracking_uri: Annotated[str, _URL] = Field(
+        description="Address of the tracking server, as https://HOST.", min_length=1, max_length=512
+    )
+    experiment: str = Field(
+        description="Name of the experiment; it is made if there is none.", min_length=1, max_length=250
+    )
+    credentials_secret_ref: SecretRef | None = Field(
+        None, description="Secret whose key `token` is sent as a bearer token."
+    )
+
+
+class OpenTelemetryExport(ApiModel):
+    """A collector, which gets a span for each answer of both models, with prompt, output and grade."""
+
+    endpoint: Annotated[str, _URL] = Field(
+        description="Address of the collector for OTLP over HTTP, as https://HOST:4318.",
+        min_length=1,
+        max_length=512,
+    )
+    credentials_secret_ref: SecretRef | None = Field(
+        None, description="Secret whose key `token` is sent as a bearer token."
+    )
+
+
+class Export(ApiModel):
+    """Where publish sends the evaluation beside the published folder. A failure is told and ends nothing."""
+
+    mlflow: MlflowExport | None = Field(None, description="An MLflow tracking server.")
+    open_telemetry: OpenTelemetryExport | None = Field(None, description="An OpenTelemetry collector.")
+
+
 class Evaluation(ApiModel):
     """The hold-out that base and tuned model are scored on. It must not be part of the training data."""
 
@@ -289,6 +329,7 @@ class Evaluation(ApiModel):
         "adapter.",
     )
     judge: Judge | None = Field(None, description="The model that JudgeCriteria and JudgePairwise ask.")
+    export: Export | None = Field(None, description="Where the evaluation is sent to as well.")
     accept: tuple[Acceptance, ...] = Field(
         (),
         description="Verdicts that are accepted although they would stop the run or the promotion: an "

@@ -64,6 +64,8 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     assert prompts == [
         f"<|im_start|>user\nheld out {i}<|im_end|>\n<|im_start|>assistant\n" for i in range(20)
     ]
+    related = read_json_lines(workspace.related)
+    assert [(row["id"], row["row"]) for row in related] == [(f"h{i}", i + 1) for i in range(100)]
     page = workspace.report_html.read_text()
     assert "<script" not in page
     assert "{'" not in page  # Python's notation

@@ -11,9 +11,12 @@ import pytest
 
 from finetune_trainer import grading
 from finetune_trainer.contracts import EngineSpec, GraderSpec, Result
+from finetune_trainer.data.corpus.related import Related
 from finetune_trainer.errors import TemplateDrift, UserError
+from finetune_trainer.report.store import read_report, write_reports
 from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused
 from finetune_trainer.stages import baseline, evaluate
+from tests.unit.trainer_report.examples import clean
 
 HOLDOUT = [
     {"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}], "reference": "right"}
@@ -271,6 +274,26 @@ async def test_the_tuned_model_is_compared_row_by_row(
     assert (result.summary["base"]["score"], result.summary["tuned"]["score"]) == (0.0, 1.0)
     assert result.summary["graders"]["exact"] == {"base": 0.0, "tuned": 1.0}
     assert server.loaded == [{"lora_name": "tuned", "lora_path": str(run.workspace.adapter_dir)}]
+
+
+async def test_the_report_of_prepare_is_completed_by_the_evaluation(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    await stand_in(lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("no"))
+    run = make_run("evaluate", holdout=HOLDOUT)
+    write_reports(run.workspace, clean())
+    run.workspace.related.write_text(json.dumps(Related("r0", 1, ((7, 0.8),)).to_json()))
+    await stage("baseline", run)
+    _, result = await stage("evaluate", run)
+    report = read_report(run.workspace)
+    assert report is not None
+    assert report.evaluation is not None
+    assert report.evaluation.verdict == result.summary["verdict"]
+    assert report.evaluation.tuned.score == result.summary["tuned"]["score"]
+    assert (report.evaluation.outcomes["win"], len(report.evaluation.shown)) == (60, 60)
+    assert report.evaluation.shown[0].related[0].row == 7
+    assert report.datasets == clean().datasets
+    assert "The tuned model is better than its base" in run.workspace.report_html.read_text()
 
 
 @pytest.mark.parametrize(

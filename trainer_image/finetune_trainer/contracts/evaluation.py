@@ -96,13 +96,17 @@ class GateSpec(Document):
     min_delta: Annotated[Decimal, Field(ge=0, le=1)] | None = None
 
 
+# A spec is no place for secrets: no user names, no query.
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+
+
 class JudgeSpec(Document):
     """The model behind an OpenAI-compatible API that judges answers; prices are per million tokens.
 
     Its API key is mounted (sources/credentials.py), never written here.
     """
 
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+    url: Url
     model: str = Field(min_length=1)
     price_per_million_input_tokens: Annotated[Decimal, Field(ge=0)] | None = None
     price_per_million_output_tokens: Annotated[Decimal, Field(ge=0)] | None = None
@@ -133,6 +137,26 @@ class JudgeSpec(Document):
         return (given * input_tokens + written * output_tokens) / 1_000_000
 
 
+class MlflowSpec(Document):
+    """The MLflow tracking server that gets a run; its token is mounted."""
+
+    tracking_uri: Url
+    experiment: str = Field(min_length=1)
+
+
+class OpenTelemetrySpec(Document):
+    """The collector that gets a span for each answer, by OTLP over HTTP; its token is mounted."""
+
+    endpoint: Url
+
+
+class ExportSpec(Document):
+    """Where publish sends the evaluation."""
+
+    mlflow: MlflowSpec | None = None
+    open_telemetry: OpenTelemetrySpec | None = None
+
+
 class EvaluationSpec(Document):
     """The hold-out and how it is scored."""
 
@@ -143,6 +167,7 @@ class EvaluationSpec(Document):
     max_tokens: int | None = Field(None, ge=1, le=8192)
     engine_profile: str | None = None
     judge: JudgeSpec | None = None
+    export: ExportSpec | None = None
 
     @model_validator(mode="after")
     def _primary_is_a_grader(self) -> "EvaluationSpec":

@@ -22,6 +22,9 @@ _OF_THE_CLUSTER = {
     ("evaluation",): {"accept"},
     ("evaluation", "dataset"): {"credentialsSecretRef"},
     ("evaluation", "judge"): {"credentialsSecretRef"},
+    ("evaluation", "export"): set(),
+    ("evaluation", "export", "mlflow"): {"credentialsSecretRef"},
+    ("evaluation", "export", "openTelemetry"): {"credentialsSecretRef"},
     ("resources",): {"gpuType", "spot", "cpu", "memory", "sharedMemory"},
 }
 

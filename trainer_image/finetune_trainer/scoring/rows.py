@@ -1,7 +1,7 @@
 """The rows of an evaluation: answered, graded, stored."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from finetune_trainer.chat.calls import CallSyntax
 from finetune_trainer.chat.reasoning import split_reasoning
 from finetune_trainer.contracts import GraderSpec
-from finetune_trainer.files import read_json_lines, write_lines
+from finetune_trainer.files import stream_json_lines, write_lines
 from finetune_trainer.grading import Grade, as_read, grade
 from finetune_trainer.scoring.client import Answer, Prompt
 
@@ -56,7 +56,12 @@ class GradedRow:
 
 def read_questions(path: Path, template_kwargs: Mapping[str, Any]) -> list[Question]:
     """The hold-out that prepare wrote, to be rendered with these values for the chat template."""
-    return [_question(row, template_kwargs) for row in read_json_lines(path)]
+    return list(stream_questions(path, template_kwargs))
+
+
+def stream_questions(path: Path, template_kwargs: Mapping[str, Any]) -> Iterator[Question]:
+    """The same, one row at a time."""
+    return (_question(row, template_kwargs) for row in stream_json_lines(path))
 
 
 def _question(row: dict[str, Any], template_kwargs: Mapping[str, Any]) -> Question:
@@ -110,9 +115,14 @@ def write_rows(path: Path, rows: Sequence[GradedRow]) -> None:
 def read_rows(path: Path) -> list[GradedRow] | None:
     """Rows that were stored before; None when there are none or they are damaged."""
     try:
-        return [_row(document) for document in read_json_lines(path)]
+        return list(stream_rows(path))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def stream_rows(path: Path) -> Iterator[GradedRow]:
+    """The same, one row at a time; OSError, ValueError, KeyError or TypeError as soon as one is damaged."""
+    return map(_row, stream_json_lines(path))
 
 
 def _document(row: GradedRow) -> dict[str, Any]:

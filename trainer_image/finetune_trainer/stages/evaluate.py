@@ -7,9 +7,11 @@ from typing import Any
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.evaluation.report import evaluated_report
 from finetune_trainer.judging.judge import JudgeUse
 from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
+from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
@@ -47,7 +49,10 @@ def run(job: Job, workspace: Workspace) -> Result:
     write_rows(rows_path(workspace, "tuned", key), judged.rows)
     uses = record_use(job, prepared.summary["holdoutDigest"])
     told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
-    return _result(job, evaluation, base, judged.rows, told)
+    result = _result(job, evaluation, base, judged.rows, told)
+    if report := evaluated_report(job, workspace, result.summary):
+        write_reports(workspace, report)
+    return result
 
 
 async def _answers(

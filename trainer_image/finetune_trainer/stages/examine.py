@@ -19,8 +19,10 @@ from finetune_trainer.data.check import (
     check_prompts,
     check_references,
     check_tokenizer,
+    measure_holdout,
     template_options,
 )
+from finetune_trainer.data.corpus.related import Related, related_rows
 from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
 from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_calls, with_prompts
 from finetune_trainer.data.load import Loaded, Watch
@@ -80,7 +82,10 @@ class Base:
 
 @dataclass(frozen=True)
 class Examined:
-    """What a job that may run is: its plan, its outlook, the held-out rows and the report."""
+    """What a job that may run is: its plan, its outlook, the held-out rows and the report.
+
+    `related` are the training rows that each held-out row resembles.
+    """
 
     data: Data
     table: TokenTable
@@ -88,6 +93,7 @@ class Examined:
     outlook: Outlook
     findings: list[Finding]
     holdout: list[HoldoutRow]
+    related: list[Related]
     report: Report
     lengths: Lengths
     options: TemplateOptions
@@ -158,7 +164,8 @@ def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | N
     lengths = measure(table.kept.tolist())
     plan = make_plan(job.spec, lengths, positions, _adapted(job, base))
     found = [*table.findings(tokenizer, positions), *check_corpus(data.train, surveyed, plan.epochs)]
-    found += _about_holdout(job, data, surveyed, holdout, base.folder, tokenizer, positions)
+    about_holdout, related = _about_holdout(job, data, surveyed, holdout, base.folder, tokenizer, positions)
+    found += about_holdout
     findings += data.overridden(found)
     _refuse_errors(job, data, findings)
     outlook = look_ahead(job, base.model, plan, lengths, len(holdout))
@@ -169,7 +176,7 @@ def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | N
     if isinstance(outlook.scoring, NoScoring):
         raise RefusedError(outlook.scoring.message, report)
     asked = with_prompts(tokenizer, holdout, fixed=not options.clock)
-    return Examined(data, table, plan, outlook, findings, asked, report, lengths, options)
+    return Examined(data, table, plan, outlook, findings, asked, related, report, lengths, options)
 
 
 def _adapted(job: Job, base: Base) -> tuple[str, ...]:
@@ -192,15 +199,17 @@ def _about_holdout(
     base: Path,
     tokenizer: ChatTokenizer,
     positions: int,
-) -> list[Finding]:
+) -> tuple[list[Finding], list[Related]]:
+    """What is found, and the training rows that resemble each row."""
     if job.spec.evaluation is None:
-        return []
+        return [], []
+    facts = measure_holdout(surveyed, holdout)
     found = check_prompts(tokenizer, holdout, positions - job.spec.evaluation.output_tokens)
     found += check_references(tokenizer, holdout, job.spec.evaluation)
-    found += check_holdout(data.train, surveyed, holdout, job.spec.evaluation.graders)
+    found += check_holdout(data.train, surveyed, holdout, facts, job.spec.evaluation.graders)
     if compares_meaning(job):
         found += check_paraphrases(data.train, surveyed, holdout, base, tokenizer)
-    return found
+    return found, related_rows(surveyed.facts, holdout, facts)
 
 
 def compares_meaning(job: Job) -> bool:
