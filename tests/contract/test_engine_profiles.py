@@ -115,6 +115,18 @@ def test_every_spelling_of_an_own_flag_is_refused_and_no_other_flag_is(vllm: Any
     ours = set(spellings(vllm))
     others = {option for action in vllm._actions for option in action.option_strings} - ours
     assert [option for option in others if re.match(OWN_ARGUMENT, option)] == []
+    for option in others:
+        arguments.validate_python((option,))
+
+
+SHORT = ["--api-k=x", "--lora-mod=x=/x", "--ssl-keyf=/x", "--worker-ext=x", "--served-model=x"]
+
+
+@pytest.mark.parametrize("short", SHORT)
+def test_a_beginning_that_vllm_takes_for_an_own_flag_is_refused(vllm: Any, short: str) -> None:
+    assert vllm.parse_args([short]) != vllm.parse_args([])
+    with pytest.raises(ValidationError, match="is set by the operator"):
+        TypeAdapter(Arguments).validate_python((short,))
 
 
 def test_the_chart_refuses_what_the_operator_refuses() -> None:
