@@ -53,12 +53,20 @@ def report(
 
 def _refused(want: Wanted, step: Step, pods: Sequence[PodState]) -> Progress | None:
     if want.rejection is not None:
-        return Progress("Failed", want.rejection.reason, want.rejection.message)
+        return Progress("Failed", want.rejection.reason, want.rejection.message + _meanwhile(want, step))
     if want.version is None:
         return Progress("Pending", "NotResolved", "The AdapterDeployment has no adapter resolved yet.")
     if want.version in step.without_slot:
         return _no_slot(want, step, pods)
     return _failure(want.version, pods)
+
+
+def _meanwhile(want: Wanted, step: Step) -> str:
+    """Who gets the requests: an AdapterDeployment that cannot be read does not say so itself."""
+    route = step.table.routes.get(want.alias) if want.keeps_route else None
+    if want.target is not None or route is None:
+        return ""
+    return f" Until then {route.stable} gets every request."
 
 
 def _unanswered(want: Wanted, answering: Sequence[PodState]) -> Progress | None:

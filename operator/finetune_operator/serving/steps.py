@@ -23,12 +23,12 @@ def with_rollouts(
 ) -> tuple[Wanted, ...]:
     """The requests, each with how far its rollout is; one that was rolled back is kept off the server."""
     records = {record.deployment: record for record in observed.server.status.rollouts}
-    under_way = {name for name, record in records.items() if record.phase == "Shift"}
+    under_way = {name for name, record in records.items() if _shares(record)}
     scene, steered = _Scene(observed, current, now), []
     for want in wanted:
         turn = want.deployment in under_way or len(under_way) < AT_ONCE
         after = scene.steered(want, records.get(want.deployment), turn)
-        if after.record is not None and after.record.phase == "Shift":
+        if after.record is not None and _shares(after.record):
             under_way.add(want.deployment)
         steered.append(after)
     return tuple(steered)
@@ -56,11 +56,12 @@ class _Scene:
         """The request after this look.
 
         A spec that asks for something else, which is not known yet, neither tries a version again that was
-        rolled back nor, where it has no rollout any more, gives one that is under way every request.
+        rolled back nor, where it has no rollout any more, gives one that is under way every request. What is
+        refused in a step, or cannot be read any more and so not be judged, gives its share back.
         """
         route, target = self.current.routes.get(want.alias), want.target
         if want.rejection is not None:
-            ends = target is not None and before is not None and before.phase == "Shift"
+            ends = before is not None and before.phase == "Shift"
             return replace(want, record=None if ends else before)
         if target is None or route is None:
             return want
@@ -87,6 +88,13 @@ class _Scene:
             counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.process),
             uncounted=tuple(pod.name for pod in pods if pod.ready and pod.state and not pod.process),
         )
+
+
+def _shares(record: RolloutRecord) -> bool:
+    """Whether both versions get requests, which are counted; one that is paused before its first step waits
+    for as long as somebody likes and keeps no other from beginning.
+    """
+    return record.phase == "Shift" and record.weight > 0
 
 
 def _with_record(want: Wanted, record: RolloutRecord | None) -> Wanted:

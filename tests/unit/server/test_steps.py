@@ -237,13 +237,34 @@ def test_a_lost_status_in_the_middle_of_a_step_begins_the_steps_again() -> None:
     assert server.record.since == "2026-11-23T12:00:30Z"
 
 
-def test_a_deployment_that_cannot_be_read_keeps_its_weights() -> None:
+def test_a_rollout_that_cannot_be_read_any_more_gives_its_share_back_and_begins_anew() -> None:
     server = shifting()
-    unreadable = Unreadable("reviews", "reviews", "t", "spec.rollout: no")
+    readable = server.world.deployments
+    unreadable = Unreadable("reviews", "reviews", "t", "spec.rollout: no; correct it.")
+    server.world.deployments, server.world.more = (), {"unreadable": (unreadable,)}
+    server.look()
+    assert server.weights == {V1: 100}
+    server.settle()
+    entry = server.world.adapters()["reviews"]
+    assert (entry["reason"], entry["servingVersion"]) == ("Unreadable", V1)
+    assert entry["message"] == f"spec.rollout: no; correct it. Until then {V1} gets every request."
+    assert (server.listed, server.world.status["rollouts"]) == ({V1}, [])
+    server.world.deployments, server.world.more = readable, {}
+    server.settle()
+    assert (server.weights, server.record.step) == ({V1: 90, V2: 10}, 1)
+
+
+def test_a_version_that_was_rolled_back_stays_so_while_its_deployment_cannot_be_read() -> None:
+    server = shifting()
+    server.broken = {V2}
+    server.look(5)
+    readable = server.world.deployments
+    unreadable = Unreadable("reviews", "reviews", "t", "spec.rollout: no; correct it.")
     server.world.deployments, server.world.more = (), {"unreadable": (unreadable,)}
     server.settle()
-    assert server.weights == {V1: 90, V2: 10}
-    assert server.record.step == 1
+    server.world.deployments, server.world.more, server.broken = readable, {}, set()
+    server.settle()
+    assert (server.weights, server.told) == ({V1: 100}, ("Failed", "RolledBack"))
 
 
 def test_a_canary_that_the_server_refuses_in_a_step_loses_its_share_and_begins_anew() -> None:
@@ -366,14 +387,37 @@ def test_sixteen_rollouts_are_counted_at_once_and_the_others_wait_for_their_turn
     names = [f"alias-{n:02}" for n in range(20)]
     world = World({"maxCpuLoras": 50})
     for digit in "ab":
-        world.deployments = tuple(adapter(name, created=name, digit=digit, rollout=ROLLOUT) for name in names)
-        for _ in range(4):
-            held_now = [version(name, d) for name in names for d in "ab"[: "ab".index(digit) + 1]]
-            world.pods = (pod(*held_now, applied=world.status.get("manifestGeneration", 0)),)
-            world.reconcile()
+        _ask_all(world, names, digit, ROLLOUT)
     reasons = [entry["reason"] for entry in world.adapters().values()]
     assert reasons.count("WaitingForTurn") == 4
     assert sum(len(r["targets"]) == 2 for r in routes(world)) == 16
+
+
+def test_rollouts_that_are_paused_before_their_first_step_keep_no_other_waiting() -> None:
+    names = [f"alias-{n:02}" for n in range(AT_ONCE + 1)]
+    paused = {**ROLLOUT, "paused": True}
+    world = World({"maxCpuLoras": 50})
+    _ask_all(world, names, "a", paused)
+    _ask_all(world, names, "b", paused)
+    assert {entry["reason"] for entry in world.adapters().values()} == {"Paused"}
+    assert {record["counts"] for record in world.status["rollouts"] if "counts" in record} <= {None}
+    _ask_all(world, names, "b", paused, ROLLOUT)
+    assert world.adapters()[names[-1]]["reason"] == "Holding"
+    _ask_all(world, names, "b", ROLLOUT)
+    reasons = [entry["reason"] for entry in world.adapters().values()]
+    assert (reasons.count("Holding"), reasons.count("WaitingForTurn")) == (AT_ONCE, 1)
+
+
+def _ask_all(world: World, names: list[str], digit: str, rollout: Any, last: Any = None) -> None:
+    """Every alias wants this version; the last one may ask for another rollout."""
+    world.deployments = tuple(
+        adapter(name, created=name, digit=digit, rollout=last if last and name == names[-1] else rollout)
+        for name in names
+    )
+    for _ in range(4):
+        held_now = [version(name, d) for name in names for d in "ab"[: "ab".index(digit) + 1]]
+        world.pods = (pod(*held_now, applied=world.status.get("manifestGeneration", 0)),)
+        world.reconcile()
 
 
 def routes(world: World) -> list[dict[str, Any]]:
