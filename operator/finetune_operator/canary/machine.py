@@ -46,8 +46,8 @@ class Look:
     `verified`: every ready one has verified the new version; until then `coming` says how far the last is.
     `followed`: every ready one routes as was decided last; `leaving` is what is left of the version before.
     `given_up` says why no replica can have the new version. `turn`: there is room for one more rollout
-    whose new version gets requests. `uncounted` are ready replicas whose image is too old to count what `counters` tell.
-    `awaited` says why what the spec asks for by now is not available.
+    whose new version gets requests. `uncounted` are ready replicas whose image is too old to count what
+    `counters` tell. `awaited` says why what the spec asks for by now is not available.
     """
 
     now: datetime

@@ -34,7 +34,7 @@ OWN_FLAGS = (
 
 _NAMES = "|".join(flag.removeprefix("--").replace("-", "[-_]") for flag in OWN_FLAGS)
 OWN_ARGUMENT = f"^(-tp|--(no[-_])?({_NAMES}))([=.]|$)"
-"""What the chart's schema refuses: these flags as vLLM takes them, with - or _, alone or with =value or .key."""
+"""What the chart's schema refuses: these flags with - or _, alone, with =value or .key of JSON."""
 
 
 def _not_ours(argument: str) -> str:

@@ -64,7 +64,7 @@ class _Scene:
             ends = before is not None and before.phase == "Shift"
             return replace(want, record=None if ends else before)
         if target is None or route is None:
-            return want
+            return _with_record(want, before) if _is_rolled_back(want, before) else want
         goes_on = not want.current and before is not None and before.to_version == target.name
         if want.rollout is None:
             return _with_record(want, before) if goes_on else want
@@ -95,6 +95,13 @@ def _shares(record: RolloutRecord) -> bool:
     for as long as somebody likes and keeps no other from beginning.
     """
     return record.phase == "Shift" and record.weight > 0
+
+
+def _is_rolled_back(want: Wanted, before: RolloutRecord | None) -> bool:
+    """Whether the version was rolled back and the spec is still the same; no route is no reason to try it."""
+    if before is None or want.rollout is None or before.phase != "RolledBack":
+        return False
+    return (before.to_version, before.generation) == (want.version, want.generation)
 
 
 def _with_record(want: Wanted, record: RolloutRecord | None) -> Wanted:

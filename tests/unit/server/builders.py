@@ -50,6 +50,7 @@ def adapter(
     source: str = "pvc://adapters/x",
     digit: str = "a",
     serving: Mapping[str, Any] | None = None,
+    last_served: Mapping[str, Any] | None = None,
     generation: int = 1,
     alias_conflict: bool | None = None,
     available: bool = True,
@@ -63,6 +64,7 @@ def adapter(
     spec = {"serverRef": {"name": "shared"}, "alias": alias, "adapter": adapter, **more}
     resolved = {"source": source, "digest": digest, "version": version(alias, digit)}
     status = {"resolved": resolved, "serving": serving, "observedGeneration": generation}
+    status |= {"lastServed": last_served}
     status |= {"aliasConflict": alias_conflict, "conditions": [told]}
     return AdapterDeployment.model_validate(
         {"metadata": {**meta, "generation": generation}, "spec": spec, "status": status}

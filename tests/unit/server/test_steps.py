@@ -254,6 +254,38 @@ def test_a_rollout_that_cannot_be_read_any_more_gives_its_share_back_and_begins_
     assert (server.weights, server.record.step) == ({V1: 90, V2: 10}, 1)
 
 
+def rolled_back_without_replicas(**status: Any) -> Server:
+    """A rollout ended, the server was scaled to zero, and its manifest is lost."""
+    server = shifting()
+    server.broken = {V2}
+    server.look(5)
+    server.names = ()
+    asked = adapter("reviews", digit="b", generation=server.generation, rollout=server.rollout, **status)
+    server.world.spec, server.world.deployments = {"replicas": 0}, (asked,)
+    server.settle()
+    del server.world.children["ConfigMap"]
+    server.settle()
+    return server
+
+
+def test_a_manifest_that_is_lost_without_replicas_comes_back_with_the_version_before() -> None:
+    last = {"version": V1, "digest": "sha256:" + "a" * 64, "source": "pvc://adapters/x"}
+    server = rolled_back_without_replicas(last_served=last)
+    assert (server.weights, server.listed) == ({V1: 100}, {V1})
+    assert server.told == ("Failed", "RolledBack")
+    server.names, server.world.spec, server.broken = ("pod-1",), {}, set()
+    server.settle()
+    assert (server.weights, server.told) == ({V1: 100}, ("Failed", "RolledBack"))
+
+
+def test_where_nobody_knows_the_version_before_what_was_rolled_back_is_not_tried_again_all_the_same() -> None:
+    server = rolled_back_without_replicas()
+    assert (server.listed, server.told) == (set(), ("Failed", "RolledBack"))
+    server.ask("b")
+    server.look()
+    assert server.listed == {V2}, "another spec tries it again"
+
+
 def test_a_version_that_was_rolled_back_stays_so_while_its_deployment_cannot_be_read() -> None:
     server = shifting()
     server.broken = {V2}
@@ -449,6 +481,42 @@ def test_an_alias_that_was_anothers(spec: dict[str, Any], serves: str | None) ->
     entry = world.adapters()["young"]
     assert (entry.get("reason") == "AliasConflict") == (serves is None)
     assert serves is not None or "spec.takeOverAlias" in entry["message"]
+
+
+@pytest.mark.parametrize("replicas", [1, 0])
+@pytest.mark.parametrize(("spec", "serves"), ALIASES)
+def test_an_alias_that_changed_hands_while_no_operator_looked(
+    spec: dict[str, Any], serves: str | None, replicas: int
+) -> None:
+    world = World({"replicas": replicas}, deployments=(adapter("old", "reviews"),))
+    world.reconcile()
+    world.deployments = (adapter("young", "reviews", "2026-01-02", digit="b", **spec),)
+    for _ in range(3):
+        world.reconcile()
+        assert (world.adapters()["young"].get("reason") == "AliasConflict") == (serves is None)
+
+
+def test_a_server_that_had_no_slots_gives_the_alias_to_the_older_one_once_it_has() -> None:
+    both = adapter("old", "reviews"), adapter("young", "reviews", "u", digit="b")
+    world = World({"maxLoras": 0}, deployments=both)
+    world.reconcile()
+    world.spec = {}
+    for _ in range(2):
+        world.reconcile()
+        told = world.adapters()
+        assert told["old"].get("reason") != "AliasConflict"
+        assert told["young"]["reason"] == "AliasConflict"
+
+
+def test_of_two_that_were_created_at_once_the_one_that_has_the_alias_keeps_it() -> None:
+    world = World(deployments=(adapter("later-by-name", "reviews"),))
+    world.reconcile()
+    world.deployments = (*world.deployments, adapter("earlier-by-name", "reviews", digit="b"))
+    for _ in range(3):
+        world.reconcile()
+        told = world.adapters()
+        assert told["earlier-by-name"]["reason"] == "AliasConflict"
+        assert told["later-by-name"].get("reason") != "AliasConflict"
 
 
 def test_who_deletes_an_object_and_creates_it_again_keeps_its_alias() -> None:
