@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import httpx
 import pytest
@@ -13,7 +12,7 @@ from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Apply, Manifest
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.plan import plan
-from tests.apiserver.client import GROUP, Object
+from tests.apiserver.client import GROUP, ROOT, Object
 from tests.apiserver.test_stage_children import NETWORK
 from tests.unit.server.builders import KINDS, World, adapter, serve, version
 from tests.unit.stages.rendered import with_settings
@@ -210,10 +209,8 @@ def test_the_status_is_stored_whole(server: httpx.Client) -> None:
     assert answer.json()["status"] == world.status
 
 
-def test_the_autoscaler_of_the_page_is_accepted(server: httpx.Client) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    shown = page.partition("### Autoscaling")[2].partition("```yaml")[2].partition("```")[0]
-    autoscaler = yaml.safe_load(shown)
+def test_the_autoscaler_of_the_example_is_accepted(server: httpx.Client) -> None:
+    autoscaler = yaml.safe_load((ROOT / "examples" / "autoscaling" / "hpa.yaml").read_text())
     path = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
     strict = {"fieldValidation": "Strict", "dryRun": "All"}
     made = server.post(path, params=strict, json=autoscaler)

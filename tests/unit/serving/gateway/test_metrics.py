@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from finetune_serving.gateway.ledger import Tally
@@ -35,6 +36,24 @@ async def test_every_listed_version_has_its_series_at_zero(setup: Setup) -> None
         "request_duration_seconds_count",
     ):
         assert f"finetune_gateway_{name}{{{OF_REVIEWS}}} 0.0" in text
+
+
+AUTOSCALING = Path(__file__).parents[4] / "examples" / "autoscaling"
+
+
+async def test_the_autoscaling_example_goes_by_a_gauge_of_every_version(setup: Setup) -> None:
+    hpa, adapter, keda = (
+        yaml.safe_load((AUTOSCALING / f"{name}.yaml").read_text())
+        for name in ("hpa", "prometheus-adapter", "keda")
+    )
+    metric = hpa["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    (rule,), (trigger,) = adapter["rules"]["custom"], keda["spec"]["triggers"]
+    (family,) = [f for f in text_string_to_metric_families(setup.metrics()) if f.name == metric]
+    assert family.type == "gauge"
+    assert set(family.samples[0].labels).isdisjoint({"namespace", "pod"}), "those are Prometheus' own"
+    assert rule["name"]["as"] == rule["seriesQuery"].partition("{")[0] == metric
+    assert trigger["metadata"]["query"].startswith(f"sum({metric}{{")
+    assert hpa["spec"]["scaleTargetRef"] == keda["spec"]["scaleTargetRef"]
 
 
 async def test_names_follow_prometheus_rules(client: Client, setup: Setup) -> None:
