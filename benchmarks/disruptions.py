@@ -4,10 +4,11 @@
 
 Two replicas (real gateway processes, each with a stand-in engine in a process of its own) behind a forwarder
 that does what a Service does: each new connection goes to a replica that is ready, and stays there. A roll is
-the operator's three manifests; a deletion takes the replica out of the Service, ends it by SIGTERM while its
-clients go on, and starts a new one. A kill ends an engine by SIGKILL; its replica leaves the Service two
-seconds later, as by its probe, and only streams that had begun may be lost. Sixteen clients ask without a
-pause, half of them as streams, and never retry.
+the operator's three manifests. A deletion does what a cluster does at once: the kubelet waits for
+`propagationSeconds` (5, the default) and then sends SIGTERM, while the Service goes on sending connections to
+the replica for a time of its own, up to 4 s; then a new replica starts. A kill ends an engine by SIGKILL; its
+replica leaves the Service two seconds later, as by its probe, and only streams that had begun may be lost.
+Sixteen clients ask without a pause, half of them as streams, and never retry.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from tests.engine_stand_in import StandInEngine
 
 CLIENTS = 16
 _PROBE_SECONDS = 2.0
+_PROPAGATION_SECONDS = 5.0
+_SLOWEST_SERVICE_SECONDS = 4.0
 _MODULE = "model.layers.0.self_attn.q_proj"
 _ASK: Any = [{"role": "user", "content": "What do you say?"}]
 
@@ -77,6 +80,11 @@ class Replica:
                     if condition((await client.get(f"http://127.0.0.1:{self.agent_port}/state")).json()):
                         return
                 await asyncio.sleep(0.05)
+
+    async def deleted(self) -> None:
+        """What the kubelet does: the preStop hook of the gateway waits, then the containers end."""
+        await asyncio.sleep(_PROPAGATION_SECONDS)
+        await self.end()
 
     async def end(self) -> None:
         """SIGTERM to the gateway; when it has drained, the engine ends."""
@@ -200,8 +208,10 @@ def _ready(state: dict[str, Any]) -> bool:
 async def _deletions(service: Service, replicas: list[Replica], root: Path, url: str, deletions: int) -> int:
     for number in range(deletions):
         replica = replicas[number % 2]
+        kubelet = asyncio.create_task(replica.deleted())
+        await asyncio.sleep(random.uniform(0, _SLOWEST_SERVICE_SECONDS))
         service.ready.remove(replica)
-        await replica.end()
+        await kubelet
         await replica.start(root, url)
         service.ready.append(replica)
     return deletions
