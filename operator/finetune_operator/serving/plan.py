@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from finetune_operator.api.conditions import ready_events
-from finetune_operator.api.modelserver import ModelServerStatus
+from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.contracts.server_manifest import ManifestBase
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Action, Emit, Patch, Plan

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import accumulate
 
 from finetune_operator.api.conditions import MESSAGE_LIMIT, Fact, clip, with_facts, word
-from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
+from finetune_operator.api.modelserverstatus import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.api.rollout import RolloutRecord
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest

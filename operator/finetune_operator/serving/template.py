@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from finetune_operator.api.modelserver import TEMPLATE_LIMIT, ModelServer, TemplateRecord
+from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.api.modelserverstatus import TEMPLATE_LIMIT, TemplateRecord
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest

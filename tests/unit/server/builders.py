@@ -10,7 +10,8 @@ from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.conditions import Condition
-from finetune_operator.api.modelserver import ModelServer, ModelServerStatus
+from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.contracts.server_manifest import ManifestVersion
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Apply, Manifest, Patch, Plan

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.modelserver import ModelServerStatus
+from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.api.rollout import ProcessCounters, RolloutRecord, StepCounts
 from finetune_operator.serving.observed import PodState, Unreadable
 from finetune_operator.serving.status import ROLLOUTS_BYTES
