@@ -88,6 +88,12 @@ class Attempt(ApiModel):
     node: str | None = Field(
         None, description="The node it failed on, which the next attempts avoid if they can.", max_length=253
     )
+    disruption: str | None = Field(
+        None,
+        description="What takes its pods away, while something does: they may be gone before their result is "
+        "read.",
+        max_length=1024,
+    )
     sums_up: int | None = Field(
         None,
         description="How many disrupted attempts with the same GPUs and price this entry stands for, where a "
