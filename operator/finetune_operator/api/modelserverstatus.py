@@ -41,15 +41,25 @@ class SlotsStatus(ApiModel):
 class TemplateRecord(ApiModel):
     """The pod template that the server keeps until its spec or spec.upgrade asks for a new one."""
 
+    controller_revision: str = Field(description="The ControllerRevision that holds it.", max_length=253)
     spec_digest: str = Field(description="sha256:... of the spec that it was rendered from.", max_length=71)
     revision: str | None = Field(None, description="spec.upgrade.revision at that time.", max_length=63)
     cause: Literal["Spec", "Revision", "Automatic"] = Field(description="What made the server take it.")
-    template: str = Field(description="The template as JSON.", max_length=TEMPLATE_LIMIT)
     proven: bool | None = Field(
         None,
         description="False until a rollout of it has completed with a ready pod: until then it follows the "
         "operator's image and settings, so that their correction reaches pods that never started.",
     )
+
+
+class InlineTemplate(ApiModel):
+    """The pod template as operators kept it before it had a ControllerRevision."""
+
+    spec_digest: str = Field(description="As in template.", max_length=71)
+    revision: str | None = Field(None, description="As in template.", max_length=63)
+    cause: Literal["Spec", "Revision", "Automatic"] = Field(description="As in template.")
+    template: str = Field(description="The template as JSON.", max_length=TEMPLATE_LIMIT)
+    proven: bool | None = Field(None, description="As in template.")
 
 
 class ModelServerStatus(Status):
@@ -92,6 +102,9 @@ class ModelServerStatus(Status):
         max_length=1024,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["deployment"]},
     )
-    pod_template: TemplateRecord | None = Field(
+    template: TemplateRecord | None = Field(
         None, description="The pod template in force; written and read by the operator only."
+    )
+    pod_template: InlineTemplate | None = Field(
+        None, description="What an earlier operator wrote instead of template. It is taken over and goes."
     )

@@ -28,6 +28,7 @@ from finetune_operator.serving.template import (
     in_force,
     refused,
     rolled_out,
+    stored,
 )
 from finetune_operator.serving.trouble import trouble_of
 
@@ -78,7 +79,8 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
         adapters=entries,
         rollouts=_rollouts(decided.reports),
         adapters_left_out=len(decided.reports) - len(entries) or None,
-        pod_template=template.record if template is not None else None,
+        template=template.record if template is not None else None,
+        pod_template=None if stored(observed, template) else server.status.pod_template,
     )
 
 

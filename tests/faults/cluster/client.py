@@ -44,6 +44,7 @@ WATCHED = (
     resources.CLAIM,
     resources.NETWORKPOLICY,
     resources.BUDGET,
+    resources.REVISION,
     resources.EVENT,
     QUOTA,
 )
