@@ -36,7 +36,7 @@ ENTRIES = 1024  # what the schema takes
 # etcd takes 1.5 MB of an object; readers and caches hold it many times.
 ADAPTERS_BYTES = 240_000  # with messages, which are cut for it
 ENTRIES_BYTES = 600_000  # without messages: a thousand whose names are all as long as names may be
-ROLLOUTS_BYTES = 400_000
+ROLLOUTS_BYTES = 530_000
 SHORTEST_MESSAGE = 40
 STOPPED = "Stopped"
 
@@ -184,8 +184,8 @@ def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
 
 
 def _rollouts(reports: Sequence[AliasReport]) -> tuple[RolloutRecord, ...]:
-    """Those under way before those that were rolled back, and these before those that are complete."""
-    order = {"Complete": 2, "RolledBack": 1}
+    """Those in a step first, then others under way, those that were rolled back, and those complete."""
+    order = {"Complete": 2, "RolledBack": 1, "Shift": -1}
     found = [report.wanted.record for report in reports if report.wanted.record is not None]
     found.sort(key=lambda record: order.get(record.phase, 0))
     taken = accumulate(len(json.dumps(record.to_dict(), separators=(",", ":"))) for record in found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,7 +14,8 @@ from finetune_operator.serving.routing import followed, idle, refused, verified
 from finetune_operator.serving.table import Table
 from finetune_operator.serving.wanted import Rejection, Wanted
 
-AT_ONCE = 16  # the counters of so many fit into the status, whatever the number of replicas
+AT_ONCE = 16
+COUNTED = 24  # the counters of so many fit into the status, whatever the number of replicas
 _COMING: dict[str, Coming] = {"Loading": "Load", "Verifying": "Verify", "Ready": "Verify"}
 
 
@@ -23,13 +24,14 @@ def with_rollouts(
 ) -> tuple[Wanted, ...]:
     """The requests, each with how far its rollout is; one that was rolled back is kept off the server."""
     records = {record.deployment: record for record in observed.server.status.rollouts}
-    under_way = {name for name, record in records.items() if _shares(record)}
+    sharing = {name for name, record in records.items() if _shares(record)}
+    paused = {want.deployment for want in wanted if want.rollout is not None and want.rollout.paused}
     scene, steered = _Scene(observed, current, now), []
     for want in wanted:
-        turn = want.deployment in under_way or len(under_way) < AT_ONCE
+        turn = want.deployment in sharing or _room(sharing, paused)
         after = scene.steered(want, records.get(want.deployment), turn)
         if after.record is not None and _shares(after.record):
-            under_way.add(want.deployment)
+            sharing.add(want.deployment)
         steered.append(after)
     return tuple(steered)
 
@@ -90,10 +92,15 @@ class _Scene:
         )
 
 
-def _shares(record: RolloutRecord) -> bool:
-    """Whether both versions get requests, which are counted; one that is paused before its first step waits
-    for as long as somebody likes and keeps no other from beginning.
+def _room(sharing: Set[str], paused: Set[str]) -> bool:
+    """Whether another rollout may begin. A pause lasts as long as somebody likes, so it keeps nobody waiting
+    before the counters take all the room of the status.
     """
+    return len(sharing - paused) < AT_ONCE and len(sharing) < COUNTED
+
+
+def _shares(record: RolloutRecord) -> bool:
+    """Whether both versions get requests, which are counted."""
     return record.phase == "Shift" and record.weight > 0
 
 

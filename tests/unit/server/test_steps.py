@@ -13,7 +13,7 @@ from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.api.rollout import ProcessCounters, RolloutRecord, StepCounts
 from finetune_operator.serving.observed import PodState, Unreadable
 from finetune_operator.serving.status import ROLLOUTS_BYTES
-from finetune_operator.serving.steps import AT_ONCE
+from finetune_operator.serving.steps import AT_ONCE, COUNTED
 from finetune_operator.serving.table import read_table
 from tests.unit.server.builders import NOW, World, adapter, held, pod, version
 
@@ -419,7 +419,7 @@ def test_sixteen_rollouts_are_counted_at_once_and_the_others_wait_for_their_turn
     names = [f"alias-{n:02}" for n in range(20)]
     world = World({"maxCpuLoras": 50})
     for digit in "ab":
-        _ask_all(world, names, digit, ROLLOUT)
+        _ask_all(world, digit, dict.fromkeys(names, ROLLOUT))
     reasons = [entry["reason"] for entry in world.adapters().values()]
     assert reasons.count("WaitingForTurn") == 4
     assert sum(len(r["targets"]) == 2 for r in routes(world)) == 16
@@ -429,25 +429,24 @@ def test_rollouts_that_are_paused_before_their_first_step_keep_no_other_waiting(
     names = [f"alias-{n:02}" for n in range(AT_ONCE + 1)]
     paused = {**ROLLOUT, "paused": True}
     world = World({"maxCpuLoras": 50})
-    _ask_all(world, names, "a", paused)
-    _ask_all(world, names, "b", paused)
+    _ask_all(world, "a", dict.fromkeys(names, paused))
+    _ask_all(world, "b", dict.fromkeys(names, paused))
     assert {entry["reason"] for entry in world.adapters().values()} == {"Paused"}
     assert {record["counts"] for record in world.status["rollouts"] if "counts" in record} <= {None}
-    _ask_all(world, names, "b", paused, ROLLOUT)
+    _ask_all(world, "b", {**dict.fromkeys(names, paused), names[-1]: ROLLOUT})
     assert world.adapters()[names[-1]]["reason"] == "Holding"
-    _ask_all(world, names, "b", ROLLOUT)
+    _ask_all(world, "b", dict.fromkeys(names, ROLLOUT))
     reasons = [entry["reason"] for entry in world.adapters().values()]
     assert (reasons.count("Holding"), reasons.count("WaitingForTurn")) == (AT_ONCE, 1)
 
 
-def _ask_all(world: World, names: list[str], digit: str, rollout: Any, last: Any = None) -> None:
-    """Every alias wants this version; the last one may ask for another rollout."""
+def _ask_all(world: World, digit: str, rollouts: dict[str, Any]) -> None:
+    """Every alias wants this version, by its rollout."""
     world.deployments = tuple(
-        adapter(name, created=name, digit=digit, rollout=last if last and name == names[-1] else rollout)
-        for name in names
+        adapter(name, created=name, digit=digit, rollout=rollout) for name, rollout in rollouts.items()
     )
     for _ in range(4):
-        held_now = [version(name, d) for name in names for d in "ab"[: "ab".index(digit) + 1]]
+        held_now = [version(name, d) for name in rollouts for d in "ab"[: "ab".index(digit) + 1]]
         world.pods = (pod(*held_now, applied=world.status.get("manifestGeneration", 0)),)
         world.reconcile()
 
@@ -457,14 +456,26 @@ def routes(world: World) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_counters_of_sixteen_rollouts_on_many_replicas_fit_into_the_status() -> None:
+def test_rollouts_that_are_paused_in_a_step_keep_no_other_waiting_while_the_status_has_room() -> None:
+    names = [f"alias-{n:02}" for n in range(COUNTED + 1)]
+    world = World({"maxCpuLoras": 60})
+    _ask_all(world, "a", dict.fromkeys(names, ROLLOUT))
+    _ask_all(world, "b", dict.fromkeys(names, ROLLOUT))
+    halted = {**ROLLOUT, "paused": True}
+    _ask_all(world, "b", {**dict.fromkeys(names, ROLLOUT), **dict.fromkeys(names[:AT_ONCE], halted)})
+    reasons = [entry["reason"] for entry in world.adapters().values()]
+    assert (reasons.count("Paused"), reasons.count("Holding")) == (AT_ONCE, COUNTED - AT_ONCE)
+    assert reasons.count("WaitingForTurn") == 1
+
+
+def test_the_counters_of_those_in_a_step_on_many_replicas_fit_into_the_status() -> None:
     most = ProcessCounters(process="p" * 64, stable=(2**40,) * 6, canary=(2**40,) * 6)
     counts = StepCounts(processes=(most,) * 65)
     whole = RolloutRecord(
         from_version="v" * 128, to_version="v" * 128, phase="Shift", since="2026-11-23T12:00:00Z",
         message="m" * 1024, deployment="d" * 253, generation=1, counts=counts,
     )  # fmt: skip
-    assert AT_ONCE * len(json.dumps(whole.to_dict())) < ROLLOUTS_BYTES
+    assert COUNTED * len(json.dumps(whole.to_dict())) < ROLLOUTS_BYTES
 
 
 ALIASES = [
