@@ -5,6 +5,7 @@ API server, controllers and operator, gateway and agent are the real ones; the e
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import uuid
@@ -31,6 +32,7 @@ from tests.small_artifacts import publish
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.asyncio(loop_scope="session")]
 BASE = "base"
+LIMIT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,19 @@ class Site:
 
     async def until(self, name: str, status: str, reason: str) -> str:
         """Wait for a word about an AdapterDeployment; returns the sentence."""
-        await self.world.until("AdapterDeployment", name, "Ready", status, reason)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await self.world.until("AdapterDeployment", name, "Ready", status, reason)
         return text(condition(self.world.get("AdapterDeployment", name), "Ready"), "message")
+
+    async def says(self, kind: str, name: str, *words: str) -> None:
+        """Wait until an object says of itself what holds all these words."""
+
+        def holds() -> bool:
+            said = text(condition(self.world.get(kind, name), "Ready"), "message")
+            return all(word in said for word in words)
+
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await self.world.history.until(holds)
 
     async def ask(self, model: str) -> int:
         """The status code of the only pod's answer."""
@@ -69,7 +82,8 @@ class Site:
         """Delete the only pod and wait until another one is ready and the server says so."""
         [before] = self.world.history.of("Pod")
         await self.world.delete("Pod", name_of(before), gracePeriodSeconds=1)
-        await self.world.history.until(lambda: self._replaced(before))
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await self.world.history.until(lambda: self._replaced(before))
 
     def _replaced(self, before: Object) -> bool:
         names = [name_of(pod) for pod in self.world.history.of("Pod")]
@@ -127,20 +141,19 @@ async def test_a_new_pod_serves_whatever_can_be_had_and_tells_the_truth_of_the_r
         await site.until(name, "True", "Serving")
 
     await site.world.change("AdapterDeployment", "unpromoted", allowUnpromoted=False)
-    assert "replicas that start from now on refuse it" in await site.until("unpromoted", "True", "Serving")
+    await site.says("AdapterDeployment", "unpromoted", "replicas that start from now on refuse it")
     site.folder("moved").rename(site.folder("away"))
     shutil.rmtree(site.folder("removed"))
     assert [await site.ask(model) for model in ("moved", "removed", "unpromoted")] == [200, 200, 200]
 
     await site.replace_pod()
     reasons = {"moved": "ArtifactMissing", "removed": "ArtifactMissing", "unpromoted": "Unpromoted"}
+    await site.says("ModelServer", "shared", *(f"{name} on" for name in reasons))
     for name, reason in reasons.items():
         assert "keeps answering" not in await site.until(name, "False", reason)
         assert await site.ask(name) == 503
     assert [await site.ask(model) for model in ("a", BASE)] == [200, 200]
-    assert site.world.stands("AdapterDeployment", "a", "Ready", "True")
-    said = text(condition(site.world.get("ModelServer", "shared"), "Ready"), "message")
-    assert all(f"{name} on" in said for name in reasons)
+    await site.until("a", "True", "Serving")
 
     site.folder("away").rename(site.folder("moved"))
     await site.until("moved", "True", "Serving")
