@@ -93,6 +93,7 @@ class Agent:
             self._keys.refresh()
             self._follow_copies()
             self._settle()
+            self._ledger.keep(self._book.table.pairs())
             self._settled.set()
             await _set_within(self._changed, TICK_SECONDS)
 

@@ -11,6 +11,7 @@ import pytest
 from finetune_serving.agent import agent, steps
 from finetune_serving.agent.converge import Decision, World, converge
 from finetune_serving.agent.manifest import ManifestFile
+from finetune_serving.gateway import ledger
 from tests.unit.serving.pod import Pod, Publish
 
 
@@ -76,6 +77,18 @@ async def test_what_is_due_is_decided_in_one_place(
     pod.write(2, [new], reviews=new["name"])
     await pod.until(lambda s: [v.name for v in s.versions] == [new["name"]])
     assert len(tasks) == 1
+
+
+async def test_the_counts_of_a_version_that_left_go_although_nobody_scrapes(
+    pod: Pod, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "KEEP_SECONDS", 0.0)
+    old, new = publish("a"), publish("b")
+    pod.write(1, [old], reviews=old["name"])
+    await pod.until(lambda s: s.ready)
+    pod.write(2, [new], reviews=new["name"])
+    await pod.until(lambda _: ("reviews", new["name"]) in pod.ledger.accounts)
+    await pod.until(lambda _: ("reviews", old["name"]) not in pod.ledger.accounts)
 
 
 async def test_two_versions_with_one_digest_share_their_files(pod: Pod, publish: Publish) -> None:

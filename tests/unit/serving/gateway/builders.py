@@ -143,6 +143,11 @@ class Setup:
         self.book.table, self.book.limits = table_of(manifest), manifest.limits
         self.book.loaded = manifest.routed()
         self.book.grants = {grant.name: grant.aliases for grant in manifest.keys}
+        self.tick()
+
+    def tick(self) -> None:
+        """What the agent does several times a second."""
+        self.ledger.keep(self.book.table.pairs())
 
     def metrics(self) -> str:
         """What Prometheus gets."""

@@ -99,8 +99,11 @@ async def test_a_version_that_left_can_be_scraped_for_ten_minutes(
     assert f'code="200",version="{VERSION}"}} 1.0' in setup.metrics()
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 599)
+    setup.tick()
     assert f'code="200",version="{VERSION}"}} 1.0' in setup.metrics()
     monkeypatch.setattr(time, "monotonic", lambda: now + 601)
+    assert VERSION in setup.metrics()  # whoever scrapes changes nothing
+    setup.tick()
     assert VERSION not in setup.metrics()
     assert setup.ledger.tally(VERSION) == Tally()
 
