@@ -126,7 +126,7 @@ class Gateway:
                 raise errors.unavailable() from None
         if self.peers is not None:
             return self.peers.outgoing(request.path, content, request.headers, call)
-        return await self.hold.found(lambda: self._local(content, request, call), deadline())
+        return await self.hold.found(call, lambda: self._local(content, request, call), deadline())
 
     def _local(self, content: bytes, request: web.Request, call: Call) -> Outgoing:
         """The request for the engine. Nothing awaits here, so that no version is asked uncounted."""
@@ -185,10 +185,10 @@ class Gateway:
     async def _again(self, request: web.Request, outgoing: Outgoing, call: Call, until: float) -> Outgoing:
         """A request that the other side cannot have begun, when there is news of our own engine."""
         if outgoing.to is self.engine:
-            await self.hold.news(until)
+            await self.hold.news(call, until)
             if self._others(request) and not self.book.can_answer(call.version):
                 return self._passed(request, outgoing, call)
-            await self.hold.found(lambda: self._still(call.version), until)
+            await self.hold.found(call, lambda: self._still(call.version), until)
             return outgoing
         try:
             local = self._local(outgoing.content, request, call)
@@ -196,7 +196,7 @@ class Gateway:
         except NotBegunError as error:
             if error.lasting:
                 raise errors.unavailable(error.lasting) from None
-        await self.hold.news(until)
+        await self.hold.news(call, until)
         return outgoing  # another replica may be ready by now
 
     def _passed(self, request: web.Request, outgoing: Outgoing, call: Call) -> Outgoing:

@@ -2,15 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import unavailable
+from finetune_serving.gateway.ledger import Call
 from finetune_serving.gateway.proxy import NotBegunError
 
 HOLD_SECONDS = 5.0
-HOLD_MOST = 256
+HOLD_MOST = 512
 Found = TypeVar("Found")
 
 
@@ -24,9 +27,9 @@ class Hold:
 
     def __init__(self, book: Book) -> None:
         self._book = book
-        self.waiting = 0
+        self.waiting: Counter[str] = Counter()  # by alias
 
-    async def found(self, choose: Callable[[], Found], until: float) -> Found:
+    async def found(self, call: Call, choose: Callable[[], Found], until: float) -> Found:
         """What `choose` gives as soon as it raises NotBegunError no more; Refusal after `until`."""
         while True:
             try:
@@ -34,17 +37,25 @@ class Hold:
             except NotBegunError as error:
                 if error.lasting:
                     raise unavailable(error.lasting) from None
-                await self.news(until)
+            await self.news(call, until)
 
-    async def news(self, until: float) -> None:
+    async def news(self, call: Call, until: float) -> None:
         """Wait until the agent announces a change; Refusal after `until`, and where too many wait."""
-        if self._book.closing or self.waiting >= HOLD_MOST:
+        with self._place(call.alias):
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    await self._book.changed()
+            except TimeoutError:
+                raise unavailable() from None
+
+    @contextmanager
+    def _place(self, alias: str) -> Iterator[None]:
+        """An alias gets a place while more are free than it has: one that is stuck takes at most half."""
+        free = HOLD_MOST - self.waiting.total()
+        if self._book.closing or self.waiting[alias] >= free:
             raise unavailable()
-        self.waiting += 1
+        self.waiting[alias] += 1
         try:
-            async with asyncio.timeout(until - time.monotonic()):
-                await self._book.changed()
-        except TimeoutError:
-            raise unavailable() from None
+            yield
         finally:
-            self.waiting -= 1
+            self.waiting -= Counter((alias,))

@@ -205,7 +205,7 @@ async def test_what_the_other_replica_refuses_is_the_answer(client: Client, engi
 
 async def _until_held(setup: Setup) -> None:
     async with asyncio.timeout(10):
-        while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
+        while not setup.gateway.hold.waiting:  # noqa: ASYNC110 - the gateway has no event for a test
             await asyncio.sleep(0)
 
 
