@@ -24,6 +24,8 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # A generation may take as long as it takes; only an engine that does not accept the connection is late.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
 _UNKNOWN_VERSION = frozenset({HTTPStatus.NOT_FOUND})
+# What vLLM (and another gateway) says of a name that it may learn later; any other 404 is the answer.
+_UNKNOWN_MODEL = re.compile(rb"The model `[^`]*` does not exist")
 _DEAD = b"EngineCore encountered an issue"  # vLLM's EngineDeadError
 
 
@@ -46,8 +48,8 @@ class NotBegunError(EngineGoneError):
 class Outgoing:
     """A request as the engine (or another replica) gets it.
 
-    `hides_usage`: the client did not ask for a stream's tokens. `not_begun`: the answers by which the other
-    side says that it has not begun.
+    `hides_usage`: the client did not ask for a stream's tokens. `not_begun`: the codes by which the other
+    side says that it has not begun; a 404 does only when it is about the model.
     """
 
     to: aiohttp.ClientSession
@@ -77,7 +79,7 @@ async def forward(request: web.Request, outgoing: Outgoing, call: Call, ledger: 
     connection, and the engine stops generating.
     """
     async with await send(outgoing) as upstream:
-        if upstream.status in outgoing.not_begun:
+        if await _refuses(upstream, outgoing.not_begun):
             raise NotBegunError
         headers = {name: upstream.headers[name] for name in _RETURNED_HEADERS if name in upstream.headers}
         headers |= {"Cache-Control": "no-cache"} | ({VERSION_HEADER: call.version} if call.version else {})
@@ -89,6 +91,12 @@ async def forward(request: web.Request, outgoing: Outgoing, call: Call, ledger: 
         if upstream.status == 200:  # any other code says what it is
             call.take(read_answer(content))
         return web.Response(status=upstream.status, body=content, headers=headers)
+
+
+async def _refuses(upstream: aiohttp.ClientResponse, not_begun: frozenset[int]) -> bool:
+    if upstream.status in not_begun and upstream.status == HTTPStatus.NOT_FOUND:
+        return _UNKNOWN_MODEL.search(await whole(upstream)) is not None
+    return upstream.status in not_begun
 
 
 async def send(outgoing: Outgoing) -> aiohttp.ClientResponse:

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from finetune_serving.gateway import hold
 from finetune_serving.gateway.routing import RouteTable
+from tests.engine_stand_in import error
 from tests.unit.serving.gateway.builders import BODY, CHAT, Client, Engine, Setup
 
 
@@ -136,6 +137,26 @@ async def test_an_engine_that_lost_a_version_is_a_503_not_a_404(
     engine.loaded.clear()
     assert (await client.post(CHAT, json=BODY)).status == 503
     assert setup.book.trouble.is_set()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param("Not Found", id="an API that the engine does not have"),
+        pytest.param("The tool `search` does not exist.", id="something else that does not exist"),
+    ],
+)
+async def test_a_404_that_no_load_can_mend_is_the_answer_at_once(
+    client: Client, setup: Setup, engine: Engine, message: str
+) -> None:
+    async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return error(404, message)
+
+    engine.reply = reply
+    response = await client.post(CHAT, json=BODY)
+    assert (response.status, (await response.json())["error"]["message"]) == (404, message)
+    assert len(engine.bodies) == 1
+    assert not setup.book.trouble.is_set()
 
 
 async def test_a_version_that_is_not_loaded_is_not_asked(
