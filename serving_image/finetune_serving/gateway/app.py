@@ -4,14 +4,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import aiohttp
 from aiohttp import web
 
 from finetune_serving.gateway import errors
-from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read, renamed
+from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read, unrendered
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.hold import Hold, deadline
@@ -160,7 +159,7 @@ class Gateway:
     def _rendered(self, ask: Ask, version: str, request: web.Request, call: Call) -> Outgoing:
         content = ask.rendered(version, self.book.template_kwargs.get(version, {}))
         headers, url = engine_headers(request.headers, call), engine_url(ask.endpoint.path)
-        return Outgoing(self.engine, url, content, headers, ask.adds_usage)
+        return Outgoing(self.engine, url, content, headers, ask.adds_usage, ask.own())
 
     def _shadow(self, ask: Ask, request: web.Request, call: Call) -> None:
         route = self.book.table.aliases.get(ask.model)
@@ -191,8 +190,7 @@ class Gateway:
             await self.hold.found(call, lambda: self._still(call.version), until)
             return outgoing
         try:
-            local = self._local(outgoing.content, request, call)
-            return replace(local, hides_usage=local.hides_usage or outgoing.hides_usage)
+            return self._local(outgoing.content, request, call)
         except NotBegunError as error:
             if error.lasting:
                 raise errors.unavailable(error.lasting) from None
@@ -205,8 +203,8 @@ class Gateway:
         if outgoing.to is not self.engine or others is None:
             raise EngineGoneError
         self.ledger.leave(call)
-        content, hides = renamed(outgoing.content, call.alias), outgoing.hides_usage
-        return others.outgoing(request.path, content, request.headers, call, hides_usage=hides)
+        content = unrendered(outgoing.content, outgoing.own)
+        return others.outgoing(request.path, content, request.headers, call)
 
     def _others(self, request: web.Request) -> Peers | None:
         """The other replicas, for a request that does not come from one of them."""

@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 
 import aiohttp
 from aiohttp import web
+from msgspec import Raw
 from yarl import URL
 
 from finetune_serving.gateway.answers import read_answer
@@ -48,7 +49,8 @@ class NotBegunError(EngineGoneError):
 class Outgoing:
     """A request as the engine (or another replica) gets it.
 
-    `hides_usage`: the client did not ask for a stream's tokens. `not_begun`: the codes by which the other
+    `hides_usage`: the client did not ask for a stream's tokens. `own`: what it sent in the fields that we
+    set, None for nothing. `not_begun`: the codes by which the other
     side says that it has not begun; a 404 does only when it is about the model.
     """
 
@@ -57,6 +59,7 @@ class Outgoing:
     content: bytes
     headers: Mapping[str, str]
     hides_usage: bool = False
+    own: Mapping[str, Raw | None] = field(default_factory=dict)
     not_begun: frozenset[int] = _UNKNOWN_VERSION
 
 
