@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import TypeVar
 
 from finetune_serving.gateway.book import Book
@@ -22,6 +23,11 @@ def deadline() -> float:
     return time.monotonic() + HOLD_SECONDS
 
 
+def pauses() -> Iterator[float]:
+    """Seconds between two questions to another replica; each pause is twice the one before."""
+    return (0.25 * 2**asked for asked in count())
+
+
 class Hold:
     """The requests that wait, and the agent's news that they wait for."""
 
@@ -29,24 +35,26 @@ class Hold:
         self._book = book
         self.waiting: Counter[str] = Counter()  # by alias
 
-    async def found(self, call: Call, choose: Callable[[], Found], until: float) -> Found:
-        """What `choose` gives as soon as it raises NotBegunError no more; Refusal after `until`."""
+    async def found(self, call: Call, choose: Callable[[], Found], until: float) -> Found | None:
+        """What `choose` gives as soon as it raises NotBegunError no more; None after `until`."""
         while True:
             try:
                 return choose()
             except NotBegunError as error:
                 if error.lasting:
                     raise unavailable(error.lasting) from None
-            await self.news(call, until)
+            if not await self.news(call, until):
+                return None
 
-    async def news(self, call: Call, until: float) -> None:
-        """Wait until the agent announces a change; Refusal after `until`, and where too many wait."""
+    async def news(self, call: Call, until: float) -> bool:
+        """Wait until the agent announces a change; False after `until`. Refusal where too many wait."""
         with self._place(call.alias):
             try:
                 async with asyncio.timeout(until - time.monotonic()):
                     await self._book.changed()
             except TimeoutError:
-                raise unavailable() from None
+                return False
+            return True
 
     @contextmanager
     def _place(self, alias: str) -> Iterator[None]:

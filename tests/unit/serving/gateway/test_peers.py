@@ -80,7 +80,10 @@ async def test_bytes_of_another_replica_are_no_sign_of_our_own_engine(client: Cl
     assert setup.ledger.last_byte == before
 
 
-async def test_a_request_is_passed_once_only(client: Client, setup: Setup, other: Setup) -> None:
+async def test_a_request_is_passed_once_only(
+    client: Client, setup: Setup, other: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 0.1)
     other.book.engine_up = False
     other.gateway.peers = setup.gateway.peers
     assert (await client.post(CHAT, json=BODY)).status == 503
@@ -203,6 +206,17 @@ async def test_a_replica_that_becomes_ready_meanwhile_gets_the_request(
     assert other.ledger.tally(VERSION).requests == 1
 
 
+async def test_another_replica_is_not_asked_at_every_news(
+    client: Client, setup: Setup, other: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 0.6)
+    other.book.engine_up = False
+    news = asyncio.create_task(_announce_always(setup))
+    assert (await client.post(CHAT, json=BODY)).status == 503
+    news.cancel()
+    assert other.ledger.accounts["reviews", ""].codes[503] <= 3  # at 0, 0.25 and 0.75 s
+
+
 async def test_what_the_other_replica_refuses_is_the_answer(client: Client, engine: Engine) -> None:
     async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
         return web.json_response({"error": {"message": "too long"}}, status=400)
@@ -221,3 +235,9 @@ async def _until_asked(other: Setup) -> None:
     async with asyncio.timeout(10):
         while not any(account.codes for account in other.ledger.accounts.values()):  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+async def _announce_always(setup: Setup) -> None:
+    while True:
+        setup.book.announce()
+        await asyncio.sleep(0.01)
