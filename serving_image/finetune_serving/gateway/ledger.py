@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from finetune_serving.documents import Counts
 from finetune_serving.gateway.answers import Reading
 
 CLIENT_LEFT = 499  # as nginx counts a client that closed before its answer was whole
@@ -34,23 +35,6 @@ class Spread:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Counts of one version since this process started; times are sums of seconds.
-
-    `requests` are finished ones, `failures` those with 5xx, a broken stream or an error inside it, `empty`
-    answers 200 without text or tool call, `cut` those that ended at a limit of tokens.
-    """
-
-    in_flight: int = 0
-    requests: int = 0
-    failures: int = 0
-    empty: int = 0
-    cut: int = 0
-    seconds: float = 0.0
-    first_byte_seconds: float = 0.0
 
 
 @dataclass
@@ -155,17 +139,17 @@ class Ledger:
         open_calls = (call for call in self._open if not call.shadow)
         return sum(alias in (None, call.alias) and key in (None, call.key) for call in open_calls)
 
-    def tally(self, version: str) -> Tally:
+    def tally(self, version: str) -> Counts:
         """The counts of a version behind all its names; zeros for one that was never asked."""
         accounts = self._of_version.get(version, {}).values()
-        return Tally(
+        return Counts(
             in_flight=sum(a.in_flight for a in accounts),
             requests=sum(a.duration.count for a in accounts),
             failures=sum(a.failures for a in accounts),
             empty=sum(a.empty for a in accounts),
             cut=sum(a.cut for a in accounts),
-            seconds=sum(a.duration.total for a in accounts),
-            first_byte_seconds=sum(a.first_byte_seconds for a in accounts),
+            seconds=round(sum(a.duration.total for a in accounts), 6),
+            first_byte_seconds=round(sum(a.first_byte_seconds for a in accounts), 6),
         )
 
     @contextmanager
