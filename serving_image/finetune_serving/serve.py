@@ -22,6 +22,7 @@ from finetune_serving.agent.engine_client import EngineClient
 from finetune_serving.agent.engine_watch import EngineWatch
 from finetune_serving.agent.manifest import ManifestFile
 from finetune_serving.agent.preflight import Limits
+from finetune_serving.agent.slowdown import SlowdownWatch
 from finetune_serving.agent.steps import Places, Steps
 from finetune_serving.documents import ModelManifest
 from finetune_serving.fingerprint import base_fingerprint
@@ -89,15 +90,20 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
         # reuses none: it must never take a connection that was closed for an engine that is gone.
         engine = await stack.enter_async_context(_session(options.uds, _IDLE_SECONDS))
         judged = await stack.enter_async_context(_session(options.uds, None))
-        agent = _agent(options, fingerprint, EngineClient(judged), registry, book, keys, ledger)
+        client = EngineClient(judged)
+        agent = _agent(options, fingerprint, client, registry, book, keys, ledger)
+        slowdown = SlowdownWatch(client, ledger, agent.at_rest)
+        registry.register(slowdown)
         gateway = Gateway(engine, book, keys, ledger, await _peers(stack, options.peers))
         await _listen(stack, gateway.app(), options.host, options.port)
         agents = agent_app(agent.state, registry, partial(engine_metrics, engine))
         await _listen(stack, agents, options.host, options.agent_port)
         work = asyncio.create_task(agent.run())
+        measuring = asyncio.create_task(slowdown.run())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        measuring.cancel()
         if work.done():
             logger.error("the agent failed; the process ends and is started again", exc_info=work.exception())
         await _drain(book, ledger, options.drain_seconds)

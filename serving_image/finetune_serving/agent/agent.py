@@ -20,6 +20,7 @@ from finetune_serving.agent.preflight import Limits
 from finetune_serving.agent.record import Record, after_engine_restart, given_up, lost, refused
 from finetune_serving.agent.report import Process, state
 from finetune_serving.agent.routes import alias_states, answering, ready_versions, refusals
+from finetune_serving.agent.slowdown import Subject
 from finetune_serving.agent.steps import Steps
 from finetune_serving.documents import ServerManifest, State
 from finetune_serving.gateway.book import Book
@@ -75,6 +76,14 @@ class Agent:
             slots=self._engine.verdict.slots,
         )
         return state(self._snapshot(), process, self._ledger.tally)
+
+    def at_rest(self) -> Subject | None:
+        """What the slowdown can be measured with: None unless all is done and an adapter answers."""
+        ready = sorted(ready_versions(self._world.records))
+        busy = self._due is not None or self._world.folders or self._book.closing
+        if busy or not self._book.ready or not ready:
+            return None
+        return Subject(self._engine_id, self._book.table.base, ready[0])
 
     async def run(self) -> None:
         """Watch and work until cancelled."""

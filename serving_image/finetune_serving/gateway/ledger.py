@@ -123,6 +123,7 @@ class Ledger:
         self._open: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._busy = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -158,6 +159,7 @@ class Ledger:
         call = Call(time.monotonic(), deadline, shadow=shadow)
         self._open.add(call)
         self._idle.clear()
+        self._busy.set()
         try:
             yield call
         finally:
@@ -167,6 +169,7 @@ class Ledger:
             self._count(call)
             if not self._open:
                 self._idle.set()
+                self._busy.clear()
 
     def enter(self, call: Call, alias: str, version: str) -> None:
         """Count a call as in flight for the version that was chosen for it, instead of an earlier one."""
@@ -218,6 +221,10 @@ class Ledger:
     async def idle(self) -> None:
         """Wait until nothing is in flight."""
         await self._idle.wait()
+
+    async def asked(self) -> None:
+        """Wait until something is in flight."""
+        await self._busy.wait()
 
     def _account(self, alias: str, version: str) -> Account:
         account = self.accounts.get((alias, version))
