@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import aiohttp
@@ -36,11 +37,17 @@ from finetune_serving.gateway.streams import cut
 
 logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Span = Callable[[web.Request, Call], AbstractContextManager[None]]
 CALL = web.RequestKey("call", Call)
 HEALTH = "/health"
 # After these the connection is of no use: the next request should find another pod, or the body was not read.
 _CLOSING = frozenset({408, 413, 503})
 _QUICK = aiohttp.ClientTimeout(total=2)
+
+
+def no_span(_: web.Request, __: Call) -> AbstractContextManager[None]:
+    """For a gateway without a collector of spans."""
+    return nullcontext()
 
 
 class Gateway:
@@ -53,12 +60,14 @@ class Gateway:
         keys: KeyRing,
         ledger: Ledger,
         peers: Peers | None = None,
+        span: Span = no_span,
     ) -> None:
         self.engine = engine
         self.book = book
         self.keys = keys
         self.ledger = ledger
         self.peers = peers
+        self.span = span
         self.rates = TokenRates()
         self.hold = Hold(book)
         self.shadows = Shadows(ledger)
@@ -229,7 +238,7 @@ class Gateway:
         if request.path == HEALTH:
             return await handler(request)
         ends = asyncio.timeout(None)
-        with self.ledger.call(ends) as call:
+        with self.ledger.call(ends) as call, self.span(request, call):
             request[CALL] = call
             call.request_id = request_id(request.headers)
             try:

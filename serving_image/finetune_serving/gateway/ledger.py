@@ -4,7 +4,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -63,8 +63,8 @@ class Call:
 
     `alias` is the public name it asked for, "" until that is known to exist; `version` and `account` are
     those that answer it. `status` is the HTTP code of the answer, `begun` whether its head has been sent.
-    `deadline` ends it early when its version has to go. `texts` counts events with text. Times are
-    monotonic seconds.
+    `deadline` ends it early when its version has to go. `trace` holds the headers that join the engine's
+    spans to ours, if we make any. `texts` counts events with text. Times are monotonic seconds.
     """
 
     started: float
@@ -74,6 +74,7 @@ class Call:
     version: str = ""
     account: Account | None = None
     request_id: str = ""
+    trace: Mapping[str, str] | None = None
     shadow: bool = False
     status: int = CLIENT_LEFT
     begun: bool = False

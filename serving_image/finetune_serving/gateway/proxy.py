@@ -71,7 +71,7 @@ def request_id(headers: Mapping[str, str]) -> str:
 
 def engine_headers(headers: Mapping[str, str], call: Call) -> dict[str, str]:
     """The headers that go to the engine; the caller's key is none of them."""
-    traced = {name: headers[name] for name in _TRACE_HEADERS if name in headers}
+    traced = call.trace or {name: headers[name] for name in _TRACE_HEADERS if name in headers}
     return {"Content-Type": "application/json", REQUEST_ID_HEADER: call.request_id, **traced}
 
 
