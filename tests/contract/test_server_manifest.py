@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.api.modelserver import Limits, ModelServer
-from finetune_operator.contracts.documents import ManifestBase, ManifestVersion
+from finetune_operator.contracts.server_manifest import ManifestBase, ManifestVersion
 from finetune_operator.serving.children import manifest_configmap
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.report import AliasReport, report

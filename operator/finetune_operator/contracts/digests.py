@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJobSpec
-from finetune_operator.contracts.documents import JobSpec, PublishSpec, job_spec
+from finetune_operator.contracts.job import JobSpec, PublishSpec, job_spec
 
 # The fields whose null counts in the spec digest, since it did in the first version. Of every other field a
 # null counts as if the field did not exist, so a field that comes later changes no digest until it is set.

@@ -7,13 +7,7 @@ from typing import Any
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt
 from finetune_operator.contracts.digests import input_digest, spec_digest
-from finetune_operator.contracts.documents import (
-    JobBudget,
-    JobCalibration,
-    JobDocument,
-    PublishSpec,
-    job_spec,
-)
+from finetune_operator.contracts.job import JobBudget, JobCalibration, JobDocument, PublishSpec, job_spec
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text

@@ -11,7 +11,7 @@ from typing import Any
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.contracts.documents import JobAccelerator, JobGpu
+from finetune_operator.contracts.job import JobAccelerator, JobGpu
 from finetune_operator.contracts.settings import GpuType, Settings
 from finetune_operator.core import manifests
 from finetune_operator.render.placement import gpu_type

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.digests import digest_of
-from finetune_operator.contracts.documents import ManifestKey, ManifestLimits, ServerManifest
+from finetune_operator.contracts.server_manifest import ManifestKey, ManifestLimits, ServerManifest
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import integer, items, mapping, text

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from finetune_operator.api.conditions import ready_events
 from finetune_operator.api.modelserver import ModelServerStatus
-from finetune_operator.contracts.documents import ManifestBase
+from finetune_operator.contracts.server_manifest import ManifestBase
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Action, Emit, Patch, Plan
 from finetune_operator.serving import children

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from finetune_operator.api.rollout import Rollout, RolloutRecord
 from finetune_operator.canary.machine import PROMOTED
-from finetune_operator.contracts.documents import (
+from finetune_operator.contracts.server_manifest import (
     ManifestRoute,
     ManifestShadow,
     ManifestTarget,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from finetune_operator.contracts.digests import digest_of
-from finetune_operator.contracts.documents import (
+from finetune_operator.contracts.server_manifest import (
     ManifestBase,
     ManifestRoute,
     ManifestTarget,

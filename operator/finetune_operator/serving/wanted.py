@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.api.rollout import Rollout, RolloutRecord
-from finetune_operator.contracts.documents import ManifestVersion
+from finetune_operator.contracts.server_manifest import ManifestVersion
 from finetune_operator.core.sources import SourceError, parse_source
 from finetune_operator.serving.observed import Observed, Unreadable
 from finetune_operator.serving.pod import base_name, store_claim

@@ -10,7 +10,7 @@ from statistics import median
 from finetune_operator.api.economics import Budget
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, Cost, FineTuneJobStatus
-from finetune_operator.contracts.documents import JobCalibration
+from finetune_operator.contracts.job import JobCalibration
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import items, moment, placed_at, text, unfinished

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_operator.api.conditions import Fact
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Artifact, Attempt, Scores
-from finetune_operator.contracts.documents import PublishSpec
+from finetune_operator.contracts.job import PublishSpec
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.pod import PodParts

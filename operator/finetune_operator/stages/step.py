@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from finetune_operator.api.conditions import Fact, is_true
 from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt, MemoryPlan
-from finetune_operator.contracts.documents import JobDocument
+from finetune_operator.contracts.job import JobDocument
 from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest
 from finetune_operator.core.manifests import integer, label, mapping, suspended, terminating, text

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.api.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_operator.contracts.digests import digest_of, input_digest, spec_digest
-from finetune_operator.contracts.documents import JobLora, JobSpec, PublishSpec, job_spec
+from finetune_operator.contracts.job import JobLora, JobSpec, PublishSpec, job_spec
 
 SAMPLES = Path(__file__).resolve().parents[3] / "crds" / "samples"
 JSON = st.recursive(

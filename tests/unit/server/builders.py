@@ -11,7 +11,7 @@ from typing import Any
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.conditions import Condition
 from finetune_operator.api.modelserver import ModelServer, ModelServerStatus
-from finetune_operator.contracts.documents import ManifestVersion
+from finetune_operator.contracts.server_manifest import ManifestVersion
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Apply, Manifest, Patch, Plan
 from finetune_operator.serving.observed import Observed, PodState

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.contracts.documents import ManifestBase
+from finetune_operator.contracts.server_manifest import ManifestBase
 from finetune_operator.serving.children import manifest_configmap
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.report import AliasReport, report

@@ -1,15 +1,11 @@
 """The JSON documents that enter and leave the trainer (docs/contracts.md)."""
 
+from finetune_trainer.contracts.evaluation import EvaluationSpec, GateSpec, GraderSpec
 from finetune_trainer.contracts.job import (
     AcceleratorSpec,
-    BaseModelSpec,
     BudgetSpec,
     CalibrationSpec,
-    DatasetSpec,
-    EvaluationSpec,
-    GateSpec,
     GpuSpec,
-    GraderSpec,
     GradientCheckpointing,
     Job,
     LoraSpec,
@@ -20,7 +16,6 @@ from finetune_trainer.contracts.job import (
     ResourcesSpec,
     SavingsSpec,
     Spec,
-    TrainingDatasetSpec,
     TrainingSpec,
     read_job,
 )
@@ -34,6 +29,7 @@ from finetune_trainer.contracts.manifest import (
 )
 from finetune_trainer.contracts.result import Outcome, Result
 from finetune_trainer.contracts.schema import json_schemas
+from finetune_trainer.contracts.sources import BaseModelSpec, DatasetSpec, TrainingDatasetSpec
 
 __all__ = [
     "AcceleratorSpec",

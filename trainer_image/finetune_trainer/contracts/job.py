@@ -7,46 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from finetune_trainer.contracts.document import Digest, Document
+from finetune_trainer.contracts.evaluation import EvaluationSpec
+from finetune_trainer.contracts.sources import BaseModelSpec, TrainingDatasetSpec
 from finetune_trainer.errors import UserError
 
 Method = Literal["LoRA", "QLoRA", "Full"]
 GradientCheckpointing = Literal["Enabled", "Selective", "Disabled"]
 Offload = Literal["None", "Optimizer", "All"]
 StageName = Literal["prepare", "baseline", "train", "evaluate", "publish"]
-Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-ModelSource = Annotated[str, StringConstraints(pattern=r"^(hf|pvc)://.+")]
-DataSource = Annotated[str, StringConstraints(pattern=r"^(hf|s3|gs|https|pvc|configmap)://.+")]
-
-
-class BaseModelSpec(Document):
-    """Which model is tuned; an hf source is pinned by revision, a pvc source may be by fingerprint."""
-
-    source: ModelSource
-    revision: Revision | None = None
-    fingerprint: Digest | None = None
-
-    @model_validator(mode="after")
-    def _hub_sources_are_pinned(self) -> "BaseModelSpec":
-        _require_pin(self.source, self.revision)
-        return self
-
-
-class DatasetSpec(Document):
-    """Where rows come from."""
-
-    source: DataSource
-    revision: Revision | None = None
-
-    @model_validator(mode="after")
-    def _hub_sources_are_pinned(self) -> "DatasetSpec":
-        _require_pin(self.source, self.revision)
-        return self
-
-
-class TrainingDatasetSpec(DatasetSpec):
-    """The training data; `rules` maps names of data rules to severities other than their own."""
-
-    severities: dict[str, Literal["Error", "Warning", "Info", "Ignore"]] | None = Field(None, alias="rules")
 
 
 class LoraSpec(Document):
@@ -73,64 +41,6 @@ class TrainingSpec(Document):
     gradient_checkpointing: GradientCheckpointing | None = None
     zero_stage: int | None = Field(None, ge=0, le=3)
     offload: Offload | None = None
-
-
-class GraderSpec(Document):
-    """One way to score an output against its reference."""
-
-    name: str = Field(min_length=1)
-    type: Literal["ExactMatch", "FieldMatch", "JsonSchema"]
-    fields: tuple[str, ...] | None = None
-    schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
-
-    @model_validator(mode="after")
-    def _has_what_its_type_needs(self) -> "GraderSpec":
-        if self.type == "FieldMatch" and not self.fields:
-            raise ValueError(f"grader {self.name!r} of type FieldMatch needs `fields`; list the JSON fields")
-        if self.type == "JsonSchema" and not self.schema_text:
-            raise ValueError(f"grader {self.name!r} of type JsonSchema needs `schema`; give a JSON Schema")
-        return self
-
-
-class GateSpec(Document):
-    """When a tuned model is promoted; `minDelta` is a fraction (0.05 = five points)."""
-
-    min_delta: Annotated[Decimal, Field(ge=0, le=1)] | None = None
-
-
-class EvaluationSpec(Document):
-    """The hold-out and how it is scored."""
-
-    dataset: DatasetSpec
-    graders: tuple[GraderSpec, ...] = Field(min_length=1, max_length=8)
-    primary: str | None = None
-    gate: GateSpec | None = None
-    max_tokens: int | None = Field(None, ge=1, le=8192)
-
-    @model_validator(mode="after")
-    def _primary_is_a_grader(self) -> "EvaluationSpec":
-        names = [grader.name for grader in self.graders]
-        if self.primary is None and len(names) > 1:
-            raise ValueError(f"`primary` must name one of the graders {', '.join(names)}")
-        if self.primary is not None and self.primary not in names:
-            raise ValueError(f"`primary` is {self.primary!r}; it must be one of {', '.join(names)}")
-        return self
-
-    @property
-    def primary_grader(self) -> GraderSpec:
-        """The grader whose score decides the verdicts."""
-        return next(grader for grader in self.graders if self.primary in (None, grader.name))
-
-    @property
-    def min_delta(self) -> float:
-        """The improvement that promotion asks for (a fraction, default 0.05)."""
-        given = self.gate.min_delta if self.gate else None
-        return 0.05 if given is None else float(given)
-
-    @property
-    def output_tokens(self) -> int:
-        """How many tokens an answer may have (default 256)."""
-        return self.max_tokens or 256
 
 
 class OutputSpec(Document):
@@ -273,15 +183,6 @@ def read_job(path: Path) -> Job:
         ) from error
     except ValidationError as error:
         raise UserError(f"The job file {path} is not valid: {sentences(error)}") from error
-
-
-def _require_pin(source: str, revision: str | None) -> None:
-    if source.startswith("hf://") and revision is None:
-        raise ValueError(
-            f"{source} needs `revision`, the 40 hex digits of a commit, so that reruns use the same"
-        )
-    if not source.startswith("hf://") and revision is not None:
-        raise ValueError(f"{source} takes no `revision`; only hf:// sources have revisions")
 
 
 # pydantic's own words name Python's types, or not what to do.
