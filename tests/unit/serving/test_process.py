@@ -285,10 +285,10 @@ async def test_an_hf_base_is_fetched_once_with_its_token_and_without_pickles(
     hub: Any, tmp_path: Path
 ) -> None:
     endpoint, asked = hub
-    token = tmp_path / "token"
-    token.write_text("hf_secret\n")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "token").write_text("hf_secret\n")
     target = tmp_path / "base"
-    more = ("--revision", REVISION, "--token-file", str(token))
+    more = ("--revision", REVISION, "--credentials", str(tmp_path / "secret"))
     code, errors = await fetch(endpoint, target, *more)
     assert code == 0, errors
     assert sorted(path.name for path in target.iterdir() if path.is_file()) == sorted(
