@@ -82,7 +82,7 @@ async def forward(request: web.Request, outgoing: Outgoing, call: Call, ledger: 
     connection, and the engine stops generating.
     """
     async with await send(outgoing) as upstream:
-        if await _refuses(upstream, outgoing.not_begun):
+        if upstream.status in outgoing.not_begun and await _refuses(upstream):
             raise NotBegunError
         headers = {name: upstream.headers[name] for name in _RETURNED_HEADERS if name in upstream.headers}
         headers |= {"Cache-Control": "no-cache"} | ({VERSION_HEADER: call.version} if call.version else {})
@@ -96,10 +96,11 @@ async def forward(request: web.Request, outgoing: Outgoing, call: Call, ledger: 
         return web.Response(status=upstream.status, body=content, headers=headers)
 
 
-async def _refuses(upstream: aiohttp.ClientResponse, not_begun: frozenset[int]) -> bool:
-    if upstream.status in not_begun and upstream.status == HTTPStatus.NOT_FOUND:
-        return _UNKNOWN_MODEL.search(await whole(upstream)) is not None
-    return upstream.status in not_begun
+async def _refuses(upstream: aiohttp.ClientResponse) -> bool:
+    """Whether an answer of these codes says that nothing has begun; any other 404 is the client's."""
+    if upstream.status != HTTPStatus.NOT_FOUND:
+        return True
+    return _UNKNOWN_MODEL.search(await whole(upstream)) is not None
 
 
 async def send(outgoing: Outgoing) -> aiohttp.ClientResponse:
