@@ -63,6 +63,12 @@ def test_the_table_of_own_flags_is_vllms(vllm: Any, slots: str) -> None:
     assert parsed.allowed_media_domains == ["nothing.invalid"]
 
 
+def test_an_engine_is_told_of_the_collector_of_spans(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    parsed = vllm.parse_args(engine_arguments(options(), "[]"))
+    assert parsed.otlp_traces_endpoint == "http://collector:4318/v1/traces"
+
+
 URLS = ["http://169.254.169.254/latest/meta-data", "https://images.example/cat.png", "http://NOTHING.example"]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from finetune_operator.api.bases import ServedBase
 from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.api.objects import ApiObject
 from finetune_operator.api.parts import (
@@ -14,8 +15,6 @@ from finetune_operator.api.parts import (
     OBJECT,
     SHARED_MEMORY,
     TOLERATIONS,
-    BaseModelSource,
-    Digest,
     NodeSelector,
     ObjectName,
     PodTemplate,
@@ -32,16 +31,6 @@ LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
 STORE = Cel(
     f"self.matches('^pvc://{OBJECT}/?$')", "must be pvc://CLAIM, a PersistentVolumeClaim of this namespace"
 )
-
-
-class ServedBase(BaseModelSource):
-    """The base model of a server."""
-
-    derived_from: Digest | None = Field(
-        None,
-        description="Fingerprint of the model that this base is a quantised form of. Adapters that were "
-        "trained on that model are then served too; their scores were measured on the original.",
-    )
 
 
 class BaseCache(ApiModel):
@@ -80,7 +69,7 @@ class ServerResources(ApiModel):
     shared_memory: Quantity | None = Field(None, description=SHARED_MEMORY)
     ephemeral_storage: Quantity | None = Field(
         None,
-        description="Disk of the node that a replica may fill, with adapters and with a base from the Hub, "
+        description="Disk of the node that a replica may fill, with adapters and a base that is fetched, "
         "for example 200Gi. Default: no limit.",
     )
 
@@ -192,7 +181,7 @@ class ModelServerSpec(ApiModel):
     base_model: ServedBase = Field(description="The base model of all adapters. Cannot be changed.")
     cache: BaseCache | None = Field(
         None,
-        description="Where a base from the Hub and what vLLM compiles for it are kept for later pods. "
+        description="Where a base that is fetched and what vLLM compiles for it are kept for later pods. "
         "Default: each pod fetches and compiles for itself.",
     )
     engine_profile: ObjectName | None = Field(

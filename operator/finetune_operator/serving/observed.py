@@ -86,6 +86,10 @@ class PodState:
         """What it says of one version, empty when it does not know it."""
         return self.versions.get(name, {})
 
+    def tries_again(self, name: str) -> bool:
+        """Whether its next attempt at a version that failed comes by itself; an older agent does not tell."""
+        return self.version(name).get("triedAgain") is True
+
     @property
     def process(self) -> str:
         """The gateway process, whose counters began at 0 with it; "" of an older agent, which lacks some."""

@@ -135,9 +135,12 @@ def _in_flight(version: str, pods: Sequence[PodState]) -> str:
 
 
 def _failure(version: str, pods: Sequence[PodState]) -> Progress | None:
-    for pod in pods:
-        entry = pod.version(version)
-        if entry.get("phase") == "Failed":
-            message = text(entry, "message") or "The agent gave no message."
-            return Progress("Failed", text(entry, "reason") or "LoadFailed", f"{pod.name}: {message}")
-    return None
+    """What a replica says that cannot have it; while all of those try again, it is on its way."""
+    failed = [pod for pod in pods if pod.phase(version) == "Failed"]
+    if not failed:
+        return None
+    pod = next((pod for pod in failed if not pod.tries_again(version)), failed[0])
+    state: State = "Loading" if pod.tries_again(version) else "Failed"
+    entry = pod.version(version)
+    message = text(entry, "message") or "The agent gave no message."
+    return Progress(state, text(entry, "reason") or "LoadFailed", f"{pod.name}: {message}")

@@ -141,12 +141,9 @@ def _leaving(version: str, current: Table, pods: Sequence[PodState]) -> Leaving:
 
 
 def _given_up(version: str, pods: Sequence[PodState]) -> str | None:
-    """Why no replica can have the version; one that has it or tries again says nothing against it.
-
-    An older agent does not tell whether it tries again.
-    """
-    told = [pod.version(version) for pod in pods if pod.phase(version)]
-    if not refused(version, pods) or any(entry.get("triedAgain") is True for entry in told):
+    """Why no replica can have the version; one that has it or tries again says nothing against it."""
+    told = [pod for pod in pods if pod.phase(version)]
+    if not refused(version, pods) or any(pod.tries_again(version) for pod in told):
         return None
-    entry = told[0]
+    entry = told[0].version(version)
     return f"No replica can have it: {text(entry, 'reason')}: {text(entry, 'message')}"

@@ -353,7 +353,7 @@ def test_a_canary_that_the_only_replica_fetches_again_is_not_given_up() -> None:
     server.world.pods = (pod(V1, later, name="pod-1", applied=server.world.pods[0].applied),)
     server.world.reconcile(server.now)
     assert (server.record.phase, server.weights) == ("Shift", {V1: 90, V2: 10})
-    assert server.told == ("Failed", "ArtifactMissing")
+    assert server.told == ("Loading", "ArtifactMissing")
 
 
 def test_one_replica_that_cannot_have_the_canary_holds_it_where_it_is() -> None:

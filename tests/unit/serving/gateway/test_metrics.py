@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from finetune_serving.gateway.ledger import Tally
+from finetune_serving.documents import Counts
 from finetune_serving.gateway.metrics import engine_metrics
 from tests.unit.serving.gateway.builders import BODY, CHAT, VERSION, Client, Engine, Setup
 
@@ -118,10 +118,13 @@ async def test_a_version_that_left_can_be_scraped_for_ten_minutes(
     assert f'code="200",version="{VERSION}"}} 1.0' in setup.metrics()
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 599)
+    setup.tick()
     assert f'code="200",version="{VERSION}"}} 1.0' in setup.metrics()
     monkeypatch.setattr(time, "monotonic", lambda: now + 601)
+    assert VERSION in setup.metrics()  # whoever scrapes changes nothing
+    setup.tick()
     assert VERSION not in setup.metrics()
-    assert setup.ledger.tally(VERSION) == Tally()
+    assert setup.ledger.tally(VERSION) == Counts()
 
 
 async def test_an_alias_that_cannot_be_had_is_named(setup: Setup) -> None:
