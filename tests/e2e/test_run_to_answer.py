@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -15,6 +16,7 @@ from tests.e2e.builders import (
     KEY,
     Object,
     adapter_deployment,
+    asking,
     condition,
     copy_version,
     ended,
@@ -24,7 +26,7 @@ from tests.e2e.builders import (
 )
 
 pytestmark = pytest.mark.e2e
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 def test_a_run_goes_through_all_stages_and_tells_its_scores(trained: Object) -> None:
@@ -75,14 +77,14 @@ def test_the_alias_and_the_base_are_listed_and_answer_differently(
     served: Object, serving: openai.OpenAI
 ) -> None:
     assert {m.id for m in serving.models.list()} >= {"smollm2-135m-instruct", "reviews"}
-    prompt = [
+    prompt: Any = [
         {
             "role": "user",
             "content": "Great drug, my acne is gone. Reply as JSON with condition and sentiment.",
         }
     ]
     answers = {
-        model: serving.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=24)  # type: ignore[call-overload]
+        model: serving.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=24)
         for model in ("reviews", "smollm2-135m-instruct")
     }
     assert answers["reviews"].model == served["status"]["serving"]["version"]
@@ -91,7 +93,7 @@ def test_the_alias_and_the_base_are_listed_and_answer_differently(
 
 
 def test_streams_and_completions_answer_too(served: Object, serving: openai.OpenAI) -> None:
-    stream = serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8, stream=True)  # type: ignore[call-overload]
+    stream = serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8, stream=True)
     chunks = list(stream)
     assert len(chunks) > 1
     assert {c.model for c in chunks} == {served["status"]["serving"]["version"]}
@@ -104,7 +106,7 @@ def test_a_wrong_key_and_an_unknown_model_are_refused_as_openai_does(
     with pytest.raises(openai.AuthenticationError):
         serving.with_options(api_key="sk-wrong").models.list()
     with pytest.raises(openai.NotFoundError, match="nobody"):
-        serving.chat.completions.create(model="nobody", messages=QUESTION)  # type: ignore[call-overload]
+        serving.chat.completions.create(model="nobody", messages=QUESTION)
 
 
 def test_a_new_version_rolls_under_load_without_a_failed_request(
@@ -113,22 +115,11 @@ def test_a_new_version_rolls_under_load_without_a_failed_request(
     old = cluster.get("AdapterDeployment", "reviews")["status"]["serving"]["version"]
     newest = "reviews-v1" if repetition == 0 else f"reviews-v{repetition + 1}"
     version = copy_version(folder, newest, f"reviews-v{repetition + 2}")
-    answered: dict[str, int] = {}
-    failures: list[str] = []
-    stop = threading.Event()
 
-    def load() -> None:
-        while not stop.is_set():
-            try:
-                answer = serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8)  # type: ignore[call-overload]
-                answered[answer.model] = answered.get(answer.model, 0) + 1
-            except openai.OpenAIError as error:
-                failures.append(repr(error))
+    def ask(_: int) -> str:
+        return serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8).model
 
-    workers = [threading.Thread(target=load) for _ in range(5)]
-    for worker in workers:
-        worker.start()
-    try:
+    with asking(ask, callers=5) as asked:
         start = time.monotonic()
         cluster.apply(adapter_deployment("reviews", "shared", version, allowUnpromoted=True))
         new = "reviews--" + version["digest"].removeprefix("sha256:")[:12]
@@ -140,13 +131,9 @@ def test_a_new_version_rolls_under_load_without_a_failed_request(
         )
         seconds = time.monotonic() - start
         cluster.wait("ModelServer", "shared", lambda s: holds_only(cluster, new, old), 120)
-    finally:
-        stop.set()
-        for worker in workers:
-            worker.join(timeout=60)
-    print(f"rolled in {seconds:.1f} s; requests answered {answered}; failed {len(failures)}")
-    assert failures == []
-    assert set(answered) == {old, new}
+    print(f"rolled in {seconds:.1f} s; requests answered {Counter(asked.answers)}; failed {asked.failures}")
+    assert asked.failures == []
+    assert set(asked.answers) == {old, new}
 
 
 def holds_only(cluster: Cluster, new: str, old: str) -> bool:
