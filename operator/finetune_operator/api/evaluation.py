@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field
 
@@ -24,12 +24,17 @@ GraderType: TypeAlias = Literal[
 ]
 SimilarityMetric: TypeAlias = Literal["RougeL", "ChrF"]
 Acceptance: TypeAlias = Literal[
-    "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement"
+    "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement", "Regressed"
 ]
 
 
 _JUDGED: tuple[GraderType, ...] = ("JudgeCriteria", "JudgePairwise")
 _ASKS_A_JUDGE = f"has(self.graders) && self.graders.exists(g, g.type in {list(_JUDGED)})"
+ACCEPTABLE: tuple[str, ...] = get_args(Acceptance)
+_FRACTION = Cel(
+    f"self.matches('{FRACTION}') && double(self) <= 1.0",
+    'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
+)
 
 
 def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
@@ -152,18 +157,20 @@ class Grader(ApiModel):
         ]
         | None
     ) = Field(None, description="Python: the class, as package.module:Class.", min_length=3, max_length=253)
+    margin: Annotated[str, _FRACTION] | None = Field(
+        None,
+        description="How much worse than its base the tuned model may score by a grader that is not "
+        "spec.evaluation.primary, a fraction as a string (default 0.05). Unless the lower end of the "
+        "difference (one-sided 95 %) lies above minus this, the verdict is Regressed; 1 lets any score pass.",
+        min_length=1,
+        max_length=20,
+    )
 
 
 class Gate(ApiModel):
     """When the tuned model is promoted."""
 
-    min_delta: Annotated[
-        str,
-        Cel(
-            f"self.matches('{FRACTION}') && double(self) <= 1.0",
-            'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
-        ),
-    ] = Field(
+    min_delta: Annotated[str, _FRACTION] = Field(
         "0.05",
         description="How much better than its base the tuned model must score, a fraction as a string.",
         min_length=1,
@@ -248,6 +255,12 @@ class Evaluation(ApiModel):
             "type Similarity cannot decide; add another grader and set spec.evaluation.primary to its name",
             ".primary",
         ),
+        Cel(
+            "!has(self.graders) || "
+            "self.graders.all(g, !has(g.margin) || (has(self.primary) && g.name != self.primary))",
+            "the grader that decides takes no margin: it is judged by spec.evaluation.gate.minDelta",
+            ".graders",
+        ),
     )
 
     dataset: DatasetSource | None = Field(
@@ -278,7 +291,9 @@ class Evaluation(ApiModel):
     accept: tuple[Acceptance, ...] = Field(
         (),
         description="Verdicts that are accepted although they would stop the run or the promotion: an "
-        "explicit and visible decision. Entries can be added later, not removed.",
-        max_length=4,
+        "explicit and visible decision. Regressed accepts that other graders or a regression suite may have "
+        "got worse, also where the improvement is not clear. WorseThanBase and Ungraded (fewer than 98 % of "
+        "the rows could be graded) cannot be accepted. Entries can be added later, not removed.",
+        max_length=5,
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )

@@ -251,6 +251,12 @@ class GraderScore(ApiModel):
 
     base: Number | None = Field(None, description="Score of the base model.")
     tuned: Number | None = Field(None, description="Score of the tuned model.")
+    low: Number | None = Field(
+        None,
+        description="One-sided 95 % lower bound of tuned minus base, of graders that do not decide.",
+    )
+    margin: Number | None = Field(None, description="How much may be lost.")
+    holds: bool | None = Field(None, description="Whether the lower bound lies above minus the margin.")
 
 
 class Scores(ApiModel):
@@ -258,6 +264,9 @@ class Scores(ApiModel):
 
     metric: str | None = Field(None, description="The grader that decides.", max_length=64)
     rows: int | None = Field(None, description="Rows that were scored.", ge=0)
+    groups: int | None = Field(
+        None, description="Groups that the rows are in, where rows have one: each counts as one.", ge=0
+    )
     base: Interval | None = Field(None, description="Score of the base model.")
     tuned: Interval | None = Field(None, description="Score of the tuned model.")
     delta: Interval | None = Field(None, description="Paired difference, tuned minus base.")
@@ -275,6 +284,24 @@ class Scores(ApiModel):
     )
     warnings: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
         (), description="What to know about how it was scored.", max_length=32
+    )
+    ungraded: int | None = Field(
+        None, description="Rows that a grader could not grade; above 2 % the verdict is Ungraded.", ge=0
+    )
+    ungraded_reason: str | None = Field(
+        None, description="The grader that graded fewest rows, and why it failed first.", max_length=512
+    )
+    detectable: str | None = Field(
+        None,
+        description="The smallest improvement that the hold-out shows in four of five runs, in points; none "
+        "when it shows no improvement at all.",
+        max_length=32,
+    )
+    holdout_uses: int | None = Field(
+        None,
+        description="How many tuned models this hold-out has judged beside this destination, this run "
+        "included once it was evaluated; after 10 a fresh hold-out should be chosen.",
+        ge=0,
     )
 
 

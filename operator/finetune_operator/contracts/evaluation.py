@@ -29,6 +29,7 @@ class JobGrader(Written):
     tolerance: str | None = None
     metric: SimilarityMetric | None = None
     grader: str | None = None
+    margin: str | None = None
 
 
 class JobGate(Written):
@@ -103,4 +104,5 @@ def _job_grader(given: Grader) -> JobGrader:
         metric=given.metric,
         grader=given.grader,
         criteria=given.criteria,
+        margin=given.margin,
     )

@@ -108,17 +108,23 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
     return Scores(
         metric=_text(summary, "metric", 64),
         rows=_count(summary, "rows"),
+        groups=_count(summary, "groups"),
         base=_interval(summary),
         graders=_bounded(graders),
         baseline_verdict=_text(summary, "verdict", 64),
         warnings=_warnings(summary),
+        detectable=_detectable(summary),
+        ungraded=_count(summary, "ungraded"),
+        ungraded_reason=_text(summary, "ungradedReason", 512),
+        holdout_uses=_count(summary, "holdoutUses"),
     )
 
 
 def comparison(summary: Mapping[str, Any]) -> Scores:
     """`status.scores` of the summary of evaluate."""
+    kept = mapping(summary, "secondary")
     graders = {
-        name: GraderScore(base=decimal(mapping(pair).get("base")), tuned=decimal(mapping(pair).get("tuned")))
+        name: _grader_score(mapping(pair), mapping(kept, name))
         for name, pair in mapping(summary, "graders").items()
     }
     return Scores(
@@ -127,10 +133,14 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         base=_interval(mapping(summary, "base")),
         tuned=_interval(mapping(summary, "tuned")),
         delta=_interval(mapping(summary, "delta")),
+        groups=_count(summary, "groups"),
         graders=_bounded(graders),
         verdict=_text(summary, "verdict", 64),
         flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
         warnings=_warnings(summary),
+        ungraded=_count(summary, "ungraded"),
+        ungraded_reason=_text(summary, "ungradedReason", 512),
+        holdout_uses=_count(summary, "holdoutUses"),
     )
 
 
@@ -193,7 +203,8 @@ def difference(score: Interval | None) -> str:
 def rows_and_metric(scores: Scores) -> str:
     """What was scored and by what: `150 held-out rows (fields)`."""
     rows = "the" if scores.rows is None else scores.rows
-    return f"{rows} held-out rows" + (f" ({scores.metric})" if scores.metric else "")
+    groups = "" if scores.groups is None else f" in {scores.groups} groups"
+    return f"{rows} held-out rows{groups}" + (f" ({scores.metric})" if scores.metric else "")
 
 
 def as_number(value: str | None) -> float | None:
@@ -274,6 +285,24 @@ def _lora(lora: Mapping[str, Any]) -> ResolvedLora | None:
 def _interval(entry: Mapping[str, Any]) -> Interval | None:
     score, low, high = (decimal(entry.get(key)) for key in ("score", "low", "high"))
     return None if (score, low, high) == (None, None, None) else Interval(score=score, low=low, high=high)
+
+
+def _grader_score(pair: Mapping[str, Any], kept: Mapping[str, Any]) -> GraderScore:
+    return GraderScore(
+        base=decimal(pair.get("base")),
+        tuned=decimal(pair.get("tuned")),
+        low=decimal(kept.get("low")),
+        margin=decimal(kept.get("margin")),
+        holds=_truth(kept, "holds"),
+    )
+
+
+def _detectable(summary: Mapping[str, Any]) -> str | None:
+    """In points; `none` when the hold-out shows no improvement, None when that was not computed."""
+    if "detectable" not in summary:
+        return None
+    effect = number(summary, "detectable")
+    return "none" if effect is None else f"{100 * effect:.1f} points"
 
 
 def _bounded(graders: dict[str, GraderScore]) -> dict[str, GraderScore]:

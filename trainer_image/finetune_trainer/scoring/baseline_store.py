@@ -22,7 +22,9 @@ def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec, engine: En
         "base": summary["baseFingerprint"],
         "engine": (engine or EngineSpec()).model_dump(mode="json"),
         "holdout": summary["holdoutDigest"],
-        "graders": [spec.model_dump(mode="json", by_alias=True) for spec in evaluation.graders],
+        "graders": [
+            spec.model_dump(mode="json", by_alias=True, exclude={"margin"}) for spec in evaluation.graders
+        ],
         "decoding": {"maxTokens": evaluation.output_tokens, **GREEDY},
         "template": template_kwargs(summary),
     }

@@ -7,7 +7,9 @@ from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.grading import DEFERRED
 from finetune_trainer.judging.session import decisions, examine_references, judge_one
+from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
@@ -19,9 +21,11 @@ from finetune_trainer.scoring.baseline_store import (
     template_kwargs,
 )
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import means, rounded, score
+from finetune_trainer.scoring.compare import coverage, grouped, means, rounded, score
+from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
+from finetune_trainer.statistics import count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
@@ -37,14 +41,15 @@ def run(job: Job, workspace: Workspace) -> Result:
     cached = _usable(cached_baseline(job, key), questions)
     with ProgressServer("baseline") as server:
         rows = cached or _ask(questions, evaluation, server)
-        if not cached:
-            cache_baseline(job, key, rows)  # without a judge's grades, which its own cache holds
+        if not cached and _worth_keeping(rows, evaluation):
+            cache_baseline(job, key, rows)
         watch = judging_progress(job, server, decisions(evaluation, len(rows), paired=False), use)
         judged = asyncio.run(judge_one(evaluation, access, questions, rows, watch))
     write_rows(rows_path(workspace, "base", key), judged.rows)
     share_replies(job, access)
+    uses = earlier_uses(job, prepared.summary["holdoutDigest"])
     told = judge_summary(job, use + judged.use, warnings)
-    return _result(job, evaluation, judged.rows, cached=bool(cached), told=told)
+    return _result(job, evaluation, judged.rows, {"cached": bool(cached), "holdoutUses": uses, **told})
 
 
 def required_evaluation(job: Job) -> EvaluationSpec:
@@ -52,6 +57,17 @@ def required_evaluation(job: Job) -> EvaluationSpec:
     if job.spec.evaluation is None:
         raise UserError("The job has no `evaluation`, so nothing can be scored; add one or skip this stage.")
     return job.spec.evaluation
+
+
+def _worth_keeping(rows: list[GradedRow], evaluation: EvaluationSpec) -> bool:
+    """Whether enough rows have an answer and the grades of those graders that give them at once."""
+    at_once = [spec.name for spec in evaluation.graders if spec.type not in DEFERRED]
+    whole = [
+        row
+        for row in rows
+        if row.output is not None and all(row.grades[n].score is not None for n in at_once)
+    ]
+    return len(whole) >= verdicts.GRADED_SHARE * len(rows)
 
 
 def _usable(rows: list[GradedRow] | None, questions: list[Question]) -> list[GradedRow] | None:
@@ -74,23 +90,34 @@ async def _answers(
 
 
 def _result(
-    job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], *, cached: bool, told: dict[str, Any]
+    job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], circumstances: dict[str, Any]
 ) -> Result:
     metric = evaluation.baseline_grader.name
-    interval = score(rows, metric)
-    judged = verdicts.baseline(interval)
+    interval, covered = score(rows, metric), coverage([rows], evaluation.of_one_model)
+    judged = verdicts.baseline(interval, covered.share)
+    effect = detectable(count_groups([row.group for row in rows]), interval.score)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(rows),
+        **grouped(rows),
         **rounded(interval),
         "graders": means(rows, evaluation),
+        **covered.summary(),
         "verdict": judged.verdict,
         "blocking": judged.blocking,
-        "cached": cached,
-        **told,
+        "detectable": None if effect is None else round(effect, 4),
+        "rowsNeeded": _rows_needed(interval.score, evaluation.min_delta),
+        **circumstances,
     }
     text = (
         f"The base scores {interval.score:.1%} by {metric} on {plural(len(rows), 'row')} "
         f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
     )
-    return succeeded(job, text, summary)
+    return succeeded(job, " ".join(filter(None, [text, covered.sentence()])), summary)
+
+
+def _rows_needed(base: float, min_delta: float) -> int | None:
+    """Rows or groups that show a gain of the gate's minimum; None for a gain that cannot be."""
+    if not 0 < min_delta <= 1 - base:
+        return None
+    return rows_needed(min_delta, differing_share(base, min_delta))

@@ -14,7 +14,8 @@ from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import Comparison, compare, means, rounded
+from finetune_trainer.scoring.compare import Comparison, compare, grouped, kept, means, rounded
+from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
@@ -45,7 +46,8 @@ def run(job: Job, workspace: Workspace) -> Result:
     write_rows(rows_path(workspace, "base", key), base)
     write_rows(rows_path(workspace, "tuned", key), judged.rows)
     told = judge_summary(job, judged.use, judged.warnings, judged.flip_rate)
-    return _result(job, evaluation, base, judged.rows, told)
+    uses = record_use(job, prepared.summary["holdoutDigest"])
+    return _result(job, evaluation, base, judged.rows, {"holdoutUses": uses, **told})
 
 
 async def _answers(
@@ -86,7 +88,7 @@ def _result(
     evaluation: EvaluationSpec,
     base: list[GradedRow],
     tuned: list[GradedRow],
-    told: dict[str, Any],
+    circumstances: dict[str, Any],
 ) -> Result:
     outcome = compare(base, tuned, evaluation)
     metric = evaluation.primary_grader.name
@@ -94,21 +96,29 @@ def _result(
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(tuned),
+        **grouped(tuned),
         "base": rounded(outcome.base),
         "tuned": rounded(outcome.tuned),
         "delta": rounded(outcome.delta),
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
+        "secondary": kept(outcome.secondary),
+        **outcome.coverage.summary(),
         "verdict": outcome.verdict,
-        **told,
+        **circumstances,
     }
-    return succeeded(job, _sentence(metric, outcome, len(tuned)), summary)
+    return succeeded(job, _sentence(metric, outcome), summary)
 
 
-def _sentence(metric: str, outcome: Comparison, rows: int) -> str:
+def _sentence(metric: str, outcome: Comparison) -> str:
     delta = outcome.delta
     text = (
         f"The tuned model scores {outcome.tuned.score:.1%} by {metric}, the base {outcome.base.score:.1%}: "
         f"{delta.score:+.1%} (95 % interval {delta.low:+.1%} to {delta.high:+.1%}), {outcome.verdict}."
     )
-    ungraded = round((1 - outcome.graded_share) * rows)
-    return f"{text} {ungraded} of {rows} rows could not be graded." if ungraded else text
+    lost = [
+        f"By {name} it may have lost more than {found.margin:.1%}: {found.delta:+.1%}, lower bound "
+        f"{found.low:+.1%}."
+        for name, found in outcome.secondary.items()
+        if not found.holds
+    ]
+    return " ".join(filter(None, [text, *lost, outcome.coverage.sentence()]))
