@@ -86,7 +86,7 @@ class Judge:
             self._check_bounds()
             try:
                 async with asyncio.timeout_at(self._deadline):
-                    found = await self._endpoint.ask(question.messages, parameters, read)
+                    found = await self._endpoint.ask({"messages": question.messages}, parameters, read)
             except TimeoutError as error:
                 raise NotJudged(self._too_long()) from error
             except EndpointFailed as error:

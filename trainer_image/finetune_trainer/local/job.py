@@ -70,6 +70,15 @@ def load_local_data(job: Job, options: argparse.Namespace, scratch: Path, watch:
     return Data(train, holdout, job.spec.dataset.severities or {})
 
 
+def load_local_holdout(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Loaded:
+    """The hold-out alone; UserError without one, or when it is neither within reach nor stood in for."""
+    if job.spec.evaluation is None:
+        raise UserError(
+            "The job has no evaluation, so nothing can be scored; give it a hold-out and graders."
+        )
+    return _load(job.spec.evaluation.dataset, options.holdout, "holdout", scratch, watch)
+
+
 def find_local_base(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Base:
     """Configuration, headers and tokenizer of the base; no weights are fetched from the Hub."""
     spec, folder = job.spec.base_model, options.model

@@ -92,18 +92,19 @@ class Endpoint:
 
     async def ask(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        request: Mapping[str, Any],
         parameters: Mapping[str, Any],
         read: Callable[[Completion], T],
     ) -> T:
         """What `read` makes of the answer; EndpointFailed after three tries.
 
-        `read` raises Unusable for an answer that is worth another try. A parameter that the endpoint does
-        not take is left out; once that has helped, it is left out of every later request.
+        `read` raises Unusable for an answer that is worth another try. `request` (messages, tools) is sent as
+        it is; one of the parameters that the endpoint does not take is left out, and once that has helped, it
+        is left out of every later request.
         """
         untaken = self._untaken
         while True:
-            body = {"model": self.model, "messages": list(messages), **_taken(parameters, untaken)}
+            body = {"model": self.model, **request, **_taken(parameters, untaken)}
             try:
                 found = await self._tried(body, read)
             except _BadRequest as error:
