@@ -28,13 +28,13 @@ Acceptance: TypeAlias = Literal[
 ]
 
 
-_JUDGED: tuple[GraderType, ...] = ("JudgeCriteria", "JudgePairwise")
-_ASKS_A_JUDGE = f"has(self.graders) && self.graders.exists(g, g.type in {list(_JUDGED)})"
 ACCEPTABLE: tuple[str, ...] = get_args(Acceptance)
 _FRACTION = Cel(
     f"self.matches('{FRACTION}') && double(self) <= 1.0",
     'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
 )
+_JUDGED: tuple[GraderType, ...] = ("JudgeCriteria", "JudgePairwise")
+_ASKS_A_JUDGE = f"has(self.graders) && self.graders.exists(g, g.type in {list(_JUDGED)})"
 
 
 def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
@@ -106,6 +106,14 @@ class Grader(ApiModel):
     schema_text: str | None = Field(
         None, alias="schema", description="JsonSchema: the schema, as text.", min_length=2, max_length=16384
     )
+    margin: Annotated[str, _FRACTION] | None = Field(
+        None,
+        description="How much worse than its base the tuned model may score by a grader that is not "
+        "spec.evaluation.primary, a fraction as a string (default 0.05). Unless the lower end of the "
+        "difference (one-sided 95 %) lies above minus this, the verdict is Regressed; 1 lets any score pass.",
+        min_length=1,
+        max_length=20,
+    )
     criteria: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] | None = Field(
         None,
         description="JudgeCriteria: sentences that each hold for a good answer or not; the score is the "
@@ -157,14 +165,6 @@ class Grader(ApiModel):
         ]
         | None
     ) = Field(None, description="Python: the class, as package.module:Class.", min_length=3, max_length=253)
-    margin: Annotated[str, _FRACTION] | None = Field(
-        None,
-        description="How much worse than its base the tuned model may score by a grader that is not "
-        "spec.evaluation.primary, a fraction as a string (default 0.05). Unless the lower end of the "
-        "difference (one-sided 95 %) lies above minus this, the verdict is Regressed; 1 lets any score pass.",
-        min_length=1,
-        max_length=20,
-    )
 
 
 class Gate(ApiModel):
@@ -237,6 +237,12 @@ class Evaluation(ApiModel):
             ".primary",
         ),
         Cel(
+            "!has(self.graders) || "
+            "self.graders.all(g, !has(g.margin) || (has(self.primary) && g.name != self.primary))",
+            "the grader that decides takes no margin: it is judged by spec.evaluation.gate.minDelta",
+            ".graders",
+        ),
+        Cel(
             f"has(self.judge) == ({_ASKS_A_JUDGE})",
             "spec.evaluation.judge and graders of type JudgeCriteria or JudgePairwise belong together; give "
             "both",
@@ -254,12 +260,6 @@ class Evaluation(ApiModel):
             "(has(self.primary) ? g.name == self.primary : size(self.graders) == 1))",
             "type Similarity cannot decide; add another grader and set spec.evaluation.primary to its name",
             ".primary",
-        ),
-        Cel(
-            "!has(self.graders) || "
-            "self.graders.all(g, !has(g.margin) || (has(self.primary) && g.name != self.primary))",
-            "the grader that decides takes no margin: it is judged by spec.evaluation.gate.minDelta",
-            ".graders",
         ),
     )
 

@@ -259,6 +259,13 @@ class GraderScore(ApiModel):
     holds: bool | None = Field(None, description="Whether the lower bound lies above minus the margin.")
 
 
+class CutAnswers(ApiModel):
+    """How many answers ended at evaluation.maxTokens."""
+
+    base: int | None = Field(None, description="Of the base model.", ge=0)
+    tuned: int | None = Field(None, description="Of the tuned model.", ge=0)
+
+
 class Scores(ApiModel):
     """Base and tuned model on the same hold-out."""
 
@@ -273,18 +280,14 @@ class Scores(ApiModel):
     graders: dict[str, GraderScore] = Field(
         default_factory=dict, description="Scores by grader.", max_length=8
     )
+    cut: CutAnswers | None = Field(
+        None,
+        description="How many answers were cut at spec.evaluation.maxTokens: right ones fail then.",
+    )
     baseline_verdict: str | None = Field(
         None, description="What the base model's score says about tuning it.", max_length=64
     )
     verdict: str | None = Field(None, description="What the comparison says.", max_length=64)
-    flip_rate: Number | None = Field(
-        None,
-        description="JudgePairwise: share of the pairs of which the judge chose otherwise when the answers "
-        "changed places. They count as ties.",
-    )
-    warnings: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
-        (), description="What to know about how it was scored.", max_length=32
-    )
     ungraded: int | None = Field(
         None, description="Rows that a grader could not grade; above 2 % the verdict is Ungraded.", ge=0
     )
@@ -302,6 +305,14 @@ class Scores(ApiModel):
         description="How many tuned models this hold-out has judged beside this destination, this run "
         "included once it was evaluated; after 10 a fresh hold-out should be chosen.",
         ge=0,
+    )
+    flip_rate: Number | None = Field(
+        None,
+        description="JudgePairwise: share of the pairs of which the judge chose otherwise when the answers "
+        "changed places. They count as ties.",
+    )
+    warnings: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="What to know about how it was scored.", max_length=32
     )
 
 

@@ -23,13 +23,13 @@ class JobGrader(Written):
     type: GraderType
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema")
+    margin: str | None = None
     criteria: tuple[str, ...] | None = None
     values: tuple[str, ...] | None = None
     pattern: str | None = None
     tolerance: str | None = None
     metric: SimilarityMetric | None = None
     grader: str | None = None
-    margin: str | None = None
 
 
 class JobGate(Written):
@@ -103,6 +103,6 @@ def _job_grader(given: Grader) -> JobGrader:
         tolerance=given.tolerance,
         metric=given.metric,
         grader=given.grader,
-        criteria=given.criteria,
         margin=given.margin,
+        criteria=given.criteria,
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finetune_operator.api.conditions import Fact
 from finetune_operator.api.evaluation import ACCEPTABLE
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, GraderScore, Scores
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Emit
 from finetune_operator.core.manifests import integer, number, text
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.engine import scoring_engine
@@ -22,7 +25,13 @@ from finetune_operator.render.volumes import (
 )
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
-from finetune_operator.stages.summaries import as_number, difference, points, rows_and_metric
+from finetune_operator.stages.summaries import (
+    as_number,
+    cut_answers,
+    difference,
+    points,
+    rows_and_metric,
+)
 
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough.",
@@ -51,8 +60,8 @@ def evaluate_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Po
     """
     mounts = common(job, attempt.job)
     add_base(mounts, job)
-    add_judge_credential(mounts, job)
     add_destination(mounts, job)
+    add_judge_credential(mounts, job)
     model = f"{WORKSPACE}/output/model" if job.spec.method == "Full" else base_path(job)
     sidecar = scoring_engine(job, settings, model, mounts)
     return PodParts("evaluate", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
@@ -63,13 +72,16 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     summary, verdict = outcome.summary, text(outcome.summary, "verdict")
     scores = summaries.baseline_scores(summary)
     scored = " ".join(
-        [f"The base scores {points(scores.base)} on {rows_and_metric(scores)}.", *_ungraded(scores)]
+        [
+            f"The base scores {points(scores.base)} on {rows_and_metric(scores)}.{cut_answers(scores)}",
+            *_ungraded(scores),
+        ]
     )
     cautions = _cautions(job, summary, scores)
     told = " ".join([scored, *(said for _, said in cautions)])
     decision = Decision(
         facts=(Fact("BaselineScored", True, verdict, told),),
-        actions=tuple(event("Warning", reason, said) for reason, said in cautions),
+        actions=(*(event("Warning", reason, said) for reason, said in cautions), *_warned(scores.warnings)),
         scores=scores,
     )
     if summary.get("blocking") is not True:
@@ -85,13 +97,17 @@ def read_evaluation(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     scores = summaries.comparison(outcome.summary)
     known = job.status.scores.warnings if job.status.scores is not None else ()
     verdict = text(outcome.summary, "verdict")
-    cautions = [*_used(scores), *_of_judge(scores)]
-    told = " ".join([compared(scores), *(said for _, said in cautions)])
+    used = _used(scores)
+    told = " ".join([compared(scores), *(said for _, said in used)])
     return Decision(
         facts=(Fact("Evaluated", True, verdict, told),),
-        actions=tuple(event("Warning", reason, said) for reason, said in cautions),
+        actions=(*(event("Warning", reason, said) for reason, said in used), *_warned(scores.warnings)),
         scores=scores.model_copy(update={"warnings": summaries.joined(known, scores.warnings)}),
     )
+
+
+def _warned(warnings: Sequence[str]) -> tuple[Emit, ...]:
+    return (event("Warning", "ScoringWarning", " ".join(warnings)),) if warnings else ()
 
 
 def compared(scores: Scores) -> str:
@@ -121,7 +137,7 @@ def _ungraded(scores: Scores) -> list[str]:
 
 def _cautions(job: FineTuneJob, summary: Summary, scores: Scores) -> list[tuple[str, str]]:
     """(reason, message) of what is to be known about the hold-out before a GPU trains."""
-    return [*_small(job, summary, scores), *_used(scores), *_of_judge(scores)]
+    return [*_small(job, summary, scores), *_used(scores)]
 
 
 def _small(job: FineTuneJob, summary: Summary, scores: Scores) -> list[tuple[str, str]]:
@@ -152,10 +168,6 @@ def _used(scores: Scores) -> list[tuple[str, str]]:
         "is. Choose a fresh hold-out."
     )
     return [("HoldoutUsedOften", text)]
-
-
-def _of_judge(scores: Scores) -> list[tuple[str, str]]:
-    return [("JudgeWarning", warning) for warning in scores.warnings]
 
 
 def _percent(value: str | None) -> str:

@@ -13,6 +13,7 @@ from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
     Cost,
+    CutAnswers,
     GraderScore,
     Interval,
     MemoryPlan,
@@ -30,6 +31,7 @@ _ADVICE = 8
 _PARTS = 16
 _RULES = 64
 _TARGETS = 32
+_CUT = 0.05  # share of answers
 
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> Resolved:
@@ -111,12 +113,13 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
         groups=_count(summary, "groups"),
         base=_interval(summary),
         graders=_bounded(graders),
+        cut=None if (count := _count(summary, "cut")) is None else CutAnswers(base=count),
         baseline_verdict=_text(summary, "verdict", 64),
-        warnings=_warnings(summary),
         detectable=_detectable(summary),
         ungraded=_count(summary, "ungraded"),
         ungraded_reason=_text(summary, "ungradedReason", 512),
         holdout_uses=_count(summary, "holdoutUses"),
+        warnings=_warnings(summary),
     )
 
 
@@ -135,12 +138,13 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         delta=_interval(mapping(summary, "delta")),
         groups=_count(summary, "groups"),
         graders=_bounded(graders),
+        cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
-        flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
-        warnings=_warnings(summary),
         ungraded=_count(summary, "ungraded"),
         ungraded_reason=_text(summary, "ungradedReason", 512),
         holdout_uses=_count(summary, "holdoutUses"),
+        flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
+        warnings=_warnings(summary),
     )
 
 
@@ -205,6 +209,16 @@ def rows_and_metric(scores: Scores) -> str:
     rows = "the" if scores.rows is None else scores.rows
     groups = "" if scores.groups is None else f" in {scores.groups} groups"
     return f"{rows} held-out rows{groups}" + (f" ({scores.metric})" if scores.metric else "")
+
+
+def cut_answers(scores: Scores) -> str:
+    """A sentence on answers of the base that were cut, with a blank before it; "" when none was."""
+    count, rows = scores.cut.base if scores.cut else 0, scores.rows
+    if not count or not rows:
+        return ""
+    said = f" {count} of its answers reached spec.evaluation.maxTokens and ended there"
+    many = count > _CUT * rows
+    return f"{said}; a right answer that is cut fails: raise it in a new FineTuneJob." if many else f"{said}."
 
 
 def as_number(value: str | None) -> float | None:
@@ -303,6 +317,11 @@ def _detectable(summary: Mapping[str, Any]) -> str | None:
         return None
     effect = number(summary, "detectable")
     return "none" if effect is None else f"{100 * effect:.1f} points"
+
+
+def _cut(entry: Mapping[str, Any]) -> CutAnswers | None:
+    found = CutAnswers(base=_count(entry, "base"), tuned=_count(entry, "tuned"))
+    return found if found.to_dict() else None
 
 
 def _bounded(graders: dict[str, GraderScore]) -> dict[str, GraderScore]:

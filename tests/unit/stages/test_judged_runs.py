@@ -137,7 +137,7 @@ def test_warnings_and_the_flip_rate_are_shown_and_stay() -> None:
     world.to("evaluate").end(result_of("evaluate", **summary))
     assert world.status["scores"]["warnings"] == ["a reference fails", "the order decided"]
     assert world.status["scores"]["flipRate"] == "0.2500"
-    assert [e.message for e in world.events if e.reason == "JudgeWarning"] == [
+    assert [e.message for e in world.events if e.reason == "ScoringWarning"] == [
         "a reference fails", "the order decided",
     ]  # fmt: skip
 

@@ -147,11 +147,11 @@ def chat_answer() -> Callable[..., tuple[int, Any]]:
     return _chat_answer
 
 
-def _chat_answer(text: str, logprob: float = -0.5) -> tuple[int, Any]:
+def _chat_answer(text: str, logprob: float = -0.5, finish: str = "stop") -> tuple[int, Any]:
     choice = {
         "message": {"content": text},
-        "finish_reason": "stop",
-        "logprobs": {"content": [{"logprob": logprob}]},
+        "finish_reason": finish,
+        "logprobs": {"content": [{"token": text, "logprob": logprob}]},
     }
     return 200, {"choices": [choice], "usage": {"completion_tokens": 1}}
 

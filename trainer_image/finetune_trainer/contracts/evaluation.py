@@ -49,6 +49,9 @@ class GraderSpec(Document):
     type: GraderType
     fields: tuple[str, ...] | None = Field(None, min_length=1)
     schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
+    margin: Annotated[Decimal, Field(ge=0, le=1)] | None = Field(
+        None, description="how much worse the tuned model may score by a grader that does not decide"
+    )
     criteria: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] | None = Field(
         None, min_length=1, max_length=16, description="sentences that a judge decides about"
     )
@@ -61,14 +64,6 @@ class GraderSpec(Document):
     grader: str | None = Field(
         None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="the class, as package.module:Class"
     )
-    margin: Annotated[Decimal, Field(ge=0, le=1)] | None = Field(
-        None, description="how much worse the tuned model may score by a grader that does not decide"
-    )
-
-    @property
-    def allowed_loss(self) -> float:
-        """The margin of a grader that does not decide (a fraction, default 0.05)."""
-        return 0.05 if self.margin is None else float(self.margin)
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
@@ -80,6 +75,11 @@ class GraderSpec(Document):
             if given and name not in needed + optional:
                 raise ValueError(f"grader {self.name!r} of type {self.type} takes no `{_public(name)}`")
         return self
+
+    @property
+    def allowed_loss(self) -> float:
+        """The margin of a grader that does not decide (a fraction, default 0.05)."""
+        return 0.05 if self.margin is None else float(self.margin)
 
 
 def _public(name: str) -> str:
@@ -147,13 +147,13 @@ class EvaluationSpec(Document):
             raise ValueError(f"`primary` must name one of the graders {', '.join(names)}")
         if self.primary is not None and self.primary not in names:
             raise ValueError(f"`primary` is {self.primary!r}; it must be one of {', '.join(names)}")
+        if self.primary_grader.margin is not None:
+            text = f"grader {self.primary_grader.name!r} decides, so it takes no `margin`"
+            raise ValueError(f"{text}: it is judged by gate.minDelta")
         if (chosen := self.primary_grader).type in SECONDARY:
             raise ValueError(
                 f"grader {chosen.name!r} of type {chosen.type} cannot be `primary`; name another"
             )
-        if self.primary_grader.margin is not None:
-            text = f"grader {self.primary_grader.name!r} decides, so it takes no `margin`"
-            raise ValueError(f"{text}: it is judged by gate.minDelta")
         return self
 
     @model_validator(mode="after")
@@ -163,7 +163,7 @@ class EvaluationSpec(Document):
             raise ValueError(f"grader {judged[0]!r} needs a judge; set `judge` to its url and model")
         if self.judge is not None and not judged:
             raise ValueError("no grader asks `judge`; remove it, or add a JudgeCriteria or JudgePairwise")
-        if self.graders_of("JudgePairwise") and not self._deciding_alone:
+        if self.graders_of("JudgePairwise") and not self._alone:
             text = "JudgePairwise compares two models; add a grader that scores the base alone"
             raise ValueError(f"{text}, before training")
         return self
@@ -175,17 +175,17 @@ class EvaluationSpec(Document):
     @property
     def baseline_grader(self) -> GraderSpec:
         """What scores the base alone: the primary grader, or the first other where that one compares."""
-        alone = self._deciding_alone
-        return self.primary_grader if self.primary_grader in alone else alone[0]
+        return self.primary_grader if self.primary_grader in self._alone else self._alone[0]
 
     @property
-    def of_one_model(self) -> list[GraderSpec]:
-        """The graders that score one model without another to compare it with."""
+    def baseline_graders(self) -> list[GraderSpec]:
+        """The graders that score one model alone, before there is another."""
         return [grader for grader in self.graders if grader.type != "JudgePairwise"]
 
     @property
-    def _deciding_alone(self) -> list[GraderSpec]:
-        return [grader for grader in self.of_one_model if grader.type not in SECONDARY]
+    def _alone(self) -> list[GraderSpec]:
+        """The graders that can decide about one model."""
+        return [grader for grader in self.graders if grader.type not in ("JudgePairwise", *SECONDARY)]
 
     @property
     def primary_grader(self) -> GraderSpec:

@@ -199,7 +199,7 @@ def _alone(evaluation: EvaluationSpec, model: str, scored: _Scored) -> dict[str,
         "rows": len(scored.rows),
         **rounded(score(scored.rows, metric)),
         "graders": means(scored.rows, evaluation),
-        **coverage([scored.rows], evaluation.of_one_model).summary(),
+        **coverage([scored.rows], evaluation.baseline_graders).summary(),
         **scored.judge,
     }
 

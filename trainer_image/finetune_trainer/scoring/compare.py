@@ -1,6 +1,6 @@
 """Scores of one model, and the paired comparison of two, as pure functions of graded rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -87,7 +87,7 @@ def means(rows: Sequence[GradedRow], evaluation: EvaluationSpec) -> dict[str, fl
     return {spec.name: _mean([row.score(spec.name) for row in rows]) for spec in evaluation.graders}
 
 
-def coverage(models: Sequence[Sequence[GradedRow]], graders: Iterable[GraderSpec]) -> Coverage:
+def coverage(models: Sequence[Sequence[GradedRow]], graders: Sequence[GraderSpec]) -> Coverage:
     """How many rows could be graded for each of the models; the last one says which rows there are."""
     return min((_covered(models, spec.name) for spec in graders), key=lambda found: found.graded)
 

@@ -15,14 +15,14 @@ from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import Comparison, compare, grouped, kept, means, rounded
+from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
-from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
+from finetune_trainer.scoring.rows import GradedRow, Question, cut, read_questions, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
-_PROBES = 3
 _log = logging.getLogger(__name__)
 
 
@@ -45,9 +45,9 @@ def run(job: Job, workspace: Workspace) -> Result:
     base = judged.base or base
     write_rows(rows_path(workspace, "base", key), base)
     write_rows(rows_path(workspace, "tuned", key), judged.rows)
-    told = judge_summary(job, judged.use, judged.warnings, judged.flip_rate)
     uses = record_use(job, prepared.summary["holdoutDigest"])
-    return _result(job, evaluation, base, judged.rows, {"holdoutUses": uses, **told})
+    told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
+    return _result(job, evaluation, base, judged.rows, told)
 
 
 async def _answers(
@@ -62,25 +62,10 @@ async def _answers(
         model = await engine.base_name()
         if job.spec.trains_adapter:
             await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-            await _check_effect(engine, model, questions)
+            await check_effect(engine, model, ADAPTER_NAME, questions)
             model = ADAPTER_NAME
         server.update(message="asking the tuned model")
         return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
-
-
-async def _check_effect(engine: Engine, base: str, questions: list[Question]) -> None:
-    """UserError when the adapter changes no probability at all: it was not trained, or not applied.
-
-    Equal answers alone would not prove it; equal log-probabilities do.
-    """
-    for question in questions[:_PROBES]:
-        before = await engine.log_probabilities(base, question.prompt)
-        if await engine.log_probabilities(ADAPTER_NAME, question.prompt) != before:
-            return
-    raise UserError(
-        "The adapter changes nothing: base and tuned model give the same probabilities; raise "
-        "training.learningRate or training.epochs."
-    )
 
 
 def _result(
@@ -88,7 +73,7 @@ def _result(
     evaluation: EvaluationSpec,
     base: list[GradedRow],
     tuned: list[GradedRow],
-    circumstances: dict[str, Any],
+    told: dict[str, Any],
 ) -> Result:
     outcome = compare(base, tuned, evaluation)
     metric = evaluation.primary_grader.name
@@ -104,9 +89,18 @@ def _result(
         "secondary": kept(outcome.secondary),
         **outcome.coverage.summary(),
         "verdict": outcome.verdict,
-        **circumstances,
+        "cut": {"base": cut(base), "tuned": cut(tuned)},
+        **told,
     }
-    return succeeded(job, _sentence(metric, outcome), summary)
+    cuts = _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
+    return succeeded(job, _sentence(metric, outcome) + cuts, summary)
+
+
+def _cut_sentence(base: int, tuned: int, limit: int) -> str:
+    if not base and not tuned:
+        return ""
+    counts = f"{tuned} answers of the tuned model and {base} of the base"
+    return f" {counts} reached evaluation.maxTokens ({limit}) and ended there."
 
 
 def _sentence(metric: str, outcome: Comparison) -> str:
