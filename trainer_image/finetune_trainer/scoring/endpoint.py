@@ -24,6 +24,10 @@ class EndpointFailed(Exception):  # noqa: N818 - of one request; the others go o
     """A request got no usable answer, after every try; the text says why."""
 
 
+class RequestRefused(EndpointFailed):
+    """The endpoint answers and does not take this request, such as one longer than its model's context."""
+
+
 class Unusable(Exception):  # noqa: N818 - a property of one answer
     """An answer is not what was asked for; asking again may help."""
 
@@ -110,7 +114,7 @@ class Endpoint:
             except _BadRequest as error:
                 name = untaken_parameter(str(error), [key for key in parameters if key not in untaken])
                 if name is None:
-                    raise EndpointFailed(f"it refuses the request: {error}") from error
+                    raise RequestRefused(f"it refuses the request: {error}") from error
                 untaken |= {name}
                 continue
             self._untaken |= untaken
