@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.errors import UserError
 from finetune_trainer.scoring.endpoint import (
     Completion,
     Endpoint,
@@ -114,6 +115,28 @@ async def test_parameters_that_an_endpoint_does_not_take_are_left_out_from_then_
             assert await endpoint.ask(REQUEST, PARAMETERS, lambda answer: answer.text) == "yes"
     assert len(server.bodies) == 5
     assert server.bodies[-1] == {"model": "m", **REQUEST, "seed": 0, "max_completion_tokens": 5}
+
+
+async def test_a_limit_on_tokens_that_the_context_has_no_room_for_is_left_out() -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        limited = body.keys() & {"max_tokens", "max_completion_tokens"}
+        return Reply(status=400, body="maximum context length is 4096 tokens") if limited else Reply("yes")
+
+    found, bodies, _ = await ask(script)
+    assert (found, len(bodies)) == ("yes", 3)
+    assert bodies[-1].keys() == {"model", "messages", "tools", "temperature", "seed", "response_format"}
+
+
+async def test_answers_whose_tokens_nobody_counted_are_known() -> None:
+    body = json.dumps({"choices": [{"message": {"content": "yes"}}]})
+    found, _, usage = await ask(in_turn(Reply(body=body)))
+    assert (found, usage) == ("yes", Usage(1, 0, 0, 1))
+
+
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it() -> None:
+    with pytest.raises(UserError, match="holds characters that no key has") as caught:
+        Endpoint("http://judge/v1", "m", "sk-\u00e9\nsecret")
+    assert "secret" not in str(caught.value)
 
 
 async def test_one_request_that_is_refused_for_itself_changes_no_later_one() -> None:

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the scores; 1 when too few rows could be graded or `--against` is not beaten; UserError."""
     job, evaluation = _job(options)
     with TemporaryDirectory() as scratch, terminal_progress() as watch:
-        questions = _questions(job, evaluation, options, Path(scratch), watch)
+        questions = _questions(evaluation, options, Path(scratch), watch)
         scored = asyncio.run(_score(job, evaluation, options, questions, watch))
     if options.rows is not None:
         _write_scores(options.rows, scored.rows, evaluation)
@@ -65,8 +65,7 @@ def run(options: argparse.Namespace) -> int:
 def _job(options: argparse.Namespace) -> tuple[Job, EvaluationSpec]:
     if options.model is None:
         raise UserError("--endpoint needs --model NAME, the model to score there.")
-    address = _address(options.endpoint)
-    if address is None:
+    if not _is_address(options.endpoint):
         raise UserError(f"--endpoint {options.endpoint} is no address; write it as https://HOST/v1.")
     job = job_of(read_manifest(options.job), str(options.job))
     check_request(job)
@@ -77,19 +76,19 @@ def _job(options: argparse.Namespace) -> tuple[Job, EvaluationSpec]:
     return job, job.spec.evaluation
 
 
-def _address(text: str) -> httpx.URL | None:
+def _is_address(text: str) -> bool:
     try:
         found = httpx.URL(text)
     except httpx.InvalidURL:
-        return None
-    return found if found.scheme in ("http", "https") and found.host and not found.userinfo else None
+        return False
+    return found.scheme in ("http", "https") and bool(found.host) and not found.userinfo
 
 
 def _questions(
-    job: Job, evaluation: EvaluationSpec, options: argparse.Namespace, scratch: Path, watch: Watch
+    evaluation: EvaluationSpec, options: argparse.Namespace, scratch: Path, watch: Watch
 ) -> list[Question]:
     """The held-out rows; UserError for rows that cannot be scored."""
-    loaded = load_local_holdout(job, options, scratch, watch)
+    loaded = load_local_holdout(evaluation, options, scratch, watch)
     held = [split_reference(row) for row in loaded.rows]
     found = [*loaded.findings, duplicate_ids(held), eval_no_reference(held, evaluation.graders)]
     wrong = errors([finding for finding in found if finding is not None])
