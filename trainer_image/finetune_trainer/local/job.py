@@ -7,7 +7,7 @@ from finetune_trainer.base.config import read_base_config
 from finetune_trainer.base.headers import Tensor
 from finetune_trainer.base.shape import BaseModel, read_base
 from finetune_trainer.base.trainable import refuse_untrainable
-from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, GpuSpec, Job
+from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, EvaluationSpec, GpuSpec, Job
 from finetune_trainer.data.load import Loaded, Watch, load, load_files
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.flags import refuse_flags_of_gpus
@@ -68,6 +68,13 @@ def load_local_data(job: Job, options: argparse.Namespace, scratch: Path, watch:
     train = _load(job.spec.dataset, options.data, "train", scratch, watch)
     holdout = _load(evaluation.dataset, options.holdout, "holdout", scratch, watch) if evaluation else None
     return Data(train, holdout, job.spec.dataset.severities or {})
+
+
+def load_local_holdout(
+    evaluation: EvaluationSpec, options: argparse.Namespace, scratch: Path, watch: Watch
+) -> Loaded:
+    """The hold-out alone; UserError when it is neither within reach nor stood in for."""
+    return _load(evaluation.dataset, options.holdout, "holdout", scratch, watch)
 
 
 def find_local_base(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Base:

@@ -54,13 +54,13 @@ class Prompt:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The part of a request that the chat template renders."""
+        """The part of a request to the engine that the chat template renders."""
+        return {**self.asked(), "chat_template_kwargs": dict(self.template_kwargs)}
+
+    def asked(self) -> dict[str, Any]:
+        """The same for any OpenAI-compatible API, which may know no template."""
         tools = {"tools": served_tools(self.tools)} if self.tools else {}
-        return {
-            "messages": requested(self.messages),
-            "chat_template_kwargs": dict(self.template_kwargs),
-            **tools,
-        }
+        return {"messages": requested(self.messages), **tools}
 
 
 @dataclass(frozen=True)

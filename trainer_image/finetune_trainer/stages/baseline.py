@@ -44,10 +44,9 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     key = baseline_key(prepared.summary, evaluation, job.engine)
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    access = judge_access(job, workspace)
-    warnings, use = asyncio.run(examine_references(evaluation, access, questions))
-    cached = _usable(cached_baseline(job, key), questions, evaluation)
+    access, cached = judge_access(job, workspace), _usable(cached_baseline(job, key), questions, evaluation)
     with ProgressServer("baseline") as server:
+        warnings, use = asyncio.run(examine_references(evaluation, access, questions))
         rows = cached or _ask(questions, evaluation, server)
         if not cached and _worth_keeping(rows, evaluation):
             cache_baseline(job, key, rows)  # without a judge's grades, which its own cache holds
