@@ -88,6 +88,9 @@ class Attempt(ApiModel):
     node: str | None = Field(
         None, description="The node it failed on, which the next attempts avoid if they can.", max_length=253
     )
+    judge_cost: Number | None = Field(
+        None, description="What its judge cost so far, by the prices of spec.evaluation.judge."
+    )
     sums_up: int | None = Field(
         None,
         description="How many disrupted attempts with the same GPUs and price this entry stands for, where a "
@@ -209,7 +212,8 @@ class Cost(ApiModel):
     spent: Number | None = Field(
         None,
         description="Cost so far: for every attempt, lost ones and evaluation included, the time that its "
-        "pods had their nodes (status.attempts) x GPUs x price. The current attempt counts in whole minutes. "
+        "pods had their nodes (status.attempts) x GPUs x price, and what the judge cost. The current attempt "
+        "counts in whole minutes. "
         "What a cloud bills for nodes without pods is not in it.",
     )
     currency: str | None = Field(None, description="Currency of all amounts.", max_length=3)
@@ -255,6 +259,13 @@ class GraderScore(ApiModel):
     holds: bool | None = Field(None, description="Whether the lower bound lies above minus the margin.")
 
 
+class CutAnswers(ApiModel):
+    """How many answers ended at evaluation.maxTokens."""
+
+    base: int | None = Field(None, description="Of the base model.", ge=0)
+    tuned: int | None = Field(None, description="Of the tuned model.", ge=0)
+
+
 class Scores(ApiModel):
     """Base and tuned model on the same hold-out."""
 
@@ -268,6 +279,10 @@ class Scores(ApiModel):
     delta: Interval | None = Field(None, description="Paired difference, tuned minus base.")
     graders: dict[str, GraderScore] = Field(
         default_factory=dict, description="Scores by grader.", max_length=8
+    )
+    cut: CutAnswers | None = Field(
+        None,
+        description="How many answers were cut at spec.evaluation.maxTokens: right ones fail then.",
     )
     baseline_verdict: str | None = Field(
         None, description="What the base model's score says about tuning it.", max_length=64
@@ -290,6 +305,14 @@ class Scores(ApiModel):
         description="How many tuned models this hold-out has judged beside this destination, this run "
         "included once it was evaluated; after 10 a fresh hold-out should be chosen.",
         ge=0,
+    )
+    flip_rate: Number | None = Field(
+        None,
+        description="JudgePairwise: share of the pairs of which the judge chose otherwise when the answers "
+        "changed places. They count as ties.",
+    )
+    warnings: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="What to know about how it was scored.", max_length=32
     )
 
 

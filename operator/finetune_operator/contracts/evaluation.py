@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import Evaluation, GraderType
+from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, Judge, SimilarityMetric
 from finetune_operator.contracts.document import Written
 
 
@@ -24,12 +24,29 @@ class JobGrader(Written):
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema")
     margin: str | None = None
+    criteria: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None
+    pattern: str | None = None
+    tolerance: str | None = None
+    metric: SimilarityMetric | None = None
+    grader: str | None = None
 
 
 class JobGate(Written):
     """The gate of job.json."""
 
     min_delta: str
+
+
+class JobJudge(Written):
+    """The judge of job.json, without its credentials."""
+
+    url: str
+    model: str
+    price_per_million_input_tokens: str | None = None
+    price_per_million_output_tokens: str | None = None
+    timeout_seconds: int
+    max_concurrency: int
 
 
 class JobEvaluation(Written):
@@ -41,6 +58,7 @@ class JobEvaluation(Written):
     gate: JobGate
     max_tokens: int
     engine_profile: str | None = None
+    judge: JobJudge | None = None
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -52,15 +70,39 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     """The evaluation, or None without a hold-out, which only EvalMissing in `accept` allows (R4)."""
     if given is None or given.dataset is None or not given.graders:
         return None
-    graders = tuple(
-        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text, margin=g.margin)
-        for g in given.graders
-    )
     return JobEvaluation(
         dataset=job_dataset(given.dataset),
-        graders=graders,
+        graders=tuple(map(_job_grader, given.graders)),
         primary=given.primary,
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
         engine_profile=given.engine_profile,
+        judge=None if given.judge is None else _judge(given.judge),
+    )
+
+
+def _judge(given: Judge) -> JobJudge:
+    return JobJudge(
+        url=given.url,
+        model=given.model,
+        price_per_million_input_tokens=given.price_per_million_input_tokens,
+        price_per_million_output_tokens=given.price_per_million_output_tokens,
+        timeout_seconds=given.timeout_seconds,
+        max_concurrency=given.max_concurrency,
+    )
+
+
+def _job_grader(given: Grader) -> JobGrader:
+    return JobGrader(
+        name=given.name,
+        type=given.type,
+        fields=given.fields,
+        schema_text=given.schema_text,
+        values=given.values,
+        pattern=given.pattern,
+        tolerance=given.tolerance,
+        metric=given.metric,
+        grader=given.grader,
+        margin=given.margin,
+        criteria=given.criteria,
     )

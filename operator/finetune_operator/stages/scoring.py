@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finetune_operator.api.conditions import Fact
 from finetune_operator.api.evaluation import ACCEPTABLE
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, GraderScore, Scores
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Emit
 from finetune_operator.core.manifests import integer, number, text
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.engine import scoring_engine
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import scorer_resources
-from finetune_operator.render.volumes import WORKSPACE, add_base, add_destination, base_path, common
+from finetune_operator.render.volumes import (
+    WORKSPACE,
+    add_base,
+    add_destination,
+    add_judge_credential,
+    base_path,
+    common,
+)
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
-from finetune_operator.stages.summaries import as_number, difference, points, rows_and_metric
+from finetune_operator.stages.summaries import (
+    as_number,
+    cut_answers,
+    difference,
+    points,
+    rows_and_metric,
+)
 
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough.",
@@ -32,6 +48,7 @@ def baseline_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Po
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
+    add_judge_credential(mounts, job)
     sidecar = scoring_engine(job, settings, base_path(job), mounts)
     return PodParts("baseline", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
 
@@ -44,6 +61,7 @@ def evaluate_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Po
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
+    add_judge_credential(mounts, job)
     model = f"{WORKSPACE}/output/model" if job.spec.method == "Full" else base_path(job)
     sidecar = scoring_engine(job, settings, model, mounts)
     return PodParts("evaluate", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
@@ -54,13 +72,16 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     summary, verdict = outcome.summary, text(outcome.summary, "verdict")
     scores = summaries.baseline_scores(summary)
     scored = " ".join(
-        [f"The base scores {points(scores.base)} on {rows_and_metric(scores)}.", *_ungraded(scores)]
+        [
+            f"The base scores {points(scores.base)} on {rows_and_metric(scores)}.{cut_answers(scores)}",
+            *_ungraded(scores),
+        ]
     )
     cautions = _cautions(job, summary, scores)
     told = " ".join([scored, *(said for _, said in cautions)])
     decision = Decision(
         facts=(Fact("BaselineScored", True, verdict, told),),
-        actions=tuple(event("Warning", reason, said) for reason, said in cautions),
+        actions=(*(event("Warning", reason, said) for reason, said in cautions), *_warned(scores.warnings)),
         scores=scores,
     )
     if summary.get("blocking") is not True:
@@ -71,17 +92,22 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     return _refused(decision, verdict, scored)
 
 
-def read_evaluation(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:  # noqa: ARG001 - as every stage
+def read_evaluation(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the comparison. Whatever the verdict, the result is published with it."""
     scores = summaries.comparison(outcome.summary)
+    known = job.status.scores.warnings if job.status.scores is not None else ()
     verdict = text(outcome.summary, "verdict")
     used = _used(scores)
     told = " ".join([compared(scores), *(said for _, said in used)])
     return Decision(
         facts=(Fact("Evaluated", True, verdict, told),),
-        actions=tuple(event("Warning", reason, said) for reason, said in used),
-        scores=scores,
+        actions=(*(event("Warning", reason, said) for reason, said in used), *_warned(scores.warnings)),
+        scores=scores.model_copy(update={"warnings": summaries.joined(known, scores.warnings)}),
     )
+
+
+def _warned(warnings: Sequence[str]) -> tuple[Emit, ...]:
+    return (event("Warning", "ScoringWarning", " ".join(warnings)),) if warnings else ()
 
 
 def compared(scores: Scores) -> str:

@@ -5,7 +5,7 @@ Every field is bounded: a number too many must not make a status unwritable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +13,7 @@ from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
     Cost,
+    CutAnswers,
     GraderScore,
     Interval,
     MemoryPlan,
@@ -30,13 +31,13 @@ _ADVICE = 8
 _PARTS = 16
 _RULES = 64
 _TARGETS = 32
+_CUT = 0.05  # share of answers
 
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> Resolved:
     """`status.resolved` of the summary of prepare."""
-    warnings = summary.get("warnings")
-    said = [clip(w) for w in warnings if isinstance(w, str)] if isinstance(warnings, (list, tuple)) else []
     overrides = _overrides(summary)
+    said = list(_warnings(summary))
     said += [f"Rule {name} counts as {now}: spec.dataset.rules." for name, now in overrides.items()]
     return Resolved(
         spec_digest=spec_digest,
@@ -112,11 +113,13 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
         groups=_count(summary, "groups"),
         base=_interval(summary),
         graders=_bounded(graders),
+        cut=None if (count := _count(summary, "cut")) is None else CutAnswers(base=count),
         baseline_verdict=_text(summary, "verdict", 64),
         detectable=_detectable(summary),
         ungraded=_count(summary, "ungraded"),
         ungraded_reason=_text(summary, "ungradedReason", 512),
         holdout_uses=_count(summary, "holdoutUses"),
+        warnings=_warnings(summary),
     )
 
 
@@ -135,11 +138,24 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         delta=_interval(mapping(summary, "delta")),
         groups=_count(summary, "groups"),
         graders=_bounded(graders),
+        cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
         ungraded=_count(summary, "ungraded"),
         ungraded_reason=_text(summary, "ungradedReason", 512),
         holdout_uses=_count(summary, "holdoutUses"),
+        flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
+        warnings=_warnings(summary),
     )
+
+
+def judge_cost(summary: Mapping[str, Any]) -> str | None:
+    """What the judge of a scoring stage cost, None where it had no prices or none was asked."""
+    return decimal(number(mapping(summary, "judge"), "cost"), 6)
+
+
+def joined(known: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    """Warnings of two stages, each once."""
+    return tuple(dict.fromkeys((*known, *new)))[:_WARNINGS]
 
 
 def artifact(summary: Mapping[str, Any], destination: str) -> Artifact | None:
@@ -195,6 +211,16 @@ def rows_and_metric(scores: Scores) -> str:
     return f"{rows} held-out rows{groups}" + (f" ({scores.metric})" if scores.metric else "")
 
 
+def cut_answers(scores: Scores) -> str:
+    """A sentence on answers of the base that were cut, with a blank before it; "" when none was."""
+    count, rows = scores.cut.base if scores.cut else 0, scores.rows
+    if not count or not rows:
+        return ""
+    said = f" {count} of its answers reached spec.evaluation.maxTokens and ended there"
+    many = count > _CUT * rows
+    return f"{said}; a right answer that is cut fails: raise it in a new FineTuneJob." if many else f"{said}."
+
+
 def as_number(value: str | None) -> float | None:
     """The finite number that a status holds as a string."""
     try:
@@ -230,6 +256,12 @@ def decimal(value: Any, digits: int = 4) -> str | None:
 def in_money(amount: float | Decimal | None) -> str | None:
     """An amount of money: two decimals, and four where two would hide it."""
     return None if amount is None else f"{amount:.{4 if 0 < amount < 1 else 2}f}"
+
+
+def _warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    found = summary.get("warnings")
+    said = [clip(w) for w in found if isinstance(w, str)] if isinstance(found, (list, tuple)) else []
+    return tuple(said[:_WARNINGS])
 
 
 def _overrides(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -285,6 +317,11 @@ def _detectable(summary: Mapping[str, Any]) -> str | None:
         return None
     effect = number(summary, "detectable")
     return "none" if effect is None else f"{100 * effect:.1f} points"
+
+
+def _cut(entry: Mapping[str, Any]) -> CutAnswers | None:
+    found = CutAnswers(base=_count(entry, "base"), tuned=_count(entry, "tuned"))
+    return found if found.to_dict() else None
 
 
 def _bounded(graders: dict[str, GraderScore]) -> dict[str, GraderScore]:

@@ -124,6 +124,24 @@ def test_an_accepted_verdict_goes_on_to_training(summary: dict[str, Any], words:
     assert "-train-" in world.running()
 
 
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (0, "rows (fields)."),
+        (7, "7 of its answers reached spec.evaluation.maxTokens and ended there."),
+        (8, "8 of its answers reached spec.evaluation.maxTokens and ended there; a right answer that is cut fails: "
+         "raise it in a new FineTuneJob."),
+    ],
+)  # fmt: skip
+def test_answers_that_were_cut_are_told(cut: int, said: str) -> None:
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", cut=cut))
+    assert world.message("BaselineScored").endswith(said)
+    assert world.status["scores"]["cut"] == {"base": cut}
+    world.to("evaluate").end(result_of("evaluate", cut={"base": cut, "tuned": 1}))
+    assert world.status["scores"]["cut"] == {"base": cut, "tuned": 1}
+
+
 def test_accepting_while_the_baseline_runs_is_in_time() -> None:
     world = KubernetesSimulation().to("baseline")
     world.change(evaluation={"accept": ["CheckTaskOrData"]})

@@ -49,9 +49,15 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
     monkeypatch.setenv("FT_PROGRESS_PORT", "0")
 
     def make(
-        stage: str, name: str = "run", method: str = "LoRA", rows: Any = (), holdout: Any = (), **summary: Any
+        stage: str,
+        name: str = "run",
+        method: str = "LoRA",
+        rows: Any = (),
+        holdout: Any = (),
+        evaluation: Any = EVALUATION,
+        **summary: Any,
     ) -> Run:
-        document = _job(stage, method)
+        document = _job(stage, method, evaluation)
         root = tmp_path / name
         root.mkdir()
         (root / "job.json").write_text(json.dumps(document))
@@ -141,11 +147,11 @@ def chat_answer() -> Callable[..., tuple[int, Any]]:
     return _chat_answer
 
 
-def _chat_answer(text: str, logprob: float = -0.5) -> tuple[int, Any]:
+def _chat_answer(text: str, logprob: float = -0.5, finish: str = "stop") -> tuple[int, Any]:
     choice = {
         "message": {"content": text},
-        "finish_reason": "stop",
-        "logprobs": {"content": [{"logprob": logprob}]},
+        "finish_reason": finish,
+        "logprobs": {"content": [{"token": text, "logprob": logprob}]},
     }
     return 200, {"choices": [choice], "usage": {"completion_tokens": 1}}
 
@@ -209,12 +215,12 @@ def _application(server: StandIn) -> web.Application:
     return application
 
 
-def _job(stage: str, method: str) -> dict[str, Any]:
+def _job(stage: str, method: str, evaluation: Any) -> dict[str, Any]:
     spec = {
         "baseModel": {"source": "pvc://base/model"},
         "method": method,
         "dataset": {"source": "configmap://d/train.jsonl"},
-        "evaluation": EVALUATION,
+        "evaluation": evaluation,
         "output": {"destination": "pvc://adapters/x"},
         "resources": {"nodes": 1, "gpusPerNode": 0, "processesPerNode": 1},
     }

@@ -1,6 +1,12 @@
 """The JSON documents that enter and leave the trainer (docs/contracts.md)."""
 
-from finetune_trainer.contracts.evaluation import EvaluationSpec, GateSpec, GraderSpec, GraderType
+from finetune_trainer.contracts.evaluation import (
+    EvaluationSpec,
+    GateSpec,
+    GraderSpec,
+    GraderType,
+    JudgeSpec,
+)
 from finetune_trainer.contracts.job import (
     AcceleratorSpec,
     BudgetSpec,
@@ -48,6 +54,7 @@ __all__ = [
     "GraderType",
     "GradientCheckpointing",
     "Job",
+    "JudgeSpec",
     "LoraSpec",
     "ManifestBase",
     "ManifestFile",

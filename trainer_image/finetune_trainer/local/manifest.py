@@ -21,6 +21,7 @@ _OF_THE_CLUSTER = {
     ("dataset",): {"credentialsSecretRef"},
     ("evaluation",): {"accept"},
     ("evaluation", "dataset"): {"credentialsSecretRef"},
+    ("evaluation", "judge"): {"credentialsSecretRef"},
     ("resources",): {"gpuType", "spot", "cpu", "memory", "sharedMemory"},
 }
 

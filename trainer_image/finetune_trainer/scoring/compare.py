@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from finetune_trainer import verdicts
-from finetune_trainer.contracts import EvaluationSpec
+from finetune_trainer.contracts import EvaluationSpec, GraderSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.scoring.rows import GradedRow
 from finetune_trainer.statistics import (
@@ -87,9 +87,9 @@ def means(rows: Sequence[GradedRow], evaluation: EvaluationSpec) -> dict[str, fl
     return {spec.name: _mean([row.score(spec.name) for row in rows]) for spec in evaluation.graders}
 
 
-def coverage(models: Sequence[Sequence[GradedRow]], evaluation: EvaluationSpec) -> Coverage:
+def coverage(models: Sequence[Sequence[GradedRow]], graders: Sequence[GraderSpec]) -> Coverage:
     """How many rows could be graded for each of the models; the last one says which rows there are."""
-    return min((_covered(models, spec.name) for spec in evaluation.graders), key=lambda found: found.graded)
+    return min((_covered(models, spec.name) for spec in graders), key=lambda found: found.graded)
 
 
 def compare(
@@ -106,7 +106,7 @@ def compare(
         raise UserError(f"Grader {primary.name} could grade no row for both models: {reason}")
     delta = paired_delta(pairs.base, pairs.tuned, pairs.groups)
     before, after = (score_interval(scores, pairs.groups) for scores in (pairs.base, pairs.tuned))
-    covered = coverage([base, tuned], evaluation)
+    covered = coverage([base, tuned], evaluation.graders)
     secondary = _secondary(base, tuned, evaluation)
     others = (*secondary.values(), *regression.values())
     verdict = verdicts.after(delta, evaluation.min_delta, covered.share, others)

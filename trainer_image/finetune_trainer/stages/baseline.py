@@ -7,6 +7,8 @@ from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.grading import DEFERRED
+from finetune_trainer.judging.session import decisions, examine_references, judge_one
 from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
@@ -21,7 +23,8 @@ from finetune_trainer.scoring.baseline_store import (
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
-from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, write_rows
+from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, Question, cut, read_questions, write_rows
+from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
 from finetune_trainer.statistics import count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
@@ -33,13 +36,20 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     key = baseline_key(prepared.summary, evaluation, job.engine)
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
+    access = judge_access(job, workspace)
+    warnings, use = asyncio.run(examine_references(evaluation, access, questions))
     cached = _usable(cached_baseline(job, key), questions)
-    rows = cached or _ask(questions, evaluation)
-    write_rows(rows_path(workspace, "base", key), rows)
-    if not cached and coverage([rows], evaluation).share >= verdicts.GRADED_SHARE:
-        cache_baseline(job, key, rows)
+    with ProgressServer("baseline") as server:
+        rows = cached or _ask(questions, evaluation, server)
+        if not cached and _worth_keeping(rows, evaluation):
+            cache_baseline(job, key, rows)  # without a judge's grades, which its own cache holds
+        watch = judging_progress(job, server, decisions(evaluation, len(rows), paired=False), use)
+        judged = asyncio.run(judge_one(evaluation, access, questions, rows, watch))
+    write_rows(rows_path(workspace, "base", key), judged.rows)
+    share_replies(job, access)
+    told = judge_summary(job, use + judged.use, warnings)
     uses = earlier_uses(job, prepared.summary["holdoutDigest"])
-    return _result(job, evaluation, rows, {"cached": bool(cached), "holdoutUses": uses})
+    return _result(job, evaluation, judged.rows, {"cached": bool(cached), "holdoutUses": uses, **told})
 
 
 def required_evaluation(job: Job) -> EvaluationSpec:
@@ -53,10 +63,15 @@ def _usable(rows: list[GradedRow] | None, questions: list[Question]) -> list[Gra
     return rows if rows and [row.id for row in rows] == [question.id for question in questions] else None
 
 
-def _ask(questions: list[Question], evaluation: EvaluationSpec) -> list[GradedRow]:
-    with ProgressServer("baseline") as server:
-        server.update(total_steps=len(questions), message="waiting for the engine")
-        return asyncio.run(_answers(questions, evaluation, server))
+def _worth_keeping(rows: list[GradedRow], evaluation: EvaluationSpec) -> bool:
+    """Whether the next run may start from these rows: nothing that can be graded here was left ungraded."""
+    here = [spec for spec in evaluation.graders if spec.type not in DEFERRED]
+    return not here or coverage([rows], here).share >= verdicts.GRADED_SHARE
+
+
+def _ask(questions: list[Question], evaluation: EvaluationSpec, server: ProgressServer) -> list[GradedRow]:
+    server.update(total_steps=len(questions), message="waiting for the engine")
+    return asyncio.run(_answers(questions, evaluation, server))
 
 
 async def _answers(
@@ -72,8 +87,8 @@ async def _answers(
 def _result(
     job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], circumstances: dict[str, Any]
 ) -> Result:
-    metric = evaluation.primary_grader.name
-    interval, covered = score(rows, metric), coverage([rows], evaluation)
+    metric = evaluation.baseline_grader.name
+    interval, covered = score(rows, metric), coverage([rows], evaluation.baseline_graders)
     judged = verdicts.baseline(interval, covered.share)
     effect = detectable(count_groups([row.group for row in rows]), interval.score)
     summary: dict[str, Any] = {
@@ -87,13 +102,15 @@ def _result(
         "blocking": judged.blocking,
         "detectable": None if effect is None else round(effect, 4),
         "rowsNeeded": _rows_needed(interval.score, evaluation.min_delta),
+        "cut": cut(rows),
         **circumstances,
     }
     text = (
         f"The base scores {interval.score:.1%} by {metric} on {plural(len(rows), 'row')} "
         f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
     )
-    return succeeded(job, " ".join(filter(None, [text, covered.sentence()])), summary)
+    said = text + _cut_sentence(cut(rows), len(rows), evaluation.output_tokens)
+    return succeeded(job, " ".join(filter(None, [said, covered.sentence()])), summary)
 
 
 def _rows_needed(base: float, min_delta: float) -> int | None:
@@ -101,3 +118,11 @@ def _rows_needed(base: float, min_delta: float) -> int | None:
     if not 0 < min_delta <= 1 - base:
         return None
     return rows_needed(min_delta, differing_share(base, min_delta))
+
+
+def _cut_sentence(count: int, rows: int, limit: int) -> str:
+    """What to know of answers that were cut, with a blank before it; "" when none was."""
+    if not count:
+        return ""
+    advice = "; raise it, for a right answer that is cut fails" if count > MANY_CUT * rows else ""
+    return f" {count} of {rows} answers reached evaluation.maxTokens ({limit}) and ended there{advice}."

@@ -7,19 +7,22 @@ from typing import Any
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
 from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import Comparison, compare, grouped, kept, means, rounded
+from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
-from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
+from finetune_trainer.scoring.rows import GradedRow, Question, cut, read_questions, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
+from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
-_PROBES = 3
 _log = logging.getLogger(__name__)
 
 
@@ -32,18 +35,19 @@ def run(job: Job, workspace: Workspace) -> Result:
     if base is None:
         raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    tuned = _ask(job, workspace, questions, evaluation)
-    write_rows(rows_path(workspace, "tuned", key), tuned)
-    uses = record_use(job, prepared.summary["holdoutDigest"])
-    return _result(job, evaluation, base, tuned, uses)
-
-
-def _ask(
-    job: Job, workspace: Workspace, questions: list[Question], evaluation: EvaluationSpec
-) -> list[GradedRow]:
+    access = judge_access(job, workspace)
     with ProgressServer("evaluate") as server:
         server.update(total_steps=len(questions), message="waiting for the engine")
-        return asyncio.run(_answers(job, workspace, questions, evaluation, server))
+        tuned = asyncio.run(_answers(job, workspace, questions, evaluation, server))
+        write_rows(rows_path(workspace, "tuned", key), tuned)  # before a judge, which may fail
+        watch = judging_progress(job, server, decisions(evaluation, len(tuned), paired=True), JudgeUse())
+        judged = asyncio.run(judge_two(evaluation, access, questions, base, tuned, watch))
+    base = judged.base or base
+    write_rows(rows_path(workspace, "base", key), base)
+    write_rows(rows_path(workspace, "tuned", key), judged.rows)
+    uses = record_use(job, prepared.summary["holdoutDigest"])
+    told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
+    return _result(job, evaluation, base, judged.rows, told)
 
 
 async def _answers(
@@ -58,29 +62,18 @@ async def _answers(
         model = await engine.base_name()
         if job.spec.trains_adapter:
             await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-            await _check_effect(engine, model, questions)
+            await check_effect(engine, model, ADAPTER_NAME, questions)
             model = ADAPTER_NAME
         server.update(message="asking the tuned model")
         return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
 
 
-async def _check_effect(engine: Engine, base: str, questions: list[Question]) -> None:
-    """UserError when the adapter changes no probability at all: it was not trained, or not applied.
-
-    Equal answers alone would not prove it; equal log-probabilities do.
-    """
-    for question in questions[:_PROBES]:
-        before = await engine.log_probabilities(base, question.prompt)
-        if await engine.log_probabilities(ADAPTER_NAME, question.prompt) != before:
-            return
-    raise UserError(
-        "The adapter changes nothing: base and tuned model give the same probabilities; raise "
-        "training.learningRate or training.epochs."
-    )
-
-
 def _result(
-    job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow], uses: int | None
+    job: Job,
+    evaluation: EvaluationSpec,
+    base: list[GradedRow],
+    tuned: list[GradedRow],
+    told: dict[str, Any],
 ) -> Result:
     outcome = compare(base, tuned, evaluation)
     metric = evaluation.primary_grader.name
@@ -95,10 +88,19 @@ def _result(
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
         "secondary": kept(outcome.secondary),
         **outcome.coverage.summary(),
-        "holdoutUses": uses,
         "verdict": outcome.verdict,
+        "cut": {"base": cut(base), "tuned": cut(tuned)},
+        **told,
     }
-    return succeeded(job, _sentence(metric, outcome), summary)
+    cuts = _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
+    return succeeded(job, _sentence(metric, outcome) + cuts, summary)
+
+
+def _cut_sentence(base: int, tuned: int, limit: int) -> str:
+    if not base and not tuned:
+        return ""
+    counts = f"{tuned} answers of the tuned model and {base} of the base"
+    return f" {counts} reached evaluation.maxTokens ({limit}) and ended there."
 
 
 def _sentence(metric: str, outcome: Comparison) -> str:

@@ -17,6 +17,7 @@ from finetune_trainer.data.check import (
     check_holdout,
     check_paraphrases,
     check_prompts,
+    check_references,
     check_tokenizer,
     template_options,
 )
@@ -194,6 +195,7 @@ def _about_holdout(
     if job.spec.evaluation is None:
         return []
     found = check_prompts(tokenizer, holdout, positions - job.spec.evaluation.output_tokens)
+    found += check_references(tokenizer, holdout, job.spec.evaluation)
     found += check_holdout(data.train, surveyed, holdout, job.spec.evaluation.graders)
     if compares_meaning(job):
         found += check_paraphrases(data.train, surveyed, holdout, base, tokenizer)
