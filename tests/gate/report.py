@@ -11,8 +11,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 HEADING = "## Simulated"
 RUNS = 2_000
 BASE = 0.3
-HOLDOUTS = tuple(
-    Holdout(rows, size, alike) for size, alike in ((1, 1.0), (5, 1.0), (5, 0.7)) for rows in (50, 150, 500)
+HOLDOUTS = (
+    *(Holdout(rows) for rows in (50, 150, 500)),
+    *(Holdout(rows, 5, alike) for alike in (1.0, 0.7) for rows in (50, 150, 500)),
+    Holdout(60, 10),
 )
 KEPT = tuple((rows, differing) for differing in (0.06, 0.10) for rows in (50, 150, 500))
 
