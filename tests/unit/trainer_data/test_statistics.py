@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
 from finetune_trainer.statistics import (
     count_groups,
@@ -35,6 +36,13 @@ def test_the_score_interval_of_150_rows_is_wilsons(right: float, low: float, hig
     interval = score_interval([1.0] * round(right) + [0.0] * (150 - round(right)))
     assert interval.low == pytest.approx(low, abs=0.005)
     assert interval.high == pytest.approx(high, abs=0.005)
+
+
+@pytest.mark.parametrize(("right", "rows"), [(0, 1), (1, 1), (0, 50), (7, 20), (149, 150), (150, 150)])
+def test_the_score_interval_is_that_of_statsmodels(right: int, rows: int) -> None:
+    interval = score_interval([1.0] * right + [0.0] * (rows - right))
+    expected = proportion_confint(right, rows, method="wilson")
+    assert (interval.low, interval.high) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
