@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.contracts import Result
+from finetune_trainer.errors import UserError
 from finetune_trainer.scoring.holdout_uses import earlier_uses, record_use
 from finetune_trainer.stages import baseline, evaluate
 
@@ -149,3 +150,18 @@ async def test_the_summaries_of_eight_graders_fit_into_a_termination_message(
     await stage(run, baseline)
     result = await stage(run, evaluate)
     assert len(json.dumps(result.summary)) < 3000
+
+
+async def test_a_primary_grader_that_graded_nothing_of_one_model_says_why(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    await stand_in(lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("no"))
+    run = make_run("evaluate", holdout=HOLDOUT)
+    await stage(run, baseline)
+    [path] = (run.workspace.results_dir / "rows").iterdir()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["grades"]["exact"] = {"score": None, "passed": None, "reason": "it timed out"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="no row for both models: it timed out"):
+        await stage(run, evaluate)
