@@ -11,7 +11,7 @@ from tests.apiserver.client import REMOVED, Api, changed, sample
 pytestmark = pytest.mark.apiserver
 
 JOB, FULL, CPU = "finetunejob-minimal", "finetunejob-full", "finetunejob-cpu-full-method"
-WEIGHTS = "finetunejob-gpu-full-method"
+WEIGHTS, SHARED = "finetunejob-gpu-full-method", "finetunejob-scored-on-server"
 SERVER, BIG_SERVER = "modelserver-minimal", "modelserver-full"
 DEPLOYMENT, PINNED = "adapterdeployment-minimal", "adapterdeployment-full"
 DIGEST = "sha256:" + "0" * 64
@@ -181,6 +181,16 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
      ["spec.evaluation.dataset and spec.evaluation.graders belong together"]),
     ("graders without a hold-out", JOB, "spec.evaluation.dataset", REMOVED,
      ["spec.evaluation.dataset and spec.evaluation.graders belong together"]),
+    ("an engine profile that is no name", JOB, "spec.evaluation.engineProfile", "FP8",
+     ["spec.evaluation.engineProfile", "must be the name of an object"]),
+    ("a profile for the engine of a server", SHARED, "spec.evaluation.engineProfile", "fp8",
+     ["spec.evaluation.engineProfile", "has a profile of its own; remove one of them"]),
+    ("a whole model on a shared server", SHARED, "spec.method", "Full",
+     ["spec.evaluation.engine", "a ModelServer loads adapters"]),
+    ("a scoring engine without a server", SHARED, "spec.evaluation.engine.serverRef", REMOVED,
+     ["spec.evaluation.engine.serverRef: Required value"]),
+    ("an entry of a Secret that cannot exist", SHARED, "spec.evaluation.engine.apiKey.key", "my key",
+     ["spec.evaluation.engine.apiKey.key", "must be letters, digits"]),
     ("an empty list of graders", JOB, "spec.evaluation.graders", [], ["spec.evaluation.graders", "at least 1"]),
     ("nine graders", FULL, "spec.evaluation.graders",
      [{"name": f"g{n}", "type": "ExactMatch"} for n in range(9)],

@@ -117,9 +117,9 @@ def test_an_answer_that_its_objects_deletion_overtook_brings_nothing_back(owners
 
 def test_who_names_an_object_is_found(owners: Owners) -> None:
     owners.brought(ADAPTER, manifest(1, spec=NAMES), deleted=False)
-    assert [found["spec"] for found in owners.naming(SERVER)] == [NAMES]
+    assert [found["spec"] for found in owners.naming(SERVER, "AdapterDeployment")] == [NAMES]
     assert owners.brought(ADAPTER, manifest(2), deleted=True) == {ADAPTER, SERVER}
-    assert owners.naming(SERVER) == []
+    assert owners.naming(SERVER, "AdapterDeployment") == []
 
 
 def test_what_finished_runs_measured_is_kept_by_namespace(owners: Owners) -> None:

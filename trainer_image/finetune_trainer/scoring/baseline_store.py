@@ -20,7 +20,7 @@ def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec, engine: En
     parts = {
         "format": _FORMAT,
         "base": summary["baseFingerprint"],
-        "engine": (engine or EngineSpec()).model_dump(mode="json"),
+        "engine": _runs_by(engine or EngineSpec()),
         "holdout": summary["holdoutDigest"],
         "graders": [
             spec.model_dump(mode="json", by_alias=True, exclude={"margin"}) for spec in evaluation.graders
@@ -29,6 +29,11 @@ def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec, engine: En
         "template": template_kwargs(summary),
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _runs_by(engine: EngineSpec) -> dict[str, Any]:
+    template = None if engine.server is None else engine.server.template
+    return {"args": engine.args, "env": engine.env, "server": template}
 
 
 def template_kwargs(summary: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from finetune_trainer.scoring.baseline_store import (
     rows_path,
     template_kwargs,
 )
-from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.rows import (
@@ -32,6 +31,7 @@ from finetune_trainer.scoring.rows import (
     regraded,
     write_rows,
 )
+from finetune_trainer.scoring.server import engine_for
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
 from finetune_trainer.statistics import count_groups
 from finetune_trainer.words import plural
@@ -47,7 +47,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     access, cached = judge_access(job, workspace), _usable(cached_baseline(job, key), questions, evaluation)
     with ProgressServer("baseline") as server:
         warnings, use = asyncio.run(examine_references(evaluation, access, questions))
-        rows = cached or _ask(questions, evaluation, server)
+        rows = cached or _ask(job, questions, evaluation, server)
         if not cached and _worth_keeping(rows, evaluation):
             cache_baseline(job, key, rows)  # without a judge's grades, which its own cache holds
         watch = judging_progress(job, server, decisions(evaluation, len(rows), paired=False), use)
@@ -81,15 +81,17 @@ def _worth_keeping(rows: list[GradedRow], evaluation: EvaluationSpec) -> bool:
     return not here or coverage([rows], here).share >= verdicts.GRADED_SHARE
 
 
-def _ask(questions: list[Question], evaluation: EvaluationSpec, server: ProgressServer) -> list[GradedRow]:
+def _ask(
+    job: Job, questions: list[Question], evaluation: EvaluationSpec, server: ProgressServer
+) -> list[GradedRow]:
     server.update(total_steps=len(questions), message="waiting for the engine")
-    return asyncio.run(_answers(questions, evaluation, server))
+    return asyncio.run(_answers(job, questions, evaluation, server))
 
 
 async def _answers(
-    questions: list[Question], evaluation: EvaluationSpec, server: ProgressServer
+    job: Job, questions: list[Question], evaluation: EvaluationSpec, server: ProgressServer
 ) -> list[GradedRow]:
-    async with Engine(socket_path()) as engine:
+    async with engine_for(job.engine) as engine:
         await engine.wait_ready()
         model = await engine.base_name()
         server.update(message="asking the base model")

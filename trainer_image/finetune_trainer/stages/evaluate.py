@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
@@ -15,13 +17,15 @@ from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
-from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.compare import Comparison, compare, grouped, kept, means, rounded
 from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.rows import GradedRow, Question, cut, read_questions, read_rows, write_rows
+from finetune_trainer.scoring.server import Offer, engine_for
+from finetune_trainer.stages import baseline
 from finetune_trainer.stages.baseline import required_evaluation
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
+from finetune_trainer.stages.publish import publish_candidate, withdraw_candidate
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
@@ -34,6 +38,9 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     key = baseline_key(prepared.summary, evaluation, job.engine)
     base = read_rows(rows_path(workspace, "base", key))
+    if base is None and job.engine is not None and job.engine.server is not None:
+        baseline.run(job, workspace)  # the server runs otherwise than when the base was scored
+        base = read_rows(rows_path(workspace, "base", key))
     if base is None:
         raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
@@ -62,15 +69,37 @@ async def _answers(
     evaluation: EvaluationSpec,
     server: ProgressServer,
 ) -> list[GradedRow]:
-    async with Engine(socket_path()) as engine:
-        await engine.wait_ready()
-        model = await engine.base_name()
-        if job.spec.trains_adapter:
-            await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-            await check_effect(engine, model, ADAPTER_NAME, questions)
-            model = ADAPTER_NAME
-        server.update(message="asking the tuned model")
-        return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
+    with _offering(job, workspace, server) as offer:
+        async with engine_for(job.engine, offer) as engine:
+            await engine.wait_ready()
+            base = model = await engine.base_name()
+            if job.spec.trains_adapter:
+                model = await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
+                await check_effect(engine, base, model, questions)
+            server.update(message="asking the tuned model")
+            return await answer_all(
+                engine, model, questions, evaluation, lambda done: server.stepped(step=done)
+            )
+
+
+@contextmanager
+def _offering(job: Job, workspace: Workspace, server: ProgressServer) -> Iterator[Offer | None]:
+    """What puts the adapter where a ModelServer finds it, for as long as it is asked."""
+    asked = job.engine.server if job.engine is not None else None
+    if asked is None:
+        yield None
+        return
+
+    def offer() -> str:
+        server.update(message="waiting until the ModelServer holds the candidate")
+        digest = publish_candidate(job, workspace, asked.source)
+        server.update(candidate=digest)
+        return digest
+
+    try:
+        yield offer
+    finally:
+        withdraw_candidate(asked.source)
 
 
 def _result(

@@ -69,7 +69,7 @@ def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_
     time = _time(job, work, method, plan, lengths, efficiency, holdout_rows) if efficiency else None
     cost = _cost(job, time) if time else None
     advice = advise(_intent(job), work, fitting)
-    scoring = _scoring(job, base, plan, lengths, work) if known and job.spec.evaluation else None
+    scoring = _scoring(job, base, plan, lengths, work) if known and job.scores_on_own_engine else None
     return Outlook(method, size, memory, scoring, time, efficiency, cost, _savings(job, cost), advice)
 
 
@@ -145,11 +145,16 @@ def _time(
     holdout_rows: int,
 ) -> TimeEstimate:
     peak = work.gpu.peak_tflops or 0.0
+    run = TimedRun(work.shape, method, lengths, plan.epochs, work.gpus, peak)
+    scoring = _scoring_seconds(job, work, lengths, holdout_rows, peak) if job.scores_on_own_engine else 0.0
+    return estimate(run, efficiency, startup_seconds(work.shape) + scoring)
+
+
+def _scoring_seconds(job: Job, work: Workload, lengths: Lengths, holdout_rows: int, peak: float) -> float:
+    """Of base and tuned model together."""
     answers = job.spec.evaluation.output_tokens * holdout_rows if job.spec.evaluation else 0
     asked = holdout_rows * lengths.tokens // max(lengths.rows, 1)
-    scoring = evaluation_seconds(work.shape, holdout_rows, asked, answers, peak)  # base and tuned
-    run = TimedRun(work.shape, method, lengths, plan.epochs, work.gpus, peak)
-    return estimate(run, efficiency, startup_seconds(work.shape) + 2 * scoring)
+    return 2 * evaluation_seconds(work.shape, holdout_rows, asked, answers, peak)
 
 
 def _cost(job: Job, time: TimeEstimate) -> Band | None:
@@ -184,7 +189,7 @@ def _memory_summary(memory: MemoryPlan | NoFit) -> dict[str, Any]:
 
 def _scoring_summary(job: Job, outlook: Outlook) -> dict[str, Any] | None:
     """On how many GPUs the engine scores: 1 where their size is not known."""
-    if not job.spec.evaluation or not job.spec.resources.gpus_per_node:
+    if not job.scores_on_own_engine or not job.spec.resources.gpus_per_node:
         return None
     return {"gpus": outlook.scoring.gpus if isinstance(outlook.scoring, Scoring) else 1}
 
