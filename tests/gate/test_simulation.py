@@ -12,7 +12,6 @@ FEW = 200
     "holdout",
     [
         pytest.param(Holdout(50), id="50 rows"),
-        pytest.param(Holdout(150), id="150 rows"),
         pytest.param(Holdout(150, size=5), id="30 groups of 5 equal rows"),
         pytest.param(Holdout(60, size=10, alike=0.7), id="6 groups of 10 rows that are alike"),
     ],
