@@ -172,12 +172,17 @@ def test_the_parameter_of_a_refusal(said: str, sent: list[str], name: str | None
         ("-1", 0, 0),
         ("nan", 0, 0),
         ("soon", 0, 0),
-        (format_datetime(datetime.now(UTC) + timedelta(seconds=40)), 1, 40),
     ],
-    ids=["absent", "seconds", "a day", "negative", "no number", "words", "a date"],
+    ids=["absent", "seconds", "a day", "negative", "no number", "words"],
 )
 def test_how_long_a_server_asks_to_wait(header: str | None, least: float, most: float) -> None:
     assert least <= retry_after(header) <= most
+
+
+def test_a_server_may_name_the_moment_to_wait_for() -> None:
+    now = datetime.now(UTC)
+    assert retry_after(format_datetime(now + timedelta(hours=9))) == 60
+    assert retry_after(format_datetime(now - timedelta(hours=9))) == 0
 
 
 async def test_what_a_server_asks_to_wait_is_waited(monkeypatch: pytest.MonkeyPatch) -> None:
