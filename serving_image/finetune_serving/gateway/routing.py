@@ -21,9 +21,10 @@ class RouteTable:
     candidates: Mapping[str, str | None] = field(default_factory=dict)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Every public name with every version that may answer it."""
+        """Every name that may be asked with every version that may answer it."""
         routes = self.aliases.values()
         listed = [(route.alias, target.version) for route in routes for target in route.targets]
+        listed += [(name, name) for name in self.candidates]
         return [(self.base, self.base), *listed] if self.base else listed
 
 

@@ -132,6 +132,34 @@ def test_what_finished_runs_measured_is_kept_by_namespace(owners: Owners) -> Non
     assert owners.measured("demo") == []
 
 
+SCORES = {"evaluation": {"engine": {"serverRef": {"name": "s"}}}}
+
+
+def test_a_run_wakes_the_server_that_scores_it_when_it_asks_for_something_else(owners: Owners) -> None:
+    def brought(version: int, **status: Any) -> set[Key]:
+        return owners.brought(RUN, manifest(version, spec=SCORES, status=status), deleted=False)
+
+    assert brought(1) == {RUN, SERVER}, "what it asked for before is not known"
+    assert brought(2, progress={"percent": 1}) == {RUN}
+    assert brought(3, candidate={"version": "candidate.run--a"}) == {RUN, SERVER}
+    assert brought(4, candidate={"version": "candidate.run--a"}, progress={"percent": 2}) == {RUN}
+    assert brought(5) == {RUN, SERVER}
+    assert owners.brought(RUN, manifest(6), deleted=True) == {RUN, SERVER}
+    assert owners.naming(SERVER, "FineTuneJob") == []
+
+
+def test_a_server_tells_a_run_how_its_candidate_stands(owners: Owners) -> None:
+    def told(version: int, state: str) -> set[Key]:
+        status = {"candidates": [{"fineTuneJob": "run", "state": state}]}
+        return owners.brought(SERVER, manifest(version, status=status), deleted=False)
+
+    owners.brought(RUN, manifest(1, spec=SCORES), deleted=False)
+    owners.brought(ADAPTER, manifest(1, spec={"serverRef": {"name": "s"}}), deleted=False)
+    assert told(1, "Loading") == {SERVER, RUN, ADAPTER}
+    assert told(2, "Ready") == {SERVER, RUN}
+    assert told(3, "Ready") == {SERVER}
+
+
 def test_who_published_an_artifact_is_found_by_its_digest(owners: Owners) -> None:
     published = {"artifact": {"digest": "sha256:a"}}
     owners.brought(RUN, manifest(1, status=published), deleted=False)

@@ -68,6 +68,7 @@ def test_a_candidate_answers_to_its_own_name_alone() -> None:
         with pytest.raises(Refusal):
             resolve(table, model, 0.5, asked)
     assert "candidate.run--1" not in [card["id"] for card in model_cards(table, {})]
+    assert ("candidate.run--1", "candidate.run--1") in table.pairs(), "its requests are counted"
 
 
 def test_one_listed_version_can_be_asked_for() -> None:
