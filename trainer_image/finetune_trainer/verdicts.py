@@ -1,5 +1,6 @@
 """The verdicts before and after training, as pure functions of intervals (fractions, not per cent)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from finetune_trainer.statistics import Interval
@@ -33,9 +34,14 @@ def baseline(score: Interval) -> BaselineVerdict:
     return BaselineVerdict("Uncertain", blocking=False)
 
 
-def after(delta: Interval, min_delta: float, graded: float) -> str:
-    """Judge the tuned model by the paired difference and the share of rows that could be graded."""
+def after(delta: Interval, min_delta: float, graded: float, holds: Collection[bool] = ()) -> str:
+    """Judge the tuned model by the paired difference and the share of rows that could be graded.
+
+    `holds` says of each suite outside of the task whether no drop beyond its margin can have been missed.
+    """
     if delta.high < 0:
         return "WorseThanBase"
+    if not all(holds):
+        return "Regressed"
     clear = delta.low > 0 and delta.score >= min_delta - _ROUNDING
     return "Promote" if clear and graded >= GRADED_SHARE else "NoClearImprovement"

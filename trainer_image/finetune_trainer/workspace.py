@@ -43,6 +43,16 @@ class Workspace:
         return self.dataset_dir / "holdout.jsonl"
 
     @property
+    def rivals_dir(self) -> Path:
+        """The hold-out under the prompt of each rival, NAME.jsonl, in the form of `holdout`."""
+        return self.dataset_dir / "rivals"
+
+    @property
+    def suites_dir(self) -> Path:
+        """The suites outside of the task, NAME.jsonl, in the form of `holdout`."""
+        return self.dataset_dir / "suites"
+
+    @property
     def prepared(self) -> Path:
         """prepare's record for the later stages (data/prepared.py)."""
         return self.dataset_dir / "prepared.json"

@@ -26,6 +26,12 @@ def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
     )
 
 
+_NAME = Cel(
+    "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
+    "must be lower-case letters, digits and hyphens",
+)
+
+
 class Grader(ApiModel):
     """One way to score an answer against its reference, between 0 and 1."""
 
@@ -34,13 +40,9 @@ class Grader(ApiModel):
         _needs("schema", ("JsonSchema",), "give a JSON Schema as text"),
     )
 
-    name: Annotated[
-        str,
-        Cel(
-            "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
-            "must be lower-case letters, digits and hyphens",
-        ),
-    ] = Field(description="Name of the grader in reports and metrics.", min_length=1, max_length=40)
+    name: Annotated[str, _NAME] = Field(
+        description="Name of the grader in reports and metrics.", min_length=1, max_length=40
+    )
     type: GraderType = Field(
         description="ExactMatch compares the whole answer, FieldMatch the named fields of a JSON answer, "
         "JsonSchema checks that the answer is JSON of the given shape."
@@ -71,6 +73,70 @@ class Gate(ApiModel):
     )
 
 
+class Suite(ApiModel):
+    """Questions outside of the task, which the tuned model must still answer as well as its base."""
+
+    name: Annotated[str, _NAME] = Field(
+        description="Name of the suite in reports and status.", min_length=1, max_length=40
+    )
+    dataset: DatasetSource = Field(description="Its rows, in any form that the hold-out may have.")
+    grader: Grader = Field(description="How answers to it are scored.")
+    margin: Annotated[
+        str,
+        Cel(
+            f"self.matches('{FRACTION}') && double(self) > 0.0 && double(self) <= 1.0",
+            'must be a fraction above 0 and up to 1 as a string, for example "0.05" for five points',
+        ),
+    ] = Field(
+        "0.05",
+        description="How much worse than its base the tuned model may be on the suite, a fraction as a "
+        "string: the one-sided 95 % bound of its drop must stay below. Fewer than 59 rows can miss a drop of "
+        "0.05.",
+        min_length=1,
+        max_length=20,
+    )
+
+
+class Regression(ApiModel):
+    """What the tuned model must not lose: base and tuned model are compared on suites outside of the task."""
+
+    suites: tuple[Suite, ...] = Field(
+        description="The suites. A drop on one of them ends as the verdict Regressed; two or more with 500 "
+        "rows together are also compared as one, with a margin of 3 points.",
+        min_length=1,
+        max_length=8,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+
+class Rival(ApiModel):
+    """A better prompt for the untuned base, scored beside it: perhaps a prompt alone does the job."""
+
+    rules = (
+        Cel(
+            "has(self.system) || has(self.fewShot)",
+            "a rival needs a prompt of its own: set system, fewShot or both",
+        ),
+    )
+
+    name: Annotated[str, _NAME] = Field(
+        description="Name of the prompt in reports and status.", min_length=1, max_length=40
+    )
+    system: str | None = Field(
+        None,
+        description="System message that takes the place of the hold-out rows' own.",
+        min_length=1,
+        max_length=16384,
+    )
+    few_shot: int | None = Field(
+        None,
+        description="How many rows of the training data are shown before the question as examples. They are "
+        "chosen by their content, the same ones every time, and never from the hold-out.",
+        ge=1,
+        le=32,
+    )
+
+
 class Evaluation(ApiModel):
     """The hold-out that base and tuned model are scored on. It must not be part of the training data."""
 
@@ -88,6 +154,11 @@ class Evaluation(ApiModel):
             "!has(self.graders) || size(self.graders) < 2 || has(self.primary)",
             "with several graders one must decide: set spec.evaluation.primary to its name",
             ".primary",
+        ),
+        Cel(
+            "has(self.dataset) || !(has(self.regression) || has(self.rivals))",
+            "rivals and regression are compared with the hold-out's scores; set spec.evaluation.dataset and "
+            "graders",
         ),
     )
 
@@ -109,6 +180,16 @@ class Evaluation(ApiModel):
     )
     gate: Gate = Field(Gate(), description="When the tuned model is promoted.")
     max_tokens: int = Field(256, description="Longest answer in tokens.", ge=1, le=8192)
+    regression: Regression | None = Field(
+        None, description="What the tuned model must not lose. Default: only the hold-out is looked at."
+    )
+    rivals: tuple[Rival, ...] = Field(
+        (),
+        description="Better prompts that the untuned base is scored with too. Verdicts before training go by "
+        "the best of them.",
+        max_length=4,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     accept: tuple[Acceptance, ...] = Field(
         (),
         description="Verdicts that are accepted although they would stop the run or the promotion: an "
@@ -116,3 +197,11 @@ class Evaluation(ApiModel):
         max_length=4,
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
+
+    @property
+    def datasets(self) -> dict[str, DatasetSource]:
+        """The data sets of the evaluation by the field of the spec that holds each."""
+        held_out = {} if self.dataset is None else {"spec.evaluation.dataset": self.dataset}
+        suites = self.regression.suites if self.regression is not None else ()
+        named = {f"spec.evaluation.regression.suites[{s.name}].dataset": s.dataset for s in suites}
+        return held_out | named

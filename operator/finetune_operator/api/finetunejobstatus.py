@@ -249,6 +249,16 @@ class GraderScore(ApiModel):
     tuned: Number | None = Field(None, description="Score of the tuned model.")
 
 
+class SuiteScore(ApiModel):
+    """Base and tuned model on a suite outside of the task."""
+
+    base: Number | None = Field(None, description="Score of the base model.")
+    tuned: Number | None = Field(None, description="Score of the tuned model.")
+    low: Number | None = Field(None, description="One-sided 95 % lower bound of tuned minus base.")
+    margin: Number | None = Field(None, description="How much may be lost.")
+    holds: bool | None = Field(None, description="Whether the bound stays above the negative margin.")
+
+
 class Scores(ApiModel):
     """Base and tuned model on the same hold-out."""
 
@@ -259,6 +269,17 @@ class Scores(ApiModel):
     delta: Interval | None = Field(None, description="Paired difference, tuned minus base.")
     graders: dict[str, GraderScore] = Field(
         default_factory=dict, description="Scores by grader.", max_length=8
+    )
+    rivals: dict[str, Interval] = Field(
+        default_factory=dict,
+        description="Scores of the base model with the prompts of spec.evaluation.rivals.",
+        max_length=4,
+    )
+    regression: dict[str, SuiteScore] = Field(
+        default_factory=dict,
+        description="Scores on the suites of spec.evaluation.regression; `all suites` are two or more with "
+        "500 rows, compared as one.",
+        max_length=9,
     )
     baseline_verdict: str | None = Field(
         None, description="What the base model's score says about tuning it.", max_length=64

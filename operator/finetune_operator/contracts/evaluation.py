@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import Evaluation, GraderType
+from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, Suite
 from finetune_operator.contracts.document import Written
 
 
@@ -31,6 +31,29 @@ class JobGate(Written):
     min_delta: str
 
 
+class JobSuite(Written):
+    """Questions outside of the task, with the drop that is allowed on them."""
+
+    name: str
+    dataset: JobDataset
+    grader: JobGrader
+    margin: str
+
+
+class JobRegression(Written):
+    """What the tuned model must not lose."""
+
+    suites: tuple[JobSuite, ...] = Field(min_length=1, max_length=8)
+
+
+class JobRival(Written):
+    """A better prompt for the untuned base."""
+
+    name: str
+    system: str | None = None
+    few_shot: int | None = None
+
+
 class JobEvaluation(Written):
     """The evaluation of job.json, without `accept`: what is accepted changes no score."""
 
@@ -39,6 +62,8 @@ class JobEvaluation(Written):
     primary: str | None = None
     gate: JobGate
     max_tokens: int
+    regression: JobRegression | None = None
+    rivals: tuple[JobRival, ...] | None = Field(None, min_length=1, max_length=4)
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -50,13 +75,27 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     """The evaluation, or None without a hold-out, which only EvalMissing in `accept` allows (R4)."""
     if given is None or given.dataset is None or not given.graders:
         return None
-    graders = tuple(
-        JobGrader(name=g.name, type=g.type, fields=g.fields, schema_text=g.schema_text) for g in given.graders
-    )
+    suites = given.regression.suites if given.regression is not None else ()
+    rivals = tuple(JobRival(name=r.name, system=r.system, few_shot=r.few_shot) for r in given.rivals)
     return JobEvaluation(
         dataset=job_dataset(given.dataset),
-        graders=graders,
+        graders=tuple(map(_grader, given.graders)),
         primary=given.primary,
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
+        regression=JobRegression(suites=tuple(map(_suite, suites))) if suites else None,
+        rivals=rivals or None,
+    )
+
+
+def _grader(given: Grader) -> JobGrader:
+    return JobGrader(name=given.name, type=given.type, fields=given.fields, schema_text=given.schema_text)
+
+
+def _suite(given: Suite) -> JobSuite:
+    return JobSuite(
+        name=given.name,
+        dataset=job_dataset(given.dataset),
+        grader=_grader(given.grader),
+        margin=given.margin,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from finetune_operator.api.conditions import Fact
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, Scores
@@ -14,7 +16,7 @@ from finetune_operator.render.resources import scorer_resources
 from finetune_operator.render.volumes import WORKSPACE, add_base, add_destination, base_path, common
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
-from finetune_operator.stages.summaries import difference, points, rows_and_metric
+from finetune_operator.stages.summaries import as_number, best_rival, difference, points, rows_and_metric
 
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough.",
@@ -45,7 +47,7 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the base's score; end the run if the verdict blocks and was not accepted."""
     summary, verdict = outcome.summary, text(outcome.summary, "verdict")
     scores = summaries.baseline_scores(summary)
-    scored = f"The base scores {points(scores.base)} on {rows_and_metric(scores)}."
+    scored = f"The base scores {points(scores.base)} on {rows_and_metric(scores)}{_prompted(scores)}."
     decision = Decision(facts=(Fact("BaselineScored", True, verdict, scored),), scores=scores)
     if summary.get("blocking") is not True:
         return decision
@@ -63,11 +65,38 @@ def read_evaluation(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:  # n
 
 
 def compared(scores: Scores) -> str:
-    """The comparison in one sentence."""
-    return (
+    """The comparison in a sentence, and what speaks against the tuned model beside it."""
+    text = (
         f"The tuned model scores {points(scores.tuned)}, the base {points(scores.base)}: "
         f"{difference(scores.delta)} on {rows_and_metric(scores)}."
     )
+    return " ".join([text, *_rivalled(scores), *_lost(scores)])
+
+
+def _prompted(scores: Scores) -> str:
+    best = best_rival(scores)
+    return "" if best is None else f", and {points(best[1])} with the prompt {best[0]}"
+
+
+def _rivalled(scores: Scores) -> Iterator[str]:
+    """The best prompt, where the tuned model is not clearly better than the base with it."""
+    best, low = best_rival(scores), as_number(scores.tuned.low) if scores.tuned is not None else None
+    if best is not None and low is not None and (as_number(best[1].score) or 0.0) >= low:
+        yield f"With the prompt {best[0]} the base alone scores {points(best[1])}: it may be enough."
+
+
+def _lost(scores: Scores) -> Iterator[str]:
+    for name, suite in scores.regression.items():
+        if suite.holds is False:
+            yield (
+                f"On {name} it scores {_percent(suite.tuned)}, the base {_percent(suite.base)}: the drop may "
+                f"be as large as {_percent(suite.low, -1)}, {_percent(suite.margin)} are allowed."
+            )
+
+
+def _percent(value: str | None, sign: int = 1) -> str:
+    found = as_number(value)
+    return "an unknown score" if found is None else f"{100 * sign * found:.1f} %"
 
 
 def _refused(decision: Decision, verdict: str, scored: str) -> Decision:

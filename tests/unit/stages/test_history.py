@@ -137,6 +137,45 @@ def test_a_warning_verdict_does_not_block() -> None:
     assert "-train-" in world.running()
 
 
+def test_the_best_prompt_is_told_with_the_bases_score() -> None:
+    rivals = {
+        "shots": {"score": 0.9, "low": 0.84, "high": 0.94},
+        "weak": {"score": 0.2, "low": 0.1, "high": 0.3},
+    }
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", verdict="PromptingLikelyEnough", blocking=True, rivals=rivals))
+    said = (
+        "The base scores 60.0 % [52.0, 68.0] on 150 held-out rows (fields), and 90.0 % [84.0, 94.0] with the"
+    )
+    assert f"{said} prompt shots." in world.message("Succeeded")
+    assert world.status["scores"]["rivals"]["weak"]["score"] == "0.2000"
+
+
+def test_a_prompt_as_good_as_the_tuned_model_is_told_after_training() -> None:
+    rivals = {"shots": {"score": 0.86, "low": 0.8, "high": 0.9}}
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", rivals=rivals))
+    world.to("publish")
+    world.end()
+    said = "With the prompt shots the base alone scores 86.0 % [80.0, 90.0]: it may be enough."
+    assert said in world.message("Promoted")
+
+
+def test_a_suite_on_which_the_tuned_model_fell_behind_is_named_with_what_to_do() -> None:
+    lost = {"rows": 150, "base": 0.8, "tuned": 0.6, "low": -0.27, "margin": 0.05, "holds": False}
+    fine = {"rows": 150, "base": 0.8, "tuned": 0.8, "low": 0.0, "margin": 0.05, "holds": True}
+    world = KubernetesSimulation().to("evaluate")
+    world.end(result_of("evaluate", verdict="Regressed", regression={"general": lost, "sums": fine}))
+    world.end(result_of("publish", verdict="Regressed", promoted=False))
+    message = world.message("Promoted")
+    assert "On general it scores 60.0 %, the base 80.0 %: the drop may be as large as 27.0 %" in message
+    assert "On sums" not in message
+    assert "fewer epochs, with a lower learning rate, or with general data mixed in" in message
+    assert world.status["scores"]["regression"]["general"] == {
+        "base": "0.8000", "tuned": "0.6000", "low": "-0.2700", "margin": "0.0500", "holds": False,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("verdict", ["NoClearImprovement", "WorseThanBase", "Regressed"])
 def test_a_result_that_is_not_better_is_published_and_fails_the_run(verdict: str) -> None:
     world = KubernetesSimulation().to("evaluate")

@@ -1,6 +1,13 @@
 """The JSON documents that enter and leave the trainer (docs/contracts.md)."""
 
-from finetune_trainer.contracts.evaluation import EvaluationSpec, GateSpec, GraderSpec
+from finetune_trainer.contracts.evaluation import (
+    EvaluationSpec,
+    GateSpec,
+    GraderSpec,
+    RegressionSpec,
+    RivalSpec,
+    SuiteSpec,
+)
 from finetune_trainer.contracts.job import (
     AcceleratorSpec,
     BudgetSpec,
@@ -55,10 +62,13 @@ __all__ = [
     "Outcome",
     "OutputSpec",
     "PublishSpec",
+    "RegressionSpec",
     "ResourcesSpec",
     "Result",
+    "RivalSpec",
     "SavingsSpec",
     "Spec",
+    "SuiteSpec",
     "TrainingDatasetSpec",
     "TrainingSpec",
     "json_schemas",

@@ -15,12 +15,15 @@ _FORMAT = 3  # changed when the meaning of stored rows or the way of asking chan
 _log = logging.getLogger(__name__)
 
 
-def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec) -> str:
-    """What the base's graded answers depend on: base, hold-out, graders, decoding (64 hex digits)."""
+def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec, asked: str | None = None) -> str:
+    """What the base's graded answers depend on: base, questions, graders, decoding (64 hex digits).
+
+    `asked` is the digest of the questions, where they are not those of the hold-out as it is.
+    """
     parts = {
         "format": _FORMAT,
         "base": summary["baseFingerprint"],
-        "holdout": summary["holdoutDigest"],
+        "holdout": asked or summary["holdoutDigest"],
         "graders": [spec.model_dump(mode="json", by_alias=True) for spec in evaluation.graders],
         "decoding": {"maxTokens": evaluation.output_tokens, **GREEDY},
         "template": template_kwargs(summary),

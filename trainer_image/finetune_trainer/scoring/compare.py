@@ -1,12 +1,13 @@
 """Scores of one model, and the paired comparison of two, as pure functions of graded rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.errors import UserError
+from finetune_trainer.scoring.regression import SuiteResult
 from finetune_trainer.scoring.rows import GradedRow
 from finetune_trainer.statistics import Interval, paired_delta, score_interval
 
@@ -35,7 +36,12 @@ def means(rows: Sequence[GradedRow], evaluation: EvaluationSpec) -> dict[str, fl
     return {spec.name: _mean([row.score(spec.name) for row in rows]) for spec in evaluation.graders}
 
 
-def compare(base: Sequence[GradedRow], tuned: Sequence[GradedRow], evaluation: EvaluationSpec) -> Comparison:
+def compare(
+    base: Sequence[GradedRow],
+    tuned: Sequence[GradedRow],
+    evaluation: EvaluationSpec,
+    regression: Iterable[SuiteResult] = (),
+) -> Comparison:
     """Pair the rows by id; UserError when no row was graded for both models."""
     grader = evaluation.primary_grader.name
     pairs = _pairs(base, tuned, grader)
@@ -43,7 +49,7 @@ def compare(base: Sequence[GradedRow], tuned: Sequence[GradedRow], evaluation: E
         raise UserError(f"Grader {grader} could grade no row for both models: {_first_reason(tuned, grader)}")
     before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     delta, share = paired_delta(before, after), len(pairs) / max(len(tuned), 1)
-    verdict = verdicts.after(delta, evaluation.min_delta, share)
+    verdict = verdicts.after(delta, evaluation.min_delta, share, [result.holds for result in regression])
     return Comparison(score_interval(before), score_interval(after), delta, share, verdict)
 
 

@@ -2,19 +2,23 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_trainer.contracts import EvaluationSpec, Job, Result
+from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
-from finetune_trainer.scoring.ask import answer_all
-from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
+from finetune_trainer.scoring.ask import answer_sets
+from finetune_trainer.scoring.baseline_store import rows_path
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import Comparison, compare, means, rounded
-from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows, write_rows
+from finetune_trainer.scoring.compare import Comparison, compare, means, rounded, score
+from finetune_trainer.scoring.question_sets import QuestionSet, holdout_set, rival_sets, suite_sets
+from finetune_trainer.scoring.regression import ALL_SUITES, SuiteResult, judge_suites
+from finetune_trainer.scoring.rows import GradedRow, Question, read_rows, write_rows
 from finetune_trainer.stages.baseline import required_evaluation
+from finetune_trainer.statistics import Interval
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
@@ -26,40 +30,53 @@ def run(job: Job, workspace: Workspace) -> Result:
     """Ask the tuned model every question and judge the paired difference to the stored baseline."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    key = baseline_key(prepared.summary, evaluation)
-    base = read_rows(rows_path(workspace, "base", key))
-    if base is None:
-        raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
-    questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    tuned = _ask(job, workspace, questions, evaluation)
-    write_rows(rows_path(workspace, "tuned", key), tuned)
-    return _result(job, evaluation, base, tuned)
+    holdout = holdout_set(workspace, prepared, evaluation)
+    rivals, suites = (find(workspace, prepared, evaluation) for find in (rival_sets, suite_sets))
+    base = {asked.title: _base_rows(workspace, asked) for asked in (holdout, *suites.values())}
+    tuned = _ask(job, workspace, [holdout, *suites.values()])
+    regression = judge_suites(
+        evaluation.suites,
+        {name: base[asked.title] for name, asked in suites.items()},
+        {name: tuned[asked.title] for name, asked in suites.items()},
+    )
+    metric = evaluation.primary_grader.name
+    prompted = {name: score(_base_rows(workspace, asked), metric) for name, asked in rivals.items()}
+    return _result(job, base[holdout.title], tuned[holdout.title], regression, prompted)
 
 
-def _ask(
-    job: Job, workspace: Workspace, questions: list[Question], evaluation: EvaluationSpec
-) -> list[GradedRow]:
+def _base_rows(workspace: Workspace, asked: QuestionSet) -> list[GradedRow]:
+    rows = read_rows(rows_path(workspace, asked.answers_of("base"), asked.key))
+    if rows is None:
+        text = f"The workspace holds no answers of the base to {asked.title} to compare with"
+        raise UserError(f"{text}; run the job again.")
+    return rows
+
+
+def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet]) -> dict[str, list[GradedRow]]:
     with ProgressServer("evaluate") as server:
-        server.update(total_steps=len(questions), message="waiting for the engine")
-        return asyncio.run(_answers(job, workspace, questions, evaluation, server))
+        total = sum(len(asked.questions) for asked in sets)
+        server.update(total_steps=total, message="waiting for the engine")
+        return asyncio.run(_answers(job, workspace, sets, server))
 
 
 async def _answers(
-    job: Job,
-    workspace: Workspace,
-    questions: list[Question],
-    evaluation: EvaluationSpec,
-    server: ProgressServer,
-) -> list[GradedRow]:
+    job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
+) -> dict[str, list[GradedRow]]:
+    answered: dict[str, list[GradedRow]] = {}
+
+    def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:
+        write_rows(rows_path(workspace, asked.answers_of("tuned"), asked.key), rows)
+        answered[asked.title] = rows
+
     async with Engine(socket_path()) as engine:
         await engine.wait_ready()
         model = await engine.base_name()
         if job.spec.trains_adapter:
             await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-            await _check_effect(engine, model, questions)
+            await _check_effect(engine, model, sets[0].questions)
             model = ADAPTER_NAME
-        server.update(message="asking the tuned model")
-        return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
+        await answer_sets(engine, model, sets, server, keep)
+    return answered
 
 
 async def _check_effect(engine: Engine, base: str, questions: list[Question]) -> None:
@@ -77,8 +94,15 @@ async def _check_effect(engine: Engine, base: str, questions: list[Question]) ->
     )
 
 
-def _result(job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: list[GradedRow]) -> Result:
-    outcome = compare(base, tuned, evaluation)
+def _result(
+    job: Job,
+    base: list[GradedRow],
+    tuned: list[GradedRow],
+    regression: Mapping[str, SuiteResult],
+    rivals: Mapping[str, Interval],
+) -> Result:
+    evaluation = required_evaluation(job)
+    outcome = compare(base, tuned, evaluation, regression.values())
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
     summary: dict[str, Any] = {
@@ -90,7 +114,40 @@ def _result(job: Job, evaluation: EvaluationSpec, base: list[GradedRow], tuned: 
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
         "verdict": outcome.verdict,
     }
-    return succeeded(job, _sentence(metric, outcome, len(tuned)), summary)
+    if regression:
+        summary["regression"] = {name: result.to_json() for name, result in regression.items()}
+    if rivals:
+        summary["rivals"] = {name: rounded(interval) for name, interval in rivals.items()}
+    said = [_sentence(metric, outcome, len(tuned)), *_rivalled(outcome.tuned, rivals), *_lost(regression)]
+    return succeeded(job, " ".join(said), summary)
+
+
+def _rivalled(tuned: Interval, rivals: Mapping[str, Interval]) -> list[str]:
+    """The best prompt, where the tuned model is not clearly better than the base with it."""
+    best = max(rivals, key=lambda name: rivals[name].score, default=None)
+    if best is None or rivals[best].score < tuned.low:
+        return []
+    return [
+        f"With the prompt {best} the base alone scores {rivals[best].score:.1%}, which is within the tuned "
+        "model's interval or above it: the prompt may be enough."
+    ]
+
+
+def _lost(regression: Mapping[str, SuiteResult]) -> list[str]:
+    return [
+        f"On {name if name == ALL_SUITES else f'the suite {name}'} {_drop(result)}"
+        for name, result in regression.items()
+        if not result.holds
+    ]
+
+
+def _drop(result: SuiteResult) -> str:
+    if result.base is None or result.tuned is None or result.low is None:
+        return "no row could be graded for both models."
+    return (
+        f"it scores {result.tuned:.1%}, the base {result.base:.1%}: it may have lost {-result.low:.1%}, "
+        f"{result.margin:.1%} are allowed."
+    )
 
 
 def _sentence(metric: str, outcome: Comparison, rows: int) -> str:

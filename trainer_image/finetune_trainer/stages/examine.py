@@ -1,7 +1,7 @@
 """What is done with rows that were read, in a pod and on a laptop: compare, tokenise, plan and judge."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from finetune_trainer.data.check import (
     check_graders,
     check_holdout,
     check_paraphrases,
-    check_prompts,
     check_tokenizer,
     template_options,
 )
 from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
-from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_prompts
+from finetune_trainer.data.holdout import split_reference
 from finetune_trainer.data.load import Loaded, Watch
 from finetune_trainer.data.severities import check_names
 from finetune_trainer.data.survey import Survey, Target, survey
@@ -37,6 +36,7 @@ from finetune_trainer.report.duplicates import count_duplicates
 from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
 from finetune_trainer.stages.outlook import Outlook, look_ahead, report_parts, summarise
+from finetune_trainer.stages.questions import Questions, about_suites, questions_of
 from finetune_trainer.trained_rows import WriteRows
 from finetune_trainer.words import plural
 
@@ -54,15 +54,23 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Data:
-    """What was read; `severities` are those that the job gives to rules."""
+    """What was read; `severities` are those that the job gives to rules, `suites` those within reach."""
 
     train: Loaded
     holdout: Loaded | None
     severities: Mapping[str, Override]
+    suites: Mapping[str, Loaded] = field(default_factory=dict)
+
+    @property
+    def by_field(self) -> dict[str, Loaded]:
+        """The data sets by the field of the job that names each."""
+        held_out = {"evaluation.dataset": self.holdout} if self.holdout else {}
+        suites = {f"evaluation.regression.suites[{name}]": loaded for name, loaded in self.suites.items()}
+        return {"dataset": self.train, **held_out, **suites}
 
     def findings(self) -> list[Finding]:
-        """What is said of the structure of both."""
-        return self.overridden(self.train.findings + (self.holdout.findings if self.holdout else []))
+        """What is said of the structure of all."""
+        return self.overridden(found for loaded in self.by_field.values() for found in loaded.findings)
 
     def overridden(self, findings: Iterable[Finding]) -> list[Finding]:
         """Findings under the job's severities."""
@@ -79,14 +87,14 @@ class Base:
 
 @dataclass(frozen=True)
 class Examined:
-    """What a job that may run is: its plan, its outlook, the held-out rows and the report."""
+    """What a job that may run is: its plan, its outlook, what is asked of its models, and the report."""
 
     data: Data
     table: TokenTable
     plan: Plan
     outlook: Outlook
     findings: list[Finding]
-    holdout: list[HoldoutRow]
+    questions: Questions
     report: Report
     lengths: Lengths
     options: TemplateOptions
@@ -109,8 +117,13 @@ class Examined:
             "lora": self.plan.lora(),
             "warnings": [f"{item.dataset}: {item.message}" for item in warnings(self.findings)[:_WARNINGS]],
             **({"overrides": severities} if severities else {}),
+            **({"suites": self._suites()} if data.suites else {}),
             **summarise(job, self.outlook),
         }
+
+    def _suites(self) -> dict[str, Any]:
+        read = self.data.suites.items()
+        return {name: {"rows": len(loaded.rows), "digest": loaded.digest} for name, loaded in read}
 
 
 def check_request(job: Job) -> None:
@@ -136,10 +149,10 @@ def checked_fingerprint(job: Job, base: Path) -> str:
 def refuse_unsound(job: Job, data: Data) -> None:
     """RefusedError for rows that are errors by themselves; they are looked at before a base is fetched."""
     _refuse_errors(job, data, data.findings())
-    for loaded, field in ((data.train, "dataset"), (data.holdout, "evaluation.dataset")):
-        if loaded is not None and not len(loaded.rows):
+    for name, loaded in data.by_field.items():
+        if not len(loaded.rows):
             # Rules that a job ignores can leave no row over.
-            raise UserError(f"{field}: no row is sound; correct the rows that the report lists.")
+            raise UserError(f"{name}: no row is sound; correct the rows that the report lists.")
 
 
 def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | None = None) -> Examined:
@@ -150,23 +163,24 @@ def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | N
     findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train, options))
     _refuse_errors(job, data, findings)
     holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
+    questions = questions_of(job.spec.evaluation, data.train.rows, holdout, data.suites)
     target = Target(base.folder, length_limit(job.spec, positions), write, options.kwargs)
     surveyed = survey(data.train.rows, holdout, target, watch)
     table = _tokens(surveyed)
     lengths = measure(table.kept.tolist())
     plan = make_plan(job.spec, lengths, positions, _adapted(job, base))
     found = [*table.findings(tokenizer, positions), *check_corpus(data.train, surveyed, plan.epochs)]
-    found += _about_holdout(job, data, surveyed, holdout, base.folder, tokenizer, positions)
+    found += _about_questions(job, data, surveyed, questions, base.folder, tokenizer, positions)
     findings += data.overridden(found)
     _refuse_errors(job, data, findings)
-    outlook = look_ahead(job, base.model, plan, lengths, len(holdout))
+    outlook = look_ahead(job, base.model, plan, lengths, questions.answers // 2)
     report = _full_report(_report(job, data, findings), data, surveyed, table, tokenizer, plan)
     report = report.model_copy(update=report_parts(job, outlook))
     if isinstance(outlook.memory, NoFit):
         raise RefusedError(f"{outlook.memory.gpu.name}: {outlook.memory.message}", report)
     if isinstance(outlook.scoring, NoScoring):
         raise RefusedError(outlook.scoring.message, report)
-    asked = with_prompts(tokenizer, holdout, fixed=not options.clock)
+    asked = questions.with_prompts(tokenizer, fixed=not options.clock)
     return Examined(data, table, plan, outlook, findings, asked, report, lengths, options)
 
 
@@ -182,22 +196,23 @@ def _tokens(surveyed: Survey) -> TokenTable:
     return surveyed.tokens
 
 
-def _about_holdout(
+def _about_questions(
     job: Job,
     data: Data,
     surveyed: Survey,
-    holdout: list[HoldoutRow],
+    questions: Questions,
     base: Path,
     tokenizer: ChatTokenizer,
     positions: int,
 ) -> list[Finding]:
-    if job.spec.evaluation is None:
+    evaluation = job.spec.evaluation
+    if evaluation is None:
         return []
-    found = check_prompts(tokenizer, holdout, positions - job.spec.evaluation.output_tokens)
-    found += check_holdout(data.train, surveyed, holdout, job.spec.evaluation.graders)
+    found = questions.prompt_findings(tokenizer, positions - evaluation.output_tokens)
+    found += check_holdout(data.train, surveyed, questions.holdout, evaluation.graders)
     if compares_meaning(job):
-        found += check_paraphrases(data.train, surveyed, holdout, base, tokenizer)
-    return found
+        found += check_paraphrases(data.train, surveyed, questions.holdout, base, tokenizer)
+    return found + about_suites(evaluation, questions)
 
 
 def compares_meaning(job: Job) -> bool:

@@ -50,8 +50,10 @@ class Outlook:
     advice: tuple[Advice, ...]
 
 
-def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_rows: int) -> Outlook:
+def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, scored: int) -> Outlook:
     """The outlook of a job whose rows are tokenised; `lengths` are those of one epoch.
+
+    `scored` are the answers of one model, on average of base and tuned model.
 
     Without GPUs nothing is planned, so nothing of it can refuse the base.
     """
@@ -66,7 +68,7 @@ def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_
     fitting = memory if isinstance(memory, MemoryPlan) else None
     method = fitting.layout.setup.method if fitting else job.spec.method
     efficiency = _efficiency(job, fitting)
-    time = _time(job, work, method, plan, lengths, efficiency, holdout_rows) if efficiency else None
+    time = _time(job, work, method, plan, lengths, efficiency, scored) if efficiency else None
     cost = _cost(job, time) if time else None
     advice = advise(_intent(job), work, fitting)
     scoring = _scoring(job, base, plan, lengths, work) if known and job.spec.evaluation else None
@@ -142,12 +144,12 @@ def _time(
     plan: Plan,
     lengths: Lengths,
     efficiency: Efficiency,
-    holdout_rows: int,
+    scored: int,
 ) -> TimeEstimate:
     peak = work.gpu.peak_tflops or 0.0
-    answers = job.spec.evaluation.output_tokens * holdout_rows if job.spec.evaluation else 0
-    asked = holdout_rows * lengths.tokens // max(lengths.rows, 1)
-    scoring = evaluation_seconds(work.shape, holdout_rows, asked, answers, peak)  # base and tuned
+    answers = job.spec.evaluation.output_tokens * scored if job.spec.evaluation else 0
+    asked = scored * lengths.tokens // max(lengths.rows, 1)
+    scoring = evaluation_seconds(work.shape, scored, asked, answers, peak)  # base and tuned
     run = TimedRun(work.shape, method, lengths, plan.epochs, work.gpus, peak)
     return estimate(run, efficiency, startup_seconds(work.shape) + 2 * scoring)
 
