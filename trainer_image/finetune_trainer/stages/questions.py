@@ -7,11 +7,11 @@ from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.data.check import check_prompts
 from finetune_trainer.data.findings import Finding
-from finetune_trainer.data.formats import Row
 from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_prompts
 from finetune_trainer.data.load import Loaded
 from finetune_trainer.data.questions.rivals import rival_rows
 from finetune_trainer.data.questions.suites import suite_findings
+from finetune_trainer.data.spool import Spool
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Questions:
 
 def questions_of(
     evaluation: EvaluationSpec | None,
-    train: Sequence[Row],
+    train: Spool,
     holdout: Sequence[HoldoutRow],
     suites: Mapping[str, Loaded],
 ) -> Questions:
