@@ -75,6 +75,7 @@ SPECS = [
         id="GPUs with a price and a budget",
     ),
     pytest.param({"lora": {"rank": 8}, "training": {"epochs": 1}}, id="some fields left out"),
+    pytest.param({"evaluation": {"engineProfile": "tools"}}, id="an engine profile"),
     pytest.param(
         {"resources": {"nodes": 2, "processesPerNode": 2}, "workspace": {"claimName": "shared"}}, id="a gang"
     ),

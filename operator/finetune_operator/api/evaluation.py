@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.parts import FRACTION
+from finetune_operator.api.parts import FRACTION, ObjectName
 from finetune_operator.api.schema import ApiModel, Cel
 
 GraderType: TypeAlias = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
@@ -189,6 +189,12 @@ class Evaluation(ApiModel):
         "the best of them.",
         max_length=4,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    engine_profile: ObjectName | None = Field(
+        None,
+        description="How the engine that scores runs the model, base and tuned alike: a name from the "
+        "profiles that the administrator configured. Name that of the ModelServer that will serve the "
+        "adapter.",
     )
     accept: tuple[Acceptance, ...] = Field(
         (),

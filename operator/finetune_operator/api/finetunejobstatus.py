@@ -296,6 +296,17 @@ class Artifact(ApiModel):
     verdict: str | None = Field(None, description="The verdict in its manifest.", max_length=64)
 
 
+class PinnedProfile(ApiModel):
+    """The engine profile of spec.evaluation as it was when the run started."""
+
+    args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="Its arguments, which follow those of all engines.", max_length=64
+    )
+    env: Annotated[dict[str, Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = Field(
+        default_factory=dict, description="Its environment variables."
+    )
+
+
 class Pinned(ApiModel):
     """The images and engine arguments that the run started with: base and tuned model are scored alike."""
 
@@ -303,6 +314,9 @@ class Pinned(ApiModel):
     serving_image: str = Field(description="Image of the engine that scores.", max_length=512)
     engine_args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
         (), description="The administrator's arguments for the engine.", max_length=64
+    )
+    engine_profile: PinnedProfile | None = Field(
+        None, description="What the profile that spec.evaluation.engineProfile names adds to them."
     )
 
 

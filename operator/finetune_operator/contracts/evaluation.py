@@ -64,6 +64,7 @@ class JobEvaluation(Written):
     max_tokens: int
     regression: JobRegression | None = None
     rivals: tuple[JobRival, ...] | None = Field(None, min_length=1, max_length=4)
+    engine_profile: str | None = None
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -85,6 +86,7 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
         max_tokens=given.max_tokens,
         regression=JobRegression(suites=tuple(map(_suite, suites))) if suites else None,
         rivals=rivals or None,
+        engine_profile=given.engine_profile,
     )
 
 

@@ -123,6 +123,13 @@ class JobCalibration(Written):
     runs: int = Field(ge=1)
 
 
+class JobEngine(Written):
+    """How the engine beside a scorer runs: the administrator's arguments, and the profile's variables."""
+
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+
+
 class PublishSpec(Written):
     """What the operator decided about a run, for the publish stage."""
 
@@ -135,7 +142,7 @@ class JobDocument(Written):
     """job.json: the input of one attempt at a stage.
 
     Accelerator, budget and calibration are beside the spec: they change what is known in advance, never what
-    a stage does, and so no digest.
+    a stage does, and so no digest. Nor does `engine`, which a run keeps from its first attempt on.
     """
 
     schema_version: Literal[1] = 1
@@ -151,6 +158,7 @@ class JobDocument(Written):
     other_gpus: tuple[JobGpu, ...] = ()
     budget: JobBudget | None = None
     calibration: JobCalibration | None = None
+    engine: JobEngine | None = None
     publish: PublishSpec | None = None
 
 

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Pinned
+from finetune_operator.api.finetunejobstatus import Pinned, PinnedProfile
 from finetune_operator.api.parts import PodTemplate, Scheduling, Toleration
 from finetune_operator.contracts.engine import Arguments, EngineProfile, Environment
 
@@ -206,12 +206,15 @@ class Settings(_Part):
             f"spec.resources.gpuType is {name}, which the administrator has not configured; known: {known}."
         )
 
-    def engine_profile_problem(self, name: str | None) -> str | None:
-        """Why a server's engineProfile cannot be had, in a sentence."""
+    def engine_profile_problem(self, field: str, name: str | None) -> str | None:
+        """Why the engine profile that a field of a spec names cannot be had, in a sentence."""
         if name is None or name in self.engine_profiles:
             return None
         known = ", ".join(sorted(self.engine_profiles)) or "none"
-        return f"spec.engineProfile is {name}, which the administrator has not configured; known: {known}."
+        return (
+            f"{field} is {name}, which the administrator has not configured (engineProfiles of the chart); "
+            f"known: {known}."
+        )
 
     def permission_problem(self, template: PodTemplate, scheduling: Scheduling) -> str | None:
         """What of a spec the administrator does not allow, in a sentence."""
@@ -230,12 +233,30 @@ class Settings(_Part):
         return None
 
 
-def pins(settings: Settings) -> Pinned:
+def pins(job: FineTuneJob, settings: Settings) -> Pinned:
     """What a run records of the settings at its first attempt."""
-    images = settings.images
+    images, profile = settings.images, settings.engine_profiles.get(_profile_name(job) or "")
     return Pinned(
-        trainer_image=images.trainer, serving_image=images.serving, engine_args=settings.engine_args
+        trainer_image=images.trainer,
+        serving_image=images.serving,
+        engine_args=settings.engine_args,
+        engine_profile=None if profile is None else PinnedProfile(args=profile.args, env=profile.env),
     )
+
+
+def scoring_profile(job: FineTuneJob, settings: Settings) -> EngineProfile:
+    """What the engine beside a scorer gets beyond the arguments of all engines: what the run recorded."""
+    pinned_profile = (job.status.pinned or pins(job, settings)).engine_profile
+    if pinned_profile is None:
+        return EngineProfile()
+    return EngineProfile.model_validate(pinned_profile.to_dict())
+
+
+def scoring_profile_problem(job: FineTuneJob, settings: Settings) -> str | None:
+    """Why the engine profile of a run cannot be had, in a sentence; one that has begun has its own copy."""
+    if job.status.pinned is not None:
+        return None
+    return settings.engine_profile_problem("spec.evaluation.engineProfile", _profile_name(job))
 
 
 def pinned(job: FineTuneJob, settings: Settings) -> Settings:
@@ -245,6 +266,10 @@ def pinned(job: FineTuneJob, settings: Settings) -> Settings:
         return settings
     images = Images(trainer=recorded.trainer_image, serving=recorded.serving_image)
     return settings.model_copy(update={"images": images, "engine_args": recorded.engine_args})
+
+
+def _profile_name(job: FineTuneJob) -> str | None:
+    return job.spec.evaluation.engine_profile if job.spec.evaluation is not None else None
 
 
 def parse_settings(text: str | bytes) -> Settings:

@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.contracts.engine import EngineProfile
-from finetune_operator.contracts.settings import GpuType, Settings, pinned
+from finetune_operator.contracts.settings import GpuType, Settings, pinned, scoring_profile
 from finetune_operator.render.containers import Container, container
 from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.placement import gpu_type
@@ -113,7 +113,16 @@ def scoring_engine(job: FineTuneJob, settings: Settings, model: str, pod: Mounts
     add_workspace(mounts, job, read_only=True)
     add_base(mounts, job)
     mounts.shared_memory(shared_memory(job.spec.resources.shared_memory, gpu, count))
-    serves = Engine(model, SERVED_NAME, 1, 1, max_rank(job), count, _FITTING_LENGTH if count else None)
+    serves = Engine(
+        model,
+        SERVED_NAME,
+        max_loras=1,
+        max_cpu_loras=1,
+        max_lora_rank=max_rank(job),
+        gpus=count,
+        max_model_length=_FITTING_LENGTH if count else None,
+        profile=scoring_profile(job, settings),
+    )
     sidecar = engine_container(
         serves, kept.images.serving, kept, gpu, engine_resources(job, settings), mounts
     )

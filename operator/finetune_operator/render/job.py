@@ -7,8 +7,15 @@ from typing import Any
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt
 from finetune_operator.contracts.digests import input_digest, spec_digest
-from finetune_operator.contracts.job import JobBudget, JobCalibration, JobDocument, PublishSpec, job_spec
-from finetune_operator.contracts.settings import Settings
+from finetune_operator.contracts.job import (
+    JobBudget,
+    JobCalibration,
+    JobDocument,
+    JobEngine,
+    PublishSpec,
+    job_spec,
+)
+from finetune_operator.contracts.settings import Settings, pinned, scoring_profile
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
 from finetune_operator.render.names import (
@@ -88,8 +95,14 @@ def job_document(
         other_gpus=other_gpus(job, settings),
         budget=None if budget is None else JobBudget(limit=budget.limit, currency=budget.currency),
         calibration=calibration,
+        engine=_engine(job, settings) if attempt.stage in ("baseline", "evaluate") else None,
         publish=publish,
     )
+
+
+def _engine(job: FineTuneJob, settings: Settings) -> JobEngine:
+    profile = scoring_profile(job, settings)
+    return JobEngine(args=(*pinned(job, settings).engine_args, *profile.args), env=profile.env)
 
 
 def job_config_map(job: FineTuneJob, attempt: Attempt, document: JobDocument, child: Manifest) -> Manifest:

@@ -68,7 +68,7 @@ def refused(server: ModelServer, settings: Settings) -> tuple[str, str] | None:
     unknown = settings.gpu_type_problem(server.spec.resources.gpu_type)
     if unknown is not None:
         return "UnknownGpuType", unknown
-    unknown = settings.engine_profile_problem(server.spec.engine_profile)
+    unknown = settings.engine_profile_problem("spec.engineProfile", server.spec.engine_profile)
     if unknown is not None:
         return "UnknownEngineProfile", unknown
     forbidden = settings.permission_problem(server.spec.pod_template, server.spec.scheduling)

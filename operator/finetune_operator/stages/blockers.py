@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from finetune_operator.api.finetunejobstatus import StageName
-from finetune_operator.contracts.settings import Settings
+from finetune_operator.contracts.settings import Settings, scoring_profile_problem
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.core.sources import SourceError
 from finetune_operator.observe.queue import queue_problem
@@ -48,6 +48,7 @@ def blocker(run: Run, stage: StageName, *, reemits: bool) -> Blocker | None:
     checks: tuple[Callable[[], Iterator[Blocker]], ...] = (
         lambda: _evaluation(observed),
         lambda: _gpu_type(observed, run.settings),
+        lambda: _engine_profile(observed, run.settings),
         lambda: _permission(observed, run.settings),
         lambda: iter(()) if reemits else _queue(observed, stage),
         lambda: iter(()) if reemits else _price(observed, run.settings),
@@ -73,6 +74,12 @@ def _gpu_type(observed: Observed, settings: Settings) -> Iterator[Blocker]:
     problem = settings.gpu_type_problem(observed.job.spec.resources.gpu_type)
     if problem is not None:
         yield Blocker("UnknownGpuType", problem)
+
+
+def _engine_profile(observed: Observed, settings: Settings) -> Iterator[Blocker]:
+    problem = scoring_profile_problem(observed.job, settings)
+    if problem is not None:
+        yield Blocker("UnknownEngineProfile", problem)
 
 
 def _permission(observed: Observed, settings: Settings) -> Iterator[Blocker]:

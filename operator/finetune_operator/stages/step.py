@@ -123,7 +123,7 @@ def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     created = _creating(run, stage, attempt) if first else ()
     return Decision(
         attempts=(attempt,),
-        pinned=pins(run.settings),
+        pinned=pins(run.job, run.settings),
         facts=(*shown(stage, message), NOTHING_WRONG, *mended, pending),
         title=stage.title,
         actions=(*created, event("Normal", f"{stage.title}Started", message)),

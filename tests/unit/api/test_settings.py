@@ -12,8 +12,17 @@ import yaml
 from jsonschema import Draft7Validator
 
 from finetune_operator.api.finetunejob import FineTuneJob
+from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
 from finetune_operator.api.parts import PodTemplate, Scheduling
-from finetune_operator.contracts.settings import Settings, SettingsError, parse_settings, pinned, pins
+from finetune_operator.contracts.settings import (
+    Settings,
+    SettingsError,
+    parse_settings,
+    pinned,
+    pins,
+    scoring_profile,
+    scoring_profile_problem,
+)
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "finetune-operator"
 SCHEMA = Draft7Validator(json.loads((CHART / "values.schema.json").read_text()))
@@ -205,7 +214,9 @@ def test_what_the_administrator_allows_and_what_is_left_out_is_no_problem() -> N
 
 
 def test_a_run_keeps_the_images_and_engine_arguments_that_it_recorded() -> None:
-    before, after = parsed(engineArgs=["--enforce-eager"]), parsed(engineArgs=["--dtype", "float16"])
+    profiles = {"fp8": {"args": ["--quantization", "fp8"], "env": {"A": "1"}}}
+    before = parsed(engineArgs=["--enforce-eager"], engineProfiles=profiles)
+    after = parsed(engineArgs=["--dtype", "float16"])
     after = after.model_copy(update={"images": before.images.model_copy(update={"serving": "s:2"})})
     job = FineTuneJob.model_validate(
         {
@@ -214,11 +225,16 @@ def test_a_run_keeps_the_images_and_engine_arguments_that_it_recorded() -> None:
                 "baseModel": {"source": "pvc://models/small"},
                 "dataset": {"source": "configmap://reviews/train.jsonl"},
                 "output": {"destination": "pvc://adapters/reviews"},
+                "evaluation": {"engineProfile": "fp8"},
             },
-            "status": {"pinned": pins(before).to_dict()},
         }
     )
-    kept = pinned(job, after)
+    assert pinned(job, after) == after
+    assert scoring_profile(job, before) == before.engine_profiles["fp8"]
+    assert "fp8" in (scoring_profile_problem(job, after) or "")
+    stored = FineTuneJobStatus.model_validate({"pinned": pins(job, before).to_dict()})
+    begun = job.model_copy(update={"status": stored})
+    kept = pinned(begun, after)
     assert (kept.images, kept.engine_args) == (before.images, ("--enforce-eager",))
-    fresh = job.model_copy(update={"status": job.status.model_copy(update={"pinned": None})})
-    assert pinned(fresh, after) == after
+    assert scoring_profile(begun, after) == before.engine_profiles["fp8"]
+    assert scoring_profile_problem(begun, after) is None

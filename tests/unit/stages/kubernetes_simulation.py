@@ -36,6 +36,7 @@ SETTINGS = Settings.model_validate(
         },
         "env": {"PROXY": "none"},
         "engineArgs": ["--enforce-eager"],
+        "engineProfiles": {"tools": {"args": ["--tool-call-parser", "hermes"], "env": {"A": "1"}}},
     }
 )
 SPEC: Object = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 
-from finetune_operator.contracts.settings import S3, pins
+from finetune_operator.contracts.settings import S3
 from finetune_operator.observe.outcome import outcome_of
 from tests.unit.stages.kubernetes_simulation import SETTINGS, KubernetesSimulation, result_of
 from tests.unit.stages.rendered import (
@@ -401,7 +402,6 @@ def test_the_folder_of_a_run_is_made_by_the_user_that_writes_to_it() -> None:
 
 def test_a_run_keeps_its_images_and_engine_arguments_through_an_upgrade() -> None:
     world = KubernetesSimulation().to("prepare")
-    world.status["pinned"] = pins(world.settings).to_dict()
     images = world.settings.images.model_copy(update={"trainer": "trainer:2", "serving": "serving:2"})
     world.settings = world.settings.model_copy(update={"images": images, "engine_args": ("--dtype", "half")})
     world.to("evaluate")
@@ -409,6 +409,33 @@ def test_a_run_keeps_its_images_and_engine_arguments_through_an_upgrade() -> Non
     engine, scorer = pod["initContainers"][0], pod["containers"][0]
     assert (engine["image"], scorer["image"]) == ("serving:1", "trainer:1")
     assert env_of(engine)["FT_ENGINE_ARGS"] == '["--enforce-eager"]'
+
+
+PROFILED = with_settings(
+    engineProfiles={"fp8": {"args": ["--quantization", "fp8"], "env": {"A": "1", "PROXY": "mine"}}}
+)
+WITH_PROFILE = {"evaluation": {"engineProfile": "fp8"}}
+
+
+@pytest.mark.parametrize("stage", ["baseline", "evaluate"])
+def test_the_engine_beside_a_scorer_runs_by_its_profile_and_the_scorer_is_told(stage: str) -> None:
+    world = KubernetesSimulation(PROFILED, **WITH_PROFILE).to(stage)
+    pod = world.jobs[world.running()]["spec"]["template"]["spec"]
+    engine, scorer = env_of(pod["initContainers"][0]), env_of(pod["containers"][0])
+    assert json.loads(engine["FT_ENGINE_ARGS"]) == ["--enforce-eager", "--quantization", "fp8"]
+    assert (engine["A"], engine["PROXY"], scorer["PROXY"]) == ("1", "mine", "none")
+    job = json.loads(world.others["ConfigMap", world.running()]["data"]["job.json"])
+    assert job["engine"] == {
+        "args": ["--enforce-eager", "--quantization", "fp8"], "env": {"A": "1", "PROXY": "mine"},
+    }  # fmt: skip
+
+
+def test_a_run_keeps_its_engine_profile_when_the_administrator_changes_or_removes_it() -> None:
+    world = KubernetesSimulation(PROFILED, **WITH_PROFILE).to("train")
+    world.settings = world.settings.model_copy(update={"engine_profiles": {}})
+    world.to("evaluate")
+    engine = world.jobs[world.running()]["spec"]["template"]["spec"]["initContainers"][0]
+    assert json.loads(env_of(engine)["FT_ENGINE_ARGS"]) == ["--enforce-eager", "--quantization", "fp8"]
 
 
 def test_an_engine_may_take_as_long_to_start_as_the_administrator_says() -> None:

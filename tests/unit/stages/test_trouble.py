@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.contracts.engine import EngineProfile
 from finetune_operator.observe.outcome import outcome_of
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation, result_of
 
@@ -413,6 +414,12 @@ MISSING = [
         "known: bare, h200",
         id="a type of GPU",
     ),
+    pytest.param(
+        {"evaluation": {"engineProfile": "fp8"}},
+        "UnknownEngineProfile",
+        "spec.evaluation.engineProfile is fp8",
+        id="an engine profile",
+    ),
 ]
 
 
@@ -435,6 +442,15 @@ def test_the_run_goes_on_once_the_missing_object_exists() -> None:
     world.settle()
     assert "-prepare-" in world.running()
     assert world.condition("Admitted")[0] == "True"
+
+
+def test_the_run_begins_once_the_administrator_has_its_engine_profile() -> None:
+    world = KubernetesSimulation(evaluation={"engineProfile": "fp8"}).settle()
+    assert world.condition("Stalled") == ("True", "UnknownEngineProfile")
+    world.settings = world.settings.model_copy(update={"engine_profiles": {"fp8": EngineProfile()}})
+    world.settle()
+    assert "-prepare-" in world.running()
+    assert world.condition("Stalled")[0] == "False"
 
 
 def test_the_data_may_go_once_it_is_prepared() -> None:

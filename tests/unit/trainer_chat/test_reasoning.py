@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.chat.reasoning import opens, split_reasoning
+from finetune_trainer.chat.reasoning import opens, split_reasoning, with_reasoning
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,23 @@ def test_reasoning_is_told_from_the_answer(text: str, opened: bool, reasoning: s
 @given(st.text().filter(lambda text: "think>" not in text))
 def test_a_text_without_tags_is_the_answer(text: str) -> None:
     assert split_reasoning(text) == ("", text)
+
+
+@pytest.mark.parametrize("opened", [True, False], ids=["the prompt opened it", "the answer opened it"])
+@pytest.mark.parametrize(
+    ("reasoning", "rest"),
+    [
+        pytest.param("so", "yes", id="reasoning and an answer"),
+        pytest.param("", "yes", id="reasoning without words"),
+        pytest.param("so", "", id="reasoning that was cut off"),
+    ],
+)
+def test_what_an_engine_told_apart_is_told_apart_again(reasoning: str, rest: str, opened: bool) -> None:
+    assert split_reasoning(with_reasoning(reasoning, rest), opened=opened) == (reasoning, rest)
+
+
+def test_an_engine_without_a_parser_tells_the_whole_text() -> None:
+    assert with_reasoning(None, "<think>\nso\n</think>\n\nyes") == "<think>\nso\n</think>\n\nyes"
 
 
 @pytest.mark.parametrize(

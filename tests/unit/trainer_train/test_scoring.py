@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_trainer.contracts import Result
+from finetune_trainer.contracts import EngineSpec, Result
 from finetune_trainer.errors import TemplateDrift, UserError
 from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused
 from finetune_trainer.stages import baseline, evaluate
@@ -113,6 +114,17 @@ async def test_graders_see_what_an_answer_says_after_its_reasoning(
     assert json.loads(path.read_text().splitlines()[0])["output"] == answer
 
 
+async def test_an_engine_that_tells_reasoning_apart_is_graded_by_its_answer(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    status, document = chat_answer("right")
+    document["choices"][0]["message"]["reasoning"] = "so"
+    await stand_in(lambda _: (status, document))
+    run = make_run("baseline", holdout=[{**row, "opened": True} for row in HOLDOUT])
+    _, result = await stage("baseline", run)
+    assert result.summary["score"] == 1.0
+
+
 async def test_prompts_are_rendered_with_what_prepare_decided(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:
@@ -150,6 +162,25 @@ async def test_a_second_run_of_the_same_base_asks_nothing(
     assert len(server.requests) == asked
     assert result.summary["cached"]
     assert list((run.workspace.results_dir / "rows").iterdir())
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param({"args": ["--quantization", "fp8"]}, id="arguments"),
+        pytest.param({"env": {"VLLM_USE_DEEP_GEMM": "0"}}, id="variables"),
+    ],
+)
+async def test_an_engine_that_runs_otherwise_is_asked_anew(
+    make_run: Any, stand_in: Start, chat_answer: Answer, engine: dict[str, Any]
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    await stage("baseline", make_run("baseline", "first", holdout=HOLDOUT))
+    run = make_run("baseline", "second", holdout=HOLDOUT)
+    other = run.job.model_copy(update={"engine": EngineSpec.model_validate(engine)})
+    _, result = await stage("baseline", replace(run, job=other))
+    assert not result.summary["cached"]
+    assert len(server.requests) == 2 * len(HOLDOUT)
 
 
 async def test_the_tuned_model_is_compared_row_by_row(

@@ -1,7 +1,7 @@
 """Reasoning inside an answer's text: `<think>`, the reasoning, `</think>`, and then what the reader gets.
 
-One rule for what is trained and what is graded. The engine runs without a reasoning parser, so its answers
-hold the block as the model wrote it.
+One rule for what is trained and what is graded. An engine without a reasoning parser answers with the block
+as the model wrote it; what an engine profile with one takes apart is put together again.
 """
 
 OPEN = "<think>"
@@ -21,6 +21,13 @@ def split_reasoning(text: str, *, opened: bool = False) -> tuple[str, str]:
     if opened or text.lstrip().startswith(OPEN):
         return text.strip().removeprefix(OPEN).strip(), ""
     return "", text
+
+
+def with_reasoning(reasoning: str | None, rest: str) -> str:
+    """What an assistant wrote, of an engine that told its reasoning apart (None: it told none)."""
+    if reasoning is None:
+        return rest
+    return f"{OPEN}\n{reasoning.strip()}{AFTER}{rest}" if rest else f"{OPEN}\n{reasoning.strip()}"
 
 
 def opens(prompt: str) -> bool:

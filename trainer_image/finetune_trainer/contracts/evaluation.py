@@ -90,6 +90,7 @@ class EvaluationSpec(Document):
     max_tokens: int | None = Field(None, ge=1, le=8192)
     regression: RegressionSpec | None = None
     rivals: tuple[RivalSpec, ...] | None = Field(None, max_length=4)
+    engine_profile: str | None = None
 
     @model_validator(mode="after")
     def _primary_is_a_grader(self) -> "EvaluationSpec":

@@ -140,6 +140,13 @@ class CalibrationSpec(Document):
     runs: int = Field(ge=1)
 
 
+class EngineSpec(Document):
+    """How the engine beside the scorer runs: vLLM's arguments and variables, by the administrator."""
+
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+
+
 class PublishSpec(Document):
     """What the operator decided about the run, written into the manifest."""
 
@@ -164,6 +171,7 @@ class Job(Document):
     other_gpus: tuple[GpuSpec, ...] = ()
     budget: BudgetSpec | None = None
     calibration: CalibrationSpec | None = None
+    engine: EngineSpec | None = None
     publish: PublishSpec | None = None
 
     @model_validator(mode="after")

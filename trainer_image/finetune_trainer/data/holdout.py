@@ -10,7 +10,7 @@ from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data.findings import Finding, found, name_rows
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.spellings import Message
-from finetune_trainer.grading import grade, reference_problem
+from finetune_trainer.grading import DEFERRED, grade, reference_problem
 from finetune_trainer.words import plural
 
 _TOO_FEW = 50
@@ -98,6 +98,7 @@ def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[Grader
         for row in holdout
         for grader in graders
         if row.reference
+        and grader.type not in DEFERRED
         and reference_problem(grader, row.reference) is None
         and (result := grade(grader, row.reference, row.reference)).score != 1
     ]

@@ -4,6 +4,13 @@ An output that cannot be read scores 0. A grader that cannot work (no usable ref
 gives no score at all: such a row is ungraded, never 0.
 """
 
-from finetune_trainer.grading.graders import Grade, grade, reference_problem, schema_problem
+from finetune_trainer.grading.graders import (
+    DEFERRED,
+    NOT_YET,
+    Grade,
+    grade,
+    reference_problem,
+    schema_problem,
+)
 
-__all__ = ["Grade", "grade", "reference_problem", "schema_problem"]
+__all__ = ["DEFERRED", "NOT_YET", "Grade", "grade", "reference_problem", "schema_problem"]

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.contracts import EvaluationSpec, Job
+from finetune_trainer.contracts import EngineSpec, EvaluationSpec, Job
 from finetune_trainer.scoring.client import GREEDY
 from finetune_trainer.scoring.rows import GradedRow, read_rows, write_rows
 from finetune_trainer.workspace import Workspace, destination_dir
@@ -15,14 +15,17 @@ _FORMAT = 3  # changed when the meaning of stored rows or the way of asking chan
 _log = logging.getLogger(__name__)
 
 
-def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec, asked: str | None = None) -> str:
-    """What the base's graded answers depend on: base, questions, graders, decoding (64 hex digits).
+def baseline_key(
+    summary: dict[str, Any], evaluation: EvaluationSpec, engine: EngineSpec | None, asked: str | None = None
+) -> str:
+    """What the base's graded answers depend on: base, engine, questions, graders, decoding (64 hex digits).
 
     `asked` is the digest of the questions, where they are not those of the hold-out as it is.
     """
     parts = {
         "format": _FORMAT,
         "base": summary["baseFingerprint"],
+        "engine": (engine or EngineSpec()).model_dump(mode="json"),
         "holdout": asked or summary["holdoutDigest"],
         "graders": [spec.model_dump(mode="json", by_alias=True) for spec in evaluation.graders],
         "decoding": {"maxTokens": evaluation.output_tokens, **GREEDY},

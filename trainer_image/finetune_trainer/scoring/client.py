@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from finetune_trainer.chat.messages import requested, served_tools
+from finetune_trainer.chat.reasoning import with_reasoning
 from finetune_trainer.environment import hang_seconds
 from finetune_trainer.errors import Hang, StageError, UserError
 
@@ -138,7 +139,8 @@ class Engine:
         answer = await self._send("POST", "/v1/chat/completions", body)
         seconds = round(time.monotonic() - began, 3)
         first, usage = answer["choices"][0], answer.get("usage") or {}
-        text = first["message"].get("content") or ""
+        message = first["message"]
+        text = with_reasoning(message.get("reasoning"), message.get("content") or "")
         tokens = int(usage.get("completion_tokens", 0))
         return Answer(text, str(first.get("finish_reason")), tokens, seconds)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_trainer.contracts import EvaluationSpec
+from finetune_trainer.contracts import EngineSpec, EvaluationSpec
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.scoring.baseline_store import baseline_key, template_kwargs
 from finetune_trainer.scoring.rows import Question, read_questions
@@ -29,26 +29,29 @@ class QuestionSet:
         return model + self.suffix
 
 
-def holdout_set(workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec) -> QuestionSet:
+def holdout_set(
+    workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec, engine: EngineSpec | None
+) -> QuestionSet:
     """The hold-out as prepare wrote it."""
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    return QuestionSet("the hold-out", "", questions, evaluation, baseline_key(prepared.summary, evaluation))
+    key = baseline_key(prepared.summary, evaluation, engine)
+    return QuestionSet("the hold-out", "", questions, evaluation, key)
 
 
 def rival_sets(
-    workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec
+    workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec, engine: EngineSpec | None
 ) -> Mapping[str, QuestionSet]:
     """The hold-out under the prompt of each rival, by its name."""
     return {
         rival.name: _written(
-            workspace.rivals_dir / f"{rival.name}.jsonl", f"rival {rival.name}", prepared, evaluation
+            workspace.rivals_dir / f"{rival.name}.jsonl", f"rival {rival.name}", prepared, evaluation, engine
         )
         for rival in evaluation.rivals or ()
     }
 
 
 def suite_sets(
-    workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec
+    workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec, engine: EngineSpec | None
 ) -> Mapping[str, QuestionSet]:
     """Each suite by its name, with its own grader."""
     return {
@@ -57,13 +60,16 @@ def suite_sets(
             f"suite {suite.name}",
             prepared,
             evaluation.of_suite(suite),
+            engine,
         )
         for suite in evaluation.suites
     }
 
 
-def _written(path: Path, title: str, prepared: Prepared, evaluation: EvaluationSpec) -> QuestionSet:
+def _written(
+    path: Path, title: str, prepared: Prepared, evaluation: EvaluationSpec, engine: EngineSpec | None
+) -> QuestionSet:
     digest = prepared.files[f"{path.parent.name}/{path.name}"]
-    key = baseline_key(prepared.summary, evaluation, digest)
+    key = baseline_key(prepared.summary, evaluation, engine, digest)
     questions = read_questions(path, template_kwargs(prepared.summary))
     return QuestionSet(title, f"-{title.replace(' ', '-')}", questions, evaluation, key)

@@ -49,8 +49,8 @@ def run(job: Job, workspace: Workspace) -> Result:
     """
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    holdout = holdout_set(workspace, prepared, evaluation)
-    rivals, suites = (find(workspace, prepared, evaluation) for find in (rival_sets, suite_sets))
+    holdout = holdout_set(workspace, prepared, evaluation, job.engine)
+    rivals, suites = (find(workspace, prepared, evaluation, job.engine) for find in (rival_sets, suite_sets))
     sets = [holdout, *rivals.values(), *suites.values()]
     stored = _stored(job, workspace, sets)
     rows = stored | _ask(job, workspace, [asked for asked in sets if asked.title not in stored])

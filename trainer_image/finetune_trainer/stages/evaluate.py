@@ -30,8 +30,8 @@ def run(job: Job, workspace: Workspace) -> Result:
     """Ask the tuned model every question and judge the paired difference to the stored baseline."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    holdout = holdout_set(workspace, prepared, evaluation)
-    rivals, suites = (find(workspace, prepared, evaluation) for find in (rival_sets, suite_sets))
+    holdout = holdout_set(workspace, prepared, evaluation, job.engine)
+    rivals, suites = (find(workspace, prepared, evaluation, job.engine) for find in (rival_sets, suite_sets))
     base = {asked.title: _base_rows(workspace, asked) for asked in (holdout, *suites.values())}
     tuned = _ask(job, workspace, [holdout, *suites.values()])
     regression = judge_suites(
