@@ -13,7 +13,6 @@ from referencing.exceptions import Unresolvable
 from finetune_trainer.contracts import GraderSpec, GraderType
 from finetune_trainer.grading.values import UnreadableJson, equal_share, normalise, parse_json
 
-
 # Types that need a network or a pod of their own: their rows are graded after all answers are stored.
 DEFERRED: frozenset[GraderType] = frozenset()
 NOT_YET = "not graded yet"
