@@ -18,14 +18,19 @@ CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 @pytest.fixture(scope="session")
-def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """The server."""
+    with ApiServer(tmp_path_factory.mktemp("apiserver"), binaries.ensure(["kube-apiserver"])) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def http(running: ApiServer) -> Iterator[httpx.Client]:
     """The administrator's connection to a server that knows our kinds."""
-    folder = tmp_path_factory.mktemp("apiserver")
-    with ApiServer(folder, binaries.ensure(["kube-apiserver"])) as server:
-        pki = server.place.pki
-        with connect(server.url, pki.certificate("admin"), pki.key("admin"), pki.certificate("ca")) as client:
-            _install(client)
-            yield client
+    pki = running.place.pki
+    with connect(running.url, pki.certificate("admin"), pki.key("admin"), pki.certificate("ca")) as client:
+        _install(client)
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ COLUMNS = {
         "Step",
         "Weight",
         "Verdict",
+        "Evaluation",
         "Ready",
         "Reason",
         "Age",

@@ -1,4 +1,4 @@
-"""Command line of the trainer: a stage with `--job FILE`, or `plan` and `check` without a cluster."""
+"""Command line of the trainer: a stage with `--job FILE`; `plan`, `check`, `compare` without a cluster."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from finetune_trainer.errors import StageError, UserError
 from finetune_trainer.lean import hide_torch
 from finetune_trainer.local.flags import (
     add_check_arguments,
+    add_compare_arguments,
     add_plan_arguments,
     add_prepare_arguments,
     refuse_without_work,
@@ -24,7 +25,7 @@ STAGES = {
     "evaluate": "score the tuned model on the same hold-out",
     "publish": "copy the result and its manifest to the destination",
 }
-COMMANDS_WITHOUT_TORCH = {"prepare", "check", "plan"}
+COMMANDS_WITHOUT_TORCH = {"prepare", "check", "plan", "compare"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_run_locally)
     text = "check local rows by the rules of docs/data-rules.md (no cluster, no GPU)"
     add_check_arguments(command := commands.add_parser("check", help=text, description=text))
+    command.set_defaults(command=_run_locally)
+    text = "say whether a tuned model is better than its base, by the scores of both (no cluster, no GPU)"
+    add_compare_arguments(command := commands.add_parser("compare", help=text, description=text))
     command.set_defaults(command=_run_locally)
     text = "print the JSON Schemas of job, result, manifest and report"
     commands.add_parser("schemas", help=text, description=text).set_defaults(command=_schemas)

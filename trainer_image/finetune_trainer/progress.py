@@ -25,7 +25,7 @@ class Progress:
     """How far a stage is; numbers that are not known yet are None.
 
     `step_seconds` is what a training step takes, `step_timestamp_seconds` (since 1970) when the last step, or
-    answered row, was done.
+    answered row, was done. `judge_cost` is what the judge's tokens cost since the stage began.
     """
 
     stage: str
@@ -38,6 +38,7 @@ class Progress:
     checkpoint_step: int | None = None
     step_seconds: float | None = None
     step_timestamp_seconds: float | None = None
+    judge_cost: float | None = None
     message: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -55,6 +56,7 @@ class Progress:
             "checkpointStep": self.checkpoint_step,
             "stepSeconds": _rounded(self.step_seconds, 3),
             "steppedAt": _utc(self.step_timestamp_seconds),
+            "judgeCost": _rounded(self.judge_cost, 6),
             "message": self.message,
         }
 
@@ -160,6 +162,7 @@ _HELP = {
     "checkpoint_seconds": "Seconds that the last checkpoint took.",
     "checkpoint_step": "Step of the newest complete checkpoint.",
     "step_seconds": "Median of the seconds that the last training steps took.",
+    "judge_cost": "What the judge of answers cost since the stage began, by the prices of the job.",
     "step_timestamp_seconds": "When the last step or answered row was done, in seconds since 1970.",
 }
 

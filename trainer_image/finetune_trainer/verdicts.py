@@ -1,6 +1,6 @@
 """The verdicts before and after training, as pure functions of intervals (fractions, not per cent)."""
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune_trainer.statistics import Interval
@@ -21,8 +21,28 @@ class BaselineVerdict:
     blocking: bool
 
 
-def baseline(score: Interval) -> BaselineVerdict:
-    """Judge the base: blocking only when the whole interval lies beyond the threshold."""
+@dataclass(frozen=True)
+class NonInferiority:
+    """A score that does not decide: tuned minus base, its one-sided 95 % lower bound, the loss allowed."""
+
+    delta: float
+    low: float
+    margin: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is shown that the tuned model lost less than the margin."""
+        return self.low > -self.margin
+
+
+def baseline(score: Interval, graded: float = 1.0) -> BaselineVerdict:
+    """Judge the base: blocking only when the whole interval lies beyond the threshold.
+
+    `graded` is the share of rows that every grader could grade: with too few of them the tuned model could
+    not be judged either, which must be known before it is trained.
+    """
+    if graded < GRADED_SHARE:
+        return BaselineVerdict("Ungraded", blocking=True)
     if score.score > PROMPTING_ENOUGH:
         return BaselineVerdict("PromptingLikelyEnough", score.low >= PROMPTING_ENOUGH)
     if score.score < UNCERTAIN:
@@ -34,14 +54,17 @@ def baseline(score: Interval) -> BaselineVerdict:
     return BaselineVerdict("Uncertain", blocking=False)
 
 
-def after(delta: Interval, min_delta: float, graded: float, holds: Collection[bool] = ()) -> str:
-    """Judge the tuned model by the paired difference and the share of rows that could be graded.
+def after(delta: Interval, min_delta: float, graded: float, others: Iterable[NonInferiority] = ()) -> str:
+    """Judge the tuned model by the paired difference, the graded share and what must not get worse.
 
-    `holds` says of each suite outside of the task whether no drop beyond its margin can have been missed.
+    The first that applies: scores of few rows prove nothing, whatever they are; a model that got worse
+    elsewhere is Regressed also where its improvement is not clear, since NoClearImprovement may be accepted.
     """
+    if graded < GRADED_SHARE:
+        return "Ungraded"
     if delta.high < 0:
         return "WorseThanBase"
-    if not all(holds):
+    if not all(other.holds for other in others):
         return "Regressed"
     clear = delta.low > 0 and delta.score >= min_delta - _ROUNDING
-    return "Promote" if clear and graded >= GRADED_SHARE else "NoClearImprovement"
+    return "Promote" if clear else "NoClearImprovement"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from finetune_operator.api.finetunejobstatus import Interval
 from finetune_operator.api.objects import ApiObject, Status
 from finetune_operator.api.parts import PVC_FOLDER, Digest, ObjectName
 from finetune_operator.api.rollout import Rollout, RolloutProgress
 from finetune_operator.api.schema import ApiModel, Cel
+
+EvaluationOutcome: TypeAlias = Literal["Passed", "Accepted", "NotEvaluated", "NotPromoted", "Unknown"]
 
 ALIAS = Cel(
     "self.matches('^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$')",
@@ -97,6 +100,26 @@ class AdapterDeploymentSpec(ApiModel):
     )
 
 
+class EvaluationRecord(ApiModel):
+    """What is known of how good the adapter is, from the FineTuneJob that published it."""
+
+    outcome: EvaluationOutcome = Field(
+        description="Passed: the evaluation gate promoted it. Accepted: the gate did not, and "
+        "spec.evaluation.accept of the FineTuneJob lists its verdict. NotEvaluated: nobody knows whether it "
+        "beats its base. NotPromoted: served by allowUnpromoted alone. Unknown: no FineTuneJob of this "
+        "namespace published it."
+    )
+    fine_tune_job: str | None = Field(None, description="The FineTuneJob that published it.", max_length=253)
+    verdict: str | None = Field(None, description="What the comparison said.", max_length=64)
+    delta: Interval | None = Field(
+        None, description="Paired difference on the hold-out, tuned model minus base."
+    )
+    holdout_digest: str | None = Field(
+        None, description="Digest of the hold-out that both were scored on.", max_length=71
+    )
+    message: str = Field("", description="The same in words.", max_length=1024)
+
+
 class ResolvedAdapter(ApiModel):
     """The one artifact that should be served."""
 
@@ -107,6 +130,14 @@ class ResolvedAdapter(ApiModel):
         False, description="Whether it is served even if its gate did not promote it."
     )
     fine_tune_job: str | None = Field(None, description="The FineTuneJob that made it.", max_length=253)
+    base_fingerprint: str | None = Field(
+        None,
+        description="Fingerprint of the base model that it was trained on, where the FineTuneJob tells it.",
+        max_length=71,
+    )
+    evaluation: EvaluationRecord | None = Field(
+        None, description="The evaluation that it is served by. It stays when the FineTuneJob is deleted."
+    )
 
 
 class ServingAdapter(ApiModel):
@@ -137,6 +168,12 @@ class AdapterDeploymentStatus(Status):
         None,
         description="Whether another AdapterDeployment had the alias when this one asked for it. It stays so "
         "until spec.takeOverAlias is set and the alias is free.",
+    )
+    retrain: str | None = Field(
+        None,
+        description="Where the adapter was trained on another base than the server's: the command that "
+        "creates the FineTuneJob which trains it on this one, see the condition FitsBase.",
+        max_length=4096,
     )
     endpoint: str | None = Field(
         None, description="Base URL for OpenAI clients inside the cluster.", max_length=512

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.parts import FRACTION, ObjectName
+from finetune_operator.api.parts import FRACTION, HOST, PATH, ObjectName, Price, SecretRef
 from finetune_operator.api.schema import ApiModel, Cel
 
-GraderType: TypeAlias = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
-Acceptance: TypeAlias = Literal[
-    "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement"
+GraderType: TypeAlias = Literal[
+    "ExactMatch",
+    "OneOf",
+    "Contains",
+    "Regex",
+    "FieldMatch",
+    "JsonSchema",
+    "Similarity",
+    "Python",
+    "JudgeCriteria",
+    "JudgePairwise",
 ]
+SimilarityMetric: TypeAlias = Literal["RougeL", "ChrF"]
+Acceptance: TypeAlias = Literal[
+    "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement", "Regressed"
+]
+
+
+ACCEPTABLE: tuple[str, ...] = get_args(Acceptance)
+_FRACTION = Cel(
+    f"self.matches('{FRACTION}') && double(self) <= 1.0",
+    'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
+)
+_JUDGED: tuple[GraderType, ...] = ("JudgeCriteria", "JudgePairwise")
+_ASKS_A_JUDGE = f"has(self.graders) && self.graders.exists(g, g.type in {list(_JUDGED)})"
 
 
 def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
@@ -32,40 +53,126 @@ _NAME = Cel(
 )
 
 
+def _takes(setting: str, types: tuple[GraderType, ...]) -> Cel:
+    """These types may have the setting, and no other type has it."""
+    named = " and ".join(types)
+    return Cel(
+        f"!has(self.{setting}) || self.type in {list(types)}",
+        f"{setting} belongs to type {named}; remove it",
+        f".{setting}",
+    )
+
+
 class Grader(ApiModel):
     """One way to score an answer against its reference, between 0 and 1."""
 
     rules = (
         _needs("fields", ("FieldMatch",), "list the JSON fields to compare"),
         _needs("schema", ("JsonSchema",), "give a JSON Schema as text"),
+        _needs("criteria", _JUDGED, "give the sentences that the judge decides about"),
+        _needs("metric", ("Similarity",), "RougeL or ChrF"),
+        _needs("grader", ("Python",), "name the class as package.module:Class"),
+        _takes("values", ("OneOf", "Contains")),
+        _takes("pattern", ("Regex", "FieldMatch")),
+        Cel(
+            "self.type != 'Regex' || has(self.pattern)",
+            "type Regex needs it: give a regular expression",
+            ".pattern",
+        ),
+        _takes("tolerance", ("FieldMatch",)),
     )
 
     name: Annotated[str, _NAME] = Field(
         description="Name of the grader in reports and metrics.", min_length=1, max_length=40
     )
     type: GraderType = Field(
-        description="ExactMatch compares the whole answer, FieldMatch the named fields of a JSON answer, "
-        "JsonSchema checks that the answer is JSON of the given shape."
+        description="ExactMatch compares the whole answer with the reference, OneOf with each of `values` or "
+        "of the reference, a JSON list; Contains looks for `values` or the reference in it; Regex searches "
+        "it for `pattern`; FieldMatch compares the named fields of a JSON answer, or groups of `pattern`; "
+        "JsonSchema checks that it is JSON of the given shape; Similarity measures common wording and never "
+        "decides; Python asks a class of your own in the trainer image; JudgeCriteria asks another model "
+        "(evaluation.judge) whether the answer meets each of `criteria`; JudgePairwise asks it which of both "
+        "models' answers is better by them, in both orders."
     )
     fields: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
         Field(json_schema_extra={"x-kubernetes-list-type": "set"}),
-    ] = Field(None, description="FieldMatch: the fields to compare.", min_length=1, max_length=32)
+    ] = Field(
+        None,
+        description="FieldMatch: the fields to compare: keys of a JSON object, JSONPaths "
+        "(`$.items[*].name`), or groups of `pattern`. The score is their mean; lists count by the F1 of "
+        "their elements.",
+        min_length=1,
+        max_length=32,
+    )
     schema_text: str | None = Field(
         None, alias="schema", description="JsonSchema: the schema, as text.", min_length=2, max_length=16384
     )
+    margin: Annotated[str, _FRACTION] | None = Field(
+        None,
+        description="How much worse than its base the tuned model may score by a grader that is not "
+        "spec.evaluation.primary, a fraction as a string (default 0.05). Unless the lower end of the "
+        "difference (one-sided 95 %) lies above minus this, the verdict is Regressed; 1 lets any score pass.",
+        min_length=1,
+        max_length=20,
+    )
+    criteria: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] | None = Field(
+        None,
+        description="JudgeCriteria: sentences that each hold for a good answer or not; the score is the "
+        "share that holds. JudgePairwise: what makes an answer better.",
+        min_length=1,
+        max_length=16,
+    )
+    values: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] | None = Field(
+        None,
+        description="OneOf: the accepted answers. Contains: texts that must all occur. Left out: what the "
+        "reference of each row says.",
+        min_length=1,
+        max_length=64,
+    )
+    pattern: str | None = Field(
+        None,
+        description="Regex: a regular expression to be found in the answer. FieldMatch: one whose named "
+        "groups (`(?P<name>...)`) are the fields of an answer that is no JSON.",
+        min_length=1,
+        max_length=4096,
+    )
+    tolerance: (
+        Annotated[
+            str,
+            Cel(
+                f"self.matches('{FRACTION}') && double(self) <= 1.0",
+                'must be a fraction from 0 to 1 as a string, for example "0.01" for one per cent',
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="FieldMatch: how far numbers may be off, a fraction of the expected number as a string.",
+        min_length=1,
+        max_length=20,
+    )
+    metric: SimilarityMetric | None = Field(
+        None,
+        description="Similarity: RougeL for the longest common sequence of words, ChrF for common pieces of "
+        "words.",
+    )
+    grader: (
+        Annotated[
+            str,
+            Cel(
+                "self.matches('^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$')",
+                "must name a class as package.module:Class",
+            ),
+        ]
+        | None
+    ) = Field(None, description="Python: the class, as package.module:Class.", min_length=3, max_length=253)
 
 
 class Gate(ApiModel):
     """When the tuned model is promoted."""
 
-    min_delta: Annotated[
-        str,
-        Cel(
-            f"self.matches('{FRACTION}') && double(self) <= 1.0",
-            'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
-        ),
-    ] = Field(
+    min_delta: Annotated[str, _FRACTION] = Field(
         "0.05",
         description="How much better than its base the tuned model must score, a fraction as a string.",
         min_length=1,
@@ -76,24 +183,21 @@ class Gate(ApiModel):
 class Suite(ApiModel):
     """Questions outside of the task, which the tuned model must still answer as well as its base."""
 
+    rules = (
+        Cel(
+            "!(self.grader.type in ['JudgeCriteria', 'JudgePairwise', 'Similarity'])",
+            "a suite needs a grader that decides without a judge; take another type",
+            ".grader",
+        ),
+    )
+
     name: Annotated[str, _NAME] = Field(
         description="Name of the suite in reports and status.", min_length=1, max_length=40
     )
     dataset: DatasetSource = Field(description="Its rows, in any form that the hold-out may have.")
-    grader: Grader = Field(description="How answers to it are scored.")
-    margin: Annotated[
-        str,
-        Cel(
-            f"self.matches('{FRACTION}') && double(self) > 0.0 && double(self) <= 1.0",
-            'must be a fraction above 0 and up to 1 as a string, for example "0.05" for five points',
-        ),
-    ] = Field(
-        "0.05",
-        description="How much worse than its base the tuned model may be on the suite, a fraction as a "
-        "string: the one-sided 95 % bound of its drop must stay below. Fewer than 59 rows can miss a drop of "
-        "0.05.",
-        min_length=1,
-        max_length=20,
+    grader: Grader = Field(
+        description="How answers to it are scored; its `margin` is how much of the score may be lost (fewer "
+        "than 59 rows can miss a drop of 0.05)."
     )
 
 
@@ -137,6 +241,46 @@ class Rival(ApiModel):
     )
 
 
+class Judge(ApiModel):
+    """The model that judges answers, behind any OpenAI-compatible API. It is sent the hold-out's rows."""
+
+    rules = (
+        Cel(
+            "has(self.pricePerMillionInputTokens) == has(self.pricePerMillionOutputTokens)",
+            "pricePerMillionInputTokens and pricePerMillionOutputTokens belong together; give both, also "
+            "where they are equal",
+        ),
+    )
+
+    url: Annotated[
+        str,
+        Cel(
+            f"self.matches('^https?://{HOST}{PATH}*/?$')",
+            "must be the root of the API, as https://HOST/v1 (without ? and user names: a spec is no place "
+            "for secrets)",
+        ),
+    ] = Field(
+        description="Root of the API, as https://HOST/v1; chat/completions is asked below it.",
+        min_length=1,
+        max_length=512,
+    )
+    model: str = Field(description="Name of the model there.", min_length=1, max_length=253)
+    credentials_secret_ref: SecretRef | None = Field(
+        None, description="Secret whose key `token` holds the API key. Only the scorer's container gets it."
+    )
+    price_per_million_input_tokens: Price | None = Field(
+        None,
+        description="Price of a million tokens that the judge reads, in the currency of the gpuType, a "
+        "decimal number as a string. With prices, what judging costs counts in status.cost.spent and against "
+        "spec.budget.",
+    )
+    price_per_million_output_tokens: Price | None = Field(
+        None, description="Price of a million tokens that the judge writes, likewise."
+    )
+    timeout_seconds: int = Field(60, description="How long one request may take.", ge=1, le=600)
+    max_concurrency: int = Field(8, description="Requests that may be under way at once.", ge=1, le=64)
+
+
 class Evaluation(ApiModel):
     """The hold-out that base and tuned model are scored on. It must not be part of the training data."""
 
@@ -159,6 +303,31 @@ class Evaluation(ApiModel):
             "has(self.dataset) || !(has(self.regression) || has(self.rivals))",
             "rivals and regression are compared with the hold-out's scores; set spec.evaluation.dataset and "
             "graders",
+        ),
+        Cel(
+            "!has(self.graders) || "
+            "self.graders.all(g, !has(g.margin) || (has(self.primary) && g.name != self.primary))",
+            "the grader that decides takes no margin: it is judged by spec.evaluation.gate.minDelta",
+            ".graders",
+        ),
+        Cel(
+            f"has(self.judge) == ({_ASKS_A_JUDGE})",
+            "spec.evaluation.judge and graders of type JudgeCriteria or JudgePairwise belong together; give "
+            "both",
+            ".judge",
+        ),
+        Cel(
+            "!has(self.graders) || !self.graders.exists(g, g.type == 'JudgePairwise') || "
+            "self.graders.exists(g, !(g.type in ['JudgePairwise', 'Similarity']))",
+            "JudgePairwise compares two models; list a grader beside it that scores the base alone, before "
+            "training",
+            ".graders",
+        ),
+        Cel(
+            "!has(self.graders) || !self.graders.exists(g, g.type == 'Similarity' && "
+            "(has(self.primary) ? g.name == self.primary : size(self.graders) == 1))",
+            "type Similarity cannot decide; add another grader and set spec.evaluation.primary to its name",
+            ".primary",
         ),
     )
 
@@ -196,11 +365,14 @@ class Evaluation(ApiModel):
         "profiles that the administrator configured. Name that of the ModelServer that will serve the "
         "adapter.",
     )
+    judge: Judge | None = Field(None, description="The model that JudgeCriteria and JudgePairwise ask.")
     accept: tuple[Acceptance, ...] = Field(
         (),
         description="Verdicts that are accepted although they would stop the run or the promotion: an "
-        "explicit and visible decision. Entries can be added later, not removed.",
-        max_length=4,
+        "explicit and visible decision. Regressed accepts that other graders or a regression suite may have "
+        "got worse, also where the improvement is not clear. WorseThanBase and Ungraded (fewer than 98 % of "
+        "the rows could be graded) cannot be accepted. Entries can be added later, not removed.",
+        max_length=5,
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
 

@@ -88,6 +88,9 @@ class Attempt(ApiModel):
     node: str | None = Field(
         None, description="The node it failed on, which the next attempts avoid if they can.", max_length=253
     )
+    judge_cost: Number | None = Field(
+        None, description="What its judge cost so far, by the prices of spec.evaluation.judge."
+    )
     sums_up: int | None = Field(
         None,
         description="How many disrupted attempts with the same GPUs and price this entry stands for, where a "
@@ -209,7 +212,8 @@ class Cost(ApiModel):
     spent: Number | None = Field(
         None,
         description="Cost so far: for every attempt, lost ones and evaluation included, the time that its "
-        "pods had their nodes (status.attempts) x GPUs x price. The current attempt counts in whole minutes. "
+        "pods had their nodes (status.attempts) x GPUs x price, and what the judge cost. The current attempt "
+        "counts in whole minutes. "
         "What a cloud bills for nodes without pods is not in it.",
     )
     currency: str | None = Field(None, description="Currency of all amounts.", max_length=3)
@@ -243,20 +247,24 @@ class Interval(ApiModel):
 
 
 class GraderScore(ApiModel):
-    """What one grader gave to both models."""
+    """What one grader gave to both models, on the hold-out or on a suite."""
 
     base: Number | None = Field(None, description="Score of the base model.")
     tuned: Number | None = Field(None, description="Score of the tuned model.")
-
-
-class SuiteScore(ApiModel):
-    """Base and tuned model on a suite outside of the task."""
-
-    base: Number | None = Field(None, description="Score of the base model.")
-    tuned: Number | None = Field(None, description="Score of the tuned model.")
-    low: Number | None = Field(None, description="One-sided 95 % lower bound of tuned minus base.")
+    low: Number | None = Field(
+        None,
+        description="One-sided 95 % lower bound of tuned minus base, of graders that do not decide and of "
+        "suites.",
+    )
     margin: Number | None = Field(None, description="How much may be lost.")
-    holds: bool | None = Field(None, description="Whether the bound stays above the negative margin.")
+    holds: bool | None = Field(None, description="Whether the lower bound lies above minus the margin.")
+
+
+class CutAnswers(ApiModel):
+    """How many answers ended at evaluation.maxTokens."""
+
+    base: int | None = Field(None, description="Of the base model.", ge=0)
+    tuned: int | None = Field(None, description="Of the tuned model.", ge=0)
 
 
 class Scores(ApiModel):
@@ -264,6 +272,9 @@ class Scores(ApiModel):
 
     metric: str | None = Field(None, description="The grader that decides.", max_length=64)
     rows: int | None = Field(None, description="Rows that were scored.", ge=0)
+    groups: int | None = Field(
+        None, description="Groups that the rows are in, where rows have one: each counts as one.", ge=0
+    )
     base: Interval | None = Field(None, description="Score of the base model.")
     tuned: Interval | None = Field(None, description="Score of the tuned model.")
     delta: Interval | None = Field(None, description="Paired difference, tuned minus base.")
@@ -275,16 +286,46 @@ class Scores(ApiModel):
         description="Scores of the base model with the prompts of spec.evaluation.rivals.",
         max_length=4,
     )
-    regression: dict[str, SuiteScore] = Field(
+    regression: dict[str, GraderScore] = Field(
         default_factory=dict,
         description="Scores on the suites of spec.evaluation.regression; `all suites` are two or more with "
         "500 rows, compared as one.",
         max_length=9,
     )
+    cut: CutAnswers | None = Field(
+        None,
+        description="How many answers were cut at spec.evaluation.maxTokens: right ones fail then.",
+    )
     baseline_verdict: str | None = Field(
         None, description="What the base model's score says about tuning it.", max_length=64
     )
     verdict: str | None = Field(None, description="What the comparison says.", max_length=64)
+    ungraded: int | None = Field(
+        None, description="Rows that a grader could not grade; above 2 % the verdict is Ungraded.", ge=0
+    )
+    ungraded_reason: str | None = Field(
+        None, description="The grader that graded fewest rows, and why it failed first.", max_length=512
+    )
+    detectable: str | None = Field(
+        None,
+        description="The smallest improvement that the hold-out shows in four of five runs, in points; none "
+        "when it shows no improvement at all.",
+        max_length=32,
+    )
+    holdout_uses: int | None = Field(
+        None,
+        description="How many tuned models this hold-out has judged beside this destination, this run "
+        "included once it was evaluated; after 10 a fresh hold-out should be chosen.",
+        ge=0,
+    )
+    flip_rate: Number | None = Field(
+        None,
+        description="JudgePairwise: share of the pairs of which the judge chose otherwise when the answers "
+        "changed places. They count as ties.",
+    )
+    warnings: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+        (), description="What to know about how it was scored.", max_length=32
+    )
 
 
 class Artifact(ApiModel):

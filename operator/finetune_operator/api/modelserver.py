@@ -318,6 +318,12 @@ class ModelServerStatus(Status):
         description="The image of the server; it stays when the operator is upgraded.",
         max_length=512,
     )
+    base_fingerprint: str | None = Field(
+        None,
+        description="Fingerprint of the base model, as the pods computed it. While they differ, the earlier "
+        "one.",
+        max_length=71,
+    )
     manifest_generation: int | None = Field(
         None, description="Generation of the list of adapters that the pods follow.", ge=0
     )

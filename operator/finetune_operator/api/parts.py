@@ -36,6 +36,10 @@ AMOUNT = Cel(
     "self.matches('^[0-9]+([.][0-9]+)?$') && double(self) > 0.0",
     'must be a positive decimal number as a string, for example "50" or "0.75"',
 )
+PRICE = Cel(
+    "self.matches('^[0-9]+([.][0-9]+)?$')",
+    'must be a decimal number as a string, for example "0.15", or "0"',
+)
 CURRENCY = Cel("self.matches('^[A-Z]{3}$')", "must be the three capital letters of a currency, such as USD")
 
 ObjectName: TypeAlias = Annotated[str, Field(min_length=1, max_length=253), OBJECT_NAME]
@@ -43,6 +47,7 @@ Quantity: TypeAlias = Annotated[str, Field(min_length=1, max_length=32), QUANTIT
 Digest: TypeAlias = Annotated[str, Field(max_length=71), DIGEST]
 Revision: TypeAlias = Annotated[str, Field(max_length=64), REVISION]
 Amount: TypeAlias = Annotated[str, Field(min_length=1, max_length=20), AMOUNT]
+Price: TypeAlias = Annotated[str, Field(min_length=1, max_length=20), PRICE]
 Currency: TypeAlias = Annotated[str, Field(min_length=3, max_length=3), CURRENCY]
 
 NODE_SELECTOR = "Labels that a node must have to run the pods, as in a pod's nodeSelector."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, Suite
+from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, Judge, SimilarityMetric, Suite
 from finetune_operator.contracts.document import Written
 
 
@@ -23,6 +23,13 @@ class JobGrader(Written):
     type: GraderType
     fields: tuple[str, ...] | None = None
     schema_text: str | None = Field(None, alias="schema")
+    margin: str | None = None
+    criteria: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None
+    pattern: str | None = None
+    tolerance: str | None = None
+    metric: SimilarityMetric | None = None
+    grader: str | None = None
 
 
 class JobGate(Written):
@@ -32,12 +39,11 @@ class JobGate(Written):
 
 
 class JobSuite(Written):
-    """Questions outside of the task, with the drop that is allowed on them."""
+    """Questions outside of the task."""
 
     name: str
     dataset: JobDataset
     grader: JobGrader
-    margin: str
 
 
 class JobRegression(Written):
@@ -54,6 +60,17 @@ class JobRival(Written):
     few_shot: int | None = None
 
 
+class JobJudge(Written):
+    """The judge of job.json, without its credentials."""
+
+    url: str
+    model: str
+    price_per_million_input_tokens: str | None = None
+    price_per_million_output_tokens: str | None = None
+    timeout_seconds: int
+    max_concurrency: int
+
+
 class JobEvaluation(Written):
     """The evaluation of job.json, without `accept`: what is accepted changes no score."""
 
@@ -65,6 +82,7 @@ class JobEvaluation(Written):
     regression: JobRegression | None = None
     rivals: tuple[JobRival, ...] | None = Field(None, min_length=1, max_length=4)
     engine_profile: str | None = None
+    judge: JobJudge | None = None
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -80,24 +98,47 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     rivals = tuple(JobRival(name=r.name, system=r.system, few_shot=r.few_shot) for r in given.rivals)
     return JobEvaluation(
         dataset=job_dataset(given.dataset),
-        graders=tuple(map(_grader, given.graders)),
+        graders=tuple(map(_job_grader, given.graders)),
         primary=given.primary,
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
         regression=JobRegression(suites=tuple(map(_suite, suites))) if suites else None,
         rivals=rivals or None,
         engine_profile=given.engine_profile,
+        judge=None if given.judge is None else _judge(given.judge),
     )
 
 
-def _grader(given: Grader) -> JobGrader:
-    return JobGrader(name=given.name, type=given.type, fields=given.fields, schema_text=given.schema_text)
+def _judge(given: Judge) -> JobJudge:
+    return JobJudge(
+        url=given.url,
+        model=given.model,
+        price_per_million_input_tokens=given.price_per_million_input_tokens,
+        price_per_million_output_tokens=given.price_per_million_output_tokens,
+        timeout_seconds=given.timeout_seconds,
+        max_concurrency=given.max_concurrency,
+    )
+
+
+def _job_grader(given: Grader) -> JobGrader:
+    return JobGrader(
+        name=given.name,
+        type=given.type,
+        fields=given.fields,
+        schema_text=given.schema_text,
+        values=given.values,
+        pattern=given.pattern,
+        tolerance=given.tolerance,
+        metric=given.metric,
+        grader=given.grader,
+        margin=given.margin,
+        criteria=given.criteria,
+    )
 
 
 def _suite(given: Suite) -> JobSuite:
     return JobSuite(
         name=given.name,
         dataset=job_dataset(given.dataset),
-        grader=_grader(given.grader),
-        margin=given.margin,
+        grader=_job_grader(given.grader),
     )

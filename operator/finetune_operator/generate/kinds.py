@@ -104,9 +104,18 @@ ADAPTERDEPLOYMENT = Kind(
             "Weight", ".status.rollout.weight", "How many of 100 requests the new version gets.", "integer"
         ),
         Column("Verdict", ".status.rollout.verdict", "What the analysis says of the step."),
+        Column(
+            "Evaluation",
+            ".status.resolved.evaluation.outcome",
+            "What let the wanted version be served: a passed evaluation, or something less.",
+        ),
         Column("Ready", _condition("Ready", "status"), "Whether the wanted version answers."),
         Column("Reason", _condition("Ready", "reason"), "Why it does, or does not."),
         _AGE,
+        Column("Base", _condition("FitsBase", "reason"), "Whether it was trained on this base.", wide=True),
+        Column(
+            "Delta", ".status.resolved.evaluation.delta.score", "Tuned model minus base, scored.", wide=True
+        ),
         Column("Endpoint", ".status.endpoint", "Base URL for OpenAI clients.", wide=True),
         Column("Message", _condition("Ready", "message"), "The state in words.", wide=True),
     ),

@@ -1,4 +1,4 @@
-"""Which keys of which Secrets prepare is given: those that the schemes of its sources can use."""
+"""Which keys of which Secrets a stage is given: prepare those of its sources, scorers that of the judge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPTIONAL = {"s3": ("sessionToken",), "gs": ("serviceAccountJson", "token")}
 
 @dataclass(frozen=True)
 class Credential:
-    """The keys of one Secret for one purpose, `base-model` or `dataset`."""
+    """The keys of one Secret for one purpose, `base-model`, `dataset` or `judge`."""
 
     purpose: str
     secret: str
@@ -34,6 +34,13 @@ def credentials(job: FineTuneJob) -> Iterator[Credential]:
         required, optional = _union(given, _REQUIRED), _union(given, _OPTIONAL)
         left = tuple(key for key in optional if key not in required)
         yield Credential("dataset", reference.name, required, left)
+
+
+def judge_credential(job: FineTuneJob) -> Credential | None:
+    """What a scorer is given to ask the judge; None where the judge wants no key, or there is none."""
+    judge = job.spec.evaluation.judge if job.spec.evaluation is not None else None
+    reference = judge.credentials_secret_ref if judge is not None else None
+    return None if reference is None else Credential("judge", reference.name, _TOKEN)
 
 
 def _union(datasets: list[DatasetSource], keys: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.core.sources import Source, parse_source
-from finetune_operator.render.credentials import CREDENTIALS, credentials
+from finetune_operator.render.credentials import CREDENTIALS, Credential, credentials, judge_credential
 from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.names import folder_name, workspace_name
 
@@ -78,8 +78,19 @@ def add_destination(mounts: Mounts, job: FineTuneJob) -> None:
 def add_credentials(mounts: Mounts, job: FineTuneJob) -> None:
     """The credentials of prepare, the only stage that fetches."""
     for given in credentials(job):
-        path = f"{CREDENTIALS}/{given.purpose}"
-        mounts.secret_keys(given.purpose, given.secret, path, given.required, given.optional)
+        _add_credential(mounts, given)
+
+
+def add_judge_credential(mounts: Mounts, job: FineTuneJob) -> None:
+    """The judge's API key, for the scorer and not for the engine beside it."""
+    given = judge_credential(job)
+    if given is not None:
+        _add_credential(mounts, given)
+
+
+def _add_credential(mounts: Mounts, given: Credential) -> None:
+    path = f"{CREDENTIALS}/{given.purpose}"
+    mounts.secret_keys(given.purpose, given.secret, path, given.required, given.optional)
 
 
 def _add_sources(mounts: Mounts, found: Iterable[Source]) -> None:

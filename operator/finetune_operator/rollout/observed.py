@@ -14,6 +14,7 @@ from finetune_operator.core.actions import Refusal
 class Observed:
     """An AdapterDeployment with the run and the server it names (None while absent).
 
+    Where the adapter is named by its digest, `job` is a run of the namespace that published this digest.
     `unreadable` says of one of the two that it exists and cannot be read.
     """
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment, AdapterDeploymentStatus, ServingAdapter
-from finetune_operator.api.conditions import Fact, ready_events, with_facts
+from finetune_operator.api.conditions import Conditions, Fact, find, ready_events, with_facts
 from finetune_operator.api.rollout import RolloutProgress
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Emit, Plan
 from finetune_operator.core.times import format_time
+from finetune_operator.rollout.base import FITS_BASE, Fit, fit
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.resolve import Resolution, resolve
 from finetune_operator.rollout.standing import Standing, alias_conflict, progress, standing
@@ -26,13 +27,22 @@ def plan(observed: Observed, _settings: Settings, now: datetime) -> Plan:
     if deployment.metadata.deletion_timestamp is not None:
         return Plan()
     resolution = resolve(deployment, observed.job)
-    where = standing(observed, resolution)
-    status = _status(observed, resolution, where, now)
+    where, base = standing(observed, resolution), fit(observed, resolution)
+    status = _status(observed, resolution, where, base, now)
     events = [
+        *_base_events(deployment.status.conditions, status.conditions),
         *_step_events(deployment.status.rollout, status.rollout),
         *ready_events(deployment.status.conditions, status.conditions),
     ]
     return Plan(tuple(events), status.to_status())
+
+
+def _base_events(before: Conditions, after: Conditions) -> list[Emit]:
+    """One event when it turns out that the server has another base."""
+    known, now = find(before, FITS_BASE), find(after, FITS_BASE)
+    if now is None or now.status != "False" or (known is not None and known.status == "False"):
+        return []
+    return [Emit("Warning", now.reason, now.message)]
 
 
 def _step_events(before: RolloutProgress | None, after: RolloutProgress | None) -> list[Emit]:
@@ -48,11 +58,11 @@ def _step_events(before: RolloutProgress | None, after: RolloutProgress | None) 
 
 
 def _status(
-    observed: Observed, resolution: Resolution, where: Standing, now: datetime
+    observed: Observed, resolution: Resolution, where: Standing, base: Fit, now: datetime
 ) -> AdapterDeploymentStatus:
     deployment, server = observed.deployment, observed.server
     generation = deployment.metadata.generation
-    facts = _facts(resolution, where)
+    facts = [*_facts(resolution, where), base.fact]
     return AdapterDeploymentStatus(
         observed_generation=generation,
         conditions=with_facts(deployment.status.conditions, facts, generation, now),
@@ -60,6 +70,7 @@ def _status(
         serving=_serving(deployment, where.serving, resolution, now),
         rollout=progress(observed, resolution),
         alias_conflict=alias_conflict(observed),
+        retrain=base.retrain,
         endpoint=server.status.endpoint if server is not None else None,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from finetune_operator.api.adapterdeployment import AdapterDeployment, ResolvedAdapter
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.render.names import version_name
+from finetune_operator.rollout.origin import origin
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def resolve(deployment: AdapterDeployment, job: FineTuneJob | None) -> Resolutio
     if adapter.fine_tune_job_ref is None:
         assert adapter.source is not None
         assert adapter.digest is not None
-        return _found(deployment, adapter.source, adapter.digest, None)
+        return _found(deployment, adapter.source, adapter.digest, job)
     name = adapter.fine_tune_job_ref.name
     if job is None:
         return _without_job(deployment, name)
@@ -33,7 +34,7 @@ def resolve(deployment: AdapterDeployment, job: FineTuneJob | None) -> Resolutio
     if problem is not None:
         return Resolution(deployment.status.resolved, False, *problem)
     assert job.status.artifact is not None
-    return _found(deployment, job.status.artifact.destination, job.status.artifact.digest, name)
+    return _found(deployment, job.status.artifact.destination, job.status.artifact.digest, job, name)
 
 
 def _problem(deployment: AdapterDeployment, job: FineTuneJob) -> tuple[str, str] | None:
@@ -60,18 +61,24 @@ def _without_job(deployment: AdapterDeployment, name: str) -> Resolution:
     """The digest was kept, so deleting the FineTuneJob afterwards does no harm."""
     last = deployment.status.resolved
     if last is not None and last.fine_tune_job == name:
-        return _found(deployment, last.source, last.digest, name)
+        return _found(deployment, last.source, last.digest, None, name)
     text = f"FineTuneJob {name} does not exist in this namespace; create it or correct spec.adapter."
     return Resolution(deployment.status.resolved, False, "WaitingForFineTuneJob", text)
 
 
-def _found(deployment: AdapterDeployment, source: str, digest: str, job: str | None) -> Resolution:
-    version = version_name(deployment.spec.alias, digest)
+def _found(
+    deployment: AdapterDeployment, source: str, digest: str, job: FineTuneJob | None, named: str | None = None
+) -> Resolution:
+    """`job` is the run that may have published it, `named` the run that the spec names."""
+    version, known = version_name(deployment.spec.alias, digest), origin(deployment, job, digest)
     target = ResolvedAdapter(
         source=source,
         digest=digest,
         version=version,
         allow_unpromoted=deployment.spec.allow_unpromoted,
-        fine_tune_job=job,
+        fine_tune_job=named,
+        base_fingerprint=known.base_fingerprint,
+        evaluation=known.evaluation,
     )
-    return Resolution(target, True, "Resolved", f"{source} at {digest[:19]} is served as {version}.")
+    message = f"{source} at {digest[:19]} is served as {version}. {known.evaluation.message}"
+    return Resolution(target, True, "Resolved", message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +39,7 @@ ENTRIES_BYTES = 600_000  # without messages: a thousand whose names are all as l
 ROLLOUTS_BYTES = 400_000
 SHORTEST_MESSAGE = 40
 STOPPED = "Stopped"
+_FINGERPRINT = re.compile("sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
         selector=f"{KIND_LABEL}={server.kind_name},{OWNER_LABEL}={server.metadata.name}",
         endpoint=endpoint(server_name(server), server.metadata.namespace),
         image=template.image if template is not None else None,
+        base_fingerprint=_base_fingerprint(observed),
         manifest_generation=decided.step.table.generation,
         slots=_slots(decided),
         adapters_serving=f"{sum(_serves(r) for r in decided.reports)}/{len(decided.reports)}",
@@ -80,6 +83,12 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
         adapters_left_out=len(decided.reports) - len(entries) or None,
         pod_template=template.record if template is not None else None,
     )
+
+
+def _base_fingerprint(observed: Observed) -> str | None:
+    told = {text(pod.state, "base", "fingerprint") for pod in observed.live if pod.state is not None}
+    known = [one for one in told if _FINGERPRINT.fullmatch(one)]
+    return known[0] if len(known) == 1 else observed.server.status.base_fingerprint
 
 
 def _facts(observed: Observed, settings: Settings, decided: Decided, now: datetime) -> Iterator[Fact]:

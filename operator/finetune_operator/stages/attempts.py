@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejob import FineTuneJob
@@ -128,8 +129,14 @@ def _summed(before: Attempt, attempt: Attempt) -> Attempt:
             "start_time": before.start_time,
             "held_seconds": (before.held_seconds or 0) + (attempt.held_seconds or 0),
             "checkpoint_step": _newest(before.checkpoint_step, attempt.checkpoint_step),
+            "judge_cost": _added(before.judge_cost, attempt.judge_cost),
         }
     )
+
+
+def _added(one: str | None, other: str | None) -> str | None:
+    known = [Decimal(cost) for cost in (one, other) if cost is not None]
+    return f"{sum(known):f}" if known else None
 
 
 def _reemissions(attempts: Sequence[Attempt]) -> int:

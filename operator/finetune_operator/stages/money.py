@@ -53,7 +53,7 @@ def cost_so_far(
 
 
 def spent(attempts: Iterable[Attempt], now: datetime) -> Decimal | None:
-    """The sum over the attempts of time x GPUs x price; None while none of them has a price."""
+    """The sum over the attempts of time x GPUs x price and of judges; None while nothing has a price."""
     costs = [cost for attempt in attempts if (cost := _cost(attempt, now)) is not None]
     return sum(costs, Decimal(0)) if costs else None
 
@@ -67,7 +67,23 @@ def amount_of(value: str | None) -> Decimal | None:
     return found if found.is_finite() else None
 
 
+def judged(attempt: Attempt, told: str | None) -> Attempt:
+    """The attempt with what its judge cost so far; what was told before stays where nothing is told.
+
+    An attempt that re-emits a result tells of what another one has spent.
+    """
+    costs = [cost for cost in (amount_of(attempt.judge_cost), amount_of(told)) if cost is not None]
+    if not costs or attempt.reemits:
+        return attempt
+    return attempt.model_copy(update={"judge_cost": f"{max(costs):f}"})
+
+
 def _cost(attempt: Attempt, now: datetime) -> Decimal | None:
+    parts = [part for part in (_of_gpus(attempt, now), amount_of(attempt.judge_cost)) if part is not None]
+    return sum(parts, Decimal(0)) if parts else None
+
+
+def _of_gpus(attempt: Attempt, now: datetime) -> Decimal | None:
     price = amount_of(attempt.price_per_hour)
     if not attempt.gpus or price is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_operator.api.conditions import Fact
+from finetune_operator.api.evaluation import ACCEPTABLE
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Artifact, Attempt, Scores
 from finetune_operator.contracts.job import PublishSpec
@@ -21,9 +22,10 @@ _ADVICE = {
     "WorseThanBase": "Training made the model worse: look for wrong or contradictory labels first, then "
     "train for fewer epochs or with a lower learning rate.",
     "Regressed": "The model got worse elsewhere: train for fewer epochs, with a lower learning rate, or with "
-    "general data mixed in.",
+    "general data mixed in. If the scores hardly differ, more held-out rows can show that nothing was lost.",
+    "Ungraded": "With fewer than 98 % of the rows graded nothing is known, neither about the model nor about "
+    "the data: mend what the reason names and evaluate in a new FineTuneJob.",
 }
-_ACCEPTABLE = ("NoClearImprovement",)
 
 
 def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
@@ -76,7 +78,7 @@ def _reasons(verdict: str, scores: Scores | None) -> str:
 
 def _afterwards(verdict: str, where: str) -> str:
     how = ""
-    if verdict in _ACCEPTABLE:
+    if verdict in ACCEPTABLE:
         how = f", a new FineTuneJob may list {verdict} in spec.evaluation.accept"
     return (
         f"The result is at {where} with promoted: false; an AdapterDeployment serves it only with "

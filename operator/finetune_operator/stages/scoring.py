@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from finetune_operator.api.conditions import Fact
+from finetune_operator.api.evaluation import ACCEPTABLE
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt, Scores
+from finetune_operator.api.finetunejobstatus import Attempt, GraderScore, Scores
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.manifests import text
+from finetune_operator.core.actions import Emit
+from finetune_operator.core.manifests import integer, number, text
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.engine import scoring_engine
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import scorer_resources
-from finetune_operator.render.volumes import WORKSPACE, add_base, add_destination, base_path, common
+from finetune_operator.render.volumes import (
+    WORKSPACE,
+    add_base,
+    add_destination,
+    add_judge_credential,
+    base_path,
+    common,
+)
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
-from finetune_operator.stages.summaries import as_number, best_rival, difference, points, rows_and_metric
+from finetune_operator.stages.summaries import (
+    as_number,
+    best_rival,
+    cut_answers,
+    difference,
+    points,
+    rows_and_metric,
+)
 
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough.",
     "CheckTaskOrData": "That is below 40 %: check the task definition and the data first; a base that stays "
     "there with its best prompt and examples in it is not saved by tuning: take another.",
+    "Ungraded": "At least 98 % of the rows must be graded, or the tuned model cannot be judged either: mend "
+    "what the reason names in a new FineTuneJob.",
 }
+_MOST_USES = 10
 
 
 def baseline_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
@@ -30,14 +49,20 @@ def baseline_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Po
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
+    add_judge_credential(mounts, job)
     sidecar = scoring_engine(job, settings, base_path(job), mounts)
     return PodParts("baseline", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
 
 
 def evaluate_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
-    """The scorer, and an engine with the base (it loads the adapter there) or with the tuned model (Full)."""
+    """The scorer, and an engine with the base (it loads the adapter there) or with the tuned model (Full).
+
+    That the hold-out was used is noted beside the destination.
+    """
     mounts = common(job, attempt.job)
     add_base(mounts, job)
+    add_destination(mounts, job)
+    add_judge_credential(mounts, job)
     model = f"{WORKSPACE}/output/model" if job.spec.method == "Full" else base_path(job)
     sidecar = scoring_engine(job, settings, model, mounts)
     return PodParts("evaluate", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
@@ -47,8 +72,20 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the base's score; end the run if the verdict blocks and was not accepted."""
     summary, verdict = outcome.summary, text(outcome.summary, "verdict")
     scores = summaries.baseline_scores(summary)
-    scored = f"The base scores {points(scores.base)} on {rows_and_metric(scores)}{_prompted(scores)}."
-    decision = Decision(facts=(Fact("BaselineScored", True, verdict, scored),), scores=scores)
+    scored = " ".join(
+        [
+            f"The base scores {points(scores.base)} on {rows_and_metric(scores)}{_prompted(scores)}."
+            f"{cut_answers(scores)}",
+            *_ungraded(scores),
+        ]
+    )
+    cautions = _cautions(job, summary, scores)
+    told = " ".join([scored, *(said for _, said in cautions)])
+    decision = Decision(
+        facts=(Fact("BaselineScored", True, verdict, told),),
+        actions=(*(event("Warning", reason, said) for reason, said in cautions), *_warned(scores.warnings)),
+        scores=scores,
+    )
     if summary.get("blocking") is not True:
         return decision
     if verdict in job.spec.accepted:
@@ -57,20 +94,33 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     return _refused(decision, verdict, scored)
 
 
-def read_evaluation(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:  # noqa: ARG001 - as every stage
+def read_evaluation(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the comparison. Whatever the verdict, the result is published with it."""
     scores = summaries.comparison(outcome.summary)
+    known = job.status.scores.warnings if job.status.scores is not None else ()
     verdict = text(outcome.summary, "verdict")
-    return Decision(facts=(Fact("Evaluated", True, verdict, compared(scores)),), scores=scores)
+    used = _used(scores)
+    told = " ".join([compared(scores), *(said for _, said in used)])
+    return Decision(
+        facts=(Fact("Evaluated", True, verdict, told),),
+        actions=(*(event("Warning", reason, said) for reason, said in used), *_warned(scores.warnings)),
+        scores=scores.model_copy(update={"warnings": summaries.joined(known, scores.warnings)}),
+    )
+
+
+def _warned(warnings: Sequence[str]) -> tuple[Emit, ...]:
+    return (event("Warning", "ScoringWarning", " ".join(warnings)),) if warnings else ()
 
 
 def compared(scores: Scores) -> str:
-    """The comparison in a sentence, and what speaks against the tuned model beside it."""
-    text = (
+    """The comparison in words, with what speaks against the result."""
+    scored = (
         f"The tuned model scores {points(scores.tuned)}, the base {points(scores.base)}: "
         f"{difference(scores.delta)} on {rows_and_metric(scores)}."
     )
-    return " ".join([text, *_rivalled(scores), *_lost(scores)])
+    graders = [_lost(f"By {name}", found) for name, found in scores.graders.items() if found.holds is False]
+    suites = [_lost(f"On {name}", found) for name, found in scores.regression.items() if found.holds is False]
+    return " ".join([scored, *_rivalled(scores), *graders, *suites, *_ungraded(scores)])
 
 
 def _prompted(scores: Scores) -> str:
@@ -85,24 +135,65 @@ def _rivalled(scores: Scores) -> Iterator[str]:
         yield f"With the prompt {best[0]} the base alone scores {points(best[1])}: it may be enough."
 
 
-def _lost(scores: Scores) -> Iterator[str]:
-    for name, suite in scores.regression.items():
-        if suite.holds is False:
-            yield (
-                f"On {name} it scores {_percent(suite.tuned)}, the base {_percent(suite.base)}: the drop may "
-                f"be as large as {_percent(suite.low, -1)}, {_percent(suite.margin)} are allowed."
-            )
+def _lost(where: str, found: GraderScore) -> str:
+    base, tuned, low, margin = map(_percent, (found.base, found.tuned, found.low, found.margin))
+    return (
+        f"{where} it may have got worse: {base} % became {tuned} %, and the lower end of the difference, "
+        f"{low} points, is beyond the margin of {margin}."
+    )
 
 
-def _percent(value: str | None, sign: int = 1) -> str:
+def _ungraded(scores: Scores) -> list[str]:
+    if not scores.ungraded:
+        return []
+    why = f" ({scores.ungraded_reason})" if scores.ungraded_reason else ""
+    return [f"{scores.ungraded} rows could not be graded{why}."]
+
+
+def _cautions(job: FineTuneJob, summary: Summary, scores: Scores) -> list[tuple[str, str]]:
+    """(reason, message) of what is to be known about the hold-out before a GPU trains."""
+    return [*_small(job, summary, scores), *_used(scores)]
+
+
+def _small(job: FineTuneJob, summary: Summary, scores: Scores) -> list[tuple[str, str]]:
+    evaluation, effect = job.spec.evaluation, number(summary, "detectable")
+    wanted = None if evaluation is None else as_number(evaluation.gate.min_delta)
+    if wanted is None or scores.detectable is None or (effect is not None and effect <= wanted):
+        return []
+    if effect is None:
+        text = (
+            "no improvement is sure to show: the base leaves too little room, or rows or groups are too few"
+        )
+        return [("SmallHoldout", f"With this hold-out {text}.")]
+    needed = integer(summary, "rowsNeeded")
+    unit = "rows" if scores.groups is None else "groups"
+    more = "" if needed is None else f"; about {needed} {unit} would show those {100 * wanted:g} points"
+    text = f"shows improvements from {scores.detectable} on (in four of five runs)"
+    small = (
+        f"a smaller one, from gate.minDelta of {100 * wanted:g} points on, mostly ends as NoClearImprovement"
+    )
+    return [("SmallHoldout", f"This hold-out {text}; {small}{more}.")]
+
+
+def _used(scores: Scores) -> list[tuple[str, str]]:
+    if (scores.holdout_uses or 0) <= _MOST_USES:
+        return []
+    text = (
+        f"This hold-out has judged {scores.holdout_uses} tuned models: the best of many looks better than it "
+        "is. Choose a fresh hold-out."
+    )
+    return [("HoldoutUsedOften", text)]
+
+
+def _percent(value: str | None) -> str:
     found = as_number(value)
-    return "an unknown score" if found is None else f"{100 * sign * found:.1f} %"
+    return "?" if found is None else f"{100 * found:.1f}"
 
 
 def _refused(decision: Decision, verdict: str, scored: str) -> Decision:
     advice = _ADVICE.get(verdict, "The verdict does not recommend training.")
     how = f"To train all the same, create a new FineTuneJob with {verdict} in spec.evaluation.accept."
-    message = f"{scored} {advice} Nothing was trained. {how}"
+    message = f"{scored} {advice} Nothing was trained." + (f" {how}" if verdict in ACCEPTABLE else "")
     ending = Ending(succeeded=False, reason=verdict, message=message)
     return decision.adding(Fact("Promoted", False, verdict, message)).ending_in(ending)
 

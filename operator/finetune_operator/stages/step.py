@@ -13,7 +13,7 @@ from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt, MemoryP
 from finetune_operator.contracts.job import JobDocument
 from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest
-from finetune_operator.core.manifests import integer, label, mapping, suspended, terminating, text
+from finetune_operator.core.manifests import integer, label, mapping, number, suspended, terminating, text
 from finetune_operator.core.times import format_time
 from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
@@ -35,7 +35,7 @@ from finetune_operator.stages.attempts import (
 from finetune_operator.stages.blockers import Blocker, blocker, halt
 from finetune_operator.stages.cleanup import leftovers
 from finetune_operator.stages.decision import Decision, Ending, Stage, event
-from finetune_operator.stages.money import calibration, priced
+from finetune_operator.stages.money import calibration, judged, priced
 from finetune_operator.stages.observed import Run
 from finetune_operator.stages.running import (
     given_up,
@@ -269,8 +269,10 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
 
 def _works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest], *, placed: bool) -> Decision:
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
-    moved = with_checkpoint(attempt, integer(run.observed.progress, "checkpointStep"))
-    saving = summaries.decimal(mapping(run.observed.progress).get("checkpointSeconds"), 1)
+    told = mapping(run.observed.progress)
+    moved = with_checkpoint(attempt, integer(told, "checkpointStep"))
+    moved = judged(moved, summaries.decimal(number(told, "judgeCost"), 6))
+    saving = summaries.decimal(told.get("checkpointSeconds"), 1)
     facts = (*working(stage, attempt), _current(stage.activity, "The run works."), NOTHING_WRONG)
     return Decision(
         attempts=(moved,),
@@ -295,7 +297,7 @@ def _record(
     lacking = stage.lacks(outcome.summary) if outcome.succeeded else None
     if lacking is not None:
         outcome = AttemptOutcome(False, "Unknown", f"The result of {stage.name} lacks {lacking}.")
-    closed = ended_as(attempt, outcome, run.now)
+    closed = judged(ended_as(attempt, outcome, run.now), summaries.judge_cost(outcome.summary))
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} had their nodes.")
     if not outcome.succeeded:
         failed = _failed(run, stage, closed)

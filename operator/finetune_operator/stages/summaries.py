@@ -5,7 +5,7 @@ Every field is bounded: a number too many must not make a status unwritable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +13,7 @@ from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
     Cost,
+    CutAnswers,
     GraderScore,
     Interval,
     MemoryPlan,
@@ -21,7 +22,6 @@ from finetune_operator.api.finetunejobstatus import (
     ResolvedLora,
     ResolvedTraining,
     Scores,
-    SuiteScore,
 )
 from finetune_operator.core.manifests import integer, items, mapping, number, text
 
@@ -33,13 +33,13 @@ _RULES = 64
 _TARGETS = 32
 _RIVALS = 4
 _SUITES = 9  # and all of them together
+_CUT = 0.05  # share of answers
 
 
 def resolved(summary: Mapping[str, Any], spec_digest: str) -> Resolved:
     """`status.resolved` of the summary of prepare."""
-    warnings = summary.get("warnings")
-    said = [clip(w) for w in warnings if isinstance(w, str)] if isinstance(warnings, (list, tuple)) else []
     overrides = _overrides(summary)
+    said = list(_warnings(summary))
     said += [f"Rule {name} counts as {now}: spec.dataset.rules." for name, now in overrides.items()]
     return Resolved(
         spec_digest=spec_digest,
@@ -112,18 +112,26 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
     return Scores(
         metric=_text(summary, "metric", 64),
         rows=_count(summary, "rows"),
+        groups=_count(summary, "groups"),
         base=_interval(summary),
         graders=_bounded(graders),
         rivals=_rivals(summary),
         regression=_regression(summary),
+        cut=None if (count := _count(summary, "cut")) is None else CutAnswers(base=count),
         baseline_verdict=_text(summary, "verdict", 64),
+        detectable=_detectable(summary),
+        ungraded=_count(summary, "ungraded"),
+        ungraded_reason=_text(summary, "ungradedReason", 512),
+        holdout_uses=_count(summary, "holdoutUses"),
+        warnings=_warnings(summary),
     )
 
 
 def comparison(summary: Mapping[str, Any]) -> Scores:
     """`status.scores` of the summary of evaluate."""
+    kept = mapping(summary, "secondary")
     graders = {
-        name: GraderScore(base=decimal(mapping(pair).get("base")), tuned=decimal(mapping(pair).get("tuned")))
+        name: _grader_score(mapping(pair), mapping(kept, name))
         for name, pair in mapping(summary, "graders").items()
     }
     return Scores(
@@ -132,11 +140,28 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         base=_interval(mapping(summary, "base")),
         tuned=_interval(mapping(summary, "tuned")),
         delta=_interval(mapping(summary, "delta")),
+        groups=_count(summary, "groups"),
         graders=_bounded(graders),
         rivals=_rivals(summary),
         regression=_regression(summary),
+        cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
+        ungraded=_count(summary, "ungraded"),
+        ungraded_reason=_text(summary, "ungradedReason", 512),
+        holdout_uses=_count(summary, "holdoutUses"),
+        flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
+        warnings=_warnings(summary),
     )
+
+
+def judge_cost(summary: Mapping[str, Any]) -> str | None:
+    """What the judge of a scoring stage cost, None where it had no prices or none was asked."""
+    return decimal(number(mapping(summary, "judge"), "cost"), 6)
+
+
+def joined(known: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    """Warnings of two stages, each once."""
+    return tuple(dict.fromkeys((*known, *new)))[:_WARNINGS]
 
 
 def artifact(summary: Mapping[str, Any], destination: str) -> Artifact | None:
@@ -196,7 +221,18 @@ def best_rival(scores: Scores) -> tuple[str, Interval] | None:
 def rows_and_metric(scores: Scores) -> str:
     """What was scored and by what: `150 held-out rows (fields)`."""
     rows = "the" if scores.rows is None else scores.rows
-    return f"{rows} held-out rows" + (f" ({scores.metric})" if scores.metric else "")
+    groups = "" if scores.groups is None else f" in {scores.groups} groups"
+    return f"{rows} held-out rows{groups}" + (f" ({scores.metric})" if scores.metric else "")
+
+
+def cut_answers(scores: Scores) -> str:
+    """A sentence on answers of the base that were cut, with a blank before it; "" when none was."""
+    count, rows = scores.cut.base if scores.cut else 0, scores.rows
+    if not count or not rows:
+        return ""
+    said = f" {count} of its answers reached spec.evaluation.maxTokens and ended there"
+    many = count > _CUT * rows
+    return f"{said}; a right answer that is cut fails: raise it in a new FineTuneJob." if many else f"{said}."
 
 
 def as_number(value: str | None) -> float | None:
@@ -236,6 +272,12 @@ def in_money(amount: float | Decimal | None) -> str | None:
     return None if amount is None else f"{amount:.{4 if 0 < amount < 1 else 2}f}"
 
 
+def _warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    found = summary.get("warnings")
+    said = [clip(w) for w in found if isinstance(w, str)] if isinstance(found, (list, tuple)) else []
+    return tuple(said[:_WARNINGS])
+
+
 def _overrides(summary: Mapping[str, Any]) -> dict[str, str]:
     given = mapping(summary, "overrides").items()
     return {str(name)[:63]: now[:16] for name, now in list(given)[:_RULES] if isinstance(now, str)}
@@ -273,6 +315,29 @@ def _interval(entry: Mapping[str, Any]) -> Interval | None:
     return None if (score, low, high) == (None, None, None) else Interval(score=score, low=low, high=high)
 
 
+def _grader_score(pair: Mapping[str, Any], kept: Mapping[str, Any]) -> GraderScore:
+    return GraderScore(
+        base=decimal(pair.get("base")),
+        tuned=decimal(pair.get("tuned")),
+        low=decimal(kept.get("low")),
+        margin=decimal(kept.get("margin")),
+        holds=_truth(kept, "holds"),
+    )
+
+
+def _detectable(summary: Mapping[str, Any]) -> str | None:
+    """In points; `none` when the hold-out shows no improvement, None when that was not computed."""
+    if "detectable" not in summary:
+        return None
+    effect = number(summary, "detectable")
+    return "none" if effect is None else f"{100 * effect:.1f} points"
+
+
+def _cut(entry: Mapping[str, Any]) -> CutAnswers | None:
+    found = CutAnswers(base=_count(entry, "base"), tuned=_count(entry, "tuned"))
+    return found if found.to_dict() else None
+
+
 def _bounded(graders: dict[str, GraderScore]) -> dict[str, GraderScore]:
     return {str(name)[:63]: value for name, value in list(graders.items())[:_GRADERS]}
 
@@ -283,14 +348,14 @@ def _rivals(summary: Mapping[str, Any]) -> dict[str, Interval]:
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def _regression(summary: Mapping[str, Any]) -> dict[str, SuiteScore]:
+def _regression(summary: Mapping[str, Any]) -> dict[str, GraderScore]:
     named = list(mapping(summary, "regression").items())[:_SUITES]
     return {str(name)[:63]: _suite(mapping(entry)) for name, entry in named}
 
 
-def _suite(entry: Mapping[str, Any]) -> SuiteScore:
+def _suite(entry: Mapping[str, Any]) -> GraderScore:
     base, tuned, low, margin = (decimal(entry.get(key)) for key in ("base", "tuned", "low", "margin"))
-    return SuiteScore(base=base, tuned=tuned, low=low, margin=margin, holds=_truth(entry, "holds"))
+    return GraderScore(base=base, tuned=tuned, low=low, margin=margin, holds=_truth(entry, "holds"))
 
 
 def _truth(entry: Mapping[str, Any], key: str) -> bool | None:

@@ -122,6 +122,13 @@ def test_an_optional_field_that_comes_with_an_upgrade_changes_no_digest_until_it
     assert digest(_grown(lora={"rank": 16, "later": 3})) != digest(_grown(lora={"rank": 16}))
 
 
+def test_a_margin_decides_about_the_result() -> None:
+    given = yaml.safe_load((SAMPLES / "finetunejob-full.yaml").read_text())["spec"]["evaluation"]
+    first, second, *others = given["graders"]
+    stricter = _spec(evaluation={**given, "graders": [first, {**second, "margin": "0.01"}, *others]})
+    assert spec_digest(stricter) != spec_digest(_spec())
+
+
 def test_accepting_a_verdict_keeps_both_digests() -> None:
     given = yaml.safe_load((SAMPLES / "finetunejob-full.yaml").read_text())["spec"]["evaluation"]
     accepted = _spec(evaluation={**given, "accept": ["NoClearImprovement"]})

@@ -14,6 +14,7 @@ from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.store import Stores
 from finetune_operator.runtime.observers.jobs import JobObserver
 from finetune_operator.runtime.observers.lookups import Expiring, Lookups
+from finetune_operator.runtime.observers.rollouts import RolloutObserver
 from finetune_operator.runtime.pods import Poller
 from finetune_operator.runtime.resources import Key
 
@@ -239,3 +240,29 @@ async def test_what_has_expired_takes_memory_for_a_minute_at_most() -> None:
     now = 60.0
     await values.get("demo", "last", read, lambda value: 10.0)
     assert len(values) == 2, "those of the last ten seconds"
+
+
+NAMED_BY_DIGEST = {
+    "metadata": {"name": "d", "namespace": "demo", "uid": "d"},
+    "spec": {
+        "serverRef": {"name": "s"},
+        "alias": "reviews",
+        "adapter": {"source": "pvc://a/b", "digest": "sha256:" + "a" * 64},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        pytest.param(run()["spec"], "run", id="the run can be read"),
+        pytest.param({}, None, id="the run cannot be read, which nobody asked for"),
+    ],
+)
+async def test_the_run_that_published_a_digest_is_looked_up(spec: dict[str, Any], found: str | None) -> None:
+    owners = Owners(Arrivals(lambda: 0.0))
+    status = {"artifact": {"destination": "pvc://a/b", "digest": "sha256:" + "a" * 64}}
+    owners.put(Key("FineTuneJob", "demo", "run"), {**run(), "spec": spec, "status": status})
+    observed = await RolloutObserver(owners)(NAMED_BY_DIGEST)
+    assert observed.unreadable is None
+    assert (None if observed.job is None else observed.job.metadata.name) == found

@@ -132,6 +132,21 @@ def test_what_finished_runs_measured_is_kept_by_namespace(owners: Owners) -> Non
     assert owners.measured("demo") == []
 
 
+def test_who_published_an_artifact_is_found_by_its_digest(owners: Owners) -> None:
+    published = {"artifact": {"digest": "sha256:a"}}
+    owners.brought(RUN, manifest(1, status=published), deleted=False)
+    assert owners.publishing("demo", "sha256:a") == owners.get(RUN)
+    assert (owners.publishing("demo", "sha256:b"), owners.publishing("other", "sha256:a")) == (None, None)
+    owners.brought(RUN, manifest(2, "another"), deleted=False)
+    assert owners.publishing("demo", "sha256:a") is None, "it was created anew and has published nothing"
+
+
+def test_an_artifact_whose_run_is_gone_is_published_by_nobody(owners: Owners) -> None:
+    owners.brought(RUN, manifest(1, status={"artifact": {"digest": "sha256:a"}}), deleted=False)
+    owners.brought(RUN, manifest(2), deleted=True)
+    assert owners.publishing("demo", "sha256:a") is None
+
+
 def test_a_write_that_does_not_come_back_makes_its_watch_overdue(owners: Owners, clock: Clock) -> None:
     owners.brought(RUN, manifest(9), deleted=False)
     owners.rewritten(RUN, manifest(10))

@@ -511,3 +511,32 @@ def test_pods_of_an_operator_before_the_surge_slot_have_none() -> None:
     world.status = {}
     world.reconcile()
     assert world.status["slots"]["surge"] == "Missing"
+
+
+BASE, NEXT = "sha256:" + "b" * 64, "sha256:" + "c" * 64
+
+
+def computing(*fingerprints: Any) -> tuple[PodState, ...]:
+    """Pods that say so of their base."""
+    pods = [pod(name=f"pod-{number}") for number in range(len(fingerprints))]
+    return tuple(
+        replace(one, state={**(one.state or {}), "base": {"fingerprint": told}})
+        for one, told in zip(pods, fingerprints, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        pytest.param((NEXT, NEXT), NEXT, id="all pods say the same"),
+        pytest.param((NEXT, None), NEXT, id="one pod has not computed it yet"),
+        pytest.param((NEXT, BASE), BASE, id="they differ, so what was told before stays"),
+        pytest.param((), BASE, id="no pods"),
+        pytest.param(("x" * 5000,), BASE, id="what is no fingerprint"),
+        pytest.param(({"a": 1},), BASE, id="what is no text"),
+    ],
+)
+def test_the_base_is_told_as_the_pods_computed_it(told: tuple[Any, ...], expected: str) -> None:
+    world = World(status={"baseFingerprint": BASE}, pods=computing(*told))
+    world.reconcile()
+    assert world.status["baseFingerprint"] == expected

@@ -124,6 +124,24 @@ def test_an_accepted_verdict_goes_on_to_training(summary: dict[str, Any], words:
     assert "-train-" in world.running()
 
 
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (0, "rows (fields)."),
+        (7, "7 of its answers reached spec.evaluation.maxTokens and ended there."),
+        (8, "8 of its answers reached spec.evaluation.maxTokens and ended there; a right answer that is cut fails: "
+         "raise it in a new FineTuneJob."),
+    ],
+)  # fmt: skip
+def test_answers_that_were_cut_are_told(cut: int, said: str) -> None:
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", cut=cut))
+    assert world.message("BaselineScored").endswith(said)
+    assert world.status["scores"]["cut"] == {"base": cut}
+    world.to("evaluate").end(result_of("evaluate", cut={"base": cut, "tuned": 1}))
+    assert world.status["scores"]["cut"] == {"base": cut, "tuned": 1}
+
+
 def test_accepting_while_the_baseline_runs_is_in_time() -> None:
     world = KubernetesSimulation().to("baseline")
     world.change(evaluation={"accept": ["CheckTaskOrData"]})
@@ -168,7 +186,7 @@ def test_a_suite_on_which_the_tuned_model_fell_behind_is_named_with_what_to_do()
     world.end(result_of("evaluate", verdict="Regressed", regression={"general": lost, "sums": fine}))
     world.end(result_of("publish", verdict="Regressed", promoted=False))
     message = world.message("Promoted")
-    assert "On general it scores 60.0 %, the base 80.0 %: the drop may be as large as 27.0 %" in message
+    assert "On general it may have got worse: 80.0 % became 60.0 %" in message
     assert "On sums" not in message
     assert "fewer epochs, with a lower learning rate, or with general data mixed in" in message
     assert world.status["scores"]["regression"]["general"] == {
@@ -187,6 +205,107 @@ def test_a_result_that_is_not_better_is_published_and_fails_the_run(verdict: str
     assert world.condition("Promoted") == ("False", verdict)
     assert world.condition("Succeeded") == ("False", verdict)
     assert "promoted: false" in world.message("Succeeded")
+
+
+def test_an_accepted_regression_is_promoted_as_accepted() -> None:
+    world = KubernetesSimulation(evaluation={"accept": ["Regressed"]}).to("evaluate")
+    world.end(result_of("evaluate", verdict="Regressed"))
+    world.end(result_of("publish", verdict="Regressed", promoted=True))
+    assert world.condition("Promoted") == ("True", "Accepted")
+
+
+def test_a_regression_names_the_grader_its_numbers_and_what_helps() -> None:
+    secondary = {"format": {"delta": -0.06, "low": -0.11, "margin": 0.05, "holds": False}}
+    graders = {"fields": {"base": 0.6, "tuned": 0.9}, "format": {"base": 0.98, "tuned": 0.92}}
+    world = KubernetesSimulation().to("evaluate")
+    world.end(result_of("evaluate", verdict="Regressed", graders=graders, secondary=secondary))
+    assert world.status["scores"]["graders"]["format"] == {
+        "base": "0.9800", "tuned": "0.9200", "low": "-0.1100", "margin": "0.0500", "holds": False,
+    }  # fmt: skip
+    world.end(result_of("publish", verdict="Regressed", promoted=False))
+    message = world.message("Succeeded")
+    for words in (
+        "By format",
+        "98.0 % became 92.0 %",
+        "-11.0 points",
+        "margin of 5.0",
+        "fewer epochs",
+        "Regressed in",
+    ):
+        assert words in message
+
+
+UNGRADED = {"verdict": "Ungraded", "ungraded": 9, "ungradedReason": "judge: HTTP 500", "graded": 0.94}
+
+
+def test_a_result_that_could_not_be_graded_says_why_and_cannot_be_accepted() -> None:
+    world = KubernetesSimulation().to("evaluate")
+    world.end(result_of("evaluate", **UNGRADED))
+    world.end(result_of("publish", verdict="Ungraded", promoted=False))
+    assert world.condition("Succeeded") == ("False", "Ungraded")
+    message = world.message("Succeeded")
+    assert "9 rows could not be graded (judge: HTTP 500)" in message
+    assert "evaluate in a new FineTuneJob" in message
+    assert "spec.evaluation.accept" not in message
+    assert world.status["scores"]["ungraded"] == 9
+
+
+def test_a_base_that_could_not_be_graded_stops_the_run_before_training() -> None:
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", blocking=True, **UNGRADED))
+    assert world.condition("Succeeded") == ("False", "Ungraded")
+    message = world.message("Succeeded")
+    assert "judge: HTTP 500" in message
+    assert "Nothing was trained" in message
+    assert "spec.evaluation.accept" not in message
+
+
+@pytest.mark.parametrize(
+    ("summary", "shown", "words"),
+    [
+        pytest.param(
+            {"detectable": 0.1574, "rowsNeeded": 1507},
+            "15.7 points",
+            ["improvements from 15.7 points on", "minDelta of 5 points", "about 1507 rows"],
+            id="more than the gate asks for",
+        ),
+        pytest.param(
+            {"detectable": 0.2, "rowsNeeded": 300, "groups": 30},
+            "20.0 points",
+            ["150 held-out rows in 30 groups", "about 300 groups"],
+            id="rows in groups",
+        ),
+        pytest.param({"detectable": None}, "none", ["no improvement is sure to show"], id="nothing can show"),
+        pytest.param({"detectable": 0.05}, "5.0 points", [], id="what the gate asks for shows"),
+        pytest.param({}, None, [], id="the trainer of an older version does not say"),
+        pytest.param({"holdoutUses": 10}, None, [], id="ten uses of the hold-out"),
+        pytest.param(
+            {"holdoutUses": 11}, None, ["judged 11 tuned models", "fresh hold-out"], id="eleven uses of it"
+        ),
+    ],
+)
+def test_what_a_hold_out_cannot_show_is_said_before_a_gpu_trains(
+    summary: dict[str, Any], shown: str | None, words: list[str]
+) -> None:
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", **summary))
+    assert "-train-" in world.running()
+    message = world.message("BaselineScored")
+    told = [event.message for event in world.events if event.type == "Warning"]
+    assert [word for word in words if word not in message] == []
+    assert bool(told) == bool(words)
+    assert all(said in message for said in told)
+    assert world.status["scores"].get("detectable") == shown
+    world.end(result_of("train"))
+    world.end(result_of("evaluate"))
+    assert world.status["scores"].get("detectable") == shown
+
+
+def test_the_uses_of_a_hold_out_are_warned_of_after_ten() -> None:
+    world = KubernetesSimulation().to("evaluate")
+    world.end(result_of("evaluate", holdoutUses=11))
+    assert world.status["scores"]["holdoutUses"] == 11
+    assert "judged 11 tuned models" in world.message("Evaluated")
 
 
 def test_the_message_of_no_clear_improvement_points_to_data_or_setup_first() -> None:

@@ -78,7 +78,7 @@ MOUNTS = [
     ),
     ("baseline", {"/sources/pvc/models": True, "/destination/adapters": False, "/run/engine": False}),
     ("train", {"/sources/pvc/models": True, "/dev/shm": False}),
-    ("evaluate", {"/sources/pvc/models": True, "/run/engine": False}),
+    ("evaluate", {"/sources/pvc/models": True, "/destination/adapters": False, "/run/engine": False}),
     ("publish", {"/sources/pvc/models": True, "/destination/adapters": False}),
 ]
 

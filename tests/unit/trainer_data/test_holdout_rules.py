@@ -10,6 +10,7 @@ from finetune_trainer.data.holdout import (
     eval_no_reference,
     eval_reference_fails,
     eval_size,
+    reference_too_long,
     split_reference,
 )
 
@@ -67,6 +68,20 @@ def test_eval_no_reference(graders: list[GraderSpec], reference: str, names: str
     assert (finding is not None) == (names is not None)
     if finding:
         assert f"Grader {names} cannot judge row 5" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("long", "severity"),
+    [(0, None), (5, "warning"), (6, "error")],
+    ids=["all fit", "a few are cut", "many are cut"],
+)
+def test_reference_too_long(long: int, severity: str | None) -> None:
+    sizes = [256] * (100 - long) + [300] * long
+    finding = reference_too_long([_held(number) for number in range(1, 101)], sizes, 256)
+    assert (finding.severity if finding else None) == severity
+    if finding:
+        assert finding.count == long
+        assert "raise it above 300" in finding.message
 
 
 def test_ids_must_be_distinct() -> None:

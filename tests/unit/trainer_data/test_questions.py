@@ -76,8 +76,12 @@ def suite(margin: str = "0.05", kind: str = "ExactMatch") -> SuiteSpec:
         {
             "name": "general",
             "dataset": {"source": "configmap://general/rows.jsonl"},
-            "grader": {"name": "answer", "type": kind, **({"fields": ["a"]} if kind == "FieldMatch" else {})},
-            "margin": margin,
+            "grader": {
+                "name": "answer",
+                "type": kind,
+                "margin": margin,
+                **({"fields": ["a"]} if kind == "FieldMatch" else {}),
+            },
         }
     )
 
@@ -125,7 +129,7 @@ def test_what_equal_answers_can_miss_is_the_exact_binomial_bound() -> None:
 def regression(volumes: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     source = {"source": volumes.configmap("general", "suite.jsonl", rows)}
     graded = {"grader": {"name": "answer", "type": "ExactMatch"}}
-    return {"suites": [{"name": "general", "dataset": source, **graded, "margin": "0.05"}]}
+    return {"suites": [{"name": "general", "dataset": source, **graded}]}
 
 
 def general_rows(count: int) -> list[dict[str, Any]]:

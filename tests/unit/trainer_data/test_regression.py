@@ -2,20 +2,21 @@
 
 import pytest
 
-from finetune_trainer.contracts import SuiteSpec
+from finetune_trainer.contracts import EvaluationSpec, SuiteSpec
 from finetune_trainer.grading import Grade
-from finetune_trainer.scoring.regression import ALL_SUITES, SuiteResult, judge_suites
+from finetune_trainer.scoring.compare import SuiteResult, compare
+from finetune_trainer.scoring.regression import ALL_SUITES, in_summary, judge_suites
 from finetune_trainer.scoring.rows import GradedRow
-from finetune_trainer.statistics import Interval
-from finetune_trainer.verdicts import after
-
-BETTER = Interval(0.2, 0.1, 0.3)
 
 
 def suite(name: str = "general", margin: str = "0.05") -> SuiteSpec:
     source = {"source": "configmap://general/rows.jsonl"}
     return SuiteSpec.model_validate(
-        {"name": name, "dataset": source, "grader": {"name": "a", "type": "ExactMatch"}, "margin": margin}
+        {
+            "name": name,
+            "dataset": source,
+            "grader": {"name": "a", "type": "ExactMatch", "margin": margin},
+        }
     )
 
 
@@ -56,14 +57,14 @@ def test_a_suite_holds_when_the_bound_of_its_drop_stays_within_the_margin(
 
 def test_rows_that_only_one_model_was_graded_on_are_left_out_and_counted() -> None:
     result = judged([1.0, None, 1.0, 1.0], [1.0, 1.0, None, 1.0])
-    assert (result.rows, result.graded, result.base, result.tuned) == (2, 0.5, 1.0, 1.0)
+    assert (result.coverage.graded, result.coverage.rows, result.base, result.tuned) == (2, 4, 1.0, 1.0)
 
 
 def test_a_suite_without_a_graded_row_holds_nothing() -> None:
     result = judged([None] * 60, [1.0] * 60)
-    assert (result.holds, result.graded) == (False, 0.0)
-    assert result.to_json() == {
-        "rows": 0, "base": None, "tuned": None, "low": None, "margin": 0.05, "holds": False,
+    assert (result.holds, result.coverage.share) == (False, 0.0)
+    assert in_summary({"general": result})["general"] == {
+        "rows": 0, "base": None, "tuned": None, "low": None, "margin": None, "holds": False,
     }  # fmt: skip
 
 
@@ -74,7 +75,8 @@ def test_suites_with_500_rows_together_are_also_judged_as_one_with_a_margin_of_t
         [suite(n, "0.1") for n in names], dict.fromkeys(names, base), dict.fromkeys(names, tuned)
     )
     assert [name for name, result in found.items() if not result.holds] == [ALL_SUITES]
-    assert (found[ALL_SUITES].rows, found[ALL_SUITES].margin) == (500, 0.03)
+    assert in_summary(found)[ALL_SUITES]["margin"] == 0.03
+    assert in_summary(found)[ALL_SUITES]["rows"] == 500
 
 
 def test_few_rows_of_two_suites_are_not_judged_as_one() -> None:
@@ -82,16 +84,25 @@ def test_few_rows_of_two_suites_are_not_judged_as_one() -> None:
     assert set(judge_suites([suite("facts"), suite("sums")], base, base)) == {"facts", "sums"}
 
 
+HOLDS, LOST = judged([1.0] * 60, [1.0] * 60), judged([1.0] * 60, [0.0] * 60)
+
+
 @pytest.mark.parametrize(
-    ("delta", "holds", "verdict"),
+    ("tuned", "suites", "verdict"),
     [
-        pytest.param(BETTER, [True, True], "Promote", id="better, and every suite holds"),
-        pytest.param(BETTER, [True, False], "Regressed", id="better, but one suite does not"),
-        pytest.param(Interval(0, -0.1, 0.1), [False], "Regressed", id="no better, and a suite does not"),
-        pytest.param(Interval(-0.2, -0.3, -0.1), [False], "WorseThanBase", id="worse at the task itself"),
+        pytest.param([1.0] * 60, [HOLDS, HOLDS], "Promote", id="better, and every suite holds"),
+        pytest.param([1.0] * 60, [HOLDS, LOST], "Regressed", id="better, but one suite does not"),
+        pytest.param([0.5] * 60, [LOST], "Regressed", id="no better, and a suite does not"),
+        pytest.param([0.0] * 60, [LOST], "WorseThanBase", id="worse at the task itself"),
+        pytest.param(
+            [1.0] * 60, [judged([None] * 60, [1.0] * 60)], "Ungraded", id="a suite nobody could grade"
+        ),
     ],
 )
 def test_a_suite_that_does_not_hold_stops_the_promotion(
-    delta: Interval, holds: list[bool], verdict: str
+    tuned: list[float | None], suites: list[SuiteResult], verdict: str
 ) -> None:
-    assert after(delta, 0.05, 1.0, holds) == verdict
+    evaluation = EvaluationSpec.model_validate(
+        {"dataset": {"source": "configmap://a/b"}, "graders": [{"name": "a", "type": "ExactMatch"}]}
+    )
+    assert compare(rows([0.5] * 60), rows(tuned), evaluation, suites).verdict == verdict

@@ -1,11 +1,19 @@
 """Intervals against published examples, and what must hold for any scores."""
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
 
-from finetune_trainer.statistics import paired_delta, score_interval
+from finetune_trainer.statistics import (
+    count_groups,
+    paired_delta,
+    paired_lower_bound,
+    paired_test,
+    score_interval,
+)
 
 BITS = st.sampled_from([0.0, 1.0])
 
@@ -36,6 +44,8 @@ def test_exact_mcnemar_gives_the_published_values(wins: int, losses: int, p: flo
     base, tuned = [0.0] * wins + [1.0] * losses, [1.0] * wins + [0.0] * losses
     assert mcnemar_p(base + [1.0] * 100, tuned + [1.0] * 100) == pytest.approx(p, abs=0.001)
     assert (paired_delta(base + [1.0] * 100, tuned + [1.0] * 100).low > 0) == (p <= 0.05)
+    test = paired_test(base + [1.0] * 100, tuned + [1.0] * 100)
+    assert (test.p_value, test.name) == (pytest.approx(p, abs=0.001), "exact McNemar")
 
 
 @settings(max_examples=30, deadline=None)
@@ -72,7 +82,88 @@ def test_no_difference_at_all_includes_zero() -> None:
 def test_graded_differences_are_resampled_with_a_fixed_seed() -> None:
     base, tuned = [0.1, 0.5, 0.2] * 30, [0.3, 0.5, 0.9] * 30
     assert paired_delta(base, tuned) == paired_delta(base, tuned)
-    assert paired_delta(base, tuned).low == pytest.approx(0.241, abs=0.005)
+    assert paired_delta(base, tuned).low == pytest.approx(0.239, abs=0.005)  # the normal one
+
+
+def repeated(values: list[float], times: int) -> tuple[list[float], list[str]]:
+    """Each value as a group of so many equal rows."""
+    rows = [value for value in values for _ in range(times)]
+    return rows, [f"g{place}" for place in range(len(values)) for _ in range(times)]
+
+
+def test_groups_of_equal_rows_say_no_more_than_one_row_each() -> None:
+    base, tuned = [0.0, 1.0] * 15, [1.0] * 19 + [0.0] * 11
+    many_base, groups = repeated(base, 5)
+    many_tuned, _ = repeated(tuned, 5)
+    alone, grouped = paired_delta(base, tuned), paired_delta(many_base, many_tuned, groups)
+    as_rows = paired_delta(many_base, many_tuned)
+    assert grouped.score == pytest.approx(alone.score)
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, abs=0.05)
+    assert as_rows.high - as_rows.low < 0.6 * (grouped.high - grouped.low)
+    score = score_interval(many_tuned, groups)
+    assert score.high - score.low > 1.5 * (score_interval(many_tuned).high - score_interval(many_tuned).low)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 5])
+def test_fewer_than_six_groups_show_no_difference(groups: int) -> None:
+    tuned, names = repeated([0.9, 0.95, 0.85, 0.92, 0.88][:groups], 30)
+    base = [0.1] * len(tuned)
+    delta = paired_delta(base, tuned, names)
+    assert delta.low <= 0 < delta.score
+    assert paired_test(base, tuned, names).p_value == pytest.approx(2 ** (1 - groups))
+
+
+def test_six_groups_that_all_win_show_a_difference_as_six_wins_do() -> None:
+    tuned, names = repeated([0.9, 0.95, 0.85, 0.92, 0.88, 0.91], 25)
+    base = [0.1] * len(tuned)
+    test = paired_test(base, tuned, names)
+    assert (test.p_value, test.name) == (pytest.approx(0.031, abs=0.001), "sign-flip by group")
+    assert 0 < paired_delta(base, tuned, names).low <= 0.75
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1), st.sampled_from("abcdefgh")), min_size=1, max_size=40
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_an_interval_depends_on_no_order_and_agrees_with_the_test(
+    rows: list[tuple[float, float, str]], random: Random
+) -> None:
+    shuffled = random.sample(rows, len(rows))
+    columns, others = list(zip(*rows, strict=True)), list(zip(*shuffled, strict=True))
+    delta = paired_delta(*columns)  # type: ignore[arg-type]
+    assert delta == paired_delta(*others)  # type: ignore[arg-type]
+    if delta.low > 0 or delta.high < 0:
+        assert paired_test(*columns).p_value <= 0.05  # type: ignore[arg-type]
+
+
+def test_rows_without_a_group_are_groups_of_one() -> None:
+    base, tuned = [0.0] * 8 + [1.0] * 30, [1.0] * 36 + [0.0] * 2
+    assert paired_delta(base, tuned, [None] * 38) == paired_delta(base, tuned)
+    assert count_groups([None, "a", None, "a", "b"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("losses", "wins", "low"),
+    [
+        pytest.param(0, 0, 0.0, id="no row differs"),
+        pytest.param(0, 9, 0.06, id="rows were won only"),
+        pytest.param(7, 7, -0.041, id="as many lost as won"),
+    ],
+)
+def test_the_lower_bound_is_one_sided(losses: int, wins: int, low: float) -> None:
+    # 150 rows; 1.645 * sqrt(14 / 150 / 150) = 4.1 points is the normal bound of the last case.
+    base = [1.0] * losses + [0.0] * wins + [1.0] * (150 - losses - wins)
+    tuned = [0.0] * losses + [1.0] * wins + [1.0] * (150 - losses - wins)
+    assert paired_lower_bound(base, tuned) == pytest.approx(low, abs=0.005)
+
+
+def test_many_rows_take_seconds_and_little_memory() -> None:
+    base = [0.25, 0.5, 0.75, 0.125] * 3_000
+    tuned = [0.5, 0.5, 0.75, 0.25] * 3_000
+    assert paired_delta(base, tuned).low == pytest.approx(0.0919, abs=0.001)
 
 
 @pytest.mark.parametrize(

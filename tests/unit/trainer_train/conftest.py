@@ -56,11 +56,12 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         method: str = "LoRA",
         rows: Any = (),
         holdout: Any = (),
+        evaluation: Any = EVALUATION,
         rivals: Mapping[str, Any] = MappingProxyType({}),
         suites: Mapping[str, Any] = MappingProxyType({}),
         **summary: Any,
     ) -> Run:
-        document = _job(stage, method, list(rivals), list(suites))
+        document = _job(stage, method, with_questions(evaluation, list(rivals), list(suites)))
         root = tmp_path / name
         root.mkdir()
         (root / "job.json").write_text(json.dumps(document))
@@ -153,11 +154,11 @@ def chat_answer() -> Callable[..., tuple[int, Any]]:
     return _chat_answer
 
 
-def _chat_answer(text: str, logprob: float = -0.5) -> tuple[int, Any]:
+def _chat_answer(text: str, logprob: float = -0.5, finish: str = "stop") -> tuple[int, Any]:
     choice = {
         "message": {"content": text},
-        "finish_reason": "stop",
-        "logprobs": {"content": [{"logprob": logprob}]},
+        "finish_reason": finish,
+        "logprobs": {"content": [{"token": text, "logprob": logprob}]},
     }
     return 200, {"choices": [choice], "usage": {"completion_tokens": 1}}
 
@@ -221,20 +222,24 @@ def _application(server: StandIn) -> web.Application:
     return application
 
 
-def _job(stage: str, method: str, rivals: list[str], suites: list[str]) -> dict[str, Any]:
+def with_questions(evaluation: Any, rivals: list[str], suites: list[str]) -> Any:
+    """The evaluation with rivals and suites of these names."""
     asked = {
         "dataset": {"source": "configmap://d/suite.jsonl"},
         "grader": {"name": "word", "type": "ExactMatch"},
     }
+    return evaluation | {
+        "rivals": [{"name": name, "fewShot": 1} for name in rivals],
+        "regression": {"suites": [{"name": name, **asked} for name in suites]} if suites else None,
+    }
+
+
+def _job(stage: str, method: str, evaluation: Any) -> dict[str, Any]:
     spec = {
         "baseModel": {"source": "pvc://base/model"},
         "method": method,
         "dataset": {"source": "configmap://d/train.jsonl"},
-        "evaluation": {
-            **EVALUATION,
-            "rivals": [{"name": name, "fewShot": 1} for name in rivals],
-            "regression": {"suites": [{"name": name, **asked} for name in suites]} if suites else None,
-        },
+        "evaluation": evaluation,
         "output": {"destination": "pvc://adapters/x"},
         "resources": {"nodes": 1, "gpusPerNode": 0, "processesPerNode": 1},
     }

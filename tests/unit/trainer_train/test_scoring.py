@@ -198,10 +198,38 @@ async def test_the_tuned_model_is_compared_row_by_row(
     assert server.loaded == [{"lora_name": "tuned", "lora_path": str(run.workspace.adapter_dir)}]
 
 
-async def test_an_adapter_that_changes_nothing_is_an_error(
-    make_run: Any, stand_in: Start, chat_answer: Answer
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, ": CheckTaskOrData."),
+        (1, " 1 of 60 answers reached evaluation.maxTokens (8) and ended there."),
+        (6, " and ended there; raise it, for a right answer that is cut fails."),
+    ],
+    ids=["none", "few", "many"],
+)
+async def test_answers_that_were_cut_are_counted(
+    make_run: Any, stand_in: Start, chat_answer: Answer, count: int, said: str
 ) -> None:
-    await stand_in(lambda _: chat_answer("no"))
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        tuned, number = body["model"] == "tuned", int(body["messages"][0]["content"].split()[-1])
+        cut = not tuned and number < count
+        return chat_answer("right" if tuned else "no", finish="length" if cut else "stop")
+
+    await stand_in(answer)
+    run = make_run("evaluate", holdout=HOLDOUT)
+    _, before = await stage("baseline", run)
+    _, after = await stage("evaluate", run)
+    assert before.summary["cut"] == count
+    assert after.summary["cut"] == {"base": count, "tuned": 0}
+    assert before.message.endswith(said)
+    assert ("ended there" in after.message) == bool(count)
+
+
+@pytest.mark.parametrize("moved", [0.0, 1e-6], ids=["the same numbers", "numbers that rounding moved"])
+async def test_an_adapter_that_changes_nothing_is_an_error(
+    make_run: Any, stand_in: Start, chat_answer: Answer, moved: float
+) -> None:
+    await stand_in(lambda b: chat_answer("no", -0.5 - (moved if b["model"] == "tuned" else 0.0)))
     run = make_run("evaluate", holdout=HOLDOUT)
     await stage("baseline", run)
     with pytest.raises(UserError, match="changes nothing"):

@@ -10,14 +10,37 @@ from finetune_trainer.contracts.sources import DatasetSpec
 
 # Part of the names of files.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=40)]
-GraderType = Literal["ExactMatch", "FieldMatch", "JsonSchema"]
+GraderType = Literal[
+    "ExactMatch",
+    "OneOf",
+    "Contains",
+    "Regex",
+    "FieldMatch",
+    "JsonSchema",
+    "Similarity",
+    "Python",
+    "JudgeCriteria",
+    "JudgePairwise",
+]
+SimilarityMetric = Literal["RougeL", "ChrF"]
+JUDGED: frozenset[GraderType] = frozenset({"JudgeCriteria", "JudgePairwise"})
+"""The types that another model grades: they need `judge`."""
 
 # What each type of grader needs beside its name, and what it may have.
 SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ExactMatch": ((), ()),
-    "FieldMatch": (("fields",), ()),
+    "OneOf": ((), ("values",)),
+    "Contains": ((), ("values",)),
+    "Regex": (("pattern",), ()),
+    "FieldMatch": (("fields",), ("pattern", "tolerance")),
     "JsonSchema": (("schema_text",), ()),
+    "JudgeCriteria": (("criteria",), ()),
+    "JudgePairwise": (("criteria",), ()),
+    "Similarity": (("metric",), ()),
+    "Python": (("grader",), ()),
 }
+# Types whose score says too little about whether an answer is right to decide anything.
+SECONDARY: frozenset[GraderType] = frozenset({"Similarity"})
 _ALL_SETTINGS = sorted({name for needed, optional in SETTINGS.values() for name in needed + optional})
 
 
@@ -26,8 +49,23 @@ class GraderSpec(Document):
 
     name: str = Field(min_length=1)
     type: GraderType
-    fields: tuple[str, ...] | None = None
+    fields: tuple[str, ...] | None = Field(None, min_length=1)
     schema_text: str | None = Field(None, alias="schema", description="a JSON Schema as text")
+    margin: Annotated[Decimal, Field(ge=0, le=1)] | None = Field(
+        None, description="how much worse the tuned model may score by a grader that does not decide"
+    )
+    criteria: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] | None = Field(
+        None, min_length=1, max_length=16, description="sentences that a judge decides about"
+    )
+    values: tuple[str, ...] | None = Field(None, min_length=1)
+    pattern: str | None = Field(None, description="a regular expression of Python's `regex` package")
+    tolerance: Annotated[Decimal, Field(ge=0, le=1)] | None = Field(
+        None, description="how far a number may be off, as a fraction of the expected one"
+    )
+    metric: SimilarityMetric | None = None
+    grader: str | None = Field(
+        None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="the class, as package.module:Class"
+    )
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
@@ -39,6 +77,11 @@ class GraderSpec(Document):
             if given and name not in needed + optional:
                 raise ValueError(f"grader {self.name!r} of type {self.type} takes no `{_public(name)}`")
         return self
+
+    @property
+    def allowed_loss(self) -> float:
+        """The margin of a grader that does not decide (a fraction, default 0.05)."""
+        return 0.05 if self.margin is None else float(self.margin)
 
 
 def _public(name: str) -> str:
@@ -52,12 +95,18 @@ class GateSpec(Document):
 
 
 class SuiteSpec(Document):
-    """Questions outside of the task; `margin` is how much of the score may be lost on them (a fraction)."""
+    """Questions outside of the task; the grader's margin is how much of the score may be lost on them."""
 
     name: Name
     dataset: DatasetSpec
     grader: GraderSpec
-    margin: Annotated[Decimal, Field(gt=0, le=1)] = Decimal("0.05")
+
+    @model_validator(mode="after")
+    def _decides_without_a_judge(self) -> "SuiteSpec":
+        if self.grader.type in JUDGED | SECONDARY:
+            text = f"suite {self.name!r} needs a grader that decides without a judge"
+            raise ValueError(f"{text}; {self.grader.type} does not")
+        return self
 
 
 class RegressionSpec(Document):
@@ -80,6 +129,43 @@ class RivalSpec(Document):
         return self
 
 
+class JudgeSpec(Document):
+    """The model behind an OpenAI-compatible API that judges answers; prices are per million tokens.
+
+    Its API key is mounted (sources/credentials.py), never written here.
+    """
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+    model: str = Field(min_length=1)
+    price_per_million_input_tokens: Annotated[Decimal, Field(ge=0)] | None = None
+    price_per_million_output_tokens: Annotated[Decimal, Field(ge=0)] | None = None
+    timeout_seconds: int | None = Field(None, ge=1, le=600)
+    max_concurrency: int | None = Field(None, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _both_prices_or_none(self) -> "JudgeSpec":
+        if (self.price_per_million_input_tokens is None) != (self.price_per_million_output_tokens is None):
+            raise ValueError("give both prices of the judge, of input and of output tokens, or neither")
+        return self
+
+    @property
+    def request_seconds(self) -> int:
+        """How long one request may take (default 60 s)."""
+        return self.timeout_seconds or 60
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests may be under way at once (default 8)."""
+        return self.max_concurrency or 8
+
+    def cost(self, input_tokens: int, output_tokens: int) -> Decimal | None:
+        """What so many tokens cost; None without prices."""
+        given, written = self.price_per_million_input_tokens, self.price_per_million_output_tokens
+        if given is None or written is None:
+            return None
+        return (given * input_tokens + written * output_tokens) / 1_000_000
+
+
 class EvaluationSpec(Document):
     """The hold-out and how it is scored."""
 
@@ -91,6 +177,7 @@ class EvaluationSpec(Document):
     regression: RegressionSpec | None = None
     rivals: tuple[RivalSpec, ...] | None = Field(None, max_length=4)
     engine_profile: str | None = None
+    judge: JudgeSpec | None = None
 
     @model_validator(mode="after")
     def _primary_is_a_grader(self) -> "EvaluationSpec":
@@ -99,6 +186,13 @@ class EvaluationSpec(Document):
             raise ValueError(f"`primary` must name one of the graders {', '.join(names)}")
         if self.primary is not None and self.primary not in names:
             raise ValueError(f"`primary` is {self.primary!r}; it must be one of {', '.join(names)}")
+        if self.primary_grader.margin is not None:
+            text = f"grader {self.primary_grader.name!r} decides, so it takes no `margin`"
+            raise ValueError(f"{text}: it is judged by gate.minDelta")
+        if (chosen := self.primary_grader).type in SECONDARY:
+            raise ValueError(
+                f"grader {chosen.name!r} of type {chosen.type} cannot be `primary`; name another"
+            )
         return self
 
     @model_validator(mode="after")
@@ -117,7 +211,39 @@ class EvaluationSpec(Document):
     def of_suite(self, suite: SuiteSpec) -> "EvaluationSpec":
         """How a suite is scored: as a hold-out of its own, with its one grader."""
         own = {"dataset": suite.dataset, "graders": (suite.grader,)}
-        return self.model_copy(update={**own, "primary": None, "regression": None, "rivals": None})
+        nothing = dict.fromkeys(("primary", "regression", "rivals", "judge"))
+        return self.model_copy(update=own | nothing)
+
+    @model_validator(mode="after")
+    def _judged_by_somebody(self) -> "EvaluationSpec":
+        judged = [grader.name for grader in self.graders if grader.type in JUDGED]
+        if judged and self.judge is None:
+            raise ValueError(f"grader {judged[0]!r} needs a judge; set `judge` to its url and model")
+        if self.judge is not None and not judged:
+            raise ValueError("no grader asks `judge`; remove it, or add a JudgeCriteria or JudgePairwise")
+        if self.graders_of("JudgePairwise") and not self._alone:
+            text = "JudgePairwise compares two models; add a grader that scores the base alone"
+            raise ValueError(f"{text}, before training")
+        return self
+
+    def graders_of(self, kind: GraderType) -> list[GraderSpec]:
+        """The graders of one type."""
+        return [grader for grader in self.graders if grader.type == kind]
+
+    @property
+    def baseline_grader(self) -> GraderSpec:
+        """What scores the base alone: the primary grader, or the first other where that one compares."""
+        return self.primary_grader if self.primary_grader in self._alone else self._alone[0]
+
+    @property
+    def baseline_graders(self) -> list[GraderSpec]:
+        """The graders that score one model alone, before there is another."""
+        return [grader for grader in self.graders if grader.type != "JudgePairwise"]
+
+    @property
+    def _alone(self) -> list[GraderSpec]:
+        """The graders that can decide about one model."""
+        return [grader for grader in self.graders if grader.type not in ("JudgePairwise", *SECONDARY)]
 
     @property
     def primary_grader(self) -> GraderSpec:

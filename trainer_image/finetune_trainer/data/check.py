@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune_trainer.chat.options import TemplateOptions, decide
 from finetune_trainer.chat.tokenizer import ChatTokenizer, render_problem
-from finetune_trainer.contracts import GraderSpec
+from finetune_trainer.contracts import EvaluationSpec, GraderSpec
 from finetune_trainer.data import rules
 from finetune_trainer.data.corpus.facts import measure
 from finetune_trainer.data.corpus.rules import corpus_findings, holdout_findings
@@ -14,11 +14,11 @@ from finetune_trainer.data.corpus.semantic import embedding_matrix, leak_semanti
 from finetune_trainer.data.corpus.texts import held_out
 from finetune_trainer.data.findings import Finding, found, name_rows, present
 from finetune_trainer.data.formats import Row
-from finetune_trainer.data.holdout import HoldoutRow
+from finetune_trainer.data.holdout import HoldoutRow, reference_too_long
 from finetune_trainer.data.load import Loaded
 from finetune_trainer.data.survey import Survey
 from finetune_trainer.errors import UserError
-from finetune_trainer.grading import schema_problem
+from finetune_trainer.grading import ideal_output, reference_problem, settings_problem
 
 _LOOKED_AT = 1000  # rows, for one without a system message
 _TEXT_ARGUMENTS = (
@@ -28,9 +28,9 @@ _TEXT_ARGUMENTS = (
 
 
 def check_graders(graders: Sequence[GraderSpec]) -> None:
-    """UserError when a grader's JSON Schema cannot be used."""
+    """UserError when a grader cannot work: its schema, pattern, fields or class."""
     for grader in graders:
-        if problem := schema_problem(grader):
+        if problem := settings_problem(grader):
             raise UserError(f"evaluation.graders: {grader.name}: {problem}; correct it.")
 
 
@@ -91,6 +91,19 @@ def check_prompts(
 ) -> list[Finding]:
     """Rules 17 and 25 about the prompts of a data set, for which the model has a `space` in tokens."""
     return present(_prompt_findings(tokenizer, asked, space), dataset)
+
+
+def check_references(
+    tokenizer: ChatTokenizer, holdout: Sequence[HoldoutRow], evaluation: EvaluationSpec
+) -> list[Finding]:
+    """Rule 25 about the expected answers: longer than evaluation.maxTokens, right ones would be cut."""
+    decides = evaluation.primary_grader
+    texts = [
+        "" if reference_problem(decides, row.reference) else ideal_output(decides, row.reference)
+        for row in holdout
+    ]
+    sizes = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, special=False)]
+    return present([reference_too_long(holdout, sizes, evaluation.output_tokens)], "holdout")
 
 
 def _prompt_findings(

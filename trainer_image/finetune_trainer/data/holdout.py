@@ -7,14 +7,15 @@ from typing import Any
 from finetune_trainer.chat.reasoning import opens, split_reasoning
 from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.contracts import GraderSpec
-from finetune_trainer.data.findings import Finding, found, name_rows
+from finetune_trainer.data.findings import Finding, Severity, found, name_rows
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.spellings import Message
-from finetune_trainer.grading import DEFERRED, grade, reference_problem
+from finetune_trainer.grading import DEFERRED, grade_reference, reference_problem
 from finetune_trainer.words import plural
 
 _TOO_FEW = 50
 _FEW = 100
+_CUT_SHARE = 0.05  # of right answers that may be cut
 _ASKED = 20  # rows whose prompts the engine is asked for before it is scored
 
 
@@ -73,6 +74,19 @@ def eval_size(holdout: Sequence[HoldoutRow]) -> Finding | None:
     return Finding(41, "eval_size", "error" if count < _TOO_FEW else "warning", count, (), text)
 
 
+def reference_too_long(holdout: Sequence[HoldoutRow], sizes: Sequence[int], limit: int) -> Finding | None:
+    """Rule 25: expected answers of `sizes` tokens fit into the `limit` of an answer."""
+    long = [row.number for row, size in zip(holdout, sizes, strict=True) if size > limit]
+    severity: Severity = "error" if len(long) > _CUT_SHARE * len(holdout) else "warning"
+    text = (
+        f"Right answers to {name_rows(long)} would be cut: the expected ones have more tokens than "
+        f"evaluation.maxTokens ({limit}); raise it above {max(sizes)}."
+        if long
+        else ""
+    )
+    return found(25, "reference_too_long", long, text, severity)
+
+
 def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpec]) -> Finding | None:
     """Rule 42: every row has the ground truth that each grader needs."""
     wrong = [
@@ -100,7 +114,7 @@ def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[Grader
         if row.reference
         and grader.type not in DEFERRED
         and reference_problem(grader, row.reference) is None
-        and (result := grade(grader, row.reference, row.reference)).score != 1
+        and (result := grade_reference(grader, row.reference)).score != 1
     ]
     if not wrong:
         return None

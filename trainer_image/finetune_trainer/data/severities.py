@@ -16,7 +16,7 @@ NAMES = frozenset({
     "bad_tool_json", "tool_call_mismatch",
     "template_missing", "template_error", "eos_not_trained", "eot_multi_token", "pad_is_eos",
     "prompt_not_prefix", "double_bos", "new_tokens", "no_embedding", "no_trainable_tokens",
-    "too_long", "prompt_too_long",
+    "too_long", "prompt_too_long", "reference_too_long",
     "too_short", "length_stats", "too_few", "data_band", "epochs_bound", "exact_duplicate", "near_duplicate",
     "low_variety", "contradiction", "answer_conflict_format", "leak_exact", "leak_near", "leak_ngram",
     "leak_group", "leak_semantic", "eval_size", "eval_no_reference", "duplicate_ids", "eval_reference_fails",

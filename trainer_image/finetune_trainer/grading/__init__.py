@@ -7,10 +7,23 @@ gives no score at all: such a row is ungraded, never 0.
 from finetune_trainer.grading.graders import (
     DEFERRED,
     NOT_YET,
-    Grade,
     grade,
+    grade_reference,
+    ideal_output,
     reference_problem,
-    schema_problem,
+    settings_problem,
 )
+from finetune_trainer.grading.grades import Grade, scored, ungraded
 
-__all__ = ["DEFERRED", "NOT_YET", "Grade", "grade", "reference_problem", "schema_problem"]
+__all__ = [
+    "DEFERRED",
+    "NOT_YET",
+    "Grade",
+    "grade",
+    "grade_reference",
+    "ideal_output",
+    "reference_problem",
+    "scored",
+    "settings_problem",
+    "ungraded",
+]

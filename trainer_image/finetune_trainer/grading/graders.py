@@ -1,136 +1,110 @@
-"""ExactMatch, FieldMatch and JsonSchema."""
+"""The types of graders, and how every one of them is called."""
 
-import json
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
-
-import jsonschema
-from referencing import Registry
-from referencing.exceptions import Unresolvable
+from types import FrameType
 
 from finetune_trainer.contracts import GraderSpec, GraderType
-from finetune_trainer.grading.values import UnreadableJson, equal_share, normalise, parse_json
+from finetune_trainer.grading import own, similarities, structures, texts
+from finetune_trainer.grading.grades import Grade, ungraded
 
 # Types that need a network or a pod of their own: their rows are graded after all answers are stored.
-DEFERRED: frozenset[GraderType] = frozenset()
+DEFERRED: frozenset[GraderType] = frozenset({"JudgeCriteria", "JudgePairwise"})
 NOT_YET = "not graded yet"
+_SECONDS = 5.0  # for one row
+
+
+def _no_problem(_spec: GraderSpec) -> None:
+    return None
+
+
+def _judges_any(_spec: GraderSpec, _reference: str) -> None:
+    return None
+
+
+def _itself(_spec: GraderSpec, reference: str) -> str:
+    return reference
 
 
 @dataclass(frozen=True)
-class Grade:
-    """A score in [0, 1], whether it is full marks, and why not; score and passed are None if ungraded."""
+class _Type:
+    """How a type grades, what it needs of settings and references, and what has to earn full marks."""
 
-    score: float | None
-    passed: bool | None
-    reason: str
+    grade: Callable[[GraderSpec, str, str], Grade]
+    settings: Callable[[GraderSpec], str | None] = _no_problem
+    reference: Callable[[GraderSpec, str], str | None] = _judges_any
+    ideal: Callable[[GraderSpec, str], str] = _itself
+
+
+_TYPES: dict[GraderType, _Type] = {
+    "ExactMatch": _Type(texts.exact_match, reference=texts.no_text),
+    "OneOf": _Type(texts.one_of, texts.values_problem, texts.no_list, texts.first_accepted),
+    "Contains": _Type(texts.contains, texts.values_problem, texts.nothing_contained),
+    "Regex": _Type(texts.matches, texts.pattern_problem),
+    "FieldMatch": _Type(structures.field_match, structures.fields_problem, structures.no_fields),
+    "JsonSchema": _Type(structures.json_schema, structures.schema_problem),
+    "Similarity": _Type(similarities.similarity, reference=texts.no_text),
+    "Python": _Type(own.own, own.class_problem),
+}
 
 
 def grade(spec: GraderSpec, output: str, reference: str) -> Grade:
     """Score one output; an unexpected failure of the grader itself leaves the row ungraded.
 
-    So does a deferred type, until its owner grades the row.
+    So does one that takes longer than 5 s, and a deferred type until its owner grades the row.
     """
     if spec.type in DEFERRED:
-        return _ungraded(NOT_YET)
+        return ungraded(NOT_YET)
     try:
-        return _GRADERS[spec.type](spec, output, reference)
-    except Exception as error:  # a defect of one grader on one row must not end an evaluation of thousands
-        return _ungraded(f"the grader failed with {type(error).__name__}")
+        with _ending_after(_SECONDS):
+            problem = _TYPES[spec.type].reference(spec, reference)
+            return ungraded(problem) if problem else _TYPES[spec.type].grade(spec, output, reference)
+    except TimeoutError:
+        return ungraded(f"the grader took longer than {_SECONDS:.0f} s")
+    except (Exception, SystemExit) as error:  # one grader's defect on one row must not end an evaluation
+        return ungraded(f"the grader failed with {type(error).__name__}")
+
+
+def settings_problem(spec: GraderSpec) -> str | None:
+    """Why the grader cannot work whatever the rows are, or None."""
+    return None if spec.type in DEFERRED else _TYPES[spec.type].settings(spec)
 
 
 def reference_problem(spec: GraderSpec, reference: str) -> str | None:
     """Why `reference` gives this grader no ground truth, or None (rule 42 of the data checks)."""
-    if spec.type == "ExactMatch":
-        return None if normalise(reference) else "the expected output is empty"
-    if spec.type == "FieldMatch":
-        return _field_problem(spec, reference)
-    return None
+    return None if spec.type in DEFERRED else _TYPES[spec.type].reference(spec, reference)
 
 
-def schema_problem(spec: GraderSpec) -> str | None:
-    """Why the grader's JSON Schema cannot be used, or None."""
-    if spec.type != "JsonSchema":
-        return None
+def ideal_output(spec: GraderSpec, reference: str) -> str:
+    """An output that the reference asks for; the reference has to be one that the grader can use."""
+    return reference if spec.type in DEFERRED else _TYPES[spec.type].ideal(spec, reference)
+
+
+def grade_reference(spec: GraderSpec, reference: str) -> Grade:
+    """The grade of the output that the reference asks for; unless it is full marks, one of them is wrong."""
+    return grade(spec, ideal_output(spec, reference), reference)
+
+
+@contextmanager
+def _ending_after(seconds: float) -> Iterator[None]:
+    """TimeoutError in what takes longer; only the main thread, which grades, can be interrupted.
+
+    Searches of `re` look at signals as well: patterns inside a JSON Schema have no limit of their own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        _validator(spec.schema_text or "")
-    except json.JSONDecodeError as error:
-        return f"the schema is not valid JSON ({error})"
-    except jsonschema.SchemaError as error:
-        return f"the schema is not a valid JSON Schema ({error.message})"
-    return None
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def _exact_match(spec: GraderSpec, output: str, reference: str) -> Grade:
-    if problem := reference_problem(spec, reference):
-        return _ungraded(problem)
-    same = normalise(output) == normalise(reference)
-    return _graded(float(same), "" if same else "differs from the expected output")
-
-
-def _field_match(spec: GraderSpec, output: str, reference: str) -> Grade:
-    if problem := reference_problem(spec, reference):
-        return _ungraded(problem)
-    try:
-        answer = parse_json(output)
-    except UnreadableJson as error:
-        return _graded(0.0, str(error))
-    if not isinstance(answer, dict):
-        return _graded(0.0, "the output is JSON but not an object")
-    expected, fields = parse_json(reference), spec.fields or ()
-    shares = {name: equal_share(answer[name], expected[name]) if name in answer else 0.0 for name in fields}
-    wrong = [
-        f"{name} is absent" if name not in answer else f"{name} differs"
-        for name in fields
-        if shares[name] < 1
-    ]
-    return _graded(sum(shares.values()) / len(shares), "; ".join(wrong))
-
-
-def _json_schema(spec: GraderSpec, output: str, _reference: str) -> Grade:
-    if problem := schema_problem(spec):
-        return _ungraded(problem)
-    try:
-        answer = parse_json(output)
-        error = jsonschema.exceptions.best_match(_validator(spec.schema_text or "").iter_errors(answer))
-    except UnreadableJson as unreadable:
-        return _graded(0.0, str(unreadable))
-    except Unresolvable as missing:
-        return _ungraded(f"the schema refers to {missing.ref}, which is not part of it")
-    return _graded(1.0, "") if error is None else _graded(0.0, error.message[:200])
-
-
-_GRADERS: dict[str, Callable[[GraderSpec, str, str], Grade]] = {
-    "ExactMatch": _exact_match,
-    "FieldMatch": _field_match,
-    "JsonSchema": _json_schema,
-}
-
-
-def _field_problem(spec: GraderSpec, reference: str) -> str | None:
-    try:
-        expected = parse_json(reference)
-    except UnreadableJson:
-        return "the expected output is not JSON"
-    if not isinstance(expected, dict):
-        return "the expected output is not a JSON object"
-    absent = [name for name in spec.fields or () if name not in expected]
-    return f"the expected output lacks the field {', '.join(absent)}" if absent else None
-
-
-@lru_cache(maxsize=8)
-def _validator(schema_text: str) -> Any:
-    """A validator that resolves references only inside the schema: grading never opens a connection."""
-    schema = json.loads(schema_text)
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    kind.check_schema(schema)
-    return kind(schema, registry=Registry())
-
-
-def _graded(score: float, reason: str) -> Grade:
-    return Grade(score, score >= 1.0, reason)
-
-
-def _ungraded(reason: str) -> Grade:
-    return Grade(None, None, reason)
+def _give_up(_signal: int, _frame: FrameType | None) -> None:
+    raise TimeoutError

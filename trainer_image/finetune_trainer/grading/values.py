@@ -4,52 +4,103 @@ import json
 import math
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, NoReturn
+
+# JSON may nest; what compares and validates it is recursive, and Python stops at 1,000 calls.
+_DEEPEST = 64
 
 
 class UnreadableJson(Exception):  # noqa: N818 - a property of the output, not a defect
-    """The output holds no JSON value."""
+    """A text holds no JSON value; the message goes on after its name."""
 
 
 def normalise(text: str) -> str:
-    """Unicode-normalised, case-folded text with runs of white space made one blank."""
+    """Text in Unicode's form NFKC, case-folded, with runs of white space made one blank.
+
+    NFKC makes full-width letters and ligatures plain ones. Letters of other alphabets that look alike stay
+    different.
+    """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def parse_json(text: str) -> Any:
     """The JSON value that is the whole text, or the whole of the one code fence it consists of."""
     try:
-        return json.loads(_without_fence(text.strip()), parse_constant=_refuse_constant)
+        value = json.loads(_without_fence(text.strip()), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise UnreadableJson("the output is not JSON") from error
+        raise UnreadableJson("is not JSON") from error
+    if _deeper_than(value, _DEEPEST):
+        raise UnreadableJson(f"is JSON of more than {_DEEPEST} levels")
+    return value
 
 
-def equal_share(given: Any, expected: Any) -> float:
-    """1 if equal, 0 if not; lists score the F1 of their elements without regard to order."""
+def equal_share(given: Any, expected: Any, tolerance: Decimal | None = None) -> float:
+    """1 if equal, 0 if not; lists score the F1 of their elements without regard to order.
+
+    Numbers are equal within `tolerance`, a fraction of the expected one.
+    """
     if isinstance(expected, list):
-        return _f1(given, expected) if isinstance(given, list) else 0.0
-    return float(_equal(given, expected))
+        return f1(map(canonical, given), map(canonical, expected)) if isinstance(given, list) else 0.0
+    return float(_equal(given, expected, 1e-6 if tolerance is None else float(tolerance)))
 
 
-def _equal(given: Any, expected: Any) -> bool:
+def f1(given: Iterable[str], expected: Iterable[str]) -> float:
+    """The F1 score of two collections without order; 1 if both are empty."""
+    mine, theirs = Counter(given), Counter(expected)
+    size = mine.total() + theirs.total()
+    return 2 * (mine & theirs).total() / size if size else 1.0
+
+
+def canonical(value: Any) -> str:
+    """One text for equal values: numbers by value, texts normalised, keys sorted."""
+    return normalise(canonical_json(value))
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, in which 1.0 is 1; texts stay as they are."""
+    return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
+
+
+def _equal(given: Any, expected: Any, tolerance: float) -> bool:
     if isinstance(expected, bool) or isinstance(given, bool) or expected is None or given is None:
         return given is expected
     if isinstance(expected, int | float) and isinstance(given, int | float):
-        return math.isclose(given, expected, rel_tol=1e-6, abs_tol=1e-9)
+        return _close(given, expected, tolerance)
     if isinstance(expected, str) and isinstance(given, str):
         return normalise(given) == normalise(expected)
-    return _canonical(given) == _canonical(expected)
+    return canonical(given) == canonical(expected)
 
 
-def _f1(given: list[Any], expected: list[Any]) -> float:
-    if not given and not expected:
-        return 1.0
-    mine, theirs = (Counter(map(_canonical, values)) for values in (given, expected))
-    return 2 * sum((mine & theirs).values()) / (len(given) + len(expected))
+def _close(given: float, expected: float, tolerance: float) -> bool:
+    try:
+        return math.isclose(given, expected, rel_tol=0, abs_tol=max(tolerance * abs(expected), 1e-9))
+    except OverflowError:  # integers beyond what a float holds
+        return given == expected
 
 
-def _canonical(value: Any) -> str:
-    return normalise(json.dumps(value, sort_keys=True, ensure_ascii=False))
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [child for each in level for child in _children(each)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _without_fence(text: str) -> str:

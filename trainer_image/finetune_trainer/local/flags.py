@@ -61,6 +61,17 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(local)
 
 
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a comparison of two files of scores."""
+    add = parser.add_argument
+    rows = 'JSON lines of {"id", "score" from 0 to 1, "group" where rows belong together}'
+    add("--base", type=Path, metavar="FILE", required=True, help=f"the base model's scores: {rows}")
+    add("--tuned", type=Path, metavar="FILE", required=True, help="the tuned model's scores of the same rows")
+    text = "the improvement that promotion asks for, a fraction (default 0.05)"
+    add("--min-delta", type=_fraction, default=0.05, metavar="FRACTION", help=text)
+    _add_output(parser)
+
+
 def add_gpu_arguments(parser: argparse._ActionsContainer) -> None:
     """Which GPUs a plan is for."""
     add = parser.add_argument
@@ -119,6 +130,16 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to 1")
+    return number
 
 
 def _above_0(text: str) -> float:

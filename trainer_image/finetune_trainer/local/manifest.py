@@ -24,6 +24,7 @@ _OF_THE_CLUSTER = {
     ("evaluation", "regression"): set(),
     ("evaluation", "regression", "suites"): set(),
     ("evaluation", "regression", "suites", "dataset"): {"credentialsSecretRef"},
+    ("evaluation", "judge"): {"credentialsSecretRef"},
     ("resources",): {"gpuType", "spot", "cpu", "memory", "sharedMemory"},
 }
 

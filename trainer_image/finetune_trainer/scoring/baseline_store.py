@@ -27,7 +27,9 @@ def baseline_key(
         "base": summary["baseFingerprint"],
         "engine": (engine or EngineSpec()).model_dump(mode="json"),
         "holdout": asked or summary["holdoutDigest"],
-        "graders": [spec.model_dump(mode="json", by_alias=True) for spec in evaluation.graders],
+        "graders": [
+            spec.model_dump(mode="json", by_alias=True, exclude={"margin"}) for spec in evaluation.graders
+        ],
         "decoding": {"maxTokens": evaluation.output_tokens, **GREEDY},
         "template": template_kwargs(summary),
     }

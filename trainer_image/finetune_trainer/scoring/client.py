@@ -39,6 +39,10 @@ class Refused(Exception):  # noqa: N818
     """The engine refuses this one request (HTTP 4xx), such as a prompt longer than its context."""
 
 
+# The first tokens of an answer with their log-probabilities.
+Reading = list[tuple[str, float]]
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What is asked: messages, the functions they offer, and what the chat template gets beside them."""
@@ -144,11 +148,12 @@ class Engine:
         tokens = int(usage.get("completion_tokens", 0))
         return Answer(text, str(first.get("finish_reason")), tokens, seconds)
 
-    async def log_probabilities(self, model: str, prompt: Prompt) -> list[float]:
-        """Log-probabilities of the first greedy tokens: a fingerprint of the weights that answer."""
+    async def reading(self, model: str, prompt: Prompt) -> Reading:
+        """How the greedy answer begins: a fingerprint of the weights that answer."""
         body = {"model": model, **prompt.to_json(), "max_tokens": 4, "logprobs": True, **GREEDY}
         answer = await self._send("POST", "/v1/chat/completions", body)
-        return [float(token["logprob"]) for token in answer["choices"][0]["logprobs"]["content"]]
+        steps = answer["choices"][0]["logprobs"]["content"]
+        return [(str(step["token"]), float(step["logprob"])) for step in steps]
 
     async def prompt_ids(self, model: str, prompt: Prompt) -> list[int]:
         """The tokens that the engine makes of a prompt; Refused when it does not accept it."""

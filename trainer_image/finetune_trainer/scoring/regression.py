@@ -1,91 +1,85 @@
 """Whether the tuned model still answers the suites as well as its base, as pure functions of graded rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from finetune_trainer.contracts import SuiteSpec
+from finetune_trainer.scoring.compare import Coverage, Pairs, SuiteResult, coverage, non_inferiority, paired
 from finetune_trainer.scoring.rows import GradedRow
-from finetune_trainer.statistics import paired_delta
 
 ALL_SUITES = "all suites"  # no suite can have this name
 _POOLED_MARGIN = 0.03
 _POOLED_ROWS = 500  # with fewer, chance alone moves the bound by as much as the margin
 
-
-@dataclass(frozen=True)
-class Pair:
-    """The scores of one question by base and tuned model."""
-
-    base: float
-    tuned: float
-    group: str | None
+Answers = Mapping[str, Sequence[GradedRow]]
 
 
-@dataclass(frozen=True)
-class SuiteResult:
-    """Mean scores, the one-sided 95 % lower bound of tuned - base, and whether it stays above -margin.
-
-    `rows` were graded for both models, a `graded` share of the suite; without any the scores are None and
-    nothing holds.
-    """
-
-    rows: int
-    graded: float
-    base: float | None
-    tuned: float | None
-    low: float | None
-    margin: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is shown that the tuned model lost less than the margin."""
-        return self.low is not None and self.low > -self.margin
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as it stands in a summary: four digits."""
-        numbers = {"base": self.base, "tuned": self.tuned, "low": self.low, "margin": self.margin}
-        rounded = {name: None if value is None else round(value, 4) for name, value in numbers.items()}
-        return {"rows": self.rows, **rounded, "holds": self.holds}
-
-
-def judge_suites(
-    suites: Sequence[SuiteSpec],
-    base: Mapping[str, Sequence[GradedRow]],
-    tuned: Mapping[str, Sequence[GradedRow]],
-) -> dict[str, SuiteResult]:
-    """The result of each suite by its name; two or more with enough rows are also judged together."""
-    pairs = {suite.name: _pairs(suite, base[suite.name], tuned[suite.name]) for suite in suites}
+def judge_suites(suites: Sequence[SuiteSpec], base: Answers, tuned: Answers) -> dict[str, SuiteResult]:
+    """The result of each suite by its name; two or more with enough rows are also judged as one."""
+    pairs = {suite.name: _pairs(suite, base, tuned) for suite in suites}
     found = {
-        suite.name: _judged(pairs[suite.name], len(tuned[suite.name]), float(suite.margin))
+        suite.name: _judged(pairs[suite.name], suite.grader.allowed_loss, covered(suite, base, tuned))
         for suite in suites
     }
-    together = [pair for name in pairs for pair in pairs[name]]
-    if len(suites) > 1 and len(together) >= _POOLED_ROWS:
-        asked = sum(len(rows) for rows in tuned.values())
-        found[ALL_SUITES] = _judged(together, asked, _POOLED_MARGIN)
+    together = _joined(list(pairs.values()))
+    if len(suites) > 1 and len(together.base) >= _POOLED_ROWS:
+        whole = Coverage(sum(len(tuned[name]) for name in pairs), len(together.base), ALL_SUITES)
+        found[ALL_SUITES] = _judged(together, _POOLED_MARGIN, whole)
     return found
 
 
-def _pairs(suite: SuiteSpec, base: Sequence[GradedRow], tuned: Sequence[GradedRow]) -> list[Pair]:
-    """The rows that were graded for both; groups of two suites are different ones."""
-    grader, before = suite.grader.name, {row.id: row.score(suite.grader.name) for row in base}
+def covered(suite: SuiteSpec, *models: Answers) -> Coverage:
+    """How many rows of a suite could be graded for each of the models."""
+    found = coverage([rows[suite.name] for rows in models], (suite.grader,))
+    return Coverage(found.rows, found.graded, f"{suite.grader.name} of suite {suite.name}", found.reason)
+
+
+def in_summary(results: Mapping[str, SuiteResult]) -> dict[str, Any]:
+    """Results as they stand in a summary: four digits."""
+    return {
+        name: {
+            "rows": result.coverage.graded,
+            "base": _rounded(result.base),
+            "tuned": _rounded(result.tuned),
+            "low": _rounded(result.found.low if result.found else None),
+            "margin": _rounded(result.found.margin if result.found else None),
+            "holds": result.holds,
+        }
+        for name, result in results.items()
+    }
+
+
+def sentences(results: Mapping[str, SuiteResult]) -> list[str]:
+    """What is said of the suites on which the tuned model may have lost too much."""
     return [
-        Pair(first, second, f"{suite.name}/{row.group}" if row.group else None)
-        for row in tuned
-        if (first := before.get(row.id)) is not None and (second := row.score(grader)) is not None
+        f"On {name if name == ALL_SUITES else f'the suite {name}'} it scores {result.tuned:.1%}, the base "
+        f"{result.base:.1%}: it may have lost {-result.found.low:.1%}, {result.found.margin:.1%} are allowed."
+        for name, result in results.items()
+        if result.found and not result.holds
     ]
 
 
-def _judged(pairs: Sequence[Pair], asked: int, margin: float) -> SuiteResult:
-    if not pairs:
-        return SuiteResult(0, 0.0, None, None, None, margin)
-    before, after = [pair.base for pair in pairs], [pair.tuned for pair in pairs]
-    base, tuned = sum(before) / len(pairs), sum(after) / len(pairs)
-    return SuiteResult(len(pairs), len(pairs) / asked, base, tuned, _lower_bound(before, after), margin)
+def _pairs(suite: SuiteSpec, base: Answers, tuned: Answers) -> Pairs:
+    """The rows that were graded for both; a group belongs to its suite."""
+    pairs = paired(base[suite.name], tuned[suite.name], suite.grader.name)
+    groups = tuple(None if group is None else f"{suite.name}/{group}" for group in pairs.groups)
+    return Pairs(pairs.base, pairs.tuned, groups)
 
 
-def _lower_bound(before: Sequence[float], after: Sequence[float]) -> float:
-    """Where no row lost, nothing speaks for a loss: the mean itself."""
-    delta = paired_delta(before, after)
-    return delta.score if all(map(float.__le__, before, after)) else delta.low
+def _joined(parts: Sequence[Pairs]) -> Pairs:
+    return Pairs(
+        tuple(score for part in parts for score in part.base),
+        tuple(score for part in parts for score in part.tuned),
+        tuple(group for part in parts for group in part.groups),
+    )
+
+
+def _judged(pairs: Pairs, margin: float, found: Coverage) -> SuiteResult:
+    if not pairs.base:
+        return SuiteResult(found, None, None, None)
+    return SuiteResult(found, fmean(pairs.base), fmean(pairs.tuned), non_inferiority(pairs, margin))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -12,6 +12,8 @@ from finetune_trainer.files import read_json_lines, write_lines
 from finetune_trainer.grading import Grade, grade
 from finetune_trainer.scoring.client import Answer, Prompt
 
+MANY_CUT = 0.05  # share of answers
+
 
 @dataclass(frozen=True)
 class Question:
@@ -75,6 +77,11 @@ def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpe
     return GradedRow(
         question.id, answer.text, answer.finish, answer.tokens, None, grades, question.group, answer.seconds
     )
+
+
+def cut(rows: Sequence[GradedRow]) -> int:
+    """How many answers ended at evaluation.maxTokens and not where the model would have ended them."""
+    return sum(row.finish == "length" for row in rows)
 
 
 def write_rows(path: Path, rows: Sequence[GradedRow]) -> None:

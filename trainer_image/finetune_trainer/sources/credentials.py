@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-Purpose = Literal["base-model", "dataset"]
+Purpose = Literal["base-model", "dataset", "judge"]
 Key = Literal["token", "accessKeyId", "secretAccessKey", "sessionToken", "serviceAccountJson"]
 
 

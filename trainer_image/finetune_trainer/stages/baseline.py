@@ -9,22 +9,34 @@ from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.grading import DEFERRED
+from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.session import JudgeAccess, decisions, examine_references, judge_one
+from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import means, rounded, score
+from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
+from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import QuestionSet, holdout_set, rival_sets, suite_sets
-from finetune_trainer.scoring.rows import GradedRow, read_rows, write_rows
-from finetune_trainer.statistics import Interval
+from finetune_trainer.scoring.regression import covered
+from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, cut, read_rows, write_rows
+from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
+from finetune_trainer.statistics import Interval, count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
+
+Answered = dict[str, list[GradedRow]]  # by the title of the questions
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the base scores on the hold-out, there with the prompt of each rival, and on each suite."""
+    """What the base scores on the hold-out, there with the prompt of each rival, and on each suite.
+
+    Left out are rivals and suites of whose answers none could be graded.
+    """
 
     base: Interval
     rivals: Mapping[str, Interval]
@@ -52,14 +64,24 @@ def run(job: Job, workspace: Workspace) -> Result:
     holdout = holdout_set(workspace, prepared, evaluation, job.engine)
     rivals, suites = (find(workspace, prepared, evaluation, job.engine) for find in (rival_sets, suite_sets))
     sets = [holdout, *rivals.values(), *suites.values()]
-    stored = _stored(job, workspace, sets)
-    rows = stored | _ask(job, workspace, [asked for asked in sets if asked.title not in stored])
-    scored = Scored(
-        _score(holdout, rows),
-        {name: _score(asked, rows) for name, asked in rivals.items()},
-        {name: _score(asked, rows) for name, asked in suites.items()},
+    access = judge_access(job, workspace)
+    warnings, use = asyncio.run(examine_references(evaluation, access, holdout.questions))
+    with ProgressServer("baseline") as server:
+        stored = _stored(job, workspace, sets)
+        asked = [found for found in sets if found.title not in stored]
+        rows, use = _judged(job, access, sets, stored | _ask(job, workspace, asked, server), server, use)
+    for found in sets:
+        write_rows(rows_path(workspace, found.answers_of("base"), found.key), rows[found.title])
+    share_replies(job, access)
+    scored = Scored(_score(holdout, rows), _scores(rivals, rows), _scores(suites, rows))
+    uses = earlier_uses(job, prepared.summary["holdoutDigest"])
+    told = judge_summary(job, use, warnings)
+    told["warnings"] = [*told.get("warnings", []), *_doubts(evaluation, scored)]
+    answers = {name: rows[found.title] for name, found in suites.items()}
+    circumstances = {"cached": not asked, "holdoutUses": uses, **told}
+    return _result(
+        job, rows[holdout.title], scored, _coverage(evaluation, rows[holdout.title], answers), circumstances
     )
-    return _result(job, rows[holdout.title], scored, cached=len(stored) == len(sets))
 
 
 def required_evaluation(job: Job) -> EvaluationSpec:
@@ -69,41 +91,46 @@ def required_evaluation(job: Job) -> EvaluationSpec:
     return job.spec.evaluation
 
 
-def _stored(job: Job, workspace: Workspace, sets: Sequence[QuestionSet]) -> dict[str, list[GradedRow]]:
-    """The answers that an earlier run or attempt stored, by the title of their questions."""
-    found: dict[str, list[GradedRow]] = {}
+def _stored(job: Job, workspace: Workspace, sets: Sequence[QuestionSet]) -> Answered:
+    """The answers that an earlier run, or an earlier attempt of this one, stored."""
+    found: Answered = {}
     for asked in sets:
-        path = rows_path(workspace, asked.answers_of("base"), asked.key)
-        rows = _usable(cached_baseline(job, asked.key), asked) or _usable(read_rows(path), asked)
+        here = rows_path(workspace, asked.answers_of("base"), asked.key)
+        rows = _usable(cached_baseline(job, asked.key), asked) or _usable(read_rows(here), asked)
         if rows:
-            write_rows(path, rows)
             found[asked.title] = rows
     return found
 
 
 def _usable(rows: list[GradedRow] | None, asked: QuestionSet) -> list[GradedRow] | None:
     ids = [question.id for question in asked.questions]
-    return rows if rows and [row.id for row in rows] == ids else None
+    fits = rows is not None and [row.id for row in rows] == ids
+    return rows if rows and fits and _worth_keeping(rows, asked.evaluation) else None
 
 
-def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet]) -> dict[str, list[GradedRow]]:
+def _worth_keeping(rows: list[GradedRow], evaluation: EvaluationSpec) -> bool:
+    """Whether a run may start from these rows: nothing that can be graded here was left ungraded."""
+    here = [spec for spec in evaluation.graders if spec.type not in DEFERRED]
+    return not here or coverage([rows], here).share >= verdicts.GRADED_SHARE
+
+
+def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
     if not sets:
         return {}
-    with ProgressServer("baseline") as server:
-        total = sum(len(asked.questions) for asked in sets)
-        server.update(total_steps=total, message="waiting for the engine")
-        return asyncio.run(_answers(job, workspace, sets, server))
+    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
+    return asyncio.run(_answers(job, workspace, sets, server))
 
 
 async def _answers(
     job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
-) -> dict[str, list[GradedRow]]:
-    answered: dict[str, list[GradedRow]] = {}
+) -> Answered:
+    answered: Answered = {}
 
     def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:
-        write_rows(rows_path(workspace, asked.answers_of("base"), asked.key), rows)
-        cache_baseline(job, asked.key, rows)
         answered[asked.title] = rows
+        write_rows(rows_path(workspace, asked.answers_of("base"), asked.key), rows)
+        if _worth_keeping(rows, asked.evaluation):
+            cache_baseline(job, asked.key, rows)  # without a judge's grades, which its own cache holds
 
     async with Engine(socket_path()) as engine:
         await engine.wait_ready()
@@ -111,53 +138,115 @@ async def _answers(
     return answered
 
 
-def _score(asked: QuestionSet, rows: Mapping[str, Sequence[GradedRow]]) -> Interval:
-    try:
-        return score(rows[asked.title], asked.evaluation.primary_grader.name)
-    except UserError as error:
-        raise UserError(f"The base cannot be scored on {asked.title}: {error}") from error
+def _judged(
+    job: Job,
+    access: JudgeAccess,
+    sets: Sequence[QuestionSet],
+    rows: Answered,
+    server: ProgressServer,
+    use: JudgeUse,
+) -> tuple[Answered, JudgeUse]:
+    """The rows with the judge's grades, and all that the judge took so far."""
+    found: Answered = {}
+    for asked in sets:
+        given = rows[asked.title]
+        watch = judging_progress(job, server, decisions(asked.evaluation, len(given), paired=False), use)
+        judged = asyncio.run(judge_one(asked.evaluation, access, asked.questions, given, watch))
+        found[asked.title], use = judged.rows, use + judged.use
+    return found, use
 
 
-def _result(job: Job, rows: Sequence[GradedRow], scored: Scored, *, cached: bool) -> Result:
-    evaluation = required_evaluation(job)
-    judged = verdicts.baseline(scored.best)
+def _score(asked: QuestionSet, rows: Answered) -> Interval:
+    return score(rows[asked.title], asked.evaluation.baseline_grader.name)
+
+
+def _scores(sets: Mapping[str, QuestionSet], rows: Answered) -> dict[str, Interval]:
+    gradable = {
+        name: asked
+        for name, asked in sets.items()
+        if coverage([rows[asked.title]], (asked.evaluation.baseline_grader,)).graded
+    }
+    return {name: _score(asked, rows) for name, asked in gradable.items()}
+
+
+def _coverage(
+    evaluation: EvaluationSpec, rows: list[GradedRow], suites: Mapping[str, list[GradedRow]]
+) -> Coverage:
+    of_suites = (covered(suite, suites) for suite in evaluation.suites)
+    return min([coverage([rows], evaluation.baseline_graders), *of_suites], key=lambda found: found.share)
+
+
+def _doubts(evaluation: EvaluationSpec, scored: Scored) -> list[str]:
+    """Rivals that could not be scored, and suites on which no loss could be shown."""
+    unscored = [rival.name for rival in evaluation.rivals or () if rival.name not in scored.rivals]
+    low = [
+        suite
+        for suite in evaluation.suites
+        if (found := scored.suites.get(suite.name)) and found.score < suite.grader.allowed_loss
+    ]
+    return [
+        *(f"No answer with the prompt {name} could be graded; it is not compared." for name in unscored),
+        *(
+            f"On the suite {suite.name} the base scores {scored.suites[suite.name].score:.1%}, too little "
+            f"for a drop of {suite.grader.allowed_loss:.1%} to show: choose easier questions."
+            for suite in low
+        ),
+    ]
+
+
+def _result(
+    job: Job, rows: list[GradedRow], scored: Scored, found: Coverage, circumstances: dict[str, Any]
+) -> Result:
+    evaluation, base = required_evaluation(job), scored.base
+    judged = verdicts.baseline(scored.best, found.share)
+    effect = detectable(count_groups([row.group for row in rows]), base.score)
     summary: dict[str, Any] = {
-        "metric": evaluation.primary_grader.name,
+        "metric": evaluation.baseline_grader.name,
         "rows": len(rows),
-        **rounded(scored.base),
+        **grouped(rows),
+        **rounded(base),
         "graders": means(rows, evaluation),
+        **found.summary(),
         "verdict": judged.verdict,
         "blocking": judged.blocking,
-        "cached": cached,
-        **_beside("rivals", {name: rounded(interval) for name, interval in scored.rivals.items()}),
-        **_beside(
-            "regression", {name: {"base": rounded(found)["score"]} for name, found in scored.suites.items()}
+        "detectable": None if effect is None else round(effect, 4),
+        "rowsNeeded": _rows_needed(base.score, evaluation.min_delta),
+        "cut": cut(rows),
+        **({"rivals": {n: rounded(i) for n, i in scored.rivals.items()}} if scored.rivals else {}),
+        **(
+            {"regression": {n: {"base": round(i.score, 4)} for n, i in scored.suites.items()}}
+            if scored.suites
+            else {}
         ),
+        **circumstances,
     }
-    return succeeded(job, _sentence(evaluation, len(rows), scored, judged.verdict), summary)
-
-
-def _beside(key: str, entries: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: entries} if entries else {}
+    text = _sentence(evaluation, len(rows), scored, judged.verdict)
+    said = text + _cut_sentence(cut(rows), len(rows), evaluation.output_tokens)
+    return succeeded(
+        job, " ".join([*filter(None, [said, found.sentence()]), *circumstances["warnings"]]), summary
+    )
 
 
 def _sentence(evaluation: EvaluationSpec, rows: int, scored: Scored, verdict: str) -> str:
-    base, name = scored.base, scored.best_rival
-    metric = evaluation.primary_grader.name
+    name, metric = scored.best_rival, evaluation.baseline_grader.name
     rival = "" if name is None else f", and with the prompt {name} {_in_words(scored.rivals[name])}"
-    text = f"The base scores {_in_words(base)} by {metric} on {plural(rows, 'row')}{rival}: {verdict}."
-    return " ".join([text, *_too_low(evaluation, scored)])
-
-
-def _too_low(evaluation: EvaluationSpec, scored: Scored) -> list[str]:
-    """Suites on which the base scores less than may be lost, so that no loss could be shown."""
-    return [
-        f"On the suite {suite.name} it scores {scored.suites[suite.name].score:.1%}, too little for a drop "
-        f"of {float(suite.margin):.1%} to show: choose easier questions."
-        for suite in evaluation.suites
-        if scored.suites[suite.name].score < float(suite.margin)
-    ]
+    return f"The base scores {_in_words(scored.base)} by {metric} on {plural(rows, 'row')}{rival}: {verdict}."
 
 
 def _in_words(interval: Interval) -> str:
     return f"{interval.score:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%})"
+
+
+def _rows_needed(base: float, min_delta: float) -> int | None:
+    """Rows or groups that show a gain of the gate's minimum; None for a gain that cannot be."""
+    if not 0 < min_delta <= 1 - base:
+        return None
+    return rows_needed(min_delta, differing_share(base, min_delta))
+
+
+def _cut_sentence(count: int, rows: int, limit: int) -> str:
+    """What to know of answers that were cut, with a blank before it; "" when none was."""
+    if not count:
+        return ""
+    advice = "; raise it, for a right answer that is cut fails" if count > MANY_CUT * rows else ""
+    return f" {count} of {rows} answers reached evaluation.maxTokens ({limit}) and ended there{advice}."

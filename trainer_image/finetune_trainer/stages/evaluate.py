@@ -8,21 +8,35 @@ from typing import Any
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import rows_path
 from finetune_trainer.scoring.client import Engine, socket_path
-from finetune_trainer.scoring.compare import Comparison, compare, means, rounded, score
+from finetune_trainer.scoring.compare import (
+    Comparison,
+    SuiteResult,
+    compare,
+    coverage,
+    grouped,
+    kept,
+    means,
+    rounded,
+    score,
+)
+from finetune_trainer.scoring.effect import check_effect
+from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.question_sets import QuestionSet, holdout_set, rival_sets, suite_sets
-from finetune_trainer.scoring.regression import ALL_SUITES, SuiteResult, judge_suites
-from finetune_trainer.scoring.rows import GradedRow, Question, read_rows, write_rows
-from finetune_trainer.stages.baseline import required_evaluation
+from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
+from finetune_trainer.scoring.rows import GradedRow, cut, read_rows, write_rows
+from finetune_trainer.stages.baseline import Answered, required_evaluation
+from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.statistics import Interval
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
-_PROBES = 3
 _log = logging.getLogger(__name__)
 
 
@@ -32,16 +46,23 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     holdout = holdout_set(workspace, prepared, evaluation, job.engine)
     rivals, suites = (find(workspace, prepared, evaluation, job.engine) for find in (rival_sets, suite_sets))
-    base = {asked.title: _base_rows(workspace, asked) for asked in (holdout, *suites.values())}
-    tuned = _ask(job, workspace, [holdout, *suites.values()])
-    regression = judge_suites(
-        evaluation.suites,
-        {name: base[asked.title] for name, asked in suites.items()},
-        {name: tuned[asked.title] for name, asked in suites.items()},
-    )
-    metric = evaluation.primary_grader.name
-    prompted = {name: score(_base_rows(workspace, asked), metric) for name, asked in rivals.items()}
-    return _result(job, base[holdout.title], tuned[holdout.title], regression, prompted)
+    base = _base_rows(workspace, holdout)
+    suites_before = {name: _base_rows(workspace, asked) for name, asked in suites.items()}
+    access = judge_access(job, workspace)
+    with ProgressServer("evaluate") as server:
+        answers = _ask(job, workspace, [holdout, *suites.values()], server)
+        tuned = answers[holdout.title]
+        watch = judging_progress(job, server, decisions(evaluation, len(tuned), paired=True), JudgeUse())
+        judged = asyncio.run(judge_two(evaluation, access, holdout.questions, base, tuned, watch))
+    base = judged.base or base
+    for model, rows in (("base", base), ("tuned", judged.rows)):
+        write_rows(rows_path(workspace, holdout.answers_of(model), holdout.key), rows)
+    uses = record_use(job, prepared.summary["holdoutDigest"])
+    told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
+    suites_after = {name: answers[asked.title] for name, asked in suites.items()}
+    regression = judge_suites(evaluation.suites, suites_before, suites_after)
+    prompted = _rival_scores(workspace, rivals)
+    return _result(job, base, judged.rows, regression, prompted, told)
 
 
 def _base_rows(workspace: Workspace, asked: QuestionSet) -> list[GradedRow]:
@@ -52,46 +73,39 @@ def _base_rows(workspace: Workspace, asked: QuestionSet) -> list[GradedRow]:
     return rows
 
 
-def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet]) -> dict[str, list[GradedRow]]:
-    with ProgressServer("evaluate") as server:
-        total = sum(len(asked.questions) for asked in sets)
-        server.update(total_steps=total, message="waiting for the engine")
-        return asyncio.run(_answers(job, workspace, sets, server))
+def _rival_scores(workspace: Workspace, rivals: Mapping[str, QuestionSet]) -> dict[str, Interval]:
+    """What the base scored with the prompt of each rival, by the grader that decides, where that is known."""
+    found: dict[str, Interval] = {}
+    for name, asked in rivals.items():
+        rows, grader = _base_rows(workspace, asked), asked.evaluation.primary_grader
+        if coverage([rows], (grader,)).graded:
+            found[name] = score(rows, grader.name)
+    return found
+
+
+def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
+    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
+    return asyncio.run(_answers(job, workspace, sets, server))
 
 
 async def _answers(
     job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
-) -> dict[str, list[GradedRow]]:
-    answered: dict[str, list[GradedRow]] = {}
+) -> Answered:
+    answered: Answered = {}
 
-    def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:
-        write_rows(rows_path(workspace, asked.answers_of("tuned"), asked.key), rows)
+    def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:  # before a judge, which may fail
         answered[asked.title] = rows
+        write_rows(rows_path(workspace, asked.answers_of("tuned"), asked.key), rows)
 
     async with Engine(socket_path()) as engine:
         await engine.wait_ready()
         model = await engine.base_name()
         if job.spec.trains_adapter:
             await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-            await _check_effect(engine, model, sets[0].questions)
+            await check_effect(engine, model, ADAPTER_NAME, sets[0].questions)
             model = ADAPTER_NAME
         await answer_sets(engine, model, sets, server, keep)
     return answered
-
-
-async def _check_effect(engine: Engine, base: str, questions: list[Question]) -> None:
-    """UserError when the adapter changes no probability at all: it was not trained, or not applied.
-
-    Equal answers alone would not prove it; equal log-probabilities do.
-    """
-    for question in questions[:_PROBES]:
-        before = await engine.log_probabilities(base, question.prompt)
-        if await engine.log_probabilities(ADAPTER_NAME, question.prompt) != before:
-            return
-    raise UserError(
-        "The adapter changes nothing: base and tuned model give the same probabilities; raise "
-        "training.learningRate or training.epochs."
-    )
 
 
 def _result(
@@ -100,26 +114,31 @@ def _result(
     tuned: list[GradedRow],
     regression: Mapping[str, SuiteResult],
     rivals: Mapping[str, Interval],
+    told: dict[str, Any],
 ) -> Result:
     evaluation = required_evaluation(job)
-    outcome = compare(base, tuned, evaluation, regression.values())
+    outcome = compare(base, tuned, evaluation, list(regression.values()))
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(tuned),
+        **grouped(tuned),
         "base": rounded(outcome.base),
         "tuned": rounded(outcome.tuned),
         "delta": rounded(outcome.delta),
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
+        "secondary": kept(outcome.secondary),
+        **outcome.coverage.summary(),
         "verdict": outcome.verdict,
+        "cut": {"base": cut(base), "tuned": cut(tuned)},
+        **({"regression": in_summary(regression)} if regression else {}),
+        **({"rivals": {name: rounded(found) for name, found in rivals.items()}} if rivals else {}),
+        **told,
     }
-    if regression:
-        summary["regression"] = {name: result.to_json() for name, result in regression.items()}
-    if rivals:
-        summary["rivals"] = {name: rounded(interval) for name, interval in rivals.items()}
-    said = [_sentence(metric, outcome, len(tuned)), *_rivalled(outcome.tuned, rivals), *_lost(regression)]
-    return succeeded(job, " ".join(said), summary)
+    said = _sentence(metric, outcome) + _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
+    beside = [*_rivalled(outcome.tuned, rivals), *sentences(regression)]
+    return succeeded(job, " ".join([said, *beside]), summary)
 
 
 def _rivalled(tuned: Interval, rivals: Mapping[str, Interval]) -> list[str]:
@@ -133,28 +152,23 @@ def _rivalled(tuned: Interval, rivals: Mapping[str, Interval]) -> list[str]:
     ]
 
 
-def _lost(regression: Mapping[str, SuiteResult]) -> list[str]:
-    return [
-        f"On {name if name == ALL_SUITES else f'the suite {name}'} {_drop(result)}"
-        for name, result in regression.items()
-        if not result.holds
-    ]
+def _cut_sentence(base: int, tuned: int, limit: int) -> str:
+    if not base and not tuned:
+        return ""
+    counts = f"{tuned} answers of the tuned model and {base} of the base"
+    return f" {counts} reached evaluation.maxTokens ({limit}) and ended there."
 
 
-def _drop(result: SuiteResult) -> str:
-    if result.base is None or result.tuned is None or result.low is None:
-        return "no row could be graded for both models."
-    return (
-        f"it scores {result.tuned:.1%}, the base {result.base:.1%}: it may have lost {-result.low:.1%}, "
-        f"{result.margin:.1%} are allowed."
-    )
-
-
-def _sentence(metric: str, outcome: Comparison, rows: int) -> str:
+def _sentence(metric: str, outcome: Comparison) -> str:
     delta = outcome.delta
     text = (
         f"The tuned model scores {outcome.tuned.score:.1%} by {metric}, the base {outcome.base.score:.1%}: "
         f"{delta.score:+.1%} (95 % interval {delta.low:+.1%} to {delta.high:+.1%}), {outcome.verdict}."
     )
-    ungraded = round((1 - outcome.graded_share) * rows)
-    return f"{text} {ungraded} of {rows} rows could not be graded." if ungraded else text
+    lost = [
+        f"By {name} it may have lost more than {found.margin:.1%}: {found.delta:+.1%}, lower bound "
+        f"{found.low:+.1%}."
+        for name, found in outcome.secondary.items()
+        if not found.holds
+    ]
+    return " ".join(filter(None, [text, *lost, outcome.coverage.sentence()]))

@@ -16,6 +16,7 @@ from finetune_trainer.data.check import (
     check_graders,
     check_holdout,
     check_paraphrases,
+    check_references,
     check_tokenizer,
     template_options,
 )
@@ -132,7 +133,8 @@ def check_request(job: Job) -> None:
     if job.spec.training and (batch := job.spec.training.effective_batch_size):
         share_of_batch(batch, job.spec.resources.processes)
     if job.spec.evaluation:
-        check_graders(job.spec.evaluation.graders)
+        suites = [suite.grader for suite in job.spec.evaluation.suites]
+        check_graders([*job.spec.evaluation.graders, *suites])
 
 
 def checked_fingerprint(job: Job, base: Path) -> str:
@@ -209,6 +211,7 @@ def _about_questions(
     if evaluation is None:
         return []
     found = questions.prompt_findings(tokenizer, positions - evaluation.output_tokens)
+    found += check_references(tokenizer, questions.holdout, evaluation)
     found += check_holdout(data.train, surveyed, questions.holdout, evaluation.graders)
     if compares_meaning(job):
         found += check_paraphrases(data.train, surveyed, questions.holdout, base, tokenizer)

@@ -37,6 +37,7 @@ class Owners:
         self._references = References()
         self._reports = Reports()
         self._measured: dict[str, dict[Key, Manifest]] = {}
+        self._published: dict[Key, str] = {}
 
     def __contains__(self, key: Key) -> bool:
         return key in self._entries
@@ -61,6 +62,13 @@ class Owners:
     def measured(self, namespace: str) -> list[Manifest]:
         """What the finished runs of a namespace measured: the fields that the calibration reads."""
         return list(self._measured.get(namespace, {}).values())
+
+    def publishing(self, namespace: str, digest: str) -> Object | None:
+        """A FineTuneJob of the namespace that published the artifact with this digest, the first by name."""
+        found = [
+            k for k, published in self._published.items() if (k.namespace, published) == (namespace, digest)
+        ]
+        return self.get(min(found, key=str)) if found else None
 
     def brought(self, key: Key, manifest: Manifest, *, deleted: bool) -> set[Key]:
         """Take a watch event; returns the objects that should look again.
@@ -87,6 +95,7 @@ class Owners:
         body = json.dumps({**manifest, "metadata": metadata}, separators=(",", ":")).encode()
         self._entries[key] = _Entry(text(metadata, "uid"), version, body)
         self._note_measured(key, manifest)
+        self._note_published(key, manifest)
         return True
 
     def version(self, key: Key) -> str | None:
@@ -126,6 +135,7 @@ class Owners:
         """Forget an object; returns the others that should look again."""
         self._entries.pop(key, None)
         self._measured.get(key.namespace, {}).pop(key, None)
+        self._published.pop(key, None)
         self._reports.forget(key)
         self.arrivals.brought(key, None)
         return self._references.gone(key)
@@ -162,3 +172,9 @@ class Owners:
             "spec": {"method": spec.get("method"), "resources": mapping(spec, "resources")},
             "status": {name: status.get(name) for name in ("completionTime", "cost", "resolved")},
         }
+
+    def _note_published(self, key: Key, manifest: Manifest) -> None:
+        self._published.pop(key, None)
+        digest = text(manifest, "status", "artifact", "digest")
+        if key.kind == "FineTuneJob" and digest:
+            self._published[key] = digest

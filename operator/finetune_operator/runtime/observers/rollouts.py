@@ -25,13 +25,11 @@ class RolloutObserver:
     async def __call__(self, owner: Object) -> Observed:
         """Read everything that the plan for this deployment may look at."""
         deployment = AdapterDeployment.model_validate(owner)
-        reference = deployment.spec.adapter.fine_tune_job_ref
-        job = None if reference is None else self._named(deployment, "FineTuneJob", reference.name)
         server = self._named(deployment, "ModelServer", deployment.spec.server_ref.name)
         try:
             return Observed(
                 deployment,
-                None if job is None else FineTuneJob.model_validate(job),
+                self._run(deployment),
                 None if server is None else ModelServer.model_validate(server),
             )
         except ValidationError as error:
@@ -40,6 +38,21 @@ class RolloutObserver:
 
     def forget(self, key: Key) -> None:
         """Nothing is kept of a deployment."""
+
+    def _run(self, deployment: AdapterDeployment) -> FineTuneJob | None:
+        reference = deployment.spec.adapter.fine_tune_job_ref
+        if reference is None:
+            return self._publisher(deployment)
+        job = self._named(deployment, "FineTuneJob", reference.name)
+        return None if job is None else FineTuneJob.model_validate(job)
+
+    def _publisher(self, deployment: AdapterDeployment) -> FineTuneJob | None:
+        """The run that published a digest is not named, so one that cannot be read is none."""
+        job = self.owners.publishing(deployment.metadata.namespace, deployment.spec.adapter.digest or "")
+        try:
+            return None if job is None else FineTuneJob.model_validate(job)
+        except ValidationError:
+            return None
 
     def _named(self, deployment: AdapterDeployment, kind: str, name: str) -> Object | None:
         return self.owners.get(Key(kind, deployment.metadata.namespace, name))

@@ -51,13 +51,14 @@ def unseen_drop(rows: int) -> float:
 
 def _size(suite: SuiteSpec, rows: Sequence[HoldoutRow]) -> Finding | None:
     """Rule 41 for suites: enough rows to show a drop of the margin; rows of one group count as one."""
-    independent, margin = len({row.group or row.number for row in rows}), float(suite.margin)
+    independent, margin = len({row.group or row.number for row in rows}), suite.grader.allowed_loss
     if unseen_drop(independent) <= margin:
         return None
-    fewest = math.ceil(math.log(_MISSED) / math.log1p(-margin))
+    fewest = math.ceil(math.log(_MISSED) / math.log1p(-margin)) if margin else None
     text = (
         f"{plural(independent, 'row')} can miss a drop of {unseen_drop(independent):.0%} even if base and "
-        f"tuned model answer all of them alike, and the suite's margin is {margin:.0%}; give at least "
-        f"{fewest}. Rows of one group count as one."
+        f"tuned model answer all of them alike, and the grader's margin is {margin:.0%}"
     )
-    return Finding(41, "eval_size", "warning", len(rows), (), text)
+    advice = "raise it" if fewest is None else f"give at least {fewest}"
+    said = f"{text}; {advice}. Rows of one group count as one."
+    return Finding(41, "eval_size", "warning", len(rows), (), said)

@@ -1,0 +1,22 @@
+"""What a grader says of one output."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A score in [0, 1], whether it is full marks, and why not; score and passed are None if ungraded."""
+
+    score: float | None
+    passed: bool | None
+    reason: str
+
+
+def scored(score: float, reason: str) -> Grade:
+    """A grade; only 1 passes."""
+    return Grade(score, score >= 1.0, reason)
+
+
+def ungraded(reason: str) -> Grade:
+    """The grader could not judge this row."""
+    return Grade(None, None, reason)
