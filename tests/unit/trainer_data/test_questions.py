@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from finetune_trainer.data.questions.rivals import rival_rows
 from finetune_trainer.data.questions.suites import suite_findings, unseen_drop
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import read_json_lines
+from finetune_trainer.grading import grade
 from finetune_trainer.workspace import Workspace
 
 Make = Callable[..., dict[str, Any]]
@@ -198,3 +200,18 @@ def test_a_suite_that_cannot_be_graded_is_refused_by_its_name(
     code, result = run_cli(document)
     assert code == 64
     assert "[suite general]" in result["message"]
+
+
+def test_the_suite_of_the_example_is_sound_and_has_one_word_answers() -> None:
+    path = Path(__file__).parents[3] / "examples" / "general-suite" / "questions.jsonl"
+    rows = [
+        split_reference(row(number, entry["prompt"], entry["completion"]))
+        for number, entry in enumerate(read_json_lines(path), 1)
+    ]
+    given = suite(kind="Contains")
+    assert suite_findings(given, rows) == []
+    assert all(len(entry.reference.split()) == 1 for entry in rows)
+    echoed = [
+        entry for entry in rows if grade(given.grader, entry.messages[-1]["content"], entry.reference).passed
+    ]
+    assert echoed == [], "a model that repeats the question must not score"

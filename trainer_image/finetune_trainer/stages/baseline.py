@@ -28,6 +28,7 @@ from finetune_trainer.statistics import Interval, count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
+_WARNINGS = 5
 Answered = dict[str, list[GradedRow]]  # by the title of the questions
 
 
@@ -76,7 +77,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     scored = Scored(_score(holdout, rows), _scores(rivals, rows), _scores(suites, rows))
     uses = earlier_uses(job, prepared.summary["holdoutDigest"])
     told = judge_summary(job, use, warnings)
-    told["warnings"] = [*told.get("warnings", []), *_doubts(evaluation, scored)]
+    told["warnings"] = [*told.get("warnings", []), *_doubts(evaluation, scored)][:_WARNINGS]
     answers = {name: rows[found.title] for name, found in suites.items()}
     circumstances = {"cached": not asked, "holdoutUses": uses, **told}
     return _result(
