@@ -86,6 +86,10 @@ class Workspace:
         """What publish copies: the adapter or the model."""
         return self.adapter_dir if job.spec.trains_adapter else self.model_dir
 
+    def programs(self, model: str) -> Path:
+        """The programs that `base` or `tuned` wrote, for the sandbox (CodeAssert)."""
+        return self.results_dir / "code" / f"{model}.jsonl"
+
     @property
     def of_one_run(self) -> tuple[Path, ...]:
         """The folders that belong to one run; only the base may serve the next."""

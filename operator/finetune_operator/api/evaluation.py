@@ -21,6 +21,7 @@ GraderType: TypeAlias = Literal[
     "Python",
     "JudgeCriteria",
     "JudgePairwise",
+    "CodeAssert",
 ]
 SimilarityMetric: TypeAlias = Literal["RougeL", "ChrF"]
 Acceptance: TypeAlias = Literal[
@@ -80,6 +81,8 @@ class Grader(ApiModel):
             ".pattern",
         ),
         _takes("tolerance", ("FieldMatch",)),
+        _takes("tests", ("CodeAssert",)),
+        _takes("timeoutSeconds", ("CodeAssert",)),
     )
 
     name: Annotated[str, _NAME] = Field(
@@ -92,7 +95,9 @@ class Grader(ApiModel):
         "JsonSchema checks that it is JSON of the given shape; Similarity measures common wording and never "
         "decides; Python asks a class of your own in the trainer image; JudgeCriteria asks another model "
         "(evaluation.judge) whether the answer meets each of `criteria`; JudgePairwise asks it which of both "
-        "models' answers is better by them, in both orders."
+        "models' answers is better by them, in both orders; CodeAssert runs the answer's Python code and "
+        "then `tests`, or the column `tests` of the row, in a pod of its own without network; the expected "
+        "answer has to pass them too."
     )
     fields: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
@@ -167,6 +172,16 @@ class Grader(ApiModel):
         ]
         | None
     ) = Field(None, description="Python: the class, as package.module:Class.", min_length=3, max_length=253)
+    tests: str | None = Field(
+        None,
+        description="CodeAssert: Python code with assertions that every answer has to pass. Left out: the "
+        "column `tests` of each row.",
+        min_length=1,
+        max_length=16384,
+    )
+    timeout_seconds: int | None = Field(
+        None, description="CodeAssert: how long one answer may run (default 10).", ge=1, le=60
+    )
 
 
 class Gate(ApiModel):
@@ -375,6 +390,12 @@ class Evaluation(ApiModel):
         max_length=5,
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether answers are programs that have to run to be graded."""
+        suites = self.regression.suites if self.regression is not None else ()
+        return any(g.type == "CodeAssert" for g in (*self.graders, *(suite.grader for suite in suites)))
 
     @property
     def datasets(self) -> dict[str, DatasetSource]:

@@ -9,13 +9,16 @@ from pydantic import Field, JsonValue
 from finetune_operator.api.objects import Status
 from finetune_operator.api.schema import ApiModel
 
-StageName: TypeAlias = Literal["prepare", "baseline", "train", "evaluate", "publish"]
+StageName: TypeAlias = Literal[
+    "prepare", "baseline", "grade-base", "train", "evaluate", "grade-tuned", "publish"
+]
 AttemptState: TypeAlias = Literal["Recorded", "Running", "Succeeded", "Failed"]
 Number: TypeAlias = Annotated[str, Field(max_length=32)]
 DATE_TIME: dict[str, JsonValue] = {"format": "date-time"}
-STAGES: tuple[StageName, ...] = ("prepare", "baseline", "train", "evaluate", "publish")
 GPU_STAGES: frozenset[str] = frozenset({"baseline", "train", "evaluate"})
 """The stages whose pods hold GPUs, where the run has any; re-emitting their results takes none."""
+CODE_STAGES: frozenset[str] = frozenset({"grade-base", "grade-tuned"})
+"""The stages that run what a model wrote, cut off from the network; only of runs with CodeAssert."""
 
 
 class Progress(ApiModel):

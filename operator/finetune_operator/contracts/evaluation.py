@@ -30,6 +30,8 @@ class JobGrader(Written):
     tolerance: str | None = None
     metric: SimilarityMetric | None = None
     grader: str | None = None
+    tests: str | None = None
+    timeout_seconds: int | None = None
 
 
 class JobGate(Written):
@@ -133,6 +135,8 @@ def _job_grader(given: Grader) -> JobGrader:
         grader=given.grader,
         margin=given.margin,
         criteria=given.criteria,
+        tests=given.tests,
+        timeout_seconds=given.timeout_seconds,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt
+from finetune_operator.api.finetunejobstatus import CODE_STAGES, GPU_STAGES, Attempt
 from finetune_operator.contracts.digests import input_digest, spec_digest
 from finetune_operator.contracts.job import (
     JobBudget,
@@ -30,8 +30,10 @@ from finetune_operator.render.names import (
 from finetune_operator.render.placement import JOB_NAME
 from finetune_operator.render.pod import PROGRESS_PORT, PodParts, stage_pod
 from finetune_operator.render.resources import accelerator, other_gpus
+from finetune_operator.render.sandbox import isolation
 
 DEFAULT_WORKSPACE_SIZE = "50Gi"
+_SCORING_STAGES = {"baseline", "evaluate", *CODE_STAGES}
 
 
 def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
@@ -95,7 +97,7 @@ def job_document(
         other_gpus=other_gpus(job, settings),
         budget=None if budget is None else JobBudget(limit=budget.limit, currency=budget.currency),
         calibration=calibration,
-        engine=_engine(job, settings) if attempt.stage in ("baseline", "evaluate") else None,
+        engine=_engine(job, settings) if attempt.stage in _SCORING_STAGES else None,
         publish=publish,
     )
 
@@ -128,6 +130,13 @@ def rendezvous(job: FineTuneJob, attempt: Attempt, child: Manifest) -> tuple[Man
     metadata = {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]}
     pods = {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid}
     return _service(metadata, pods), _policy(metadata, pods)
+
+
+def isolated(job: FineTuneJob, attempt: Attempt, child: Manifest) -> Manifest:
+    """What cuts the pod of an attempt off from the network (render/sandbox.py)."""
+    carried = stage_labels(job, attempt.stage, attempt.number)
+    metadata = {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]}
+    return isolation(metadata, {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid})
 
 
 def _service(metadata: Manifest, pods: dict[str, str]) -> Manifest:

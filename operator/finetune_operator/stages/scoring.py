@@ -14,7 +14,8 @@ from finetune_operator.core.manifests import integer, number, text
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.engine import scoring_engine
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import scorer_resources
+from finetune_operator.render.resources import cpu_stage_resources, scorer_resources
+from finetune_operator.render.sandbox import sandbox
 from finetune_operator.render.volumes import (
     WORKSPACE,
     add_base,
@@ -68,8 +69,18 @@ def evaluate_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Po
     return PodParts("evaluate", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
 
 
+def grading_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
+    """A CPU pod without network whose first container runs the programs, and whose second grades them."""
+    mounts = common(job, attempt.job)
+    model = "base" if attempt.stage == "grade-base" else "tuned"
+    runs = sandbox(job, settings, model, mounts)
+    return PodParts(attempt.stage, mounts, cpu_stage_resources(settings), sidecars=(runs,))
+
+
 def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the base's score; end the run if the verdict blocks and was not accepted."""
+    if _awaits_code(outcome.summary):
+        return _answered("BaselineScored", outcome)
     summary, verdict = outcome.summary, text(outcome.summary, "verdict")
     scores = summaries.baseline_scores(summary)
     scored = " ".join(
@@ -94,8 +105,19 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     return _refused(decision, verdict, scored)
 
 
+def _awaits_code(summary: Summary) -> bool:
+    """Whether a model has answered with programs, which the next stage runs."""
+    return text(summary, "awaits") == "code"
+
+
+def _answered(condition: str, outcome: AttemptOutcome) -> Decision:
+    return Decision(facts=(Fact(condition, None, outcome.reason, outcome.message),))
+
+
 def read_evaluation(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the comparison. Whatever the verdict, the result is published with it."""
+    if _awaits_code(outcome.summary):
+        return _answered("Evaluated", outcome)
     scores = summaries.comparison(outcome.summary)
     known = job.status.scores.warnings if job.status.scores is not None else ()
     verdict = text(outcome.summary, "verdict")
@@ -199,6 +221,10 @@ def _refused(decision: Decision, verdict: str, scored: str) -> Decision:
 
 
 def _lacks(summary: Summary) -> str | None:
+    return None if text(summary, "verdict") or _awaits_code(summary) else "a verdict"
+
+
+def _lacks_verdict(summary: Summary) -> str | None:
     return None if text(summary, "verdict") else "a verdict"
 
 
@@ -206,3 +232,9 @@ BASELINE = Stage(
     "baseline", "Baseline", "BaselineScored", "ScoringBase", baseline_parts, read_baseline, _lacks
 )
 EVALUATE = Stage("evaluate", "Evaluate", "Evaluated", "Evaluating", evaluate_parts, read_evaluation, _lacks)
+GRADE_BASE = Stage(
+    "grade-base", "GradeBase", "BaselineScored", "RunningCode", grading_parts, read_baseline, _lacks_verdict
+)
+GRADE_TUNED = Stage(
+    "grade-tuned", "GradeTuned", "Evaluated", "RunningCode", grading_parts, read_evaluation, _lacks_verdict
+)

@@ -609,3 +609,53 @@ def test_an_image_that_becomes_available_in_time_loses_nothing() -> None:
     assert world.condition("Admitted")[0] == "True"
     world.end()
     assert "-baseline-" in world.running()
+
+
+CODE = {"graders": [{"name": "tests", "type": "CodeAssert", "tests": "assert f()"}]}
+
+
+def test_programs_of_both_models_run_in_pods_of_their_own_before_a_verdict() -> None:
+    world = KubernetesSimulation(evaluation=CODE).to("baseline")
+    world.end(result_of("baseline", verdict=None, awaits="code"))
+    assert world.condition("BaselineScored")[0] == "Unknown"
+    assert "-grade-base-" in world.running()
+    world.end(result_of("grade-base"))
+    assert world.condition("BaselineScored") == ("True", "GoodCandidate")
+    world.to("evaluate")
+    world.end(result_of("evaluate", verdict=None, awaits="code"))
+    assert world.condition("Evaluated")[0] == "Unknown"
+    world.end(result_of("grade-tuned"))
+    world.end()
+    assert world.condition("Succeeded") == ("True", "Promote")
+    assert [s for s, _, _ in stages_of(world)] == [
+        "prepare", "baseline", "grade-base", "train", "evaluate", "grade-tuned", "publish",
+    ]  # fmt: skip
+
+
+def test_a_base_whose_programs_fail_blocks_before_training() -> None:
+    world = KubernetesSimulation(evaluation=CODE).to("baseline")
+    world.end(result_of("baseline", verdict=None, awaits="code"))
+    world.end(result_of("grade-base", verdict="CheckTaskOrData", blocking=True))
+    assert world.condition("Succeeded") == ("False", "CheckTaskOrData")
+
+
+def test_the_pod_that_runs_programs_sees_nothing_but_them_and_is_cut_off() -> None:
+    world = KubernetesSimulation(evaluation=CODE).to("baseline")
+    world.end(result_of("baseline", verdict=None, awaits="code"))
+    name = world.running()
+    pod = world.jobs[name]["spec"]["template"]["spec"]
+    [sandbox] = pod["initContainers"]
+    assert {mount["mountPath"]: mount.get("readOnly", False) for mount in sandbox["volumeMounts"]} == {
+        "/run/programs": True, "/run/sandbox": False, "/tmp": False,
+    }  # fmt: skip
+    [programs] = [mount for mount in sandbox["volumeMounts"] if mount["mountPath"] == "/run/programs"]
+    assert programs["subPath"] == "results/code"
+    assert sandbox["securityContext"]["readOnlyRootFilesystem"] is True
+    assert sandbox["resources"]["limits"].keys() >= {"memory"}
+    assert pod["automountServiceAccountToken"] is False
+    policy = world.others["NetworkPolicy", name]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy.keys() == {"podSelector", "policyTypes"}
+    assert world.jobs[name]["spec"]["template"]["metadata"]["labels"].items() >= {
+        ("finetune.dev/uid", policy["podSelector"]["matchLabels"]["finetune.dev/uid"])
+    }

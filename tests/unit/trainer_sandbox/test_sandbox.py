@@ -111,16 +111,25 @@ Results = dict[str, dict[str, Any]]
 
 
 def run(rows: list[tuple[str, ...]], folder: Path, *, seconds: float, user: int | None = None) -> Any:
-    """The sandbox as a process of its own, which root runs as nobody."""
+    """The sandbox as a process of its own, which root runs as nobody; its results, by the programs' names."""
     lines = [
-        json.dumps({"id": name, "program": program, "tests": tests}) for name, program, tests, *_ in rows
+        {"id": name, "program": program, "tests": tests, "seconds": seconds}
+        for name, program, tests, *_ in rows
     ]
-    folder.chmod(0o777)
-    return subprocess.run(
-        [PYTHON, "-B", "-m", "finetune_trainer.sandbox", "--seconds", str(seconds)],
-        input="\n".join(lines) + "\n", text=True, capture_output=True, check=False, cwd="/", user=user,
-        env={"PYTHONPATH": str(PACKAGE), "TMPDIR": str(folder)},
+    programs, results, files = folder / "programs.jsonl", folder / "results", folder / "files"
+    programs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for place in (folder, results, files):
+        place.mkdir(exist_ok=True)
+        place.chmod(0o777)
+    where = ["--programs", str(programs), "--results", str(results / "results.jsonl")]
+    done = subprocess.run(
+        [PYTHON, "-B", "-m", "finetune_trainer.sandbox", *where],
+        text=True, capture_output=True, check=False, cwd="/", user=user,
+        env={"PYTHONPATH": str(PACKAGE), "TMPDIR": str(files)},
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in results.iterdir()] == ["results.jsonl"]
+    return [json.loads(line) for line in (results / "results.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +140,8 @@ def folder() -> Iterator[Path]:
 
 
 def judged(rows: list[tuple[str, ...]], folder: Path, seconds: float) -> Results:
-    done = run(rows, folder, seconds=seconds, user=NOBODY if os.geteuid() == 0 else None)
-    assert done.returncode == 0, done.stderr
-    return {result["id"]: result for result in map(json.loads, done.stdout.splitlines())}
+    found = run(rows, folder, seconds=seconds, user=NOBODY if os.geteuid() == 0 else None)
+    return {result["id"]: result for result in found}
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +178,7 @@ def test_tests_that_are_no_python_say_nothing_about_the_code(folder: Path) -> No
 
 
 def test_nothing_is_left_of_any_program(results: Results, folder: Path) -> None:
-    assert list(folder.iterdir()) == []
+    assert list((folder / "files").iterdir()) == []
     mine = [path for path in Path("/proc").iterdir() if path.name.isdigit() and _runs_a_program(path)]
     assert mine == []
 
@@ -182,8 +190,22 @@ def _runs_a_program(process: Path) -> bool:
         return False
 
 
+def test_what_programs_leave_beside_the_results_is_removed(folder: Path) -> None:
+    results = folder / "results"
+    program = (
+        f"import os\nos.symlink('/etc/passwd', {str(results / 'results.jsonl')!r})\n"
+        f"os.mkdir({str(results / 'more')!r})\nopen({str(results / 'more' / 'x')!r}, 'w').close()"
+    )
+    for left in results.glob("*"):
+        left.unlink()
+    found = judged([("leaves things", program, "assert True"), FINE[0]], folder, 20)
+    assert {name: result["passed"] for name, result in found.items()} == {
+        "leaves things": True,
+        FINE[0][0]: True,
+    }
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can look into processes that do not allow it")
 def test_nothing_runs_where_a_program_could_look_into_the_runner(folder: Path) -> None:
-    done = run([FINE[0]], folder, seconds=10)
-    assert (done.returncode, done.stdout) == (64, "")
-    assert "No code of a model is run here: it could read the runner's memory" in done.stderr
+    [refused] = run([FINE[0]], folder, seconds=10)
+    assert "it could read the runner's memory" in refused["refused"]

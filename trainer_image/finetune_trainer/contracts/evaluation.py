@@ -21,6 +21,7 @@ GraderType = Literal[
     "Python",
     "JudgeCriteria",
     "JudgePairwise",
+    "CodeAssert",
 ]
 SimilarityMetric = Literal["RougeL", "ChrF"]
 JUDGED: frozenset[GraderType] = frozenset({"JudgeCriteria", "JudgePairwise"})
@@ -38,6 +39,7 @@ SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "JudgePairwise": (("criteria",), ()),
     "Similarity": (("metric",), ()),
     "Python": (("grader",), ()),
+    "CodeAssert": ((), ("tests", "timeout_seconds")),
 }
 # Types whose score says too little about whether an answer is right to decide anything.
 SECONDARY: frozenset[GraderType] = frozenset({"Similarity"})
@@ -66,6 +68,9 @@ class GraderSpec(Document):
     grader: str | None = Field(
         None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="the class, as package.module:Class"
     )
+
+    tests: str | None = Field(None, min_length=1, description="Python code that every answer has to pass")
+    timeout_seconds: int | None = Field(None, ge=1, le=60, description="how long one answer may run")
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
@@ -229,6 +234,12 @@ class EvaluationSpec(Document):
     def graders_of(self, kind: GraderType) -> list[GraderSpec]:
         """The graders of one type."""
         return [grader for grader in self.graders if grader.type == kind]
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether answers are programs that have to run to be graded, which takes a pod of their own."""
+        graders = [*self.graders, *(suite.grader for suite in self.suites)]
+        return any(grader.type == "CodeAssert" for grader in graders)
 
     @property
     def baseline_grader(self) -> GraderSpec:

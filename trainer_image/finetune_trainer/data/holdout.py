@@ -31,6 +31,7 @@ class HoldoutRow:
     tools: tuple[dict[str, Any], ...] = ()
     prompt_ids: tuple[int, ...] = ()  # of the first rows: what the engine must see
     opened: bool = False  # the prompt ends inside a reasoning block
+    tests: str | None = None  # code that an answer has to pass
 
     def to_json(self) -> dict[str, Any]:
         """The row as holdout.jsonl holds it."""
@@ -40,6 +41,7 @@ class HoldoutRow:
             "tools": list(self.tools),
             "promptIds": list(self.prompt_ids),
             "opened": self.opened,
+            "tests": self.tests,
         }
         return row | {key: value for key, value in optional.items() if value}
 
@@ -48,9 +50,9 @@ def split_reference(row: Row) -> HoldoutRow:
     """Take a closing assistant turn as the reference and the rest as the prompt."""
     *before, last = row.messages
     if last["role"] != "assistant":
-        return HoldoutRow(row.number, row.id, row.messages, "", row.group, row.tools)
+        return HoldoutRow(row.number, row.id, row.messages, "", row.group, row.tools, tests=row.tests)
     _, reference = split_reasoning(last.get("content") or "")
-    return HoldoutRow(row.number, row.id, tuple(before), reference, row.group, row.tools)
+    return HoldoutRow(row.number, row.id, tuple(before), reference, row.group, row.tools, tests=row.tests)
 
 
 def with_prompts(tokenizer: ChatTokenizer, rows: Sequence[HoldoutRow], *, fixed: bool) -> list[HoldoutRow]:
@@ -93,7 +95,7 @@ def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpe
         (row.number, grader.name, problem)
         for row in holdout
         for grader in graders
-        if (problem := reference_problem(grader, row.reference))
+        if (problem := _missing_tests(grader, row) or reference_problem(grader, row.reference))
     ]
     if not wrong:
         return None
@@ -103,6 +105,15 @@ def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpe
         f"Grader {grader} cannot judge {name_rows(numbers)}: in row {number} {problem}; correct the answer."
     )
     return found(42, "eval_no_reference", numbers, text)
+
+
+def _missing_tests(grader: GraderSpec, row: HoldoutRow) -> str | None:
+    """What CodeAssert lacks: tests, and an answer that passes them."""
+    if grader.type != "CodeAssert":
+        return None
+    if not (row.tests or grader.tests):
+        return "there are no tests, neither in the column `tests` nor in the grader's `tests`"
+    return None if row.reference else "the expected output is empty"
 
 
 def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpec]) -> Finding | None:

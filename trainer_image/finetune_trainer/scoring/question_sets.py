@@ -6,8 +6,9 @@ from pathlib import Path
 
 from finetune_trainer.contracts import EngineSpec, EvaluationSpec
 from finetune_trainer.data.prepared import Prepared
-from finetune_trainer.scoring.baseline_store import baseline_key, template_kwargs
-from finetune_trainer.scoring.rows import Question, read_questions
+from finetune_trainer.errors import UserError
+from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
+from finetune_trainer.scoring.rows import GradedRow, Question, read_questions, read_rows
 from finetune_trainer.workspace import Workspace
 
 
@@ -29,41 +30,56 @@ class QuestionSet:
         return model + self.suffix
 
 
-def holdout_set(
+@dataclass(frozen=True)
+class Asked:
+    """Everything that an evaluation asks; rivals and suites by their names."""
+
+    holdout: QuestionSet
+    rivals: Mapping[str, QuestionSet]
+    suites: Mapping[str, QuestionSet]
+
+    @property
+    def of_base(self) -> list[QuestionSet]:
+        """What the base is asked."""
+        return [self.holdout, *self.rivals.values(), *self.suites.values()]
+
+    @property
+    def of_tuned(self) -> list[QuestionSet]:
+        """What the tuned model is asked: the prompts of rivals are the base's."""
+        return [self.holdout, *self.suites.values()]
+
+
+def asked_of(
     workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec, engine: EngineSpec | None
-) -> QuestionSet:
-    """The hold-out as prepare wrote it."""
+) -> Asked:
+    """The questions that prepare wrote: the hold-out, the same for each rival, and each suite."""
+
+    def written(path: Path, title: str, scored_by: EvaluationSpec) -> QuestionSet:
+        return _written(path, title, prepared, scored_by, engine)
+
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     key = baseline_key(prepared.summary, evaluation, engine)
-    return QuestionSet("the hold-out", "", questions, evaluation, key)
-
-
-def rival_sets(
-    workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec, engine: EngineSpec | None
-) -> Mapping[str, QuestionSet]:
-    """The hold-out under the prompt of each rival, by its name."""
-    return {
-        rival.name: _written(
-            workspace.rivals_dir / f"{rival.name}.jsonl", f"rival {rival.name}", prepared, evaluation, engine
-        )
+    holdout = QuestionSet("the hold-out", "", questions, evaluation, key)
+    rivals = {
+        rival.name: written(workspace.rivals_dir / f"{rival.name}.jsonl", f"rival {rival.name}", evaluation)
         for rival in evaluation.rivals or ()
     }
-
-
-def suite_sets(
-    workspace: Workspace, prepared: Prepared, evaluation: EvaluationSpec, engine: EngineSpec | None
-) -> Mapping[str, QuestionSet]:
-    """Each suite by its name, with its own grader."""
-    return {
-        suite.name: _written(
-            workspace.suites_dir / f"{suite.name}.jsonl",
-            f"suite {suite.name}",
-            prepared,
-            evaluation.of_suite(suite),
-            engine,
+    suites = {
+        suite.name: written(
+            workspace.suites_dir / f"{suite.name}.jsonl", f"suite {suite.name}", evaluation.of_suite(suite)
         )
         for suite in evaluation.suites
     }
+    return Asked(holdout, rivals, suites)
+
+
+def stored_rows(workspace: Workspace, model: str, asked: QuestionSet) -> list[GradedRow]:
+    """The answers of `base` or `tuned` to a set in the workspace; UserError when there are none."""
+    rows = read_rows(rows_path(workspace, asked.answers_of(model), asked.key))
+    if rows is None:
+        text = f"The workspace holds no answers of the {model} model to {asked.title}"
+        raise UserError(f"{text}; run the job again.")
+    return rows
 
 
 def _written(

@@ -20,7 +20,7 @@ class Question:
     """A hold-out row: prompt and expected answer.
 
     `prompt_ids` are the prompt's tokens where prepare recorded them; `opened` says that it ends inside a
-    reasoning block.
+    reasoning block; `tests` is code that an answer has to pass.
     """
 
     id: str
@@ -29,6 +29,11 @@ class Question:
     prompt_ids: tuple[int, ...] = ()
     opened: bool = False
     group: str | None = None
+    tests: str | None = None
+
+    def content(self, answer: str) -> str:
+        """What an answer says after its reasoning."""
+        return split_reasoning(answer, opened=self.opened)[1]
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def read_questions(path: Path, template_kwargs: Mapping[str, Any]) -> list[Quest
 def _question(row: dict[str, Any], template_kwargs: Mapping[str, Any]) -> Question:
     prompt = Prompt(tuple(row["messages"]), tuple(row.get("tools", ())), template_kwargs)
     ids = tuple(row.get("promptIds", ()))
-    return Question(str(row["id"]), prompt, row["reference"], ids, row.get("opened", False), row.get("group"))
+    opened, group, tests = row.get("opened", False), row.get("group"), row.get("tests")
+    return Question(str(row["id"]), prompt, row["reference"], ids, opened, group, tests)
 
 
 def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpec]) -> GradedRow:
@@ -72,7 +78,7 @@ def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpe
         nothing = Grade(None, None, answer)
         grades = {spec.name: nothing for spec in graders}
         return GradedRow(question.id, None, None, 0, answer, grades, question.group)
-    _, content = split_reasoning(answer.text, opened=question.opened)
+    content = question.content(answer.text)
     grades = {spec.name: grade(spec, content, question.reference) for spec in graders}
     return GradedRow(
         question.id, answer.text, answer.finish, answer.tokens, None, grades, question.group, answer.seconds

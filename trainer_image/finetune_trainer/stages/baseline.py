@@ -18,11 +18,13 @@ from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
 from finetune_trainer.scoring.client import Engine, socket_path
+from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
-from finetune_trainer.scoring.question_sets import QuestionSet, holdout_set, rival_sets, suite_sets
+from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
 from finetune_trainer.scoring.regression import covered
 from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, cut, read_rows, write_rows
+from finetune_trainer.stages.code import ask_sandbox
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
 from finetune_trainer.statistics import Interval, count_groups
 from finetune_trainer.words import plural
@@ -62,27 +64,32 @@ def run(job: Job, workspace: Workspace) -> Result:
     """
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    holdout = holdout_set(workspace, prepared, evaluation, job.engine)
-    rivals, suites = (find(workspace, prepared, evaluation, job.engine) for find in (rival_sets, suite_sets))
-    sets = [holdout, *rivals.values(), *suites.values()]
+    asked = asked_of(workspace, prepared, evaluation, job.engine)
     access = judge_access(job, workspace)
-    warnings, use = asyncio.run(examine_references(evaluation, access, holdout.questions))
+    warnings, use = asyncio.run(examine_references(evaluation, access, asked.holdout.questions))
     with ProgressServer("baseline") as server:
-        stored = _stored(job, workspace, sets)
-        asked = [found for found in sets if found.title not in stored]
-        rows, use = _judged(job, access, sets, stored | _ask(job, workspace, asked, server), server, use)
-    for found in sets:
+        stored = _stored(job, workspace, asked.of_base)
+        missing = [found for found in asked.of_base if found.title not in stored]
+        rows = stored | _ask(job, workspace, missing, server)
+        rows, use = _judged(job, access, asked.of_base, rows, server, use)
+    for found in asked.of_base:
         write_rows(rows_path(workspace, found.answers_of("base"), found.key), rows[found.title])
     share_replies(job, access)
-    scored = Scored(_score(holdout, rows), _scores(rivals, rows), _scores(suites, rows))
     uses = earlier_uses(job, prepared.summary["holdoutDigest"])
-    told = judge_summary(job, use, warnings)
-    told["warnings"] = [*told.get("warnings", []), *_doubts(evaluation, scored)][:_WARNINGS]
-    answers = {name: rows[found.title] for name, found in suites.items()}
-    circumstances = {"cached": not asked, "holdoutUses": uses, **told}
-    return _result(
-        job, rows[holdout.title], scored, _coverage(evaluation, rows[holdout.title], answers), circumstances
-    )
+    told = {"cached": not missing, "holdoutUses": uses, **judge_summary(job, use, warnings)}
+    if evaluation.runs_code:
+        return ask_sandbox(job, workspace, "base", programs(asked.of_base, rows), told)
+    return conclude(job, asked, rows, told)
+
+
+def conclude(job: Job, asked: Asked, rows: Mapping[str, list[GradedRow]], told: dict[str, Any]) -> Result:
+    """The scores and the verdict of rows that are graded; `told` is what else is known of them."""
+    evaluation = required_evaluation(job)
+    holdout = rows[asked.holdout.title]
+    scored = Scored(_score(asked.holdout, rows), _scores(asked.rivals, rows), _scores(asked.suites, rows))
+    suites = {name: rows[found.title] for name, found in asked.suites.items()}
+    doubts = [*told.get("warnings", []), *_doubts(evaluation, scored)][:_WARNINGS]
+    return _result(job, holdout, scored, _coverage(evaluation, holdout, suites), {**told, "warnings": doubts})
 
 
 def required_evaluation(job: Job) -> EvaluationSpec:
@@ -157,11 +164,11 @@ def _judged(
     return found, use
 
 
-def _score(asked: QuestionSet, rows: Answered) -> Interval:
+def _score(asked: QuestionSet, rows: Mapping[str, list[GradedRow]]) -> Interval:
     return score(rows[asked.title], asked.evaluation.baseline_grader.name)
 
 
-def _scores(sets: Mapping[str, QuestionSet], rows: Answered) -> dict[str, Interval]:
+def _scores(sets: Mapping[str, QuestionSet], rows: Mapping[str, list[GradedRow]]) -> dict[str, Interval]:
     gradable = {
         name: asked
         for name, asked in sets.items()

@@ -7,7 +7,6 @@ from typing import Any
 
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
-from finetune_trainer.errors import UserError
 from finetune_trainer.judging.judge import JudgeUse
 from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
@@ -15,6 +14,7 @@ from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import rows_path
 from finetune_trainer.scoring.client import Engine, socket_path
+from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import (
     Comparison,
     SuiteResult,
@@ -28,10 +28,11 @@ from finetune_trainer.scoring.compare import (
 )
 from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
-from finetune_trainer.scoring.question_sets import QuestionSet, holdout_set, rival_sets, suite_sets
+from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, stored_rows
 from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
-from finetune_trainer.scoring.rows import GradedRow, cut, read_rows, write_rows
+from finetune_trainer.scoring.rows import GradedRow, cut, write_rows
 from finetune_trainer.stages.baseline import Answered, required_evaluation
+from finetune_trainer.stages.code import ask_sandbox
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.statistics import Interval
 from finetune_trainer.workspace import Workspace
@@ -44,40 +45,44 @@ def run(job: Job, workspace: Workspace) -> Result:
     """Ask the tuned model every question and judge the paired difference to the stored baseline."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    holdout = holdout_set(workspace, prepared, evaluation, job.engine)
-    rivals, suites = (find(workspace, prepared, evaluation, job.engine) for find in (rival_sets, suite_sets))
-    base = _base_rows(workspace, holdout)
-    suites_before = {name: _base_rows(workspace, asked) for name, asked in suites.items()}
+    asked = asked_of(workspace, prepared, evaluation, job.engine)
+    base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
     access = judge_access(job, workspace)
+    title = asked.holdout.title
     with ProgressServer("evaluate") as server:
-        answers = _ask(job, workspace, [holdout, *suites.values()], server)
-        tuned = answers[holdout.title]
-        watch = judging_progress(job, server, decisions(evaluation, len(tuned), paired=True), JudgeUse())
-        judged = asyncio.run(judge_two(evaluation, access, holdout.questions, base, tuned, watch))
-    base = judged.base or base
-    for model, rows in (("base", base), ("tuned", judged.rows)):
-        write_rows(rows_path(workspace, holdout.answers_of(model), holdout.key), rows)
+        tuned = _ask(job, workspace, asked.of_tuned, server)
+        decided = decisions(evaluation, len(tuned[title]), paired=True)
+        watch = judging_progress(job, server, decided, JudgeUse())
+        judged = asyncio.run(
+            judge_two(evaluation, access, asked.holdout.questions, base[title], tuned[title], watch)
+        )
+    base[title], tuned[title] = judged.base or base[title], judged.rows
+    for model, rows in (("base", base), ("tuned", tuned)):
+        write_rows(rows_path(workspace, asked.holdout.answers_of(model), asked.holdout.key), rows[title])
     uses = record_use(job, prepared.summary["holdoutDigest"])
     told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
-    suites_after = {name: answers[asked.title] for name, asked in suites.items()}
-    regression = judge_suites(evaluation.suites, suites_before, suites_after)
-    prompted = _rival_scores(workspace, rivals)
-    return _result(job, base, judged.rows, regression, prompted, told)
+    if evaluation.runs_code:
+        return ask_sandbox(job, workspace, "tuned", programs(asked.of_tuned, tuned), told)
+    return conclude(job, asked, base, tuned, told)
 
 
-def _base_rows(workspace: Workspace, asked: QuestionSet) -> list[GradedRow]:
-    rows = read_rows(rows_path(workspace, asked.answers_of("base"), asked.key))
-    if rows is None:
-        text = f"The workspace holds no answers of the base to {asked.title} to compare with"
-        raise UserError(f"{text}; run the job again.")
-    return rows
+def conclude(job: Job, asked: Asked, base: Answered, tuned: Answered, told: dict[str, Any]) -> Result:
+    """The comparison and its verdict of rows that are graded; `told` is what else is known of them."""
+    evaluation = required_evaluation(job)
+    before, after = (
+        {name: rows[found.title] for name, found in asked.suites.items()} for rows in (base, tuned)
+    )
+    regression = judge_suites(evaluation.suites, before, after)
+    rivals = _rival_scores(asked.rivals, base)
+    title = asked.holdout.title
+    return _result(job, base[title], tuned[title], regression, rivals, told)
 
 
-def _rival_scores(workspace: Workspace, rivals: Mapping[str, QuestionSet]) -> dict[str, Interval]:
+def _rival_scores(rivals: Mapping[str, QuestionSet], base: Answered) -> dict[str, Interval]:
     """What the base scored with the prompt of each rival, by the grader that decides, where that is known."""
     found: dict[str, Interval] = {}
     for name, asked in rivals.items():
-        rows, grader = _base_rows(workspace, asked), asked.evaluation.primary_grader
+        rows, grader = base[asked.title], asked.evaluation.primary_grader
         if coverage([rows], (grader,)).graded:
             found[name] = score(rows, grader.name)
     return found
