@@ -15,6 +15,9 @@ StageName: TypeAlias = Literal[
 AttemptState: TypeAlias = Literal["Recorded", "Running", "Succeeded", "Failed"]
 Number: TypeAlias = Annotated[str, Field(max_length=32)]
 DATE_TIME: dict[str, JsonValue] = {"format": "date-time"}
+STAGES: tuple[StageName, ...] = (
+    "prepare", "baseline", "grade-base", "train", "evaluate", "grade-tuned", "publish",
+)  # fmt: skip
 GPU_STAGES: frozenset[str] = frozenset({"baseline", "train", "evaluate"})
 """The stages whose pods hold GPUs, where the run has any; re-emitting their results takes none."""
 CODE_STAGES: frozenset[str] = frozenset({"grade-base", "grade-tuned"})

@@ -25,11 +25,7 @@ _PR_SET_DUMPABLE = 4
 
 def main(arguments: list[str] | None = None) -> int:
     """Read all, run one after the other, then write what came of them."""
-    parser = argparse.ArgumentParser(prog="python -m finetune_trainer.sandbox", description=__doc__)
-    parser.add_argument("--programs", type=Path, required=True, help="file to read")
-    parser.add_argument("--results", type=Path, required=True, help="file to write, alone in its folder")
-    parser.add_argument("--memory-mib", type=int, default=Limits.memory // MIB, help="for each program")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     # No process of the same user may look into this one, whose memory holds the results.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     limits = Limits(memory=options.memory_mib * MIB)
@@ -37,6 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
         results = asyncio.run(_judged(map(json.loads, file), limits))
     _write(options.results, results)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(prog="python -m finetune_trainer.sandbox", description=__doc__)
+    found.add_argument("--programs", type=Path, required=True, help="file to read")
+    found.add_argument("--results", type=Path, required=True, help="file to write, alone in its folder")
+    found.add_argument("--memory-mib", type=int, default=Limits.memory // MIB, help="for each program")
+    return found
 
 
 async def _judged(rows: Iterable[dict[str, Any]], limits: Limits) -> list[dict[str, Any]]:
