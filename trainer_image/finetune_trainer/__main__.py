@@ -101,10 +101,10 @@ def _run_locally(options: argparse.Namespace) -> int:
 
 def _run_code(options: argparse.Namespace) -> int:
     from finetune_trainer.results import run_stage
-    from finetune_trainer.stages import code
 
-    functions = {"grade-base": code.grade_base, "grade-tuned": code.grade_tuned}
-    return run_stage(options.stage, options.job, options.workspace, functions[options.stage])
+    asked_by = {"grade-base": "baseline", "grade-tuned": "evaluate"}[options.stage]
+    function = import_module(f"finetune_trainer.stages.{asked_by}").grade_programs
+    return run_stage(options.stage, options.job, options.workspace, function)
 
 
 def _run_gang(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.files import write_atomically
 from finetune_trainer.results import result_path
 from finetune_trainer.scoring.code import code_of
-from finetune_trainer.stages import baseline, code, evaluate
+from finetune_trainer.stages import baseline, evaluate
 from tests.unit.trainer_train.conftest import EVALUATION
 
 PACKAGE = Path(__file__).parents[3] / "trainer_image"
@@ -79,12 +79,12 @@ async def test_the_code_of_both_models_is_run_and_decides(
     answered = await stage(baseline.run, run)
     assert (answered.summary["awaits"], "verdict" in answered.summary) == ("code", False)
     run_programs(run, "base", monkeypatch)
-    scored = code.grade_base(run.job, run.workspace)
+    scored = baseline.grade_programs(run.job, run.workspace)
     assert (scored.summary["score"], scored.summary["verdict"]) == (0.0, "CheckTaskOrData")
     assert scored.summary["cached"] is False
     await asyncio.to_thread(evaluate.run, run.job, run.workspace)
     run_programs(run, "tuned", monkeypatch)
-    compared = code.grade_tuned(run.job, run.workspace)
+    compared = evaluate.grade_programs(run.job, run.workspace)
     assert (compared.summary["tuned"]["score"], compared.summary["verdict"]) == (1.0, "Promote")
 
 
@@ -96,7 +96,7 @@ async def test_rows_whose_expected_answer_fails_its_tests_are_ungraded_and_stop_
     run = make_run("baseline", holdout=broken, evaluation=RUN)
     await stage(baseline.run, run)
     run_programs(run, "base", monkeypatch)
-    scored = code.grade_base(run.job, run.workspace)
+    scored = baseline.grade_programs(run.job, run.workspace)
     assert (scored.summary["verdict"], scored.summary["ungraded"]) == ("Ungraded", 5)
     assert "the expected answer does not pass the tests: AssertionError" in scored.message
 
@@ -125,7 +125,7 @@ async def test_without_results_of_the_sandbox_nothing_is_scored(
     if left is not None:
         path.write_text(left)
     with pytest.raises(UserError, match=message):
-        code.grade_base(run.job, run.workspace)
+        baseline.grade_programs(run.job, run.workspace)
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,21 @@ async def test_a_suite_that_the_base_cannot_answer_is_told_before_training(
     result = await scored(make_run("baseline", holdout=HOLDOUT, suites=GENERAL))
     [warning] = result.summary["warnings"]
     assert "On the suite general the base scores 0.0%, too little for a drop of 5.0% to show" in warning
+
+
+async def test_a_rival_of_which_few_answers_exist_is_not_compared(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        if len(body["messages"]) > 1:
+            few = int(said(body).split()[1]) < 10
+            return chat_answer("right") if few else (400, {"error": {"message": "too long"}})
+        return chat_answer("no")
+
+    await stand_in(answer)
+    rival = questions("task", before="Say right.")
+    result = await scored(make_run("baseline", holdout=HOLDOUT, rivals={"shots": rival}))
+    assert (result.summary["verdict"], "rivals" in result.summary) == ("CheckTaskOrData", False)
+    assert result.summary["warnings"] == [
+        "Too few answers with the prompt shots could be graded to compare it."
+    ]

@@ -24,7 +24,7 @@ from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
 from finetune_trainer.scoring.regression import covered
 from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, cut, read_rows, write_rows
-from finetune_trainer.stages.code import ask_sandbox
+from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
 from finetune_trainer.statistics import Interval, count_groups
 from finetune_trainer.words import plural
@@ -38,7 +38,7 @@ Answered = dict[str, list[GradedRow]]  # by the title of the questions
 class Scored:
     """What the base scores on the hold-out, there with the prompt of each rival, and on each suite.
 
-    Left out are rivals and suites of whose answers none could be graded.
+    Left out are rivals with too few answers that could be graded, and suites without any.
     """
 
     base: Interval
@@ -79,14 +79,23 @@ def run(job: Job, workspace: Workspace) -> Result:
     told = {"cached": not missing, "holdoutUses": uses, **judge_summary(job, use, warnings)}
     if evaluation.runs_code:
         return ask_sandbox(job, workspace, "base", programs(asked.of_base, rows), told)
-    return conclude(job, asked, rows, told)
+    return _conclude(job, asked, rows, told)
 
 
-def conclude(job: Job, asked: Asked, rows: Mapping[str, list[GradedRow]], told: dict[str, Any]) -> Result:
+def grade_programs(job: Job, workspace: Workspace) -> Result:
+    """grade-base: what baseline says once the base's programs have run."""
+    prepared = check_prepared(workspace, job)
+    asked = asked_of(workspace, prepared, required_evaluation(job), job.engine)
+    rows = run_rows(workspace, "base", asked.of_base)
+    return _conclude(job, asked, rows, answered(workspace, "baseline"))
+
+
+def _conclude(job: Job, asked: Asked, rows: Mapping[str, list[GradedRow]], told: dict[str, Any]) -> Result:
     """The scores and the verdict of rows that are graded; `told` is what else is known of them."""
     evaluation = required_evaluation(job)
     holdout = rows[asked.holdout.title]
-    scored = Scored(_score(asked.holdout, rows), _scores(asked.rivals, rows), _scores(asked.suites, rows))
+    rivals = graded_scores(asked.rivals, rows, verdicts.GRADED_SHARE)
+    scored = Scored(_score(asked.holdout, rows), rivals, graded_scores(asked.suites, rows))
     suites = {name: rows[found.title] for name, found in asked.suites.items()}
     doubts = [*told.get("warnings", []), *_doubts(evaluation, scored)][:_WARNINGS]
     return _result(job, holdout, scored, _coverage(evaluation, holdout, suites), {**told, "warnings": doubts})
@@ -168,13 +177,16 @@ def _score(asked: QuestionSet, rows: Mapping[str, list[GradedRow]]) -> Interval:
     return score(rows[asked.title], asked.evaluation.baseline_grader.name)
 
 
-def _scores(sets: Mapping[str, QuestionSet], rows: Mapping[str, list[GradedRow]]) -> dict[str, Interval]:
-    gradable = {
-        name: asked
-        for name, asked in sets.items()
-        if coverage([rows[asked.title]], (asked.evaluation.baseline_grader,)).graded
-    }
-    return {name: _score(asked, rows) for name, asked in gradable.items()}
+def graded_scores(
+    sets: Mapping[str, QuestionSet], rows: Mapping[str, list[GradedRow]], share: float = 0.0
+) -> dict[str, Interval]:
+    """The base's scores on the sets of which at least a share, and any answer, could be graded."""
+    return {name: _score(asked, rows) for name, asked in sets.items() if _is_graded(asked, rows, share)}
+
+
+def _is_graded(asked: QuestionSet, rows: Mapping[str, list[GradedRow]], share: float) -> bool:
+    found = coverage([rows[asked.title]], (asked.evaluation.baseline_grader,))
+    return found.graded > 0 and found.share >= share
 
 
 def _coverage(
@@ -193,7 +205,7 @@ def _doubts(evaluation: EvaluationSpec, scored: Scored) -> list[str]:
         if (found := scored.suites.get(suite.name)) and found.score < suite.grader.allowed_loss
     ]
     return [
-        *(f"No answer with the prompt {name} could be graded; it is not compared." for name in unscored),
+        *(f"Too few answers with the prompt {name} could be graded to compare it." for name in unscored),
         *(
             f"On the suite {suite.name} the base scores {scored.suites[suite.name].score:.1%}, too little "
             f"for a drop of {suite.grader.allowed_loss:.1%} to show: choose easier questions."
@@ -220,12 +232,8 @@ def _result(
         "detectable": None if effect is None else round(effect, 4),
         "rowsNeeded": _rows_needed(base.score, evaluation.min_delta),
         "cut": cut(rows),
-        **({"rivals": {n: rounded(i) for n, i in scored.rivals.items()}} if scored.rivals else {}),
-        **(
-            {"regression": {n: {"base": round(i.score, 4)} for n, i in scored.suites.items()}}
-            if scored.suites
-            else {}
-        ),
+        **_if_any("rivals", {name: rounded(found) for name, found in scored.rivals.items()}),
+        **_if_any("regression", {name: {"base": round(s.score, 4)} for name, s in scored.suites.items()}),
         **circumstances,
     }
     text = _sentence(evaluation, len(rows), scored, judged.verdict)
@@ -233,6 +241,10 @@ def _result(
     return succeeded(
         job, " ".join([*filter(None, [said, found.sentence()]), *circumstances["warnings"]]), summary
     )
+
+
+def _if_any(key: str, entries: dict[str, Any]) -> dict[str, Any]:
+    return {key: entries} if entries else {}
 
 
 def _sentence(evaluation: EvaluationSpec, rows: int, scored: Scored, verdict: str) -> str:

@@ -1,28 +1,26 @@
-"""grade-base and grade-tuned: the scores of models whose answers are programs, after a sandbox ran them.
+"""Programs between a stage that got them as answers and the one that scores them, after a sandbox ran them.
 
-The pod of these stages has no network. Its first container runs the programs (sandbox/) and sees nothing but
-them; the second one, here, reads what came of them.
+The pod of grade-base and grade-tuned has no network. Its first container runs the programs (sandbox/) and
+sees nothing but them; the second one reads what came of them.
 """
 
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetune_trainer.contracts import Job, Result
-from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import read_json_lines, write_lines
 from finetune_trainer.results import latest_succeeded, succeeded
 from finetune_trainer.scoring.baseline_store import rows_path
 from finetune_trainer.scoring.code import Ran, graded_by_running
-from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, stored_rows
+from finetune_trainer.scoring.question_sets import QuestionSet, stored_rows
 from finetune_trainer.scoring.rows import GradedRow, write_rows
 from finetune_trainer.workspace import Workspace
 
 RESULTS = Path("/run/sandbox/results.jsonl")
-_ANSWERED_BY = {"base": "baseline", "tuned": "evaluate"}
 
 
 def ask_sandbox(
@@ -34,32 +32,17 @@ def ask_sandbox(
     return succeeded(job, message, {**told, "awaits": "code"}, "Answered")
 
 
-def grade_base(job: Job, workspace: Workspace) -> Result:
-    """What baseline says once the base's programs have run."""
-    from finetune_trainer.stages import baseline
-
-    asked = _asked(job, workspace)
-    rows = _graded(workspace, "base", asked.of_base)
-    return baseline.conclude(job, asked, rows, _told(workspace, "base"))
-
-
-def grade_tuned(job: Job, workspace: Workspace) -> Result:
-    """What evaluate says once the tuned model's programs have run."""
-    from finetune_trainer.stages import evaluate
-
-    asked = _asked(job, workspace)
-    base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
-    tuned = _graded(workspace, "tuned", asked.of_tuned)
-    return evaluate.conclude(job, asked, base, tuned, _told(workspace, "tuned"))
+def answered(workspace: Workspace, stage: Literal["baseline", "evaluate"]) -> dict[str, Any]:
+    """What the stage that asked said beside scores; what its judge cost counts once, in that stage."""
+    result = latest_succeeded(workspace, stage)
+    told = {key: value for key, value in (result.summary if result else {}).items() if key != "awaits"}
+    if "judge" in told:
+        told["judge"] = {key: value for key, value in told["judge"].items() if key != "cost"}
+    return told
 
 
-def _asked(job: Job, workspace: Workspace) -> Asked:
-    if job.spec.evaluation is None:
-        raise UserError("The job has no `evaluation`, so nothing can be scored; add one or skip this stage.")
-    return asked_of(workspace, check_prepared(workspace, job), job.spec.evaluation, job.engine)
-
-
-def _graded(workspace: Workspace, model: str, sets: Iterable[QuestionSet]) -> dict[str, list[GradedRow]]:
+def run_rows(workspace: Workspace, model: str, sets: Iterable[QuestionSet]) -> dict[str, list[GradedRow]]:
+    """The stored rows with the grades of what came of their programs; UserError without any results."""
     ran, found = _results(), dict[str, list[GradedRow]]()
     for asked in sets:
         rows = graded_by_running(asked, stored_rows(workspace, model, asked), ran)
@@ -79,9 +62,3 @@ def _results() -> dict[str, Ran]:
     if refused is not None:
         raise UserError(f"No code of a model is run in this cluster: {refused}.")
     return {line["id"]: Ran(line["passed"], line["reason"]) for line in lines}
-
-
-def _told(workspace: Workspace, model: str) -> dict[str, Any]:
-    answered = latest_succeeded(workspace, _ANSWERED_BY[model])
-    summary = answered.summary if answered else {}
-    return {key: value for key, value in summary.items() if key != "awaits"}

@@ -19,22 +19,21 @@ from finetune_trainer.scoring.compare import (
     Comparison,
     SuiteResult,
     compare,
-    coverage,
     grouped,
     kept,
     means,
     rounded,
-    score,
 )
 from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, stored_rows
 from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
 from finetune_trainer.scoring.rows import GradedRow, cut, write_rows
-from finetune_trainer.stages.baseline import Answered, required_evaluation
-from finetune_trainer.stages.code import ask_sandbox
+from finetune_trainer.stages.baseline import Answered, graded_scores, required_evaluation
+from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.statistics import Interval
+from finetune_trainer.verdicts import GRADED_SHARE
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
@@ -63,29 +62,30 @@ def run(job: Job, workspace: Workspace) -> Result:
     told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
     if evaluation.runs_code:
         return ask_sandbox(job, workspace, "tuned", programs(asked.of_tuned, tuned), told)
-    return conclude(job, asked, base, tuned, told)
+    return _conclude(job, asked, base, tuned, told)
 
 
-def conclude(job: Job, asked: Asked, base: Answered, tuned: Answered, told: dict[str, Any]) -> Result:
+def grade_programs(job: Job, workspace: Workspace) -> Result:
+    """grade-tuned: what evaluate says once the tuned model's programs have run."""
+    prepared = check_prepared(workspace, job)
+    asked = asked_of(workspace, prepared, required_evaluation(job), job.engine)
+    base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
+    tuned = run_rows(workspace, "tuned", asked.of_tuned)
+    return _conclude(job, asked, base, tuned, answered(workspace, "evaluate"))
+
+
+def _conclude(job: Job, asked: Asked, base: Answered, tuned: Answered, told: dict[str, Any]) -> Result:
     """The comparison and its verdict of rows that are graded; `told` is what else is known of them."""
     evaluation = required_evaluation(job)
     before, after = (
         {name: rows[found.title] for name, found in asked.suites.items()} for rows in (base, tuned)
     )
     regression = judge_suites(evaluation.suites, before, after)
-    rivals = _rival_scores(asked.rivals, base)
+    # The base alone is scored by another grader where the one that decides compares two models.
+    comparable = evaluation.primary_grader == evaluation.baseline_grader
+    rivals = graded_scores(asked.rivals, base, GRADED_SHARE) if comparable else {}
     title = asked.holdout.title
     return _result(job, base[title], tuned[title], regression, rivals, told)
-
-
-def _rival_scores(rivals: Mapping[str, QuestionSet], base: Answered) -> dict[str, Interval]:
-    """What the base scored with the prompt of each rival, by the grader that decides, where that is known."""
-    found: dict[str, Interval] = {}
-    for name, asked in rivals.items():
-        rows, grader = base[asked.title], asked.evaluation.primary_grader
-        if coverage([rows], (grader,)).graded:
-            found[name] = score(rows, grader.name)
-    return found
 
 
 def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
