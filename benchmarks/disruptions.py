@@ -4,17 +4,17 @@
 
 Two replicas (real gateway processes, each with a stand-in engine in a process of its own) behind a forwarder
 that does what a Service does: each new connection goes to a replica that is ready, and stays there. A roll is
-the operator's three manifests; a deletion takes the replica out of the Service, ends it by SIGTERM while its
-clients go on, and starts a new one. A kill ends an engine by SIGKILL; its replica leaves the Service two
-seconds later, as by its probe, and only streams that had begun may be lost. Sixteen clients ask without a
-pause, half of them as streams, and never retry.
+the operator's three manifests. A deletion does what a cluster does at once: the kubelet waits for
+`propagationSeconds` (5, the default) and then sends SIGTERM, while the Service goes on sending connections to
+the replica for a time of its own, up to 4 s; then a new replica starts. A kill ends an engine by SIGKILL; its
+replica leaves the Service two seconds later, as by its probe, and only streams that had begun may be lost.
+Sixteen clients ask without a pause, half of them as streams, and never retry.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 import random
 import socket
@@ -29,17 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy
 import openai
 import uvloop
-from safetensors.numpy import save_file
 
 from benchmarks.record import write
 from tests.engine_stand_in import StandInEngine
+from tests.small_artifacts import publish, write_base
 
 CLIENTS = 16
 _PROBE_SECONDS = 2.0
-_MODULE = "model.layers.0.self_attn.q_proj"
+_PROPAGATION_SECONDS = 5.0
+_SLOWEST_SERVICE_SECONDS = 4.0
 _ASK: Any = [{"role": "user", "content": "What do you say?"}]
 
 
@@ -77,6 +77,11 @@ class Replica:
                     if condition((await client.get(f"http://127.0.0.1:{self.agent_port}/state")).json()):
                         return
                 await asyncio.sleep(0.05)
+
+    async def deleted(self) -> None:
+        """What the kubelet does: the preStop hook of the gateway waits, then the containers end."""
+        await asyncio.sleep(_PROPAGATION_SECONDS)
+        await self.end()
 
     async def end(self) -> None:
         """SIGTERM to the gateway; when it has drained, the engine ends."""
@@ -139,8 +144,8 @@ async def _ask(client: openai.AsyncOpenAI, *, stream: bool) -> str:
 
 async def measure(root: Path, rolls: int, deletions: int, kills: int) -> dict[str, Any]:
     """Failed requests of each scenario."""
-    _base(root / "base")
-    one, two = (_adapter(root / "sources", name) for name in ("one", "two"))
+    write_base(root / "base")
+    one, two = _adapter(root, "one", 0.5), _adapter(root, "two", 0.25)
     service = Service()
     server = await asyncio.start_server(service.connected, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -200,8 +205,10 @@ def _ready(state: dict[str, Any]) -> bool:
 async def _deletions(service: Service, replicas: list[Replica], root: Path, url: str, deletions: int) -> int:
     for number in range(deletions):
         replica = replicas[number % 2]
+        kubelet = asyncio.create_task(replica.deleted())
+        await asyncio.sleep(random.uniform(0, _SLOWEST_SERVICE_SECONDS))
         service.ready.remove(replica)
-        await replica.end()
+        await kubelet
         await replica.start(root, url)
         service.ready.append(replica)
     return deletions
@@ -230,48 +237,11 @@ def _manifest(
     fresh.replace(replica.folder / "manifest.json")
 
 
-def _base(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    save_file({f"{_MODULE}.weight": numpy.ones((8, 8), numpy.float32)}, folder / "model.safetensors")
-
-
-def _adapter(sources: Path, name: str) -> dict[str, Any]:
+def _adapter(root: Path, name: str, value: float) -> dict[str, Any]:
     """Publish a LoRA adapter of the base; its entry of the manifest."""
-    from finetune_serving.fingerprint import base_fingerprint
-
-    folder = sources / "pvc" / "adapters" / name
-    folder.mkdir(parents=True)
-    values = numpy.full((4, 8), 0.5 if name == "one" else 0.25, numpy.float32)
-    tensors = {"lora_A": values, "lora_B": values.T.copy()}
-    names = {f"base_model.model.{_MODULE}.{kind}.weight": tensor for kind, tensor in tensors.items()}
-    save_file(names, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    files = [
-        {
-            "path": path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "bytes": path.stat().st_size,
-        }
-        for path in sorted(folder.iterdir())
-    ]
-    manifest = {
-        "schemaVersion": 1,
-        "kind": "Adapter",
-        "baseModel": {"fingerprint": base_fingerprint(sources.parent / "base")},
-        "adapter": {"rank": 4, "alpha": 8},
-        "files": files,
-        "promoted": True,
-    }
-    text = json.dumps(manifest).encode()
-    (folder / "manifest.json").write_bytes(text)
-    digest = hashlib.sha256(text).hexdigest()
-    return {
-        "name": f"reviews--{digest[:12]}",
-        "source": f"pvc://adapters/{name}",
-        "digest": f"sha256:{digest}",
-    }
+    digest = publish(root / "sources" / "pvc" / "adapters" / name, root / "base", value)
+    version = f"reviews--{digest.removeprefix('sha256:')[:12]}"
+    return {"name": version, "source": f"pvc://adapters/{name}", "digest": digest}
 
 
 def _free_port() -> int:

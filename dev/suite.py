@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from dev.cluster import binaries, host, up
+from dev.cluster import binaries, up
+from dev.cluster.machine import host
 
 SUITES = {
     "fast": ["-m", "not slow and not apiserver and not engine and not families and not e2e", "-n", "2"],

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
 NAN_TEXT = "Out of range float values are not JSON compliant"
@@ -232,6 +233,11 @@ class StandInEngine:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+
+def session(path: Path, **connector: Any) -> aiohttp.ClientSession:
+    """Calls to the engine behind a unix socket; to be entered."""
+    return aiohttp.ClientSession("http://engine", connector=aiohttp.UnixConnector(str(path), **connector))
 
 
 def prompt_tokens(body: dict[str, Any]) -> int:

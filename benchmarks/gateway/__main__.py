@@ -1,6 +1,6 @@
 """How fast the gateway is beside the engine alone, with an engine that answers at once.
 
-    python -m benchmarks.gateway [--seconds 5]
+    python -m benchmarks.gateway [--seconds 5] [--routers DIR]
 
 The gateway is the real process (`python -m finetune_serving gateway`), the engine a stand-in in another one,
 and the clients write raw bytes, so nearly all that is measured is the gateway. Rates depend on what else the
@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +24,8 @@ from typing import Any
 import uvloop
 
 from benchmarks.gateway.load import Client, Result, at_rate, closed_loop, connect, request
+from benchmarks.gateway.processes import free_port, running, wait_for_answer, wait_for_socket
+from benchmarks.gateway.routers import ROUTERS, install_command, started
 from benchmarks.record import write
 
 KIB = 1024
@@ -36,46 +34,62 @@ SIZES = (("200 B", 200, 16), ("220 KiB", 220 * KIB, 16), ("1 MiB", KIB * KIB, 64
 HELD = 48
 STREAMS = 64
 EVENTS = 100
-OTHERS = {
-    "vllm-router": ("vllm_router", "no such package in the environment: `pip install vllm-router`"),
-    "LiteLLM": ("litellm", "no such package in the environment: `pip install 'litellm[proxy]'`"),
-}
 
 
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    seconds = parser.parse_args().seconds
-    with tempfile.TemporaryDirectory(prefix="ft-") as folder, _engine(Path(folder)) as uds:
-        direct = uvloop.run(_measured(str(uds), None, seconds))
-        with _gateway(Path(folder), uds) as (address, pid):
-            ours = uvloop.run(_measured(address, pid, seconds))
-    ours["p50AddedMilliseconds"] = round(ours["p50Milliseconds"] - direct["p50Milliseconds"], 3)
-    found = {"seconds": seconds, "engine alone": direct, "gateway": ours, "others": _others()}
+    text = f"an environment with the routers that users would pick: {install_command(Path('DIR'))}"
+    parser.add_argument("--routers", type=Path, metavar="DIR", help=text)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ft-") as name:
+        found = _compared(Path(name), options.seconds, options.routers)
     print(json.dumps(found, indent=2))
     write("gateway", found, ["aiohttp", "msgspec", "uvloop"])
 
 
-def _others() -> dict[str, str]:
-    """Why the routers that users would pick are not in the table."""
-    return {
-        name: "installed, but not measured here" if importlib.util.find_spec(module) else f"skipped: {why}"
-        for name, (module, why) in OTHERS.items()
-    }
+def _compared(folder: Path, seconds: float, routers: Path | None) -> dict[str, Any]:
+    with _engine(folder) as uds:
+        direct = uvloop.run(_measured(str(uds), None, seconds))
+        with _gateway(folder, uds) as (address, pid):
+            ours = uvloop.run(_measured(address, pid, seconds))
+    found = {"seconds": seconds, "engine alone": direct, "gateway": ours}
+    if routers is not None:
+        found |= _others(folder, seconds, routers / "bin")
+    for one in found.values():
+        if isinstance(one, dict) and one is not direct:
+            one["p50AddedMilliseconds"] = round(one["p50Milliseconds"] - direct["p50Milliseconds"], 3)
+    return found
+
+
+def _others(folder: Path, seconds: float, programs: Path) -> dict[str, Any]:
+    port = free_port()
+    found: dict[str, Any] = {}
+    with running(sys.executable, "-m", "benchmarks.gateway.engine", str(port)):
+        wait_for_answer(f"http://127.0.0.1:{port}/health")
+        for router in ROUTERS:
+            with started(router, programs, port, folder) as (address, pid):
+                measured = uvloop.run(_rates(address, pid, seconds))
+            found[f"{router.name} {router.version}"] = measured
+    return found
 
 
 async def _measured(address: str, pid: int | None, seconds: float) -> dict[str, Any]:
+    # Copies first, while nothing that was freed is left to be used again.
+    copies = {} if pid is None else {"copiesOfABody": await _copies(address, pid)}
+    rates = await _rates(address, pid, seconds)
+    before = _cpu(pid)
+    result = await closed_loop(address, request(200, f"stream-{EVENTS}", stream=True), STREAMS, seconds)
+    return copies | rates | {"streamed events": _rate(result, result.events, _cpu(pid) - before)}
+
+
+async def _rates(address: str, pid: int | None, seconds: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if pid is not None:  # first, while nothing that was freed is left to be used again
-        found["copiesOfABody"] = await _copies(address, pid)
     for name, size, clients in SIZES:
         before = _cpu(pid)
         result = await closed_loop(address, request(size), clients, seconds)
         found[name] = _rate(result, result.answers, _cpu(pid) - before)
-    before = _cpu(pid)
-    result = await closed_loop(address, request(200, f"stream-{EVENTS}", stream=True), STREAMS, seconds)
-    found["streamed events"] = _rate(result, result.events, _cpu(pid) - before)
     result = await at_rate(address, request(1000), 200, seconds)
     found["p50Milliseconds"] = round(statistics.median(result.latencies) * 1e3, 3)
     return found
@@ -114,9 +128,8 @@ def _resident(pid: int) -> int:
 @contextmanager
 def _engine(folder: Path) -> Iterator[Path]:
     uds = folder / "engine.sock"
-    with _process("-m", "benchmarks.gateway.engine", str(uds)):
-        while not uds.exists():
-            time.sleep(0.05)
+    with running(sys.executable, "-m", "benchmarks.gateway.engine", str(uds)):
+        wait_for_socket(uds)
         yield uds
 
 
@@ -128,38 +141,14 @@ def _gateway(folder: Path, uds: Path) -> Iterator[tuple[str, int]]:
     (base / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     manifest = {"schemaVersion": 1, "generation": 1, "base": {"name": "base"}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        port, agent_port = one.getsockname()[1], two.getsockname()[1]
+    port, agent_port = free_port(), free_port()
     command = ["-m", "finetune_serving", "gateway", "--manifest", str(folder / "manifest.json")]
     command += ["--uds", str(uds), "--model", str(base), "--adapters", str(folder / "adapters")]
     command += ["--sources", str(folder), "--host", "127.0.0.1", "--port", str(port)]
-    with _process(*command, "--agent-port", str(agent_port), "--drain-seconds", "0") as process:
-        _wait_until_ready(agent_port)
+    command += ["--agent-port", str(agent_port), "--drain-seconds", "0"]
+    with running(sys.executable, *command) as process:
+        wait_for_answer(f"http://127.0.0.1:{agent_port}/readyz")
         yield f"127.0.0.1:{port}", process.pid
-
-
-def _wait_until_ready(port: int) -> None:
-    import httpx
-
-    while True:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-
-
-@contextmanager
-def _process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, *arguments])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 if __name__ == "__main__":

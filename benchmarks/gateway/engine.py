@@ -1,6 +1,8 @@
-"""An engine that answers at once: HTTP/1.1 on a unix socket, as little work per request as Python allows.
+"""An engine that answers at once: HTTP/1.1 with as little work per request as Python allows.
 
-    python -m benchmarks.gateway.engine SOCKET
+    python -m benchmarks.gateway.engine SOCKET|PORT
+
+It listens on a unix socket, as the engine behind the gateway does, or on a port, which other routers need.
 
 What it should do is said in `x-request-id`, which the gateway passes on: `stream-N` streams N events,
 `hold` answers only when the client goes.
@@ -28,6 +30,7 @@ _END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 _TOKEN_SECONDS = 0.01
 _STATIC = {
     b"/health": b"{}",
+    b"/v1/models": b'{"object":"list","data":[{"id":"base","object":"model"}]}',
     b"/internal/engine": b'{"engineId":"benchmark","slots":3}',
     b"/internal/loras": b'{"engineId":"benchmark","loras":{},"resident":[]}',
 }
@@ -81,8 +84,12 @@ def _field(head: bytes, name: bytes) -> bytes:
     return b"" if start < 0 else head[start + len(name) :].split(b"\r\n", 1)[0].strip()
 
 
-async def _serve(path: str) -> None:
-    server = await asyncio.get_running_loop().create_unix_server(Engine, path, backlog=2048)
+async def _serve(where: str) -> None:
+    loop = asyncio.get_running_loop()
+    if where.isdigit():
+        server = await loop.create_server(Engine, "127.0.0.1", int(where), backlog=2048)
+    else:
+        server = await loop.create_unix_server(Engine, where, backlog=2048)
     await server.serve_forever()
 
 

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from dev import images
-from dev.cluster import cgroups, host, network, remains
 from dev.cluster.home import State
+from dev.cluster.machine import cgroups, host, network, remains
 from dev.cluster.process import Supervisor
 from dev.cluster.up import alone
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from dev.cluster import controlplane
 from dev.cluster.failure import ClusterError
 from dev.cluster.home import State
-from dev.cluster.network import NODE_ADDRESS
+from dev.cluster.machine.network import NODE_ADDRESS
+from dev.cluster.machine.remains import port_in_use
 from dev.cluster.process import Supervisor
 from dev.cluster.readiness import answers, client_context, cri_answers, wait_until
-from dev.cluster.remains import port_in_use
 
 Check = Callable[[], bool]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from dev.cluster import cgroups
 from dev.cluster.home import State
-from dev.cluster.host import CNI_PLUGINS
-from dev.cluster.network import DNS_ADDRESS, NODE_ADDRESS, POD_RANGE, plugin_settings
+from dev.cluster.machine import cgroups
+from dev.cluster.machine.host import CNI_PLUGINS
+from dev.cluster.machine.network import DNS_ADDRESS, NODE_ADDRESS, POD_RANGE, plugin_settings
 from dev.cluster.pki import Identity, Pki, write_private
 from dev.cluster.process import Command
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import yaml
 
 from dev import chart, images
-from dev.cluster import binaries, bootstrap, cgroups, controlplane, health, host, network
+from dev.cluster import binaries, bootstrap, controlplane, health
 from dev.cluster.failure import ClusterError
 from dev.cluster.home import State
+from dev.cluster.machine import cgroups, host, network
+from dev.cluster.machine.remains import clear_after_reboot
 from dev.cluster.node import IDENTITIES, NODE_NAME, Node
 from dev.cluster.pki import write_private
 from dev.cluster.process import Command, Supervisor
 from dev.cluster.readiness import cri_answers, wait_until
-from dev.cluster.remains import clear_after_reboot
 from dev.images.build import references
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -48,6 +48,7 @@ from finetune_operator.runtime.resources import (
     NETWORKPOLICY,
     OF_SERVERS,
     POD,
+    REVISION,
     SERVICE,
     Key,
     owner_key,
@@ -176,6 +177,7 @@ def _children(stores: Stores, namespace: str | None) -> list[Watched]:
         (SERVICE, OF_SERVERS, stores.services),
         (NETWORKPOLICY, OF_SERVERS, stores.policies),
         (BUDGET, OF_SERVERS, stores.budgets),
+        (REVISION, OF_SERVERS, stores.revisions),
         (CONFIGMAP, OF_SERVERS, stores.configmaps),
     )
     return [Watched(resource, namespace, selector, store) for resource, selector, store in found]

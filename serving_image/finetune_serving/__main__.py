@@ -22,9 +22,9 @@ def main(argv: list[str] | None = None) -> int:
 
         return run_engine(args)
     if args.command == "fetch-base":
-        from finetune_serving.fetch_base import fetch_base
+        from finetune_serving.fetch_base import Base, fetch_base
 
-        return fetch_base(args.source, args.revision, args.to, args.token_file)
+        return fetch_base(Base(args.source, args.revision, args.fingerprint), args.to, args.credentials)
     if args.command == "import-adapter":
         from finetune_serving.import_adapter import import_adapter
 
@@ -44,15 +44,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     _engine(commands.add_parser("engine", help="vLLM on a unix socket"))
     add_options(commands.add_parser("gateway", help="OpenAI API on :8000, agent on :8001"))
-    fetch = commands.add_parser("fetch-base", help="download an hf:// base model into a folder")
-    fetch.add_argument("--source", required=True, help="hf://ORG/NAME")
-    fetch.add_argument("--revision", required=True, help="commit, 40 hex digits")
+    fetch = commands.add_parser("fetch-base", help="copy a base model from a hub or a bucket to a folder")
+    fetch.add_argument(
+        "--source", required=True, help="hf://ORG/NAME, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
+    )
+    fetch.add_argument("--revision", help="commit of an hf:// model, 40 hex digits")
+    fetch.add_argument("--fingerprint", help="of a model in a bucket, sha256:...")
     fetch.add_argument("--to", type=Path, required=True)
     fetch.add_argument(
-        "--token-file",
+        "--credentials",
         type=Path,
-        default=Path("/etc/finetune/credentials/base-model/token"),
-        help="read if it exists",
+        default=Path("/etc/finetune/credentials/base-model"),
+        help="folder of a mounted Secret, read if it exists",
     )
     imported = commands.add_parser(
         "import-adapter", help="write the manifest of an adapter of another trainer"

@@ -164,13 +164,27 @@ class BaseState(_Written):
     fingerprint: Digest | None
 
 
-class VersionState(_Written):
-    """One version as this pod sees it; times in seconds, counts since the process `processId` started.
+class Counts(_Written):
+    """What was asked of a version and what came of it, since the process `processId` started.
 
     `requests` are the finished ones; `failures` of them ended in a 5xx, a broken stream or an error event,
     `empty` in a 200 without text and tool call, `cut` at the token limit. `seconds` and
-    `first_byte_seconds` are sums over them. `tried_again`: it is Failed for now, and the next attempt is due
-    without anybody's doing.
+    `first_byte_seconds` are sums over them.
+    """
+
+    in_flight: int = 0
+    requests: int = 0
+    failures: int = 0
+    empty: int = 0
+    cut: int = 0
+    seconds: float = 0.0
+    first_byte_seconds: float = 0.0
+
+
+class VersionState(Counts):
+    """One version as this pod sees it; times in seconds.
+
+    `tried_again`: it is Failed for now, and the next attempt is due without anybody's doing.
     """
 
     name: str
@@ -179,13 +193,6 @@ class VersionState(_Written):
     reason: Reason = ""
     message: str = ""
     tried_again: bool = False
-    in_flight: int = 0
-    requests: int = 0
-    failures: int = 0
-    empty: int = 0
-    cut: int = 0
-    seconds: float = 0.0
-    first_byte_seconds: float = 0.0
     load_seconds: float | None = None
 
 

@@ -46,6 +46,7 @@ ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",  # as the gateway's spans go
 }
 
 
@@ -78,7 +79,19 @@ def _lora_flags(args: argparse.Namespace) -> Flags:
 
 def engine_arguments(args: argparse.Namespace, extra: str) -> list[str]:
     """vLLM's command line for ours; `extra` is the administrator's JSON list (FT_ENGINE_ARGS)."""
-    return [*_command_line(_DEFAULTS), *_extra(extra), *_command_line(own_flags(args))]
+    return [*_command_line({**_DEFAULTS, **_tracing()}), *_extra(extra), *_command_line(own_flags(args))]
+
+
+def traces_endpoint() -> str | None:
+    """Where the spans of engine and gateway go, by OpenTelemetry's standard variables; None for nowhere."""
+    everything = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").rstrip("/")
+    traces = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+    return traces or (f"{everything}/v1/traces" if everything else None)
+
+
+def _tracing() -> Flags:
+    endpoint = traces_endpoint()
+    return {} if endpoint is None else {"--otlp-traces-endpoint": endpoint}
 
 
 def _command_line(flags: Flags) -> list[str]:

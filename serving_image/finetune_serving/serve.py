@@ -22,10 +22,12 @@ from finetune_serving.agent.engine_client import EngineClient
 from finetune_serving.agent.engine_watch import EngineWatch
 from finetune_serving.agent.manifest import ManifestFile
 from finetune_serving.agent.preflight import Limits
+from finetune_serving.agent.slowdown import SlowdownWatch
 from finetune_serving.agent.steps import Places, Steps
 from finetune_serving.documents import ModelManifest
+from finetune_serving.engine import traces_endpoint
 from finetune_serving.fingerprint import base_fingerprint
-from finetune_serving.gateway.app import Gateway
+from finetune_serving.gateway.app import Gateway, Span, no_span
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Ledger
@@ -89,21 +91,40 @@ async def serve(options: Options, fingerprint: str, stop: asyncio.Event) -> None
         # reuses none: it must never take a connection that was closed for an engine that is gone.
         engine = await stack.enter_async_context(_session(options.uds, _IDLE_SECONDS))
         judged = await stack.enter_async_context(_session(options.uds, None))
-        agent = _agent(options, fingerprint, EngineClient(judged), registry, book, keys, ledger)
-        gateway = Gateway(engine, book, keys, ledger, await _peers(stack, options.peers))
+        client = EngineClient(judged)
+        agent = _agent(options, fingerprint, client, registry, book, keys, ledger)
+        slowdown = SlowdownWatch(client, ledger, agent.at_rest)
+        registry.register(slowdown)
+        peers, span = await _peers(stack, options.peers), _span(stack)
+        gateway = Gateway(engine, book, keys, ledger, peers, span)
         await _listen(stack, gateway.app(), options.host, options.port)
         agents = agent_app(agent.state, registry, partial(engine_metrics, engine))
         await _listen(stack, agents, options.host, options.agent_port)
         work = asyncio.create_task(agent.run())
+        measuring = asyncio.create_task(slowdown.run())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        measuring.cancel()
         if work.done():
             logger.error("the agent failed; the process ends and is started again", exc_info=work.exception())
         await _drain(book, ledger, options.drain_seconds)
         work.cancel()
         with suppress(asyncio.CancelledError):
             await work  # raises what the agent failed with: that is the process's own failure
+
+
+def _span(stack: AsyncExitStack) -> Span:
+    """What makes the spans of requests, where a collector is configured."""
+    endpoint = traces_endpoint()
+    if endpoint is None:
+        return no_span
+    from finetune_serving.gateway.spans import ServerSpans, exporting, send_rest
+
+    provider = exporting(endpoint)
+    stack.push_async_callback(asyncio.to_thread, send_rest, provider)
+    logger.info("spans go to a collector", extra={"fields": {"endpoint": endpoint}})
+    return ServerSpans(provider).of
 
 
 async def _peers(stack: AsyncExitStack, address: str | None) -> Peers | None:

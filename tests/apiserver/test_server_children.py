@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
 from finetune_operator.api.modelserver import ModelServer
-from finetune_operator.core.actions import Apply, Manifest
+from finetune_operator.core.actions import Apply, Create, Manifest
 from finetune_operator.serving.observed import Observed
 from finetune_operator.serving.plan import plan
-from tests.apiserver.client import GROUP, Object
+from tests.apiserver.client import GROUP, ROOT, Object
 from tests.apiserver.test_stage_children import NETWORK
 from tests.unit.server.builders import KINDS, World, adapter, serve, version
 from tests.unit.stages.rendered import with_settings
@@ -22,6 +21,7 @@ pytestmark = pytest.mark.apiserver
 NAMESPACE = "servers"
 PATHS = {
     "Deployment": f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments",
+    "ControllerRevision": f"/apis/apps/v1/namespaces/{NAMESPACE}/controllerrevisions",
     "ConfigMap": f"/api/v1/namespaces/{NAMESPACE}/configmaps",
     "Service": f"/api/v1/namespaces/{NAMESPACE}/services",
     "NetworkPolicy": f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies",
@@ -97,12 +97,13 @@ class Server:
         self.live: dict[str, Object] = {}
 
     def writes(self) -> list[Manifest]:
-        """What one reconcile applies; its status is taken over."""
+        """What one reconcile applies or creates; its status is taken over."""
         children = {field: self.live.get(kind) for kind, field in KINDS.items()}
-        observed = Observed(ModelServer.model_validate(self.object), **children)
+        kept = self.live.get("ControllerRevision")
+        observed = Observed(ModelServer.model_validate(self.object), **children, revision=kept)
         decided = plan(observed, SETTINGS, datetime(2026, 1, 1, tzinfo=UTC))
         self.object["status"] = decided.status
-        return [action.manifest for action in decided.actions if isinstance(action, Apply)]
+        return [action.manifest for action in decided.actions if isinstance(action, Apply | Create)]
 
     def apply(self, child: Manifest, **parameters: str) -> httpx.Response:
         """A strict server-side apply."""
@@ -143,8 +144,10 @@ def test_every_child_is_applied_without_a_warning(server: httpx.Client, spec: Ob
 def test_what_the_api_server_stores_is_written_once(server: httpx.Client, spec: Object) -> None:
     mine = Server(server, spec, f"rest-{len(str(spec))}").settled()
     assert mine.writes() == []
-    mine.object["status"]["podTemplate"] = None
-    assert mine.writes() == [], "an operator that finds the Deployment of another one changes nothing"
+    mine.object["status"]["template"] = None
+    kept = mine.live.pop("ControllerRevision")
+    (again,) = mine.writes()
+    assert again["metadata"]["name"] == kept["metadata"]["name"], "the Deployment of another operator stays"
 
 
 EDITS = [
@@ -210,10 +213,8 @@ def test_the_status_is_stored_whole(server: httpx.Client) -> None:
     assert answer.json()["status"] == world.status
 
 
-def test_the_autoscaler_of_the_page_is_accepted(server: httpx.Client) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    shown = page.partition("### Autoscaling")[2].partition("```yaml")[2].partition("```")[0]
-    autoscaler = yaml.safe_load(shown)
+def test_the_autoscaler_of_the_example_is_accepted(server: httpx.Client) -> None:
+    autoscaler = yaml.safe_load((ROOT / "examples" / "autoscaling" / "hpa.yaml").read_text())
     path = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
     strict = {"fieldValidation": "Strict", "dryRun": "All"}
     made = server.post(path, params=strict, json=autoscaler)

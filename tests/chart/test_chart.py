@@ -160,6 +160,7 @@ VERBS = {
     "modelservers/status": {"update"},
     "jobs": READ | {"create", "patch", "delete"},
     "deployments": READ | {"create", "patch"},
+    "controllerrevisions": READ | {"create", "delete"},
     "services": READ | {"create", "patch"},
     "configmaps": READ | {"create", "patch"},
     "networkpolicies": READ | {"create", "patch"},

@@ -68,6 +68,16 @@ def test_the_pod_monitor_finds_the_pods_of_runs_and_servers(
     assert [endpoint["port"] for endpoint in spec["podMetricsEndpoints"]] == ["agent", "progress"]
 
 
+def test_the_pod_monitor_gives_series_the_label_by_which_the_autoscaling_example_finds_a_server(
+    render: Render,
+) -> None:
+    given = monitors(render(apis=APIS))["PodMonitor"]["spec"]["podTargetLabels"]
+    keda = yaml.safe_load((CHART.parents[1] / "examples" / "autoscaling" / "keda.yaml").read_text())
+    query = keda["spec"]["triggers"][0]["metadata"]["query"]
+    used = set(re.findall(r"(\w+)=", query)) - {"namespace"}
+    assert used <= {re.sub(r"\W", "_", label) for label in given}
+
+
 def test_of_a_gang_only_the_pod_that_tells_the_progress_is_scraped(render: Render) -> None:
     endpoints = monitors(render(apis=APIS))["PodMonitor"]["spec"]["podMetricsEndpoints"]
     relabelings = {endpoint["port"]: endpoint.get("relabelings", []) for endpoint in endpoints}

@@ -62,6 +62,13 @@ def test_a_server_with_every_option_is_understood() -> None:
     assert vllm[vllm.index("--tensor-parallel-size") + 1] == "4"
 
 
+def test_a_server_with_a_base_in_a_bucket_is_understood() -> None:
+    base = {"source": "gs://models/base", "fingerprint": "sha256:" + "b" * 64}
+    server = ModelServer.model_validate({"metadata": META, "spec": {**SERVER, "baseModel": base}})
+    found = parsed(server_pod(server, SETTINGS, "s", {})["spec"])
+    assert (found["fetch-base"].source, found["fetch-base"].fingerprint) == tuple(base.values())
+
+
 def test_vllm_is_told_to_shorten_the_context_of_a_scoring_engine_to_what_fits() -> None:
     job = FineTuneJob.model_validate({"metadata": META, "spec": {**JOB, "resources": {"gpusPerNode": 1}}})
     stage = next(stage for stage in CHAIN if stage.name == "baseline")

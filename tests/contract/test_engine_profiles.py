@@ -63,6 +63,12 @@ def test_the_table_of_own_flags_is_vllms(vllm: Any, slots: str) -> None:
     assert parsed.allowed_media_domains == ["nothing.invalid"]
 
 
+def test_an_engine_is_told_of_the_collector_of_spans(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    parsed = vllm.parse_args(engine_arguments(options(), "[]"))
+    assert parsed.otlp_traces_endpoint == "http://collector:4318/v1/traces"
+
+
 URLS = ["http://169.254.169.254/latest/meta-data", "https://images.example/cat.png", "http://NOTHING.example"]
 
 
@@ -115,6 +121,18 @@ def test_every_spelling_of_an_own_flag_is_refused_and_no_other_flag_is(vllm: Any
     ours = set(spellings(vllm))
     others = {option for action in vllm._actions for option in action.option_strings} - ours
     assert [option for option in others if re.match(OWN_ARGUMENT, option)] == []
+    for option in others:
+        arguments.validate_python((option,))
+
+
+SHORT = ["--api-k=x", "--lora-mod=x=/x", "--ssl-keyf=/x", "--worker-ext=x", "--served-model=x"]
+
+
+@pytest.mark.parametrize("short", SHORT)
+def test_a_beginning_that_vllm_takes_for_an_own_flag_is_refused(vllm: Any, short: str) -> None:
+    assert vllm.parse_args([short]) != vllm.parse_args([])
+    with pytest.raises(ValidationError, match="is set by the operator"):
+        TypeAdapter(Arguments).validate_python((short,))
 
 
 def test_the_chart_refuses_what_the_operator_refuses() -> None:

@@ -56,6 +56,14 @@ FULL_SPEC: dict[str, Any] = {
             "timeoutSeconds": 30,
             "maxConcurrency": 4,
         },
+        "export": {
+            "mlflow": {
+                "trackingUri": "https://mlflow.example",
+                "experiment": "reviews",
+                "credentialsSecretRef": {"name": "tracking-token"},
+            },
+            "openTelemetry": {"endpoint": "https://collector.example:4318"},
+        },
         "primary": "fields",
         "gate": {"minDelta": "0.1"},
         "maxTokens": 64,

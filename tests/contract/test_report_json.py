@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.contracts import json_schemas
 from finetune_trainer.report.document import Report
-from tests.unit.trainer_report.examples import clean, full, refused
+from tests.unit.trainer_report.examples import clean, evaluated, full, refused
 
 FINDING = {"rule", "number", "severity", "count", "rows", "message", "dataset", "overridden"}
 MEMORY = {
@@ -18,7 +18,9 @@ MEMORY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("report", [clean(), refused(), full()], ids=["clean", "refused", "full"])
+@pytest.mark.parametrize(
+    "report", [clean(), refused(), full(), evaluated()], ids=["clean", "refused", "full", "evaluated"]
+)
 def test_a_report_meets_its_schema_and_survives_the_way_through_json(report: Report) -> None:
     document = json.loads(report.to_json())
     jsonschema.validate(document, json_schemas()["report"])

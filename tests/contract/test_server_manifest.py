@@ -22,8 +22,7 @@ from finetune_operator.serving.wanted import Wanted
 from finetune_serving.agent.converge import World, converge
 from finetune_serving.agent.record import Record, after_engine_restart, failed
 from finetune_serving.agent.report import Process, state
-from finetune_serving.documents import ServerManifest, json_schemas
-from finetune_serving.gateway.ledger import Tally
+from finetune_serving.documents import Counts, ServerManifest, json_schemas
 from finetune_serving.gateway.routing import resolve, table_of
 from tests.unit.server import builders
 
@@ -52,7 +51,7 @@ class Pod:
         self.world = World(engine_up=True)
         self.broken = broken
         self.in_flight: dict[str, int] = {}
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[str, Counts] = {}
 
     def read(self, manifest: str) -> None:
         """Converge completely to a manifest as the operator writes it."""
@@ -83,8 +82,8 @@ class Pod:
         jsonschema.validate(answer, json_schemas()["state"])
         return PodState("pod-1", "pod-1", bool(answer["ready"]), False, {}, answer)
 
-    def _tally(self, version: str) -> Tally:
-        return self.tallies.get(version, Tally(in_flight=self.in_flight.get(version, 0)))
+    def _tally(self, version: str) -> Counts:
+        return self.tallies.get(version, Counts(in_flight=self.in_flight.get(version, 0)))
 
     def shares(self, alias: str) -> dict[str, float]:
         """The share of requests that the gateway sends to each version."""
@@ -196,7 +195,7 @@ def in_a_step() -> Server:
 
 def test_a_canary_gets_its_share_and_is_promoted_by_what_the_gateway_counts() -> None:
     server = in_a_step()
-    server.pod.tallies = {NEW: Tally(requests=100, failures=1, seconds=12.5, first_byte_seconds=1.0)}
+    server.pod.tallies = {NEW: Counts(requests=100, failures=1, seconds=12.5, first_byte_seconds=1.0)}
     server.settle()
     assert server.pod.shares("reviews") == {NEW: 1.0}
     assert list(server.pod.world.records) == [NEW]
@@ -204,7 +203,7 @@ def test_a_canary_gets_its_share_and_is_promoted_by_what_the_gateway_counts() ->
 
 def test_a_canary_whose_requests_fail_loses_its_share_and_leaves_the_engine() -> None:
     server = in_a_step()
-    server.pod.tallies = {NEW: Tally(requests=100, failures=60)}
+    server.pod.tallies = {NEW: Counts(requests=100, failures=60)}
     server.settle()
     assert server.pod.shares("reviews") == {OLD: 1.0}
     assert list(server.pod.world.records) == [OLD]
@@ -223,7 +222,11 @@ def test_a_canary_is_given_up_when_the_only_replica_tries_it_no_more(retry: bool
 
 def test_the_operator_reads_every_counter_of_a_version() -> None:
     server = in_a_step()
-    server.pod.tallies = {NEW: Tally(7, 60, 5, 4, 3, 12.5, 1.25)}
+    server.pod.tallies = {
+        NEW: Counts(
+            in_flight=7, requests=60, failures=5, empty=4, cut=3, seconds=12.5, first_byte_seconds=1.25
+        )
+    }
     pod = server.pod.report()
     assert (pod.process, pod.counters(NEW)) == ("process-1", (60, 5, 4, 3, 12_500, 1_250))
 

@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +166,39 @@ def copy_version(
     for path in (new, *new.iterdir()):
         os.chown(path, 10001, 10001)
     return {"source": f"pvc://adapters/{target}", "digest": "sha256:" + hashlib.sha256(data).hexdigest()}
+
+
+@dataclass
+class Asked:
+    """What became of requests: the version that gave each answer, and what each failure was."""
+
+    answers: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def asking(ask: Callable[[int], str], callers: int, pause_seconds: float = 0.0) -> Iterator[Asked]:
+    """Callers that send one request after the other while the block runs.
+
+    `ask` sends the request of a number, which counts on with each, and returns the version that answered.
+    """
+    asked, stop = Asked(), threading.Event()
+
+    def call(number: int) -> None:
+        while not stop.wait(pause_seconds):
+            try:
+                asked.answers.append(ask(number))
+            except Exception as error:
+                asked.failures.append(repr(error))
+            number += callers
+
+    workers = [threading.Thread(target=call, args=(number,), daemon=True) for number in range(callers)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield asked
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(timeout=60)
+        asked.failures += ["a request did not end" for worker in workers if worker.is_alive()]

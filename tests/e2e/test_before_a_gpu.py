@@ -12,7 +12,7 @@ import pytest
 from kubernetes import client, watch
 
 from dev import chart
-from dev.cluster.network import NODE_ADDRESS
+from dev.cluster.machine.network import NODE_ADDRESS
 from dev.cluster.up import Running
 from dev.demo.objects import Cluster, workspace_folder
 from dev.images.build import references

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Any
 
 import openai
 import pytest
@@ -13,42 +12,12 @@ import pytest
 from dev import chart
 from dev.cluster import up
 from dev.demo.objects import Cluster
-from tests.e2e.builders import LONG, Object, condition, ended, run, training_since
+from tests.e2e.builders import LONG, Object, asking, condition, ended, run, training_since
 
 pytestmark = pytest.mark.e2e
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 # No node can pull it: whoever takes the new image instead of the one it began with fails.
 NOWHERE = "registry.invalid/none:1"
-
-
-@dataclass
-class Asked:
-    """What became of the requests."""
-
-    answers: int = 0
-    failures: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def asking(client: openai.OpenAI, alias: str) -> Iterator[Asked]:
-    """Requests to the alias, two a second so that the training has the processor, while the block runs."""
-    asked, stop = Asked(), threading.Event()
-
-    def ask() -> None:
-        while not stop.wait(0.5):
-            try:
-                client.chat.completions.create(model=alias, messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
-                asked.answers += 1
-            except openai.OpenAIError as error:
-                asked.failures.append(repr(error))
-
-    worker = threading.Thread(target=ask)
-    worker.start()
-    try:
-        yield asked
-    finally:
-        stop.set()
-        worker.join()
 
 
 @contextmanager
@@ -82,7 +51,12 @@ def test_an_upgrade_and_its_rollback_disturb_neither_a_run_nor_a_server(
     cluster.apply(run("upgraded", training=LONG))
     cluster.wait("FineTuneJob", "upgraded", training_since(1), 900)
     servers, operators = serving_pods(cluster), operator_pods(cluster)
-    with asking(serving, "reviews") as asked, upgraded(running):
+
+    def ask(_: int) -> str:
+        return serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=4).model
+
+    # Two requests a second leave the processor to the training.
+    with asking(ask, callers=1, pause_seconds=0.5) as asked, upgraded(running):
         assert operator_pods(cluster) - operators
         cluster.wait("ModelServer", "shared", update_available, 120)
         job = cluster.wait("FineTuneJob", "upgraded", ended, 900)
@@ -94,7 +68,7 @@ def test_an_upgrade_and_its_rollback_disturb_neither_a_run_nor_a_server(
     ]
     assert serving_pods(cluster) == servers
     assert asked.failures == []
-    assert asked.answers > 10
+    assert len(asked.answers) > 10
     cluster.wait("ModelServer", "shared", lambda found: not update_available(found), 120)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from tests.e2e.builders import (
     KEY,
     Object,
     adapter_deployment,
+    asking,
     condition,
     copy_version,
     ready,
@@ -29,14 +27,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 TIMES = 10
 CALLERS = 6
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@dataclass
-class Asked:
-    """What became of the requests."""
-
-    answers: int = 0
-    failures: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -65,34 +55,20 @@ def both_answer(found: Object) -> bool:
     return current and condition(found, "Ready").get("status") == "True" and status.get("readyReplicas") == 2
 
 
-@contextmanager
-def asking(to: openai.OpenAI) -> Iterator[Asked]:
-    """Whole answers and streams, several callers with kept connections, while the block runs."""
-    asked, stop = Asked(), threading.Event()
+def asks_both_ways(to: openai.OpenAI) -> Callable[[int], str]:
+    """Whole answers from one half of the callers, streams from the other, on kept connections."""
 
-    def once(streams: bool) -> None:
+    def ask(number: int) -> str:
+        streams = number % 2 == 0
         options: Any = {"model": "pair", "messages": QUESTION, "max_tokens": 8, "stream": streams}
         answer: Any = to.chat.completions.create(**options)
-        if streams:
-            assert any(chunk.choices and chunk.choices[0].finish_reason for chunk in answer)
+        if not streams:
+            return str(answer.model)
+        chunks = list(answer)
+        assert any(chunk.choices and chunk.choices[0].finish_reason for chunk in chunks)
+        return str(chunks[0].model)
 
-    def ask(streams: bool) -> None:
-        while not stop.is_set():
-            try:
-                once(streams)
-                asked.answers += 1
-            except Exception as error:
-                asked.failures.append(repr(error))
-
-    workers = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(CALLERS)]
-    for worker in workers:
-        worker.start()
-    try:
-        yield asked
-    finally:
-        stop.set()
-        for worker in workers:
-            worker.join(timeout=60)
+    return ask
 
 
 def test_rolls_and_rolls_back_fail_no_request(cluster: Cluster, pair: openai.OpenAI, folder: Path) -> None:
@@ -100,7 +76,7 @@ def test_rolls_and_rolls_back_fail_no_request(cluster: Cluster, pair: openai.Ope
     old = {"source": first["source"], "digest": first["digest"]}
     new = copy_version(folder, "reviews-v1", "pair-v2")
     seconds = []
-    with asking(pair) as asked:
+    with asking(asks_both_ways(pair), CALLERS) as asked:
         for adapter in (new, old) * TIMES:
             start = time.monotonic()
             cluster.apply(adapter_deployment("pair", "pair", adapter, allowUnpromoted=True))
@@ -112,12 +88,12 @@ def test_rolls_and_rolls_back_fail_no_request(cluster: Cluster, pair: openai.Ope
                 300,
             )
             seconds.append(round(time.monotonic() - start, 1))
-    print(f"{asked.answers} answers, {len(asked.failures)} failed; seconds of each roll: {seconds}")
+    print(f"{len(asked.answers)} answers, {len(asked.failures)} failed; seconds of each roll: {seconds}")
     assert asked.failures == []
 
 
 def test_deleted_pods_fail_no_request(cluster: Cluster, pair: openai.OpenAI) -> None:
-    with asking(pair) as asked:
+    with asking(asks_both_ways(pair), CALLERS) as asked:
         for number in range(TIMES):
             pods = cluster.core.list_namespaced_pod(
                 cluster.namespace, label_selector="finetune.dev/owner=pair"
@@ -132,5 +108,5 @@ def test_deleted_pods_fail_no_request(cluster: Cluster, pair: openai.OpenAI) -> 
                 )
             cluster.kubectl("wait", "--for=delete", f"pod/{oldest.metadata.name}", "--timeout=300s")
             cluster.wait("ModelServer", "pair", both_answer, 600)
-    print(f"{asked.answers} answers, {len(asked.failures)} failed")
+    print(f"{len(asked.answers)} answers, {len(asked.failures)} failed")
     assert asked.failures == []

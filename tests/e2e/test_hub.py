@@ -8,7 +8,7 @@ import pytest
 
 from dev import assets, chart
 from dev.cluster.home import home
-from dev.cluster.network import NODE_ADDRESS
+from dev.cluster.machine.network import NODE_ADDRESS
 from dev.cluster.up import Running
 from dev.demo.objects import Cluster
 from dev.images.build import references

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import json
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -14,6 +16,7 @@ from tests.e2e.builders import (
     KEY,
     Object,
     adapter_deployment,
+    asking,
     condition,
     copy_version,
     ended,
@@ -23,7 +26,7 @@ from tests.e2e.builders import (
 )
 
 pytestmark = pytest.mark.e2e
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 def test_a_run_goes_through_all_stages_and_tells_its_scores(trained: Object) -> None:
@@ -36,6 +39,21 @@ def test_a_run_goes_through_all_stages_and_tells_its_scores(trained: Object) -> 
     assert status["artifact"]["digest"].startswith("sha256:")
     assert status["resolved"]["baseFingerprint"].startswith("sha256:")
     assert [a["number"] for a in status["attempts"]] == [1] * 5
+
+
+def test_report_card_and_traces_stand_beside_the_published_adapter(trained: Object, folder: Path) -> None:
+    published, scores = folder / "reviews-v1", trained["status"]["scores"]
+    manifest = json.loads((published / "manifest.json").read_text())
+    assert {"README.md", "report.html", "evaluation/traces.jsonl", "evaluation/traces.parquet"} == {
+        file["path"] for file in manifest["documents"]
+    }
+    traces = [json.loads(line) for line in (published / "evaluation" / "traces.jsonl").open()]
+    assert [trace["model"] for trace in traces] == ["base", "tuned"] * scores["rows"]
+    assert all(trace["prompt"] and trace["grades"] for trace in traces)
+    tuned = [trace["score"] for trace in traces if trace["model"] == "tuned"]
+    assert sum(tuned) / len(tuned) == pytest.approx(float(scores["tuned"]["score"]), abs=1e-4)
+    assert "Row by row" in (published / "report.html").read_text()
+    assert "model-index" in (published / "README.md").read_text()
 
 
 def test_no_finalizer_or_annotation_of_the_framework_is_left_on_user_objects(trained: Object) -> None:
@@ -59,14 +77,14 @@ def test_the_alias_and_the_base_are_listed_and_answer_differently(
     served: Object, serving: openai.OpenAI
 ) -> None:
     assert {m.id for m in serving.models.list()} >= {"smollm2-135m-instruct", "reviews"}
-    prompt = [
+    prompt: Any = [
         {
             "role": "user",
             "content": "Great drug, my acne is gone. Reply as JSON with condition and sentiment.",
         }
     ]
     answers = {
-        model: serving.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=24)  # type: ignore[call-overload]
+        model: serving.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=24)
         for model in ("reviews", "smollm2-135m-instruct")
     }
     assert answers["reviews"].model == served["status"]["serving"]["version"]
@@ -75,7 +93,7 @@ def test_the_alias_and_the_base_are_listed_and_answer_differently(
 
 
 def test_streams_and_completions_answer_too(served: Object, serving: openai.OpenAI) -> None:
-    stream = serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8, stream=True)  # type: ignore[call-overload]
+    stream = serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8, stream=True)
     chunks = list(stream)
     assert len(chunks) > 1
     assert {c.model for c in chunks} == {served["status"]["serving"]["version"]}
@@ -88,7 +106,7 @@ def test_a_wrong_key_and_an_unknown_model_are_refused_as_openai_does(
     with pytest.raises(openai.AuthenticationError):
         serving.with_options(api_key="sk-wrong").models.list()
     with pytest.raises(openai.NotFoundError, match="nobody"):
-        serving.chat.completions.create(model="nobody", messages=QUESTION)  # type: ignore[call-overload]
+        serving.chat.completions.create(model="nobody", messages=QUESTION)
 
 
 def test_a_new_version_rolls_under_load_without_a_failed_request(
@@ -97,22 +115,11 @@ def test_a_new_version_rolls_under_load_without_a_failed_request(
     old = cluster.get("AdapterDeployment", "reviews")["status"]["serving"]["version"]
     newest = "reviews-v1" if repetition == 0 else f"reviews-v{repetition + 1}"
     version = copy_version(folder, newest, f"reviews-v{repetition + 2}")
-    answered: dict[str, int] = {}
-    failures: list[str] = []
-    stop = threading.Event()
 
-    def load() -> None:
-        while not stop.is_set():
-            try:
-                answer = serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8)  # type: ignore[call-overload]
-                answered[answer.model] = answered.get(answer.model, 0) + 1
-            except openai.OpenAIError as error:
-                failures.append(repr(error))
+    def ask(_: int) -> str:
+        return serving.chat.completions.create(model="reviews", messages=QUESTION, max_tokens=8).model
 
-    workers = [threading.Thread(target=load) for _ in range(5)]
-    for worker in workers:
-        worker.start()
-    try:
+    with asking(ask, callers=5) as asked:
         start = time.monotonic()
         cluster.apply(adapter_deployment("reviews", "shared", version, allowUnpromoted=True))
         new = "reviews--" + version["digest"].removeprefix("sha256:")[:12]
@@ -124,13 +131,9 @@ def test_a_new_version_rolls_under_load_without_a_failed_request(
         )
         seconds = time.monotonic() - start
         cluster.wait("ModelServer", "shared", lambda s: holds_only(cluster, new, old), 120)
-    finally:
-        stop.set()
-        for worker in workers:
-            worker.join(timeout=60)
-    print(f"rolled in {seconds:.1f} s; requests answered {answered}; failed {len(failures)}")
-    assert failures == []
-    assert set(answered) == {old, new}
+    print(f"rolled in {seconds:.1f} s; requests answered {Counter(asked.answers)}; failed {asked.failures}")
+    assert asked.failures == []
+    assert set(asked.answers) == {old, new}
 
 
 def holds_only(cluster: Cluster, new: str, old: str) -> bool:

@@ -18,6 +18,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _SECONDS = re.compile(r"\b\d+(\.\d+)? (s|ms|min)\b")
 _REQUESTS = re.compile(r"\b\d+ of \d+ requests\b")
 _POD_NAME = re.compile(r"(-server-[0-9a-z]+|<hash>-\d+)-[0-9a-z]{5}\b")
+_TEMPLATE = re.compile(r"(?<=-template-<hash>-)[0-9a-f]{10}\b")  # a digest of labels, the uid among them
 _WHEN = frozenset({"manifestGeneration", "heldSeconds"})
 _WHAT = frozenset({"reason", "message", "attempts"})
 _COMPARED = frozenset({*OWN, "PersistentVolumeClaim", "Deployment", "NetworkPolicy", "PodDisruptionBudget"})
@@ -51,6 +52,7 @@ def _masked(document: str, words: Mapping[str, str]) -> str:
         (_SECONDS, "<seconds>"),
         (_REQUESTS, "<requests>"),
         (_POD_NAME, "<pod>"),
+        (_TEMPLATE, "<digest>"),
     ):
         document = pattern.sub(mask, document)
     return document

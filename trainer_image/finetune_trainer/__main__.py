@@ -13,8 +13,10 @@ from finetune_trainer.lean import hide_torch
 from finetune_trainer.local.flags import (
     add_check_arguments,
     add_compare_arguments,
+    add_evaluate_arguments,
     add_plan_arguments,
     add_prepare_arguments,
+    refuse_without_endpoint,
     refuse_without_work,
 )
 
@@ -57,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=_STAGE_COMMANDS.get(name, _run_stage))
         if name == "prepare":
             add_prepare_arguments(command)
+        if name == "evaluate":
+            add_evaluate_arguments(command)
     text = "report the stored result of the stage that the job file names, and run nothing"
     _with_paths(commands.add_parser("reemit", help=text, description=text)).set_defaults(command=_reemit)
     text = "say whether a run fits the GPUs, how, how long and for how much (no cluster, no GPU)"
@@ -95,6 +99,13 @@ def _run_prepare(options: argparse.Namespace) -> int:
     return _run_stage(options)
 
 
+def _run_evaluate(options: argparse.Namespace) -> int:
+    if options.endpoint is not None:
+        return _run_locally(options)
+    refuse_without_endpoint(options)
+    return _run_stage(options)
+
+
 def _run_locally(options: argparse.Namespace) -> int:
     return int(import_module(f"finetune_trainer.local.{options.stage}").run(options))
 
@@ -129,6 +140,7 @@ def _schemas(_: argparse.Namespace) -> int:
 _STAGE_COMMANDS = {
     "prepare": _run_prepare,
     "train": _run_gang,
+    "evaluate": _run_evaluate,
     "grade-base": _run_code,
     "grade-tuned": _run_code,
 }

@@ -42,8 +42,13 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSON-lines file that this package wrote."""
+    return list(stream_json_lines(path))
+
+
+def stream_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The same, one row at a time."""
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        yield from map(json.loads, file)
 
 
 def file_sha256(path: Path) -> str:

@@ -39,6 +39,16 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.0f}{_JOIN}%" if percent >= 10 or percent == 0 else f"{percent:.1f}{_JOIN}%"
 
 
+def percent(value: float) -> str:
+    """A fraction as `54.2 %`."""
+    return f"{100 * value:.1f}{_JOIN}%"
+
+
+def points(value: float) -> str:
+    """A difference of fractions as `+54.2 points`."""
+    return f"{100 * value:+.1f}{_JOIN}points"
+
+
 def setting(value: object) -> str:
     """A value of a setting: yes, no, none, or the names of a list."""
     if isinstance(value, bool):

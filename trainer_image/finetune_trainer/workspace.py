@@ -53,19 +53,29 @@ class Workspace:
         return self.dataset_dir / "suites"
 
     @property
+    def related(self) -> Path:
+        """The training rows that resemble each hold-out row (data/corpus/related.py)."""
+        return self.dataset_dir / "related.jsonl"
+
+    @property
     def prepared(self) -> Path:
         """prepare's record for the later stages (data/prepared.py)."""
         return self.dataset_dir / "prepared.json"
 
     @property
     def report_json(self) -> Path:
-        """The findings about the data, for programs."""
+        """What is known about the data, later about the evaluation, for programs."""
         return self.dataset_dir / "report.json"
 
     @property
     def report_html(self) -> Path:
-        """The findings about the data, for people."""
+        """The same for people."""
         return self.dataset_dir / "report.html"
+
+    @property
+    def curves(self) -> Path:
+        """Loss and learning rate of each step of the training (evaluation/curves.py)."""
+        return self.results_dir / "curves.json"
 
     @property
     def checkpoints(self) -> Path:

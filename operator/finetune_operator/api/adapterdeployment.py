@@ -161,6 +161,11 @@ class AdapterDeploymentStatus(Status):
         None, description="The artifact that spec.adapter stands for: what should be served."
     )
     serving: ServingAdapter | None = Field(None, description="The version that answers requests now.")
+    last_served: ServingAdapter | None = Field(
+        None,
+        description="The version that answered last, while none does. The operator rebuilds a lost server "
+        "manifest from it.",
+    )
     rollout: RolloutProgress | None = Field(
         None, description="How far the change to what is resolved is, where spec.rollout asks for steps."
     )

@@ -17,7 +17,9 @@ GraderType: TypeAlias = Literal[
     "Regex",
     "FieldMatch",
     "JsonSchema",
+    "ToolCall",
     "Similarity",
+    "Perplexity",
     "Python",
     "JudgeCriteria",
     "JudgePairwise",
@@ -75,11 +77,7 @@ class Grader(ApiModel):
         _needs("grader", ("Python",), "name the class as package.module:Class"),
         _takes("values", ("OneOf", "Contains")),
         _takes("pattern", ("Regex", "FieldMatch")),
-        Cel(
-            "self.type != 'Regex' || has(self.pattern)",
-            "type Regex needs it: give a regular expression",
-            ".pattern",
-        ),
+        Cel("self.type != 'Regex' || has(self.pattern)", "type Regex needs a regular expression", ".pattern"),
         _takes("tolerance", ("FieldMatch",)),
         _takes("tests", ("CodeAssert",)),
         _takes("timeoutSeconds", ("CodeAssert",)),
@@ -92,12 +90,13 @@ class Grader(ApiModel):
         description="ExactMatch compares the whole answer with the reference, OneOf with each of `values` or "
         "of the reference, a JSON list; Contains looks for `values` or the reference in it; Regex searches "
         "it for `pattern`; FieldMatch compares the named fields of a JSON answer, or groups of `pattern`; "
-        "JsonSchema checks that it is JSON of the given shape; Similarity measures common wording and never "
-        "decides; Python asks a class of your own in the trainer image; JudgeCriteria asks another model "
-        "(evaluation.judge) whether the answer meets each of `criteria`; JudgePairwise asks it which of both "
-        "models' answers is better by them, in both orders; CodeAssert runs the answer's Python code and "
-        "then `tests`, or the column `tests` of the row, in a pod of its own without network; the expected "
-        "answer has to pass them too."
+        "JsonSchema checks that it is JSON of the given shape; ToolCall compares the functions that it calls "
+        "and their arguments; Similarity measures common wording and Perplexity how likely the "
+        "model finds the reference, and both never decide; Python asks a class of your own in the trainer "
+        "image; JudgeCriteria asks another model (evaluation.judge) whether the "
+        "answer meets each of `criteria`; JudgePairwise asks it which of both models' answers is better by "
+        "them, in both orders; CodeAssert runs the answer's Python code and then `tests`, or the column "
+        "`tests` of the row, in a pod of its own without network; the expected answer has to pass them too."
     )
     fields: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
@@ -200,7 +199,7 @@ class Suite(ApiModel):
 
     rules = (
         Cel(
-            "!(self.grader.type in ['JudgeCriteria', 'JudgePairwise', 'Similarity'])",
+            "!(self.grader.type in ['JudgeCriteria', 'JudgePairwise', 'Similarity', 'Perplexity'])",
             "a suite needs a grader that decides without a judge; take another type",
             ".grader",
         ),
@@ -296,6 +295,46 @@ class Judge(ApiModel):
     max_concurrency: int = Field(8, description="Requests that may be under way at once.", ge=1, le=64)
 
 
+_URL = Cel(
+    f"self.matches('^https?://{HOST}{PATH}*/?$')",
+    "must be an http or https address without ? and user names: a spec is no place for secrets",
+)
+
+
+class MlflowExport(ApiModel):
+    """An MLflow tracking server, which gets a run with settings, scores and curves."""
+
+    tracking_uri: Annotated[str, _URL] = Field(
+        description="Address of the tracking server, as https://HOST.", min_length=1, max_length=512
+    )
+    experiment: str = Field(
+        description="Name of the experiment; it is made if there is none.", min_length=1, max_length=250
+    )
+    credentials_secret_ref: SecretRef | None = Field(
+        None, description="Secret whose key `token` is sent as a bearer token."
+    )
+
+
+class OpenTelemetryExport(ApiModel):
+    """A collector, which gets a span for each answer of both models, with prompt, output and grade."""
+
+    endpoint: Annotated[str, _URL] = Field(
+        description="Address of the collector for OTLP over HTTP, as https://HOST:4318.",
+        min_length=1,
+        max_length=512,
+    )
+    credentials_secret_ref: SecretRef | None = Field(
+        None, description="Secret whose key `token` is sent as a bearer token."
+    )
+
+
+class Export(ApiModel):
+    """Where publish sends the evaluation beside the published folder. A failure is told and ends nothing."""
+
+    mlflow: MlflowExport | None = Field(None, description="An MLflow tracking server.")
+    open_telemetry: OpenTelemetryExport | None = Field(None, description="An OpenTelemetry collector.")
+
+
 class Evaluation(ApiModel):
     """The hold-out that base and tuned model are scored on. It must not be part of the training data."""
 
@@ -333,15 +372,16 @@ class Evaluation(ApiModel):
         ),
         Cel(
             "!has(self.graders) || !self.graders.exists(g, g.type == 'JudgePairwise') || "
-            "self.graders.exists(g, !(g.type in ['JudgePairwise', 'Similarity']))",
+            "self.graders.exists(g, !(g.type in ['JudgePairwise', 'Similarity', 'Perplexity']))",
             "JudgePairwise compares two models; list a grader beside it that scores the base alone, before "
             "training",
             ".graders",
         ),
         Cel(
-            "!has(self.graders) || !self.graders.exists(g, g.type == 'Similarity' && "
+            "!has(self.graders) || !self.graders.exists(g, g.type in ['Similarity', 'Perplexity'] && "
             "(has(self.primary) ? g.name == self.primary : size(self.graders) == 1))",
-            "type Similarity cannot decide; add another grader and set spec.evaluation.primary to its name",
+            "types Similarity and Perplexity cannot decide; add another grader and set "
+            "spec.evaluation.primary to its name",
             ".primary",
         ),
     )
@@ -381,6 +421,7 @@ class Evaluation(ApiModel):
         "adapter.",
     )
     judge: Judge | None = Field(None, description="The model that JudgeCriteria and JudgePairwise ask.")
+    export: Export | None = Field(None, description="Where the evaluation is sent to as well.")
     accept: tuple[Acceptance, ...] = Field(
         (),
         description="Verdicts that are accepted although they would stop the run or the promotion: an "

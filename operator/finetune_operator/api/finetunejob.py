@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from finetune_operator.api.bases import BaseModelSource
 from finetune_operator.api.datasets import DatasetSource, TrainingDataset
 from finetune_operator.api.economics import Budget, Savings
 from finetune_operator.api.evaluation import Acceptance, Evaluation
@@ -17,7 +18,6 @@ from finetune_operator.api.parts import (
     PVC_FOLDER,
     SHARED_MEMORY,
     TOLERATIONS,
-    BaseModelSource,
     NodeSelector,
     ObjectName,
     PodTemplate,

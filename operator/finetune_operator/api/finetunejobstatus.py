@@ -97,6 +97,12 @@ class Attempt(ApiModel):
     judge_cost: Number | None = Field(
         None, description="What its judge cost so far, by the prices of spec.evaluation.judge."
     )
+    disruption: str | None = Field(
+        None,
+        description="What takes its pods away, while something does: they may be gone before their result is "
+        "read.",
+        max_length=1024,
+    )
     sums_up: int | None = Field(
         None,
         description="How many disrupted attempts with the same GPUs and price this entry stands for, where a "

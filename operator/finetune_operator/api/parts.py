@@ -67,52 +67,6 @@ class SecretRef(ApiModel):
     name: ObjectName = Field(description="Name of the Secret in this namespace.")
 
 
-class BaseModelSource(ApiModel):
-    """A base model, pinned: an adapter fits exactly the base it was trained on (R13)."""
-
-    rules = (
-        Cel(
-            "!self.source.startsWith('hf://') || has(self.revision)",
-            "an hf:// model must be pinned: set revision to the commit (40 hex digits) to use",
-            ".revision",
-        ),
-        Cel(
-            "self.source.startsWith('hf://') || !has(self.revision)",
-            "only hf:// models have a revision; remove it (use fingerprint to pin a pvc:// model)",
-            ".revision",
-        ),
-        Cel(
-            "self.source.startsWith('hf://') || !has(self.credentialsSecretRef)",
-            "only hf:// models are fetched with credentials; remove credentialsSecretRef",
-            ".credentialsSecretRef",
-        ),
-    )
-
-    source: Annotated[
-        str,
-        Cel(
-            f"self.matches('^(hf://{ORG_NAME}|pvc://{OBJECT}{PATH}*/?)$')",
-            "must be hf://ORG/NAME (Hugging Face Hub) or pvc://CLAIM/PATH (a folder on a volume)",
-        ),
-    ] = Field(
-        description="Where the model is: hf://ORG/NAME on the Hugging Face Hub, or pvc://CLAIM/PATH, "
-        "a model folder on a PersistentVolumeClaim of this namespace.",
-        min_length=1,
-        max_length=512,
-    )
-    revision: Revision | None = Field(
-        None, description="The commit of an hf:// model (40 hex digits). Required for hf://."
-    )
-    fingerprint: Digest | None = Field(
-        None,
-        description="The expected fingerprint of the model (sha256:...), as status.resolved.baseFingerprint "
-        "shows it. The run stops if the model differs.",
-    )
-    credentials_secret_ref: SecretRef | None = Field(
-        None, description="Secret whose key `token` holds a Hub access token, for gated or private models."
-    )
-
-
 class Toleration(ApiModel):
     """A taint that the pods accept."""
 

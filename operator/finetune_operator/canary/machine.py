@@ -25,6 +25,7 @@ from finetune_operator.core.times import format_time, moment_of
 Coming: TypeAlias = Literal["Preflight", "Load", "Verify"]
 Leaving: TypeAlias = Literal["Promote", "Drain", "Unload", "Complete"]
 PROMOTED: frozenset[RolloutPhase] = frozenset({"Promote", "Drain", "Unload", "Complete"})
+_OTHERS_FIRST = "Other rollouts by steps on this ModelServer come first."
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Look:
 
     `verified`: every ready one has verified the new version; until then `coming` says how far the last is.
     `followed`: every ready one routes as was decided last; `leaving` is what is left of the version before.
-    `given_up` says why no replica can have the new version. `turn`: there is room for one more
-    rollout by steps. `uncounted` are ready replicas whose image is too old to count what `counters` tell.
-    `awaited` says why what the spec asks for by now is not available.
+    `given_up` says why no replica can have the new version. `turn`: there is room for one more rollout
+    whose new version gets requests. `uncounted` are ready replicas whose image is too old to count what
+    `counters` tell. `awaited` says why what the spec asks for by now is not available.
     """
 
     now: datetime
@@ -129,14 +130,13 @@ def _coming(record: RolloutRecord, look: Look) -> RolloutRecord:
 
 def _started(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutRecord:
     """Verified everywhere: the first step, or, while paused, a route for those who ask for the version."""
-    if not look.turn:
-        message = "Other rollouts by steps on this ModelServer come first."
-        return _with(record, phase="Verify", reason="WaitingForTurn", message=message)
     if look.awaited is not None:
         return _with(record, phase="Verify", reason="NotResolved", message=_superseded(look.awaited))
     if rollout.paused:
         shift = _with(record, phase="Shift", since=format_time(look.now))
         return _waiting(shift, "Paused", f"{_where(rollout, 0)} spec.rollout.paused holds it.")
+    if not look.turn:
+        return _with(record, phase="Verify", reason="WaitingForTurn", message=_OTHERS_FIRST)
     return _next(rollout, record, look)
 
 
@@ -154,8 +154,10 @@ def _shifted(rollout: Rollout, record: RolloutRecord, look: Look) -> RolloutReco
 
 
 def _judged(rollout: Rollout, record: RolloutRecord, look: Look) -> tuple[RolloutRecord, Judgement | None]:
-    """With what came since the last look, and what it says; without analysis nothing is counted."""
-    if rollout.analysis is None:
+    """With what came since the last look, and what it says. Nothing is counted without analysis, or before
+    the first step, when only those who name the version get it.
+    """
+    if rollout.analysis is None or record.weight == 0:
         return _with(record, counts=None, verdict=None), None
     counts = counted(record.counts, look.counters)
     judgement = judge(rollout.analysis, counts)
@@ -172,6 +174,8 @@ def _wait(
         return "Paused", f"{where} spec.rollout.paused holds it.{told}"
     if look.awaited is not None:
         return "NotResolved", f"{where} {_superseded(look.awaited)}{told}"
+    if record.weight == 0 and not look.turn:
+        return "WaitingForTurn", f"{where} {_OTHERS_FIRST}"
     if not (look.verified and look.followed):
         return "Rolling", f"{where} Waiting for every replica to follow.{told}"
     if ends is not None and look.now < ends:

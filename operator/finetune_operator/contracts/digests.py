@@ -17,18 +17,19 @@ _NULLS_OF_THE_FIRST_VERSION = {
     "effectiveBatchSize", "maxLength", "seed", "evaluation", "fields", "schema", "primary",
 }  # fmt: skip
 _RESULT_FIELDS = {"base_model", "method", "fallback_method", "lora", "dataset", "training", "evaluation"}
-# How rows are checked, how memory is used and how the judge is asked decides whether, how fast and for how
-# much a run ends, not with what.
+# How rows are checked, how memory is used, how the judge is asked and where scores are sent to decides
+# whether, how fast and for how much a run ends, not with what.
 _EASE_FIELDS: dict[str, Any] = {
     "dataset": {"severities"},
     "training": {"micro_batch_tokens", "gradient_checkpointing", "zero_stage", "offload"},
     "evaluation": {
+        "export": True,
         "judge": {
             "price_per_million_input_tokens",
             "price_per_million_output_tokens",
             "timeout_seconds",
             "max_concurrency",
-        }
+        },
     },
 }
 

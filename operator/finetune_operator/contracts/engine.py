@@ -33,8 +33,8 @@ OWN_FLAGS = (
 """Flags of vLLM that operator and serving image set, or that would part the gateway from the engine."""
 
 _NAMES = "|".join(flag.removeprefix("--").replace("-", "[-_]") for flag in OWN_FLAGS)
-OWN_ARGUMENT = f"^(-tp|--(no[-_])?({_NAMES}))(=|$)"
-"""What the chart's schema refuses: these flags as vLLM takes them, with - or _, with =value or without."""
+OWN_ARGUMENT = f"^(-tp|--(no[-_])?({_NAMES}))([=.]|$)"
+"""What the chart's schema refuses: these flags with - or _, alone, with =value or .key of JSON."""
 
 
 def _not_ours(argument: str) -> str:
@@ -42,7 +42,24 @@ def _not_ours(argument: str) -> str:
     if found is not None:
         flag = found.group(1)
         raise ValueError(f"{flag} is set by the operator, for each server from its ModelServer; remove it")
+    if (flag := _abbreviated(argument)) is not None:
+        given = argument.partition("=")[0]
+        raise ValueError(
+            f"{given} is the beginning of {flag}, which is set by the operator, for each server from its "
+            "ModelServer; remove it, or write the flag that is meant in full"
+        )
     return argument
+
+
+def _abbreviated(argument: str) -> str | None:
+    """The flag of ours that an argument is the beginning of: vLLM takes one that it can be no other of, and
+    refuses one that it can be several of.
+    """
+    given = re.split("[=.]", argument)[0].replace("_", "-")
+    if not given.startswith("--") or given == "--":
+        return None
+    name = "--" + given[2:].removeprefix("no-")
+    return next((flag for flag in OWN_FLAGS if flag.startswith(name)), None)
 
 
 Argument = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_not_ours)]

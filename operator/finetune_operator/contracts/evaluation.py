@@ -5,7 +5,15 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import Evaluation, Grader, GraderType, Judge, SimilarityMetric, Suite
+from finetune_operator.api.evaluation import (
+    Evaluation,
+    Export,
+    Grader,
+    GraderType,
+    Judge,
+    SimilarityMetric,
+    Suite,
+)
 from finetune_operator.contracts.document import Written
 
 
@@ -73,6 +81,26 @@ class JobJudge(Written):
     max_concurrency: int
 
 
+class JobMlflow(Written):
+    """The MLflow server of job.json, without its credentials."""
+
+    tracking_uri: str
+    experiment: str
+
+
+class JobOpenTelemetry(Written):
+    """The OpenTelemetry collector of job.json, without its credentials."""
+
+    endpoint: str
+
+
+class JobExport(Written):
+    """Where publish sends the evaluation."""
+
+    mlflow: JobMlflow | None = None
+    open_telemetry: JobOpenTelemetry | None = None
+
+
 class JobEvaluation(Written):
     """The evaluation of job.json, without `accept`: what is accepted changes no score."""
 
@@ -85,6 +113,7 @@ class JobEvaluation(Written):
     rivals: tuple[JobRival, ...] | None = Field(None, min_length=1, max_length=4)
     engine_profile: str | None = None
     judge: JobJudge | None = None
+    export: JobExport | None = None
 
 
 def job_dataset(source: DatasetSource) -> JobDataset:
@@ -108,6 +137,15 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
         rivals=rivals or None,
         engine_profile=given.engine_profile,
         judge=None if given.judge is None else _judge(given.judge),
+        export=None if given.export is None else _export(given.export),
+    )
+
+
+def _export(given: Export) -> JobExport:
+    mlflow, collector = given.mlflow, given.open_telemetry
+    return JobExport(
+        mlflow=JobMlflow(tracking_uri=mlflow.tracking_uri, experiment=mlflow.experiment) if mlflow else None,
+        open_telemetry=JobOpenTelemetry(endpoint=collector.endpoint) if collector else None,
     )
 
 

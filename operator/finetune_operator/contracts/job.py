@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from finetune_operator.api.bases import BaseModelSource
 from finetune_operator.api.datasets import Severity
 from finetune_operator.api.finetunejob import FineTuneJobSpec, Goal, Pace
 from finetune_operator.api.finetunejobstatus import StageName
-from finetune_operator.api.parts import BaseModelSource
 from finetune_operator.api.training import FallbackMethod, GradientCheckpointing, Method, Offload
 from finetune_operator.contracts.document import Digest, Written
 from finetune_operator.contracts.evaluation import JobDataset, JobEvaluation, job_evaluation

@@ -125,7 +125,7 @@ class GpuType(Placement):
 
 
 class S3(_Part):
-    """The S3 service of s3:// datasets; what is left out is that of AWS."""
+    """The S3 service of s3:// datasets and bases; what is left out is that of AWS."""
 
     endpoint: Address | None = None
     region: Text | None = None

@@ -104,6 +104,20 @@ def _stage_ended(stage: str, pod: Manifest, now: datetime) -> bool:
     return any(end is not None and now - end >= SIDECAR_PATIENCE for end in ends)
 
 
+def disruption(pods: Sequence[Manifest]) -> str | None:
+    """What takes pods of a running attempt away, None while nothing does: an eviction, say."""
+    taken = (pod for pod in sorted(pods, key=index_of) if is_true(pod, "DisruptionTarget"))
+    found = next((_disrupted(pod) for pod in taken), None)
+    return None if found is None else found.message
+
+
+def explained(outcome: AttemptOutcome, job: Manifest | None, seen: str | None) -> AttemptOutcome:
+    """The outcome of a Job that failed without a pod left, where `seen` says what took the pods away."""
+    if outcome.reason != "ResultLost" or seen is None or not is_true(job, "Failed"):
+        return outcome
+    return AttemptOutcome(False, "Preempted", f"{seen.rstrip('.')}. It was gone before its result was read.")
+
+
 def _child_deleted() -> AttemptOutcome:
     return AttemptOutcome(False, "ChildDeleted", "The Job was deleted before its result was read.")
 

@@ -26,7 +26,12 @@ from finetune_operator.core.manifests import (
     unfinished,
 )
 from finetune_operator.core.times import format_time
-from finetune_operator.render.credentials import Credential, credentials, judge_credential
+from finetune_operator.render.credentials import (
+    Credential,
+    credentials,
+    export_credentials,
+    judge_credential,
+)
 
 PULL_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
@@ -306,7 +311,7 @@ def _while_holding_gpus(pod: Manifest, settings: Settings) -> float | None:
 def _secrets(job: FineTuneJob, pod: Manifest) -> list[str]:
     projected = [s for volume in items(pod, "spec", "volumes") for s in items(volume, "projected", "sources")]
     named = {text(source, "secret", "name") for source in projected}
-    given = [*credentials(job), *filter(None, [judge_credential(job)])]
+    given = [*credentials(job), *filter(None, [judge_credential(job)]), *export_credentials(job)]
     return list(dict.fromkeys(_described(c) for c in given if c.secret in named))
 
 

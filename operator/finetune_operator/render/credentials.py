@@ -1,4 +1,7 @@
-"""Which keys of which Secrets a stage is given: prepare those of its sources, scorers that of the judge."""
+"""Which keys of which Secrets a stage is given.
+
+prepare gets those of its sources, scorers that of the judge, publish those of where it sends the evaluation.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ _OPTIONAL = {"s3": ("sessionToken",), "gs": ("serviceAccountJson", "token")}
 
 @dataclass(frozen=True)
 class Credential:
-    """The keys of one Secret for one purpose, `base-model`, `dataset` or `judge`."""
+    """The keys of one Secret for one purpose.
+
+    That is `base-model`, `dataset`, `judge`, `mlflow` or `open-telemetry`.
+    """
 
     purpose: str
     secret: str
@@ -41,6 +47,16 @@ def judge_credential(job: FineTuneJob) -> Credential | None:
     judge = job.spec.evaluation.judge if job.spec.evaluation is not None else None
     reference = judge.credentials_secret_ref if judge is not None else None
     return None if reference is None else Credential("judge", reference.name, _TOKEN)
+
+
+def export_credentials(job: FineTuneJob) -> Iterator[Credential]:
+    """What publish is given to send the evaluation to where the spec says."""
+    export = job.spec.evaluation.export if job.spec.evaluation is not None else None
+    if export is None:
+        return
+    for purpose, target in (("mlflow", export.mlflow), ("open-telemetry", export.open_telemetry)):
+        if target is not None and (reference := target.credentials_secret_ref) is not None:
+            yield Credential(purpose, reference.name, _TOKEN)
 
 
 def _union(datasets: list[DatasetSource], keys: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

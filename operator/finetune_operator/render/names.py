@@ -48,6 +48,12 @@ def manifest_name(owner: ApiObject) -> str:
     return f"{owner.metadata.name}-manifest-{owner_hash(owner.metadata.uid)}"
 
 
+def revision_name(owner: ApiObject, digest: str) -> str:
+    """The ControllerRevision with a pod template of a ModelServer; `digest` is the template's."""
+    name, digits = owner.metadata.name, digest.removeprefix("sha256:")[:10]
+    return f"{name}-template-{owner_hash(owner.metadata.uid)}-{digits}"
+
+
 def pod_selector(owner: ApiObject) -> dict[str, str]:
     """The labels by which the children of a ModelServer find its pods."""
     return {KIND_LABEL: owner.kind_name, OWNER_LABEL: owner.metadata.name}

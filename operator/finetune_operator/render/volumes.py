@@ -6,7 +6,13 @@ from collections.abc import Iterable
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.core.sources import Source, parse_source
-from finetune_operator.render.credentials import CREDENTIALS, Credential, credentials, judge_credential
+from finetune_operator.render.credentials import (
+    CREDENTIALS,
+    Credential,
+    credentials,
+    export_credentials,
+    judge_credential,
+)
 from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.names import folder_name, workspace_name
 
@@ -85,6 +91,12 @@ def add_judge_credential(mounts: Mounts, job: FineTuneJob) -> None:
     """The judge's API key, for the scorer and not for the engine beside it."""
     given = judge_credential(job)
     if given is not None:
+        _add_credential(mounts, given)
+
+
+def add_export_credentials(mounts: Mounts, job: FineTuneJob) -> None:
+    """The tokens of where publish sends the evaluation."""
+    for given in export_credentials(job):
         _add_credential(mounts, given)
 
 

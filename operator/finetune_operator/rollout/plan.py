@@ -63,11 +63,13 @@ def _status(
     deployment, server = observed.deployment, observed.server
     generation = deployment.metadata.generation
     facts = [*_facts(resolution, where), base.fact]
+    serving = _serving(deployment, where.serving, resolution, now)
     return AdapterDeploymentStatus(
         observed_generation=generation,
         conditions=with_facts(deployment.status.conditions, facts, generation, now),
         resolved=resolution.target,
-        serving=_serving(deployment, where.serving, resolution, now),
+        serving=serving,
+        last_served=_last_served(deployment) if serving is None else None,
         rollout=progress(observed, resolution),
         alias_conflict=alias_conflict(observed),
         retrain=base.retrain,
@@ -83,6 +85,10 @@ def _facts(resolution: Resolution, where: Standing) -> Iterator[Fact]:
     yield Fact("Stalled", where.stalled, where.reason, where.message)
 
 
+def _last_served(deployment: AdapterDeployment) -> ServingAdapter | None:
+    return deployment.status.serving or deployment.status.last_served
+
+
 def _serving(
     deployment: AdapterDeployment, version: str | None, resolution: Resolution, now: datetime
 ) -> ServingAdapter | None:
@@ -91,8 +97,9 @@ def _serving(
     if version is None:
         return None
     known = ServingAdapter(version=version, since=format_time(now))
-    if before is not None and before.version == version:
-        known = before
+    last = _last_served(deployment)
+    if last is not None and last.version == version:
+        known = last if before is not None else last.model_copy(update={"since": known.since})
     if known.source is not None or target is None or target.version != version:
         return known
     taken = {"digest": target.digest, "source": target.source, "allow_unpromoted": target.allow_unpromoted}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
-from finetune_operator.api.modelserver import AdapterState, ModelServer
+from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.api.modelserverstatus import AdapterState
 from finetune_operator.api.rollout import RolloutProgress
 from finetune_operator.rollout.observed import Observed
 from finetune_operator.rollout.resolve import Resolution

@@ -56,11 +56,12 @@ SERVICE = Resource("v1", "Service", "services")
 CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NETWORKPOLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 BUDGET = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+REVISION = Resource("apps/v1", "ControllerRevision", "controllerrevisions")
 EVENT = Resource("v1", "Event", "events")
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 
 OURS = (FINETUNEJOB, MODELSERVER, ADAPTERDEPLOYMENT)
-_ALL = (*OURS, JOB, POD, DEPLOYMENT, CONFIGMAP, SERVICE, CLAIM, NETWORKPOLICY, BUDGET, EVENT)
+_ALL = (*OURS, JOB, POD, DEPLOYMENT, CONFIGMAP, SERVICE, CLAIM, NETWORKPOLICY, BUDGET, REVISION, EVENT)
 _BY_KIND = {(resource.api_version, resource.kind): resource for resource in _ALL}
 _OURS_BY_KIND = {resource.kind: resource for resource in OURS}
 

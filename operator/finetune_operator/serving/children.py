@@ -1,5 +1,5 @@
-"""The objects a ModelServer owns: Deployment, Service, PodDisruptionBudget, NetworkPolicy and the manifest's
-ConfigMap.
+"""The objects a ModelServer owns: Deployment and the ControllerRevision of its pod template, Service,
+PodDisruptionBudget, NetworkPolicy and the manifest's ConfigMap.
 """
 
 from __future__ import annotations
@@ -87,6 +87,12 @@ def manifest_configmap(server: ModelServer, document: ServerManifest) -> Manifes
         }
     )
     return _child(server, "v1", "ConfigMap", manifest_name(server), {"data": {DOCUMENT: whole.to_json()}})
+
+
+def template_revision(server: ModelServer, name: str, template: Manifest, number: int) -> Manifest:
+    """The pod template as Kubernetes' own controllers keep theirs; the API server lets nobody change it."""
+    body = {"data": {"spec": {"template": template}}, "revision": number}
+    return _child(server, "apps/v1", "ControllerRevision", name, body)
 
 
 def intent_of(manifest: Manifest | None) -> str | None:

@@ -7,12 +7,13 @@ from urllib.parse import urlsplit
 
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import EgressRule, Settings
+from finetune_operator.core.sources import parse_source
 from finetune_operator.render.names import pod_selector
 
 GATEWAY_PORT = 8000
 AGENT_PORT = 8001
 _DNS_PORTS = (53, 5353)  # policies see the port of the server's pod, which is 5353 on OpenShift
-_HUB = "https://huggingface.co"
+_HTTPS = 443
 # The internet: no addresses of clusters, of their clouds' metadata services or of other private networks.
 _PUBLIC = (
     {
@@ -39,26 +40,27 @@ def ingress(settings: Settings) -> list[Rule]:
 
 
 def egress(server: ModelServer, settings: Settings) -> list[Rule]:
-    """DNS, the server's other pods, the Hub for a base from there, and what the administrator names."""
+    """DNS, the server's other pods, where its base is fetched from, and what the administrator names."""
     dns = [{"port": port, "protocol": protocol} for port in _DNS_PORTS for protocol in ("UDP", "TCP")]
     peers = {"podSelector": {"matchLabels": pod_selector(server)}}
     return [
         {"ports": dns},
         {"ports": _tcp(GATEWAY_PORT), "to": [peers]},
-        *_hub(server, settings),
+        *_store(server, settings),
         *map(_named, settings.serving_network.egress),
     ]
 
 
-def _hub(server: ModelServer, settings: Settings) -> list[Rule]:
-    """The Hub and its storage have addresses all over the internet; a mirror may also be in the cluster."""
-    if not server.spec.base_model.source.startswith("hf://"):
+def _store(server: ModelServer, settings: Settings) -> list[Rule]:
+    """The Hub and the clouds' stores are all over the internet; one of one's own may be in the cluster."""
+    scheme = parse_source(server.spec.base_model.source).scheme
+    if scheme == "pvc":
         return []
-    address = urlsplit(settings.hub_endpoint or _HUB)
-    ports = _tcp(address.port or (443 if address.scheme == "https" else 80))
-    if settings.hub_endpoint is not None:
-        return [{"ports": ports}]
-    return [{"ports": ports, "to": [{"ipBlock": block} for block in _PUBLIC]}]
+    own = {"hf": settings.hub_endpoint, "s3": settings.s3.endpoint}.get(scheme)
+    if own is None:
+        return [{"ports": _tcp(_HTTPS), "to": [{"ipBlock": block} for block in _PUBLIC]}]
+    address = urlsplit(own)
+    return [{"ports": _tcp(address.port or (_HTTPS if address.scheme == "https" else 80))}]
 
 
 def _named(rule: EgressRule) -> Rule:

@@ -86,6 +86,10 @@ class PodState:
         """What it says of one version, empty when it does not know it."""
         return self.versions.get(name, {})
 
+    def tries_again(self, name: str) -> bool:
+        """Whether its next attempt at a version that failed comes by itself; an older agent does not tell."""
+        return self.version(name).get("triedAgain") is True
+
     @property
     def process(self) -> str:
         """The gateway process, whose counters began at 0 with it; "" of an older agent, which lacks some."""
@@ -129,7 +133,8 @@ class Observed:
     """A ModelServer, its children and everything that wants to be served on it.
 
     `deployment`, `service`, `policy`, `budget` and `manifest` (the ConfigMap) are the objects of these names
-    whoever owns them, None while absent; `pods` are the server's own. `deployments` are the
+    whoever owns them, None while absent; `revision` is the ControllerRevision that the status names, and
+    `revisions` are all of the server's; `pods` are the server's own. `deployments` are the
     AdapterDeployments that name this server; `claims` holds the PersistentVolumeClaims that the server
     mounts, a missing one being an absent key. `peers` are the other ModelServers, read only while this one
     waits for its turn to upgrade.
@@ -144,6 +149,8 @@ class Observed:
     service: Manifest | None = None
     policy: Manifest | None = None
     budget: Manifest | None = None
+    revision: Manifest | None = None
+    revisions: tuple[Manifest, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     peers: tuple[ModelServer, ...] = ()
     refusal: Refusal | None = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from finetune_operator.api.conditions import ready_events
-from finetune_operator.api.modelserver import ModelServerStatus
+from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.contracts.server_manifest import ManifestBase
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Action, Emit, Patch, Plan
@@ -19,7 +19,7 @@ from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.status import Decided, next_status
 from finetune_operator.serving.steps import next_hold_end, with_rollouts
 from finetune_operator.serving.table import Table, current_table, write_table
-from finetune_operator.serving.template import Template, chosen, proven
+from finetune_operator.serving.template import Template, chosen, keeping, proven
 from finetune_operator.serving.wanted import wanted_versions
 
 UNASKED_SECONDS = 1.0
@@ -89,7 +89,8 @@ def _children(observed: Observed, settings: Settings, decided: Decided) -> list[
     ]
     if decided.deployment is not None and (observed.deployment is not None or not decided.taken):
         intended.append((decided.deployment, observed.deployment))
-    return [
+    kept = keeping(observed, decided.template) if decided.template is not None else []
+    return kept + [
         action
         for intent, live in intended
         if not _is_taken(intent["kind"], decided.taken)

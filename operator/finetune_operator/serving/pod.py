@@ -34,7 +34,7 @@ from finetune_operator.serving.network import AGENT_PORT, GATEWAY_PORT
 MANIFEST_FOLDER = "/etc/finetune/server"
 KEYS_FOLDER = "/etc/finetune/keys"
 MODELS = "/models"
-HF_BASE = f"{MODELS}/base"
+FETCHED_BASE = f"{MODELS}/base"
 CACHE = "/cache"
 ADAPTERS = "/adapters"
 _ENDING_SECONDS = 30  # the gateway closes its connections, then the engine ends, for which it has 20 s
@@ -65,14 +65,19 @@ def pod_template(server: ModelServer, settings: Settings, image: str, labels: Ma
 
 
 def base_path(server: ModelServer) -> str:
-    """Where the base model is inside the pod: fetched for hf, mounted in place for a claim."""
+    """Where the base model is inside the pod: mounted in place for a claim, else fetched.
+
+    In the cache a model of a bucket is called by its content: names of buckets and prefixes may be too long.
+    """
     base = server.spec.base_model
     source = parse_source(base.source)
-    if source.scheme != "hf":
+    if source.scheme == "pvc":
         return f"/sources/pvc/{source.claim}/{source.path}".rstrip("/")
     if server.spec.cache is None:
-        return HF_BASE
-    return f"{CACHE}/models/{base.source.removeprefix('hf://').replace('/', '--')}/{base.revision}"
+        return FETCHED_BASE
+    if source.scheme == "hf":
+        return f"{CACHE}/models/{base.source.removeprefix('hf://').replace('/', '--')}/{base.revision}"
+    return f"{CACHE}/models/{(base.fingerprint or '').replace(':', '-')}"
 
 
 def base_name(server: ModelServer) -> str:
@@ -118,18 +123,24 @@ def _cache_folders(server: ModelServer, settings: Settings, image: str, pod: Mou
 
 
 def _fetch(server: ModelServer, settings: Settings, image: str, pod: Mounts) -> list[Container]:
-    """An hf base is downloaded before the engine starts, by the only container that has the token."""
+    """A base of the Hub or a bucket is copied before the engine starts; no other container has the keys."""
     base = server.spec.base_model
-    if parse_source(base.source).scheme != "hf":
+    if parse_source(base.source).scheme == "pvc":
         return []
     mounts = pod.of_another_container()
     mounts.tmp("fetch-tmp")
     _add_base(mounts, server, read_only=False)
     if base.credentials_secret_ref is not None:
         mounts.secret("token", base.credentials_secret_ref.name, f"{CREDENTIALS}/base-model")
-    env = {"HF_ENDPOINT": settings.hub_endpoint} if settings.hub_endpoint else {}
-    target = ["--to", base_path(server)]
-    args = ["fetch-base", "--source", base.source, "--revision", base.revision or "", *target]
+    addresses = {
+        "HF_ENDPOINT": settings.hub_endpoint,
+        "FT_S3_ENDPOINT": settings.s3.endpoint,
+        "FT_S3_REGION": settings.s3.region,
+    }
+    env = {name: value for name, value in addresses.items() if value is not None}
+    hub = base.source.startswith("hf://")
+    pin = ["--revision", base.revision or ""] if hub else ["--fingerprint", base.fingerprint or ""]
+    args = ["fetch-base", "--source", base.source, *pin, "--to", base_path(server)]
     return [{**_container("fetch-base", image, settings, args, mounts, env), "resources": _FETCH}]
 
 
@@ -224,7 +235,7 @@ def _gateway_mounts(server: ModelServer, pod: Mounts) -> Mounts:
 
 def _add_base(mounts: Mounts, server: ModelServer, *, read_only: bool) -> None:
     source, cache = parse_source(server.spec.base_model.source), server.spec.cache
-    if source.scheme != "hf":
+    if source.scheme == "pvc":
         mounts.claim(source.claim or "", f"/sources/pvc/{source.claim}", read_only=True)
     elif cache is not None:
         mounts.claim(cache.claim_name, f"{CACHE}/models", read_only=read_only, folder="models")

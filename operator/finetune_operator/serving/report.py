@@ -53,12 +53,20 @@ def report(
 
 def _refused(want: Wanted, step: Step, pods: Sequence[PodState]) -> Progress | None:
     if want.rejection is not None:
-        return Progress("Failed", want.rejection.reason, want.rejection.message)
+        return Progress("Failed", want.rejection.reason, want.rejection.message + _meanwhile(want, step))
     if want.version is None:
         return Progress("Pending", "NotResolved", "The AdapterDeployment has no adapter resolved yet.")
     if want.version in step.without_slot:
         return _no_slot(want, step, pods)
     return _failure(want.version, pods)
+
+
+def _meanwhile(want: Wanted, step: Step) -> str:
+    """Who gets the requests: an AdapterDeployment that cannot be read does not say so itself."""
+    route = step.table.routes.get(want.alias) if want.keeps_route else None
+    if want.target is not None or route is None:
+        return ""
+    return f" Until then {route.stable} gets every request."
 
 
 def _unanswered(want: Wanted, answering: Sequence[PodState]) -> Progress | None:
@@ -127,9 +135,12 @@ def _in_flight(version: str, pods: Sequence[PodState]) -> str:
 
 
 def _failure(version: str, pods: Sequence[PodState]) -> Progress | None:
-    for pod in pods:
-        entry = pod.version(version)
-        if entry.get("phase") == "Failed":
-            message = text(entry, "message") or "The agent gave no message."
-            return Progress("Failed", text(entry, "reason") or "LoadFailed", f"{pod.name}: {message}")
-    return None
+    """What a replica says that cannot have it; while all of those try again, it is on its way."""
+    failed = [pod for pod in pods if pod.phase(version) == "Failed"]
+    if not failed:
+        return None
+    pod = next((pod for pod in failed if not pod.tries_again(version)), failed[0])
+    state: State = "Loading" if pod.tries_again(version) else "Failed"
+    entry = pod.version(version)
+    message = text(entry, "message") or "The agent gave no message."
+    return Progress(state, text(entry, "reason") or "LoadFailed", f"{pod.name}: {message}")

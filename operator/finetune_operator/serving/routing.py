@@ -113,8 +113,8 @@ def _route(want: Wanted, current: Table, pods: Sequence[PodState]) -> ManifestRo
         return whole_route(want.alias, want.version)
     if kept is None or kept.stable not in current.versions:
         return None
-    rejected = want.target is not None and not want.loadable
-    back = want.version == kept.stable or rejected or (record is not None and not shifts)
+    refused_now = want.rejection is not None
+    back = want.version == kept.stable or refused_now or (record is not None and not shifts)
     return whole_route(want.alias, kept.stable) if back else kept
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import accumulate
 
 from finetune_operator.api.conditions import MESSAGE_LIMIT, Fact, clip, with_facts, word
-from finetune_operator.api.modelserver import AdapterState, ModelServerStatus, SlotsStatus
+from finetune_operator.api.modelserverstatus import AdapterState, ModelServerStatus, SlotsStatus
 from finetune_operator.api.rollout import RolloutRecord
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
@@ -29,6 +29,7 @@ from finetune_operator.serving.template import (
     in_force,
     refused,
     rolled_out,
+    stored,
 )
 from finetune_operator.serving.trouble import trouble_of
 
@@ -36,7 +37,7 @@ ENTRIES = 1024  # what the schema takes
 # etcd takes 1.5 MB of an object; readers and caches hold it many times.
 ADAPTERS_BYTES = 240_000  # with messages, which are cut for it
 ENTRIES_BYTES = 600_000  # without messages: a thousand whose names are all as long as names may be
-ROLLOUTS_BYTES = 400_000
+ROLLOUTS_BYTES = 530_000
 SHORTEST_MESSAGE = 40
 STOPPED = "Stopped"
 _FINGERPRINT = re.compile("sha256:[0-9a-f]{64}")
@@ -81,7 +82,8 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
         adapters=entries,
         rollouts=_rollouts(decided.reports),
         adapters_left_out=len(decided.reports) - len(entries) or None,
-        pod_template=template.record if template is not None else None,
+        template=template.record if template is not None else None,
+        pod_template=None if stored(observed, template) else server.status.pod_template,
     )
 
 
@@ -191,8 +193,8 @@ def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
 
 
 def _rollouts(reports: Sequence[AliasReport]) -> tuple[RolloutRecord, ...]:
-    """Those under way before those that were rolled back, and these before those that are complete."""
-    order = {"Complete": 2, "RolledBack": 1}
+    """Those in a step first, then others under way, those that were rolled back, and those complete."""
+    order = {"Complete": 2, "RolledBack": 1, "Shift": -1}
     found = [report.wanted.record for report in reports if report.wanted.record is not None]
     found.sort(key=lambda record: order.get(record.phase, 0))
     taken = accumulate(len(json.dumps(record.to_dict(), separators=(",", ":"))) for record in found)

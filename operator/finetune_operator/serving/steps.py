@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,7 +14,8 @@ from finetune_operator.serving.routing import followed, idle, refused, verified
 from finetune_operator.serving.table import Table
 from finetune_operator.serving.wanted import Rejection, Wanted
 
-AT_ONCE = 16  # the counters of so many fit into the status, whatever the number of replicas
+AT_ONCE = 16
+COUNTED = 24  # the counters of so many fit into the status, whatever the number of replicas
 _COMING: dict[str, Coming] = {"Loading": "Load", "Verifying": "Verify", "Ready": "Verify"}
 
 
@@ -23,13 +24,14 @@ def with_rollouts(
 ) -> tuple[Wanted, ...]:
     """The requests, each with how far its rollout is; one that was rolled back is kept off the server."""
     records = {record.deployment: record for record in observed.server.status.rollouts}
-    under_way = {name for name, record in records.items() if record.phase == "Shift"}
+    sharing = {name for name, record in records.items() if _shares(record)}
+    paused = {want.deployment for want in wanted if want.rollout is not None and want.rollout.paused}
     scene, steered = _Scene(observed, current, now), []
     for want in wanted:
-        turn = want.deployment in under_way or len(under_way) < AT_ONCE
+        turn = want.deployment in sharing or _room(sharing, paused)
         after = scene.steered(want, records.get(want.deployment), turn)
-        if after.record is not None and after.record.phase == "Shift":
-            under_way.add(want.deployment)
+        if after.record is not None and _shares(after.record):
+            sharing.add(want.deployment)
         steered.append(after)
     return tuple(steered)
 
@@ -56,14 +58,15 @@ class _Scene:
         """The request after this look.
 
         A spec that asks for something else, which is not known yet, neither tries a version again that was
-        rolled back nor, where it has no rollout any more, gives one that is under way every request.
+        rolled back nor, where it has no rollout any more, gives one that is under way every request. What is
+        refused in a step, or cannot be read any more and so not be judged, gives its share back.
         """
         route, target = self.current.routes.get(want.alias), want.target
         if want.rejection is not None:
-            ends = target is not None and before is not None and before.phase == "Shift"
+            ends = before is not None and before.phase == "Shift"
             return replace(want, record=None if ends else before)
         if target is None or route is None:
-            return want
+            return _with_record(want, before) if _is_rolled_back(want, before) else want
         goes_on = not want.current and before is not None and before.to_version == target.name
         if want.rollout is None:
             return _with_record(want, before) if goes_on else want
@@ -87,6 +90,25 @@ class _Scene:
             counters=tuple(_counters(pod, change) for pod in self.observed.pods if pod.process),
             uncounted=tuple(pod.name for pod in pods if pod.ready and pod.state and not pod.process),
         )
+
+
+def _room(sharing: Set[str], paused: Set[str]) -> bool:
+    """Whether another rollout may begin. A pause lasts as long as somebody likes, so it keeps nobody waiting
+    before the counters take all the room of the status.
+    """
+    return len(sharing - paused) < AT_ONCE and len(sharing) < COUNTED
+
+
+def _shares(record: RolloutRecord) -> bool:
+    """Whether both versions get requests, which are counted."""
+    return record.phase == "Shift" and record.weight > 0
+
+
+def _is_rolled_back(want: Wanted, before: RolloutRecord | None) -> bool:
+    """Whether the version was rolled back and the spec is still the same; no route is no reason to try it."""
+    if before is None or want.rollout is None or before.phase != "RolledBack":
+        return False
+    return (before.to_version, before.generation) == (want.version, want.generation)
 
 
 def _with_record(want: Wanted, record: RolloutRecord | None) -> Wanted:
@@ -119,12 +141,9 @@ def _leaving(version: str, current: Table, pods: Sequence[PodState]) -> Leaving:
 
 
 def _given_up(version: str, pods: Sequence[PodState]) -> str | None:
-    """Why no replica can have the version; one that has it or tries again says nothing against it.
-
-    An older agent does not tell whether it tries again.
-    """
-    told = [pod.version(version) for pod in pods if pod.phase(version)]
-    if not refused(version, pods) or any(entry.get("triedAgain") is True for entry in told):
+    """Why no replica can have the version; one that has it or tries again says nothing against it."""
+    told = [pod for pod in pods if pod.phase(version)]
+    if not refused(version, pods) or any(pod.tries_again(version) for pod in told):
         return None
-    entry = told[0]
+    entry = told[0].version(version)
     return f"No replica can have it: {text(entry, 'reason')}: {text(entry, 'message')}"

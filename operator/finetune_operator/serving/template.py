@@ -1,7 +1,7 @@
 """Which pod template a server runs: the one it has, until its spec or spec.upgrade asks for a new one.
 
 Image and arguments, environment and probes belong together, and all of them come from the operator and its
-settings. So the whole template is kept, in the status, which only the operator writes: an upgrade of the
+settings. So the whole template is kept, in a ControllerRevision that the status names: an upgrade of the
 operator or a change of its settings rolls no server, and a Deployment that was edited or deleted comes back.
 A template that no rollout has completed with protects nothing: it follows the settings, which may be wrong.
 """
@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from finetune_operator.api.modelserver import TEMPLATE_LIMIT, ModelServer, TemplateRecord
+from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.api.modelserverstatus import TEMPLATE_LIMIT, InlineTemplate, TemplateRecord
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Manifest
-from finetune_operator.core.manifests import condition, integer, items, mapping, text
-from finetune_operator.render.names import labels, pod_selector
-from finetune_operator.serving.children import SPEC, intent_of
+from finetune_operator.core.actions import Action, Create, Delete, Manifest
+from finetune_operator.core.manifests import condition, integer, items, mapping, name_of, text, uid_of
+from finetune_operator.render.names import labels, pod_selector, revision_name
+from finetune_operator.serving.children import SPEC, intent_of, template_revision
 from finetune_operator.serving.drift import difference
 from finetune_operator.serving.observed import Observed, slots_of
 from finetune_operator.serving.pod import pod_template
@@ -51,6 +52,11 @@ class Template:
     upgrade: Upgrade | None = None
 
     @property
+    def name(self) -> str:
+        """The ControllerRevision that holds it."""
+        return self.record.controller_revision
+
+    @property
     def image(self) -> str:
         """The image of the gateway, which is that of every container unless an administrator changes it."""
         return next((text(c, "image") for c in items(self.body, "spec", "containers")), "")
@@ -63,7 +69,7 @@ class Template:
 
 def refused(server: ModelServer, settings: Settings) -> tuple[str, str] | None:
     """A reason and a sentence where the spec asks for what the administrator lacks or does not allow, or for
-    more than the status can keep.
+    more than is kept.
     """
     unknown = settings.gpu_type_problem(server.spec.resources.gpu_type)
     if unknown is not None:
@@ -94,7 +100,7 @@ def chosen(observed: Observed, settings: Settings) -> Template | None:
     cause = _cause(server, kept)
     if kept is None or cause is not None:
         return _recorded(server, fresh, cause or "Spec")
-    if server.status.pod_template is None and difference(fresh, kept.body) is None:
+    if not _remembered(observed) and difference(fresh, kept.body) is None:
         return _recorded(server, fresh, "Spec")  # the same but for the API server's defaults
     changes = _changes(kept.body, fresh)
     if not changes:
@@ -113,6 +119,24 @@ def proven(template: Template, observed: Observed, intent: Manifest) -> Template
     if template.record.proven is not False or not ready or not rolled_out(observed.deployment, intent):
         return template
     return replace(template, record=template.record.model_copy(update={"proven": True}))
+
+
+def stored(observed: Observed, template: Template | None) -> bool:
+    """Whether the ControllerRevision that the status names is there and holds the template."""
+    live = observed.revision
+    return template is not None and observed.owns(live) and name_of(live or {}) == template.name
+
+
+def keeping(observed: Observed, template: Template) -> list[Action]:
+    """Keep the template, and nothing of earlier ones once the status names it."""
+    if not stored(observed, template):
+        number = 1 + max((integer(one, "revision") or 0 for one in observed.revisions), default=0)
+        return [Create(template_revision(observed.server, template.name, template.body, number))]
+    return [
+        Delete("apps/v1", "ControllerRevision", name_of(one), uid_of(one), optional=True)
+        for one in observed.revisions
+        if observed.owns(one) and name_of(one) != template.name
+    ]
 
 
 def in_force(server: ModelServer, template: Template | None) -> bool:
@@ -173,20 +197,49 @@ def _as_text(body: Manifest) -> str:
 
 def _recorded(server: ModelServer, body: Manifest, cause: Cause) -> Template:
     record = TemplateRecord(
+        controller_revision=revision_name(server, digest_of(body)),
         spec_digest=_spec_digest(server),
         revision=server.spec.upgrade.revision,
         cause=cause,
-        template=_as_text(body),
         proven=False,
     )
     return Template(body, record)
 
 
 def _kept(observed: Observed) -> Template | None:
-    """The recorded template; where the record is missing, that of the Deployment that is there."""
-    server, live, record = observed.server, observed.deployment, observed.server.status.pod_template
-    if record is not None and (body := _parsed(record)) is not None:
-        return Template(body, record)
+    """The recorded template; where nobody remembers one, that of the Deployment that is there."""
+    server = observed.server
+    if server.status.template is not None and (body := _held(observed)):
+        return Template(body, server.status.template)
+    return _inline(server, server.status.pod_template) or _of_deployment(observed)
+
+
+def _held(observed: Observed) -> Manifest:
+    """What the ControllerRevision holds that the status names, empty without one of ours; the name tells
+    whether it was made for this content.
+    """
+    live, server = observed.revision, observed.server
+    body = mapping(live, "data", "spec", "template")
+    named = live is not None and name_of(live) == revision_name(server, digest_of(body))
+    return body if named and observed.owns(live) else {}
+
+
+def _remembered(observed: Observed) -> bool:
+    server = observed.server
+    return bool(_held(observed)) or _inline(server, server.status.pod_template) is not None
+
+
+def _inline(server: ModelServer, kept: InlineTemplate | None) -> Template | None:
+    """The template that an earlier operator kept in the status."""
+    body = _parsed(kept)
+    if kept is None or body is None:
+        return None
+    known = kept.model_dump(exclude={"template"})
+    return Template(body, TemplateRecord(controller_revision=revision_name(server, digest_of(body)), **known))
+
+
+def _of_deployment(observed: Observed) -> Template | None:
+    server, live = observed.server, observed.deployment
     if not observed.owns(live):
         return None
     body = mapping(live, "spec", "template")
@@ -198,9 +251,9 @@ def _kept(observed: Observed) -> Template | None:
     return Template(found.body, found.record.model_copy(update=known))
 
 
-def _parsed(record: TemplateRecord) -> Manifest | None:
+def _parsed(kept: InlineTemplate | None) -> Manifest | None:
     try:
-        body = json.loads(record.template)
+        body = json.loads(kept.template) if kept is not None else None
     except (ValueError, RecursionError):  # a status that somebody else wrote
         return None
     return body if isinstance(body, dict) else None

@@ -14,6 +14,9 @@ from finetune_operator.core.sources import SourceError, parse_source
 from finetune_operator.serving.observed import Observed, Unreadable
 from finetune_operator.serving.pod import base_name, store_claim
 
+_WITHOUT_ALIAS = frozenset({"AliasConflict", "AliasOfBaseModel", "BaseOnly", "Unreadable"})
+"""Reasons of the server for which an AdapterDeployment has no alias, or may have none."""
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -28,10 +31,11 @@ class Rejection:
 class Wanted:
     """One AdapterDeployment's request: an alias, and the version it asks for (None while not resolved).
 
-    `served` is the version that its status says answers now, where that is known completely. `generation` is
-    that of the spec which the request stands for, `rollout` how a new version comes, and `record` how far it
-    is (steps.py). `current`: the spec, as it is now, asks for `target`; otherwise what it asks for is not
-    looked at yet, or not available, and the target is an earlier one; `awaited` says what is missing.
+    `served` is the version that its status says answers now or answered last, where that is known completely.
+    `generation` is that of the spec which the request stands for, `rollout` how a new version comes, and
+    `record` how far it is (steps.py). `current`: the spec, as it is now, asks for `target`; otherwise what
+    it asks for is not looked at yet, or not available, and the target is an earlier one; `awaited` says what
+    is missing.
     """
 
     alias: str
@@ -117,8 +121,10 @@ def _target(deployment: AdapterDeployment) -> ManifestVersion | None:
 
 
 def _served(server: ModelServer, deployment: AdapterDeployment) -> ManifestVersion | None:
-    """Before sources were recorded, the store stands for the source: pods that hold the version keep it."""
-    serving = deployment.status.serving
+    """What answers, or answered last. Before sources were recorded, the store stands for the source: pods
+    that hold the version keep it.
+    """
+    serving = deployment.status.serving or deployment.status.last_served
     if serving is None or serving.digest is None:
         return None
     source = serving.source or server.spec.artifact_store
@@ -140,13 +146,26 @@ def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[st
     if alias in taken:
         message = f"{alias} is already served by AdapterDeployment {taken[alias]}, which is older."
         return Rejection("AliasConflict", message, keeps_route=False)
-    if deployment.status.alias_conflict and not deployment.spec.take_over_alias:
+    if _was_anothers(server, deployment) and not deployment.spec.take_over_alias:
         message = (
             f"{alias} was served by another AdapterDeployment when this one asked for it; set "
             "spec.takeOverAlias to true to serve it from here, or delete this object."
         )
         return Rejection("AliasConflict", message, keeps_route=False)
     return None
+
+
+def _was_anothers(server: ModelServer, deployment: AdapterDeployment) -> bool:
+    """Whether another one had the alias: by its own status, or by what the server told last, which still
+    knows whose it was before the operator was away, and is written first.
+    """
+    mine = deployment.metadata.name
+    told = {
+        one.deployment: one.reason for one in server.status.adapters if one.alias == deployment.spec.alias
+    }
+    others = [name for name, reason in told.items() if name != mine and reason not in _WITHOUT_ALIAS]
+    refused = told.get(mine) == "AliasConflict"
+    return bool(deployment.status.alias_conflict) or refused or bool(others)
 
 
 def _base_only(server: ModelServer) -> Rejection | None:

@@ -15,9 +15,10 @@ from decimal import Decimal
 from finetune_operator.api.conditions import clip
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt, StageName
+from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import integer
 from finetune_operator.core.times import format_time, moment_of
-from finetune_operator.observe.outcome import DISRUPTIONS, FAULTS, RETRIED, UNREAD, AttemptOutcome
+from finetune_operator.observe.outcome import DISRUPTIONS, FAULTS, RETRIED, UNREAD, AttemptOutcome, disruption
 from finetune_operator.render.names import child_name
 from finetune_operator.stages.decision import word
 
@@ -75,6 +76,12 @@ def next_attempt(job: FineTuneJob, stage: StageName, attempts: Sequence[Attempt]
     )
 
 
+def at_work(attempt: Attempt, pods: Sequence[Manifest]) -> Attempt:
+    """The attempt once its pods may run; what takes them away is remembered when they are gone."""
+    seen = disruption(pods) if pods else attempt.disruption
+    return attempt.model_copy(update={"state": "Running", "disruption": clip(seen) if seen else None})
+
+
 def ended_as(attempt: Attempt, outcome: AttemptOutcome, now: datetime) -> Attempt:
     """The attempt with its outcome, which is final."""
     return attempt.model_copy(
@@ -84,6 +91,7 @@ def ended_as(attempt: Attempt, outcome: AttemptOutcome, now: datetime) -> Attemp
             "message": clip(outcome.message) or None,
             "finish_time": format_time(now),
             "node": outcome.node or attempt.node,
+            "disruption": None,
             "checkpoint_step": _newest(attempt.checkpoint_step, integer(outcome.summary, "checkpointStep")),
         }
     )

@@ -11,7 +11,7 @@ from finetune_operator.contracts.settings import Settings
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import cpu_stage_resources
-from finetune_operator.render.volumes import add_base, add_destination, common
+from finetune_operator.render.volumes import add_base, add_destination, add_export_credentials, common
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, evaluated
 from finetune_operator.stages.scoring import compared
@@ -33,6 +33,7 @@ def parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     mounts = common(job, attempt.job)
     add_base(mounts, job)
     add_destination(mounts, job)
+    add_export_credentials(mounts, job)
     return PodParts("publish", mounts, cpu_stage_resources(settings))
 
 

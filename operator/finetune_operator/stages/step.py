@@ -15,7 +15,7 @@ from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest
 from finetune_operator.core.manifests import integer, label, mapping, number, suspended, terminating, text
 from finetune_operator.core.times import format_time
-from finetune_operator.observe.outcome import AttemptOutcome, outcome_of
+from finetune_operator.observe.outcome import AttemptOutcome, explained, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
 from finetune_operator.observe.trouble import Trouble, scheduled, steady
 from finetune_operator.render import job as children
@@ -25,6 +25,7 @@ from finetune_operator.render.resources import cpu_stage_resources
 from finetune_operator.render.volumes import common, workspace_claim
 from finetune_operator.stages import publish, summaries
 from finetune_operator.stages.attempts import (
+    at_work,
     bad_nodes,
     ended_as,
     next_attempt,
@@ -162,7 +163,8 @@ def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) ->
     outcome = outcome_of(stage.name, child, pods, run.now)
     if outcome is not None:
         had_nodes = any(text(pod, "spec", "nodeName") for pod in pods)
-        return _record(run, stage, attempt, outcome, had_nodes=had_nodes)
+        told = explained(outcome, child, attempt.disruption)
+        return _record(run, stage, attempt, told, had_nodes=had_nodes)
     if child is None:
         left = leftovers(run, [attempt])
         return waiting_for_leftovers(run, stage, left) if left is not None else Decision()
@@ -235,7 +237,7 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
     trouble = trouble_now(run, attempt, child, pods, progress)
     if trouble is None and not scheduled(child, pods) and attempt.state == "Recorded":
         return Decision(again=run.settings.progress_seconds)  # its pods are about to come
-    begun = attempt.model_copy(update={"state": "Running"})
+    begun = at_work(attempt, pods)
     if trouble is None:
         works = _works(run, stage, begun, pods, placed=scheduled(child, pods))
         hang = seconds_until_hang(run, begun, progress)

@@ -1,6 +1,6 @@
 """The agent: observes manifest and engine, asks `converge` what to do, has it done, tells the gateway.
 
-Its tasks share the records. `_watch` takes over every change of the manifest and applies routes,
+Its tasks share the records. `_watch` takes over every change, applies routes and tells the gateway,
 `_follow_engine` takes over the verdict on the engine, `_work` does the work on the engine step by step (a
 load stops generation for everyone, so never two at once), and copies run beside it. A step's result counts
 only if its record is still the one it started from.
@@ -20,6 +20,7 @@ from finetune_serving.agent.preflight import Limits
 from finetune_serving.agent.record import Record, after_engine_restart, given_up, lost, refused
 from finetune_serving.agent.report import Process, state
 from finetune_serving.agent.routes import alias_states, answering, ready_versions, refusals
+from finetune_serving.agent.slowdown import Subject
 from finetune_serving.agent.steps import Steps
 from finetune_serving.documents import ServerManifest, State
 from finetune_serving.gateway.book import Book
@@ -58,7 +59,9 @@ class Agent:
         self._tidied = ""
         self._tidy_at = 0.0
         self._copied = 0
+        self._due: tuple[Work, Record] | None = None
         self._changed = asyncio.Event()
+        self._settled = asyncio.Event()
         self._copies: set[asyncio.Task[None]] = set()
 
     def state(self) -> State:
@@ -74,6 +77,14 @@ class Agent:
         )
         return state(self._snapshot(), process, self._ledger.tally)
 
+    def at_rest(self) -> Subject | None:
+        """What the slowdown can be measured with: None unless all is done and an adapter answers."""
+        ready = sorted(ready_versions(self._world.records))
+        busy = self._due is not None or self._world.folders or self._book.closing
+        if busy or not self._book.ready or not ready:
+            return None
+        return Subject(self._engine_id, self._book.table.base, ready[0])
+
     async def run(self) -> None:
         """Watch and work until cancelled."""
         try:
@@ -86,12 +97,14 @@ class Agent:
 
     async def _watch(self) -> None:
         while True:
+            self._changed.clear()
             self._manifest.refresh()
             self._keys.refresh()
             self._follow_copies()
             self._settle()
-            self._changed.set()
-            await asyncio.sleep(TICK_SECONDS)
+            self._ledger.keep(self._book.table.pairs())
+            self._settled.set()
+            await _set_within(self._changed, TICK_SECONDS)
 
     def _follow_copies(self) -> None:
         """A large adapter from a slow store comes nearer to Ready with every byte."""
@@ -107,9 +120,7 @@ class Agent:
             await self._see_engine()
             if suspicious and self._world.engine_up:
                 await self._find_lost()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
-                    await self._book.trouble.wait()
+            await _set_within(self._book.trouble, TICK_SECONDS)
 
     async def _see_engine(self) -> None:
         """A new engine process has lost every adapter; one that is slow or gone may still hold them."""
@@ -119,9 +130,10 @@ class Agent:
             self._engine_id = verdict.engine_id
             records, now = after_engine_restart(self._world.records), time.monotonic()
             self._world = replace(self._world, records=records, opened=False, moved_at=now, engine_at=now)
-        self._world = replace(self._world, engine_up=verdict.up)
-        self._publish()
-        self._changed.set()
+            self._changed.set()
+        if verdict.up != self._world.engine_up:
+            self._world = replace(self._world, engine_up=verdict.up)
+            self._changed.set()
 
     async def _find_lost(self) -> None:
         """A request met an engine that did not know its version: load again what it no longer holds."""
@@ -129,24 +141,25 @@ class Agent:
         if held is not None:
             records = {n: r if n in held else lost(r) for n, r in self._world.records.items()}
             self._world = replace(self._world, records=records)
+            self._changed.set()
 
     def _snapshot(self) -> World:
         counts = {name: self._ledger.tally(name).in_flight for name in self._world.records}
         return replace(self._world, manifest=self._manifest.current, in_flight=counts, now=time.monotonic())
 
-    def _settle(self) -> Work | None:
-        """Take over what `converge` decides and tell the gateway; returns the work it asks for."""
+    def _settle(self) -> None:
+        """Take over what `converge` decides and tell the gateway."""
         decision = converge(self._snapshot())
         if decision.world.applied != self._world.applied:
             logger.info("routes applied", extra={"fields": {"generation": decision.world.applied}})
-        self._world = decision.world
+        self._world, work = decision.world, decision.work
+        self._due = None if work is None else (work, self._world.records[work.version])
         self._publish()
         for version in decision.overdue:
             if count := self._ledger.cancel(version):
                 logger.warning("requests ended", extra={"fields": {"version": version, "requests": count}})
         for version in decision.copies:
             self._start_copy(self._world.records[version])
-        return decision.work
 
     def _publish(self) -> None:
         world, manifest = self._world, self._world.manifest
@@ -174,14 +187,15 @@ class Agent:
 
     async def _work(self) -> None:
         while True:
-            self._changed.clear()
-            work = self._settle()
+            self._settled.clear()  # what was due before a step is of no use after it
+            await self._settled.wait()
             if self._world.engine_up and self._untidy():
                 await self._tidy()
-            elif work is not None:
-                await self._perform(work)
+            elif self._due is not None:
+                await self._perform(*self._due)
             else:
-                await self._changed.wait()
+                continue
+            self._changed.set()
 
     def _untidy(self) -> bool:
         waiting = self._tidied != self._engine_id and self._world.manifest is not None
@@ -198,8 +212,7 @@ class Agent:
             await self._steps.delete_other_files([r.entry.digest for r in self._world.records.values()])
         self._tidy_at = time.monotonic() + _TIDY_SECONDS
 
-    async def _perform(self, work: Work) -> None:
-        record = self._world.records[work.version]
+    async def _perform(self, work: Work, record: Record) -> None:
         if work.kind == "Remove":
             await self._remove(record)
             return
@@ -263,3 +276,10 @@ class Agent:
 
     def _unlock(self, digest: str) -> None:
         self._world = replace(self._world, folders=self._world.folders - {digest})
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Wait until the event is set, at most for so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,18 @@ class EngineClient:
         """Ask `model` for one token and wait so long for it; whatever it answers, it is not hung."""
         body = {"model": model, "prompt": "a", "max_tokens": 1}
         await self._call("POST", "/v1/completions", seconds, body)
+
+    async def answer_seconds(self, model: str, tokens: int) -> float:
+        """How long an answer of `tokens` tokens to a prompt of one word takes.
+
+        EngineAnswerError when there is none.
+        """
+        body = {"model": model, "prompt": "a", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        started = time.monotonic()
+        status, text = await self._call("POST", "/v1/completions", _PROBE_SECONDS, body)
+        if status != 200:
+            raise EngineAnswerError(f"the engine answered {status} to {tokens} tokens: {text[:200]}")
+        return time.monotonic() - started
 
     async def continuation(self, model: str, longest: int | None, repeats: int = 1) -> list[Step] | None:
         """How `model` continues one fixed prompt, greedily; None when the engine's numbers cannot be read.

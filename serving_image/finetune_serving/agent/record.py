@@ -17,7 +17,8 @@ class Record:
     """One version in this pod. `retry_at` (monotonic seconds) is when to try again; None is never.
 
     `attempts` counts what failed since it was last Ready, and `reason` and `message` tell of the last one;
-    `losses` counts how often the engine ended meanwhile.
+    `losses` counts the engine processes in a row that ended meanwhile, and `interrupted` says whether the
+    present one has.
     """
 
     entry: VersionEntry
@@ -26,6 +27,7 @@ class Record:
     message: str = ""
     attempts: int = 0
     losses: int = 0
+    interrupted: bool = False
     retry_at: float | None = None
     load_seconds: float | None = None
     published: int = 0
@@ -49,7 +51,9 @@ def refused(record: Record) -> bool:
 
 def ready(record: Record) -> Record:
     """The record after its last step."""
-    return replace(record, phase="Ready", reason="", message="", attempts=0, losses=0, retry_at=None)
+    return replace(
+        record, phase="Ready", reason="", message="", attempts=0, losses=0, interrupted=False, retry_at=None
+    )
 
 
 def failed(record: Record, reason: Reason, message: str, now: float, *, retry: bool) -> Record:
@@ -65,10 +69,10 @@ def failed(record: Record, reason: Reason, message: str, now: float, *, retry: b
 def interrupted(record: Record, message: str, now: float) -> Record:
     """The record after the engine vanished in the middle of its load.
 
-    Usually that is the engine's own affair and the load is repeated; an adapter during whose load the
-    engine ended three times is not tried a fourth time.
+    Usually that is the engine's own affair and the load is repeated; an adapter during whose load three
+    engine processes in a row ended is not tried a fourth time.
     """
-    seen = replace(record, losses=record.losses + 1)
+    seen = record if record.interrupted else replace(record, losses=record.losses + 1, interrupted=True)
     if seen.losses >= ATTEMPTS:
         return failed(seen, "LoadFailed", message, now, retry=False)
     return postponed(replace(seen, phase="Loading"), message, now)
@@ -86,7 +90,14 @@ def _wait(attempts: int, longest: float) -> float:
 
 def after_engine_restart(records: Mapping[str, Record]) -> dict[str, Record]:
     """A new engine process holds nothing: what was loaded must be loaded and verified again."""
-    return {name: lost(record) for name, record in records.items()}
+    return {name: lost(_survived(record)) for name, record in records.items()}
+
+
+def _survived(record: Record) -> Record:
+    """The record after the end of an engine process; one that ends without its load has other reasons."""
+    if record.interrupted:
+        return replace(record, interrupted=False)
+    return replace(record, losses=0) if record.losses else record
 
 
 def lost(record: Record) -> Record:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from finetune_serving.agent.converge import World
 from finetune_serving.agent.record import Record
 from finetune_serving.agent.routes import alias_states, ready_versions
-from finetune_serving.documents import BaseState, State, VersionState
-from finetune_serving.gateway.ledger import Tally
+from finetune_serving.documents import BaseState, Counts, State, VersionState
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def _waiting(process: Process) -> str:
     return "waiting for the engine" if process.engine_id else "waiting for the engine to load the base model"
 
 
-def state(world: World, process: Process, tally: Callable[[str], Tally]) -> State:
+def state(world: World, process: Process, tally: Callable[[str], Counts]) -> State:
     """The document for the operator."""
     reason = not_ready(world, process)
     manifest, up = world.manifest, world.engine_up
@@ -67,20 +66,14 @@ def state(world: World, process: Process, tally: Callable[[str], Tally]) -> Stat
     )
 
 
-def _version(record: Record, tally: Tally) -> VersionState:
+def _version(record: Record, counts: Counts) -> VersionState:
     return VersionState(
+        **dict(counts),
         name=record.entry.name,
         digest=record.entry.digest,
         phase=record.phase,
         reason=record.reason,
         message=record.message,
         tried_again=record.phase == "Failed" and record.retry_at is not None,
-        in_flight=tally.in_flight,
-        requests=tally.requests,
-        failures=tally.failures,
-        empty=tally.empty,
-        cut=tally.cut,
-        seconds=round(tally.seconds, 6),
-        first_byte_seconds=round(tally.first_byte_seconds, 6),
         load_seconds=record.load_seconds,
     )

@@ -3,18 +3,19 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import aiohttp
 from aiohttp import web
 
 from finetune_serving.gateway import errors
-from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read, renamed
+from finetune_serving.gateway.body import ENDPOINTS, Ask, parse, read, unrendered
 from finetune_serving.gateway.book import Book
 from finetune_serving.gateway.errors import Refusal
-from finetune_serving.gateway.hold import Hold, deadline
+from finetune_serving.gateway.hold import Hold, deadline, pauses
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Call, Ledger
 from finetune_serving.gateway.limits import TokenRates, check_alias, check_pod, take_bytes
@@ -36,11 +37,17 @@ from finetune_serving.gateway.streams import cut
 
 logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Span = Callable[[web.Request, Call], AbstractContextManager[None]]
 CALL = web.RequestKey("call", Call)
 HEALTH = "/health"
 # After these the connection is of no use: the next request should find another pod, or the body was not read.
 _CLOSING = frozenset({408, 413, 503})
 _QUICK = aiohttp.ClientTimeout(total=2)
+
+
+def no_span(_: web.Request, __: Call) -> AbstractContextManager[None]:
+    """For a gateway without a collector of spans."""
+    return nullcontext()
 
 
 class Gateway:
@@ -53,12 +60,14 @@ class Gateway:
         keys: KeyRing,
         ledger: Ledger,
         peers: Peers | None = None,
+        span: Span = no_span,
     ) -> None:
         self.engine = engine
         self.book = book
         self.keys = keys
         self.ledger = ledger
         self.peers = peers
+        self.span = span
         self.rates = TokenRates()
         self.hold = Hold(book)
         self.shadows = Shadows(ledger)
@@ -126,7 +135,10 @@ class Gateway:
                 raise errors.unavailable() from None
         if self.peers is not None:
             return self.peers.outgoing(request.path, content, request.headers, call)
-        return await self.hold.found(lambda: self._local(content, request, call), deadline())
+        found = await self.hold.found(call, lambda: self._local(content, request, call), deadline())
+        if found is None:
+            raise errors.unavailable()
+        return found
 
     def _local(self, content: bytes, request: web.Request, call: Call) -> Outgoing:
         """The request for the engine. Nothing awaits here, so that no version is asked uncounted."""
@@ -160,7 +172,7 @@ class Gateway:
     def _rendered(self, ask: Ask, version: str, request: web.Request, call: Call) -> Outgoing:
         content = ask.rendered(version, self.book.template_kwargs.get(version, {}))
         headers, url = engine_headers(request.headers, call), engine_url(ask.endpoint.path)
-        return Outgoing(self.engine, url, content, headers, ask.adds_usage)
+        return Outgoing(self.engine, url, content, headers, ask.adds_usage, ask.own())
 
     def _shadow(self, ask: Ask, request: web.Request, call: Call) -> None:
         route = self.book.table.aliases.get(ask.model)
@@ -171,33 +183,36 @@ class Gateway:
             self.shadows.send(ask.model, shadow.version, self._rendered(ask, shadow.version, request, call))
 
     async def _forward(self, request: web.Request, outgoing: Outgoing, call: Call) -> web.StreamResponse:
-        until = deadline()
+        until, waits = deadline(), pauses()
         while True:
             try:
                 return await forward(request, outgoing, call, self.ledger)
             except NotBegunError:
                 self.book.trouble.set()
-                outgoing = await self._again(request, outgoing, call, until)
+                again = await self._again(request, outgoing, call, until, next(waits))
+                if again is None:
+                    raise errors.unavailable() from None
+                outgoing = again
             except EngineGoneError:
                 self.book.trouble.set()
                 outgoing, until = self._passed(request, outgoing, call), deadline()
 
-    async def _again(self, request: web.Request, outgoing: Outgoing, call: Call, until: float) -> Outgoing:
-        """A request that the other side cannot have begun, when there is news of our own engine."""
-        if outgoing.to is self.engine:
-            await self.hold.news(until)
-            if self._others(request) and not self.book.can_answer(call.version):
-                return self._passed(request, outgoing, call)
-            await self.hold.found(lambda: self._still(call.version), until)
-            return outgoing
-        try:
-            local = self._local(outgoing.content, request, call)
-            return replace(local, hides_usage=local.hides_usage or outgoing.hides_usage)
-        except NotBegunError as error:
-            if error.lasting:
-                raise errors.unavailable(error.lasting) from None
-        await self.hold.news(until)
-        return outgoing  # another replica may be ready by now
+    async def _again(
+        self, request: web.Request, outgoing: Outgoing, call: Call, until: float, pause: float
+    ) -> Outgoing | None:
+        """A request that the other side cannot have begun, when there is news; None after `until`.
+
+        Another replica is asked again after `pause` seconds, unless our own engine is back before.
+        """
+        if outgoing.to is not self.engine:
+            soon = min(until, time.monotonic() + pause)
+            local = await self.hold.found(call, lambda: self._local(outgoing.content, request, call), soon)
+            return local or (outgoing if time.monotonic() < until else None)
+        if not await self.hold.news(call, until):
+            return None
+        if self._others(request) and not self.book.can_answer(call.version):
+            return self._passed(request, outgoing, call)
+        return await self.hold.found(call, lambda: self._still(outgoing, call.version), until)
 
     def _passed(self, request: web.Request, outgoing: Outgoing, call: Call) -> Outgoing:
         """A request that our engine refused, or took along when it went, for another replica; only once."""
@@ -205,17 +220,17 @@ class Gateway:
         if outgoing.to is not self.engine or others is None:
             raise EngineGoneError
         self.ledger.leave(call)
-        content, hides = renamed(outgoing.content, call.alias), outgoing.hides_usage
-        return others.outgoing(request.path, content, request.headers, call, hides_usage=hides)
+        content = unrendered(outgoing.content, outgoing.own)
+        return others.outgoing(request.path, content, request.headers, call)
 
     def _others(self, request: web.Request) -> Peers | None:
         """The other replicas, for a request that does not come from one of them."""
         return None if HOP_HEADER in request.headers else self.peers
 
-    def _still(self, version: str) -> str:
+    def _still(self, outgoing: Outgoing, version: str) -> Outgoing:
         if not self.book.can_answer(version):
             raise NotBegunError
-        return version
+        return outgoing
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -223,7 +238,7 @@ class Gateway:
         if request.path == HEALTH:
             return await handler(request)
         ends = asyncio.timeout(None)
-        with self.ledger.call(ends) as call:
+        with self.ledger.call(ends) as call, self.span(request, call):
             request[CALL] = call
             call.request_id = request_id(request.headers)
             try:

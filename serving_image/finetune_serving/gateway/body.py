@@ -22,6 +22,8 @@ from finetune_serving.gateway.errors import ANTHROPIC_PATH, bad_request, too_lar
 # Slow senders hold a socket and memory; 32 MiB in two minutes is 2.2 Mbit/s.
 BODY_SECONDS = 120.0
 _FALSE = Raw(b"false")
+# What `Ask.rendered` sets by what this replica knows.
+_SET = ("model", "stream_options", "chat_template_kwargs")
 _Fields = dict[str, Raw]
 _OTHER: Any = object()  # a value of another kind
 _LIST_OF_PROMPTS = re.compile(rb'\[\s*["\[]')
@@ -83,6 +85,11 @@ class Ask:
             fields["chat_template_kwargs"] = _raw(self._template_kwargs(trained))
         return msgspec.json.encode(fields)
 
+    def own(self) -> dict[str, Raw | None]:
+        """What the client sent where `rendered` sets something; copies, so as not to keep its whole body."""
+        sent = {name: self.fields.get(name) for name in _SET}
+        return {name: None if value is None else value.copy() for name, value in sent.items()}
+
     def _template_kwargs(self, trained: Mapping[str, JsonValue]) -> dict[str, Any]:
         """As in training, save for what the client asks for itself."""
         return {**trained, **(_as(self.fields.get("chat_template_kwargs"), _Fields | None, None) or {})}
@@ -91,9 +98,10 @@ class Ask:
 _fields = msgspec.json.Decoder(_Fields)
 
 
-def renamed(content: bytes, model: str) -> bytes:
-    """A rendered body that asks for another model."""
-    return msgspec.json.encode({**_fields.decode(content), "model": _raw(model)})
+def unrendered(content: bytes, own: Mapping[str, Raw | None]) -> bytes:
+    """A rendered body with the client's own values, for a replica that sets its own."""
+    fields = {**_fields.decode(content), **own}
+    return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
 
 
 async def read(request: web.Request, limit: int, taken: Callable[[int], None]) -> bytes:

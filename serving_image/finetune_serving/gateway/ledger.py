@@ -4,10 +4,11 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from finetune_serving.documents import Counts
 from finetune_serving.gateway.answers import Reading
 
 CLIENT_LEFT = 499  # as nginx counts a client that closed before its answer was whole
@@ -36,23 +37,6 @@ class Spread:
         self.total += value
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Counts of one version since this process started; times are sums of seconds.
-
-    `requests` are finished ones, `failures` those with 5xx, a broken stream or an error inside it, `empty`
-    answers 200 without text or tool call, `cut` those that ended at a limit of tokens.
-    """
-
-    in_flight: int = 0
-    requests: int = 0
-    failures: int = 0
-    empty: int = 0
-    cut: int = 0
-    seconds: float = 0.0
-    first_byte_seconds: float = 0.0
-
-
 @dataclass
 class Account:
     """All counts of one version behind one public name; `left` is when it was dropped (monotonic seconds)."""
@@ -79,8 +63,8 @@ class Call:
 
     `alias` is the public name it asked for, "" until that is known to exist; `version` and `account` are
     those that answer it. `status` is the HTTP code of the answer, `begun` whether its head has been sent.
-    `deadline` ends it early when its version has to go. `texts` counts events with text. Times are
-    monotonic seconds.
+    `deadline` ends it early when its version has to go. `trace` holds the headers that join the engine's
+    spans to ours, if we make any. `texts` counts events with text. Times are monotonic seconds.
     """
 
     started: float
@@ -90,6 +74,7 @@ class Call:
     version: str = ""
     account: Account | None = None
     request_id: str = ""
+    trace: Mapping[str, str] | None = None
     shadow: bool = False
     status: int = CLIENT_LEFT
     begun: bool = False
@@ -139,6 +124,7 @@ class Ledger:
         self._open: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._busy = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -155,17 +141,17 @@ class Ledger:
         open_calls = (call for call in self._open if not call.shadow)
         return sum(alias in (None, call.alias) and key in (None, call.key) for call in open_calls)
 
-    def tally(self, version: str) -> Tally:
+    def tally(self, version: str) -> Counts:
         """The counts of a version behind all its names; zeros for one that was never asked."""
         accounts = self._of_version.get(version, {}).values()
-        return Tally(
+        return Counts(
             in_flight=sum(a.in_flight for a in accounts),
             requests=sum(a.duration.count for a in accounts),
             failures=sum(a.failures for a in accounts),
             empty=sum(a.empty for a in accounts),
             cut=sum(a.cut for a in accounts),
-            seconds=sum(a.duration.total for a in accounts),
-            first_byte_seconds=sum(a.first_byte_seconds for a in accounts),
+            seconds=round(sum(a.duration.total for a in accounts), 6),
+            first_byte_seconds=round(sum(a.first_byte_seconds for a in accounts), 6),
         )
 
     @contextmanager
@@ -174,6 +160,7 @@ class Ledger:
         call = Call(time.monotonic(), deadline, shadow=shadow)
         self._open.add(call)
         self._idle.clear()
+        self._busy.set()
         try:
             yield call
         finally:
@@ -183,6 +170,7 @@ class Ledger:
             self._count(call)
             if not self._open:
                 self._idle.set()
+                self._busy.clear()
 
     def enter(self, call: Call, alias: str, version: str) -> None:
         """Count a call as in flight for the version that was chosen for it, instead of an earlier one."""
@@ -234,6 +222,10 @@ class Ledger:
     async def idle(self) -> None:
         """Wait until nothing is in flight."""
         await self._idle.wait()
+
+    async def asked(self) -> None:
+        """Wait until something is in flight."""
+        await self._busy.wait()
 
     def _account(self, alias: str, version: str) -> Account:
         account = self.accounts.get((alias, version))

@@ -45,7 +45,6 @@ class GatewayCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metric families of the gateway."""
-        self._ledger.keep(self._book.table.pairs())
         accounts = sorted(self._ledger.accounts.items())
         yield _requests("requests", "Answered requests; 499 is a client that left", accounts, _codes)
         yield _requests("shadow_requests", "Copies of requests", accounts, lambda a: a.shadows)

@@ -25,11 +25,10 @@ class Peers:
         self._session = session
         self._address = URL(address)
 
-    def outgoing(
-        self, path: str, content: bytes, headers: Mapping[str, str], call: Call, *, hides_usage: bool = False
-    ) -> Outgoing:
+    def outgoing(self, path: str, content: bytes, headers: Mapping[str, str], call: Call) -> Outgoing:
         """The client's own request, key included, marked so that it is passed on only once."""
-        kept = {name: value for name, value in headers.items() if name.lower() not in _OF_THE_CONNECTION}
-        marked = {**kept, REQUEST_ID_HEADER: call.request_id, HOP_HEADER: "1"}
+        ours = {**(call.trace or {}), REQUEST_ID_HEADER: call.request_id, HOP_HEADER: "1"}
+        left_out = _OF_THE_CONNECTION | ours.keys()
+        kept = {name: value for name, value in headers.items() if name.lower() not in left_out}
         url = self._address.with_path(path)
-        return Outgoing(self._session, url, content, marked, hides_usage, _NOT_BEGUN)
+        return Outgoing(self._session, url, content, {**kept, **ours}, not_begun=_NOT_BEGUN)

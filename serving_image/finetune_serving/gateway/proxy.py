@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 
 import aiohttp
 from aiohttp import web
+from msgspec import Raw
 from yarl import URL
 
 from finetune_serving.gateway.answers import read_answer
@@ -24,6 +25,8 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # A generation may take as long as it takes; only an engine that does not accept the connection is late.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
 _UNKNOWN_VERSION = frozenset({HTTPStatus.NOT_FOUND})
+# What vLLM (and another gateway) says of a name that it may learn later; any other 404 is the answer.
+_UNKNOWN_MODEL = re.compile(rb"The model `[^`]*` does not exist")
 _DEAD = b"EngineCore encountered an issue"  # vLLM's EngineDeadError
 
 
@@ -46,8 +49,9 @@ class NotBegunError(EngineGoneError):
 class Outgoing:
     """A request as the engine (or another replica) gets it.
 
-    `hides_usage`: the client did not ask for a stream's tokens. `not_begun`: the answers by which the other
-    side says that it has not begun.
+    `hides_usage`: the client did not ask for a stream's tokens. `own`: what it sent in the fields that we
+    set, None for nothing. `not_begun`: the codes by which the other
+    side says that it has not begun; a 404 does only when it is about the model.
     """
 
     to: aiohttp.ClientSession
@@ -55,6 +59,7 @@ class Outgoing:
     content: bytes
     headers: Mapping[str, str]
     hides_usage: bool = False
+    own: Mapping[str, Raw | None] = field(default_factory=dict)
     not_begun: frozenset[int] = _UNKNOWN_VERSION
 
 
@@ -66,7 +71,7 @@ def request_id(headers: Mapping[str, str]) -> str:
 
 def engine_headers(headers: Mapping[str, str], call: Call) -> dict[str, str]:
     """The headers that go to the engine; the caller's key is none of them."""
-    traced = {name: headers[name] for name in _TRACE_HEADERS if name in headers}
+    traced = call.trace or {name: headers[name] for name in _TRACE_HEADERS if name in headers}
     return {"Content-Type": "application/json", REQUEST_ID_HEADER: call.request_id, **traced}
 
 
@@ -77,7 +82,7 @@ async def forward(request: web.Request, outgoing: Outgoing, call: Call, ledger: 
     connection, and the engine stops generating.
     """
     async with await send(outgoing) as upstream:
-        if upstream.status in outgoing.not_begun:
+        if upstream.status in outgoing.not_begun and await _refuses(upstream):
             raise NotBegunError
         headers = {name: upstream.headers[name] for name in _RETURNED_HEADERS if name in upstream.headers}
         headers |= {"Cache-Control": "no-cache"} | ({VERSION_HEADER: call.version} if call.version else {})
@@ -89,6 +94,13 @@ async def forward(request: web.Request, outgoing: Outgoing, call: Call, ledger: 
         if upstream.status == 200:  # any other code says what it is
             call.take(read_answer(content))
         return web.Response(status=upstream.status, body=content, headers=headers)
+
+
+async def _refuses(upstream: aiohttp.ClientResponse) -> bool:
+    """Whether an answer of these codes says that nothing has begun; any other 404 is the client's."""
+    if upstream.status != HTTPStatus.NOT_FOUND:
+        return True
+    return _UNKNOWN_MODEL.search(await whole(upstream)) is not None
 
 
 async def send(outgoing: Outgoing) -> aiohttp.ClientResponse:

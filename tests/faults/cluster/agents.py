@@ -35,7 +35,7 @@ def serve(adapters: Adapters) -> Fate:
         await runner.setup()
         try:
             await web.TCPSite(runner, pod.address, PORT).start()
-            await pod.history.until(lambda: _manifest(pod) is not None)
+            await pod.history.until(lambda: mounted_manifest(pod) is not None)
             await pod.run()
             await pod.deletion.wait()
         finally:
@@ -45,7 +45,7 @@ def serve(adapters: Adapters) -> Fate:
 
 
 async def _answer(pod: PlayedPod, adapters: Adapters, answered: Counter[str]) -> web.Response:
-    manifest = _manifest(pod) or {}
+    manifest = mounted_manifest(pod) or {}
     answered.update(_called(manifest))
     return web.json_response(
         text=state(manifest, pod.name, adapters, answered).model_dump_json(by_alias=True)
@@ -89,7 +89,7 @@ def _version(listed: Object, adapters: Adapters, answered: Mapping[str, int]) ->
     return VersionState(name=name, digest=digest, phase="Ready", requests=requests, failures=failures)
 
 
-def _manifest(pod: PlayedPod) -> Object | None:
+def mounted_manifest(pod: PlayedPod) -> Object | None:
     """The server manifest in the ConfigMap that the pod mounts, as it is now: a kubelet that is never late."""
     names = [text(v, "configMap", "name") for v in items(pod.manifest, "spec", "volumes")]
     for configmap in (pod.history.objects.get(("ConfigMap", name)) for name in names if name):

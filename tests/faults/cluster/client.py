@@ -26,12 +26,14 @@ POLICY = Resource(
 BINDING = Resource(
     "admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"
 )
+API_SERVICE = Resource("apiregistration.k8s.io/v1", "APIService", "apiservices")
+AUTOSCALER = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 _RBAC = "rbac.authorization.k8s.io/v1"
 ROLES = tuple(
     Resource(_RBAC, kind, f"{kind.lower()}s")
     for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 )
-_OTHERS = (*ROLES, NAMESPACE, NODE, SECRET, CRD, POLICY, BINDING)
+_OTHERS = (*ROLES, NAMESPACE, NODE, SECRET, CRD, POLICY, BINDING, API_SERVICE, AUTOSCALER)
 WATCHED = (
     *resources.OURS,
     resources.JOB,
@@ -42,6 +44,7 @@ WATCHED = (
     resources.CLAIM,
     resources.NETWORKPOLICY,
     resources.BUDGET,
+    resources.REVISION,
     resources.EVENT,
     QUOTA,
 )

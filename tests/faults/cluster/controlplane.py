@@ -14,6 +14,7 @@ import yaml
 
 from dev.cluster import binaries
 from dev.cluster.controlplane import ApiServer, apiserver_command
+from dev.cluster.pki import Pki
 from dev.cluster.process import Command, Supervisor
 from dev.cluster.readiness import answers, client_context, wait_until
 from finetune_operator.core.manifests import is_true
@@ -26,7 +27,7 @@ from tests.faults.operators.processes import ROOT, Forks
 CONTROLLERS = (
     "job-controller", "deployment-controller", "replicaset-controller", "garbage-collector-controller",
     "namespace-controller", "resourcequota-controller", "serviceaccount-controller",
-    "persistentvolumeclaim-protection-controller",
+    "persistentvolumeclaim-protection-controller", "horizontal-pod-autoscaler-controller",
 )  # fmt: skip
 DATA = {"train.jsonl": "{}\n", "holdout.jsonl": "{}\n"}
 
@@ -87,6 +88,11 @@ class Cluster:
             size = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
             await self.client.create({**_named("PersistentVolumeClaim", claim), "spec": size}, name)
 
+    @property
+    def pki(self) -> Pki:
+        """The authority and the certificates of the API server."""
+        return self._server.place.pki
+
     async def restart_apiserver(self) -> None:
         """SIGTERM to kube-apiserver, and another one on the same etcd and the same port."""
         place = self._server.place
@@ -108,6 +114,7 @@ class Cluster:
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
             "--concurrent-job-syncs=20",
+            "--horizontal-pod-autoscaler-sync-period=1s",
         ]
         return Command("kube-controller-manager", argv, tied=True)
 

@@ -46,15 +46,15 @@ class PlayedPod:
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": self.name}, "target": target}
         await self.client.tell_pod(body, self.namespace, "binding")
 
-    async def run(self) -> None:
-        """Its containers run and are ready."""
+    async def run(self, ready: bool = True) -> None:
+        """Its containers run, and are ready or not."""
         state = {"running": {"startedAt": NOW}}
         status = {"phase": "Running", "podIP": self.address, "podIPs": [{"ip": self.address}]}
         conditions = [
-            {"type": kind, "status": "True", "lastTransitionTime": NOW}
+            {"type": kind, "status": str(kind == "Initialized" or ready), "lastTransitionTime": NOW}
             for kind in ("Initialized", "ContainersReady", "Ready")
         ]
-        await self._status({**status, **self._containers(state, ready=True), "conditions": conditions})
+        await self._status({**status, **self._containers(state, ready), "conditions": conditions})
 
     async def wait(self, reason: str, message: str) -> None:
         """Its containers cannot be started."""

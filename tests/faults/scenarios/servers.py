@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from finetune_operator.core.manifests import condition, items, mapping, terminating, text
+from finetune_operator.core.manifests import condition, items, mapping, name_of, terminating, text
 from tests.faults.cluster import agents, trainer
 from tests.faults.cluster.client import Object
 from tests.faults.scenarios.scenario import Scenario, World
@@ -165,9 +165,11 @@ async def is_edited(world: World) -> None:
 async def loses_its_children(world: World) -> None:
     """Somebody deletes each child of a server: all of it comes back."""
     await serves(world)
-    for kind in ("Service", "NetworkPolicy", "PodDisruptionBudget", "Deployment"):
-        before = world.get(kind, CHILD)
-        await world.delete(kind, CHILD)
+    [template] = world.history.of("ControllerRevision")
+    names = [(kind, CHILD) for kind in ("Service", "NetworkPolicy", "PodDisruptionBudget", "Deployment")]
+    for kind, name in [*names, ("ControllerRevision", name_of(template))]:
+        before = world.get(kind, name)
+        await world.delete(kind, name)
         await world.history.until(lambda: _is_new(world, before))  # noqa: B023
     await _serving(world, FIRST)
 

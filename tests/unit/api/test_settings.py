@@ -87,6 +87,7 @@ WRONG: list[tuple[str, Object, str]] = [
     ("engine arguments in one string", {"engineArgs": "--enforce-eager"}, "engineArgs"),
     ("65 engine arguments", {"engineArgs": ["-v"] * 65}, "engineArgs"),
     ("an argument that is the operator's", {"engineArgs": ["--model", "/other"]}, "engineArgs"),
+    ("the operator's as a key of JSON", {"engineArgs": ["--api-key.a", "x"]}, "engineArgs"),
     ("it in a profile", {"engineProfiles": {"fast": {"args": ["-tp=2"]}}}, "engineProfiles.fast.args"),
     ("a profile in upper case", {"engineProfiles": {"Fast": {}}}, "engineProfiles.Fast"),
     ("a misspelt profile", {"engineProfiles": {"fast": {"arguments": []}}}, "arguments"),
@@ -108,6 +109,17 @@ WRONG: list[tuple[str, Object, str]] = [
 def test_a_range_that_no_network_has_is_refused_by_the_operator(cidr: str) -> None:
     with pytest.raises(SettingsError, match=r"servingNetwork\.egress\.0\.cidr"):
         parse_settings(json.dumps({"images": {"trainer": "t", "serving": "s"}, **egress(cidr=cidr)}))
+
+
+@pytest.mark.parametrize("short", ["--api-k", "--lora_mod=x=/x", "--ssl-keyf.a", "--no-enable-lo"])
+def test_the_beginning_of_a_flag_that_is_the_operators_is_refused_by_the_operator(short: str) -> None:
+    with pytest.raises(SettingsError, match=r"engineArgs\.1: .*set by the operator"):
+        parsed(engineArgs=["--enforce-eager", short])
+
+
+@pytest.mark.parametrize("free", ["--max-num-seqs=4", "--enforce-eager", "--", "-O3", "--seed"])
+def test_other_arguments_are_the_administrators(free: str) -> None:
+    assert parsed(engineArgs=[free]).engine_args == (free,)
 
 
 @pytest.mark.parametrize(("settings", "says"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster import binaries, bootstrap, network
+from dev.cluster import binaries, bootstrap
 from dev.cluster.home import State, home
+from dev.cluster.machine import network
+from dev.cluster.machine.remains import mounts_below
 from dev.cluster.node import IDENTITIES, NODE_NAME, containerd_settings, corefile, kubelet_settings
 from dev.cluster.pki import Identity, Pki, write_private
-from dev.cluster.remains import mounts_below
 
 STATE = State(Path("/a home/x"))
 

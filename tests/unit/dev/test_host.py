@@ -2,7 +2,7 @@
 
 import pytest
 
-from dev.cluster.host import Host, obstacles
+from dev.cluster.machine.host import Host, obstacles
 
 
 @pytest.mark.parametrize(

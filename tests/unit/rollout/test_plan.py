@@ -368,6 +368,17 @@ def test_what_serves_is_recorded_as_it_was_taken_into_service() -> None:
     assert again.status["serving"] == {**SERVED, **since}
 
 
+def test_what_answered_last_is_kept_while_the_server_has_no_replicas() -> None:
+    stopped = server(version=NEW, state="Pending", reason="Stopped", message="Scaled to zero.")
+    status: dict[str, Any] = {**KEPT_SAME, "serving": SERVED}
+    for _ in range(2):
+        status = dict(plan(Observed(deployment(status), job(), stopped), SETTINGS, NOW).status or {})
+        assert (status.get("serving"), status.get("lastServed")) == (None, SERVED)
+    again = server(version=NEW, state="Serving", servingVersion=NEW)
+    status = dict(plan(Observed(deployment(status), job(), again), SETTINGS, NOW).status or {})
+    assert (status["serving"]["digest"], status.get("lastServed")) == (SERVED["digest"], None)
+
+
 @pytest.mark.parametrize(
     ("before", "serving"),
     [

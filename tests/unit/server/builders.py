@@ -10,10 +10,11 @@ from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
 from finetune_operator.api.conditions import Condition
-from finetune_operator.api.modelserver import ModelServer, ModelServerStatus
+from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.contracts.server_manifest import ManifestVersion
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Apply, Manifest, Patch, Plan
+from finetune_operator.core.actions import Apply, Create, Delete, Manifest, Patch, Plan
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.plan import plan
 from finetune_operator.serving.wanted import Wanted
@@ -50,6 +51,7 @@ def adapter(
     source: str = "pvc://adapters/x",
     digit: str = "a",
     serving: Mapping[str, Any] | None = None,
+    last_served: Mapping[str, Any] | None = None,
     generation: int = 1,
     alias_conflict: bool | None = None,
     available: bool = True,
@@ -63,6 +65,7 @@ def adapter(
     spec = {"serverRef": {"name": "shared"}, "alias": alias, "adapter": adapter, **more}
     resolved = {"source": source, "digest": digest, "version": version(alias, digit)}
     status = {"resolved": resolved, "serving": serving, "observedGeneration": generation}
+    status |= {"lastServed": last_served}
     status |= {"aliasConflict": alias_conflict, "conditions": [told]}
     return AdapterDeployment.model_validate(
         {"metadata": {**meta, "generation": generation}, "spec": spec, "status": status}
@@ -101,7 +104,9 @@ def pod(
 
 @dataclass
 class World:
-    """Reconciles as the operator does; `children` are the objects that the API server has, by kind."""
+    """Reconciles as the operator does; `children` are the objects that the API server has, by kind, and
+    `revisions` the ControllerRevisions by name.
+    """
 
     spec: dict[str, Any] = field(default_factory=dict)
     settings: Settings = SETTINGS
@@ -109,6 +114,7 @@ class World:
     deployments: tuple[AdapterDeployment, ...] = ()
     status: dict[str, Any] = field(default_factory=dict)
     children: dict[str, dict[str, Any]] = field(default_factory=dict)
+    revisions: dict[str, dict[str, Any]] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
     uid: str = "u1"
     name: str = "shared"
@@ -120,7 +126,8 @@ class World:
     def observed(self) -> Observed:
         children = {field: self.children.get(kind) for kind, field in KINDS.items()}
         claims: Mapping[str, Manifest] = {"models": {}, "adapters": {}}
-        given = {"claims": claims, **self.more}
+        kept = self.revisions.get((self.status.get("template") or {}).get("controllerRevision", ""))
+        given = {"claims": claims, "revision": kept, "revisions": tuple(self.revisions.values()), **self.more}
         return Observed(self.server, pods=self.pods, deployments=self.deployments, **children, **given)
 
     def plan(self, now: datetime = NOW) -> Plan:
@@ -131,9 +138,24 @@ class World:
         decided = self.plan(now)
         for kind, manifest in applied(decided).items():
             self.children[kind] = self._stored(manifest)
+        self._keep_templates(decided)
         if decided.status is not None:
             self.status = copy.deepcopy(dict(decided.status))
         return decided
+
+    def _keep_templates(self, decided: Plan) -> None:
+        for action in decided.actions:
+            if isinstance(action, Create):
+                self.revisions.setdefault(action.manifest["metadata"]["name"], dict(action.manifest))
+            elif isinstance(action, Delete):
+                self.revisions.pop(action.name, None)
+
+    @property
+    def template(self) -> dict[str, Any]:
+        """The pod template that is kept."""
+        kept = self.revisions[self.status["template"]["controllerRevision"]]
+        found: dict[str, Any] = kept["data"]["spec"]["template"]
+        return found
 
     def settle(self) -> World:
         """Reconcile until nothing is left to do; the Deployment's controller finishes each rollout."""

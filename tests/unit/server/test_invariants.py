@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.modelserver import ModelServerStatus
+from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.core.actions import Apply
 from finetune_operator.serving.observed import PodState
 from tests.unit.server.builders import KINDS, NOW, World, adapter, pod, serve, version

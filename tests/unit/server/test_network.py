@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from finetune_operator.contracts.settings import Settings, parse_settings
 from finetune_operator.serving.network import egress, ingress
 from tests.unit.server.builders import server
 
 Rule = dict[str, Any]
 HUB = {"source": "hf://org/name", "revision": "a" * 40}
+BUCKET = {"source": "s3://models/base", "fingerprint": "sha256:" + "b" * 64}
 PRIVATE = "10.0.0.0/8"
 METADATA = "169.254.0.0/16"
 
@@ -60,6 +63,19 @@ def test_a_base_from_the_hub_is_fetched_from_the_internet_and_from_no_private_ad
 def test_a_mirror_of_the_hub_may_be_anywhere_but_has_one_port() -> None:
     (hub,) = egress(server(baseModel=HUB), settings(hubEndpoint="http://hub.mirror.svc:8080"))[2:]
     assert hub == {"ports": [{"port": 8080, "protocol": "TCP"}]}
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_base_in_a_clouds_bucket_is_fetched_from_the_internet(scheme: str) -> None:
+    (store,) = egress(server(baseModel=BUCKET | {"source": f"{scheme}://models/base"}), settings())[2:]
+    assert ports(store) == [443]
+    assert PRIVATE in store["to"][0]["ipBlock"]["except"]
+
+
+def test_a_store_of_ones_own_may_be_anywhere_but_has_one_port() -> None:
+    own = settings(s3={"endpoint": "http://minio.storage.svc:9000"})
+    (store,) = egress(server(baseModel=BUCKET), own)[2:]
+    assert store == {"ports": [{"port": 9000, "protocol": "TCP"}]}
 
 
 def test_the_administrator_names_what_else_they_reach() -> None:

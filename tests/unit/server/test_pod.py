@@ -16,6 +16,11 @@ from finetune_operator.serving.pod import pod_template
 from tests.unit.server.builders import NOW, applied
 
 Object = dict[str, Any]
+BUCKET = {
+    "source": "s3://models/team/base",
+    "fingerprint": "sha256:" + "b" * 64,
+    "credentialsSecretRef": {"name": "bucket"},
+}
 HUB = {"source": "hf://org/name", "revision": "a" * 40, "credentialsSecretRef": {"name": "hub"}}
 
 
@@ -270,6 +275,26 @@ def test_a_cached_base_is_written_by_its_fetcher_alone_and_the_engine_keeps_what
     assert mounts_of(found["engine"])["/cache/compiled"] is False
     assert "/cache/compiled" not in mounts_of(found["gateway"])
     assert env_of(found["engine"])["VLLM_CACHE_ROOT"].startswith("/cache/compiled/")
+
+
+def test_a_base_in_a_bucket_is_fetched_by_its_fingerprint_with_its_keys() -> None:
+    given = settings(s3={"endpoint": "https://minio:9000", "region": "eu-1"})
+    pod = template(given, baseModel=BUCKET)["spec"]
+    found = containers(pod)
+    fetch = found["fetch-base"]
+    assert value_of(fetch, "--source") == "s3://models/team/base"
+    assert value_of(fetch, "--fingerprint") == BUCKET["fingerprint"]
+    assert "--revision" not in fetch["args"]
+    assert value_of(fetch, "--to") == value_of(found["engine"], "--model") == "/models/base"
+    assert (env_of(fetch)["FT_S3_ENDPOINT"], env_of(fetch)["FT_S3_REGION"]) == ("https://minio:9000", "eu-1")
+    assert "/etc/finetune/credentials/base-model" in mounts_of(fetch)
+    assert "/etc/finetune/credentials/base-model" not in mounts_of(found["gateway"])
+
+
+def test_a_cached_base_of_a_bucket_is_called_by_its_content() -> None:
+    found = containers(template(baseModel=BUCKET, cache=CACHE)["spec"])
+    assert value_of(found["fetch-base"], "--to") == f"/cache/models/sha256-{'b' * 64}"
+    assert value_of(found["gateway"], "--model") == f"/cache/models/sha256-{'b' * 64}"
 
 
 def test_a_base_on_a_claim_stays_there_and_only_what_is_compiled_is_cached() -> None:

@@ -248,6 +248,33 @@ def test_an_alias_that_a_pod_cannot_answer_is_named_and_stops_nobody_else() -> N
 
 
 @pytest.mark.parametrize(
+    ("replicas", "told"),
+    [
+        pytest.param((True,), ("Loading", "first"), id="the only replica tries again: it is on its way"),
+        pytest.param((True, True), ("Loading", "first"), id="both try again"),
+        pytest.param((True, False), ("Failed", "second"), id="one of two has given up"),
+        pytest.param((None,), ("Failed", "first"), id="an older agent does not say"),
+    ],
+)
+def test_a_version_that_is_tried_again_has_not_failed(
+    replicas: tuple[bool | None, ...], told: tuple[str, str]
+) -> None:
+    world = routed(World({"replicas": len(replicas)}).settle())
+    said = [{} if again is None else {"triedAgain": again} for again in replicas]
+    world.pods = tuple(
+        pod(held(V1, "Failed", reason="ArtifactMissing", message="Gone.", **more), applied=3, name=name)
+        for more, name in zip(said, ("first", "second"), strict=False)
+    )
+    world.reconcile()
+    entry = world.adapters()["reviews"]
+    assert (entry["state"], entry["reason"], entry["message"]) == (
+        told[0],
+        "ArtifactMissing",
+        f"{told[1]}: Gone.",
+    )
+
+
+@pytest.mark.parametrize(
     ("reason", "state", "shown"),
     [
         pytest.param("LoadFailed", "Failed", "LoadFailed", id="what it cannot have is a failure"),

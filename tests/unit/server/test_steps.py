@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.modelserver import ModelServerStatus
+from finetune_operator.api.modelserverstatus import ModelServerStatus
 from finetune_operator.api.rollout import ProcessCounters, RolloutRecord, StepCounts
 from finetune_operator.serving.observed import PodState, Unreadable
 from finetune_operator.serving.status import ROLLOUTS_BYTES
-from finetune_operator.serving.steps import AT_ONCE
+from finetune_operator.serving.steps import AT_ONCE, COUNTED
 from finetune_operator.serving.table import read_table
 from tests.unit.server.builders import NOW, World, adapter, held, pod, version
 
@@ -237,13 +237,66 @@ def test_a_lost_status_in_the_middle_of_a_step_begins_the_steps_again() -> None:
     assert server.record.since == "2026-11-23T12:00:30Z"
 
 
-def test_a_deployment_that_cannot_be_read_keeps_its_weights() -> None:
+def test_a_rollout_that_cannot_be_read_any_more_gives_its_share_back_and_begins_anew() -> None:
     server = shifting()
-    unreadable = Unreadable("reviews", "reviews", "t", "spec.rollout: no")
+    readable = server.world.deployments
+    unreadable = Unreadable("reviews", "reviews", "t", "spec.rollout: no; correct it.")
+    server.world.deployments, server.world.more = (), {"unreadable": (unreadable,)}
+    server.look()
+    assert server.weights == {V1: 100}
+    server.settle()
+    entry = server.world.adapters()["reviews"]
+    assert (entry["reason"], entry["servingVersion"]) == ("Unreadable", V1)
+    assert entry["message"] == f"spec.rollout: no; correct it. Until then {V1} gets every request."
+    assert (server.listed, server.world.status["rollouts"]) == ({V1}, [])
+    server.world.deployments, server.world.more = readable, {}
+    server.settle()
+    assert (server.weights, server.record.step) == ({V1: 90, V2: 10}, 1)
+
+
+def rolled_back_without_replicas(**status: Any) -> Server:
+    """A rollout ended, the server was scaled to zero, and its manifest is lost."""
+    server = shifting()
+    server.broken = {V2}
+    server.look(5)
+    server.names = ()
+    asked = adapter("reviews", digit="b", generation=server.generation, rollout=server.rollout, **status)
+    server.world.spec, server.world.deployments = {"replicas": 0}, (asked,)
+    server.settle()
+    del server.world.children["ConfigMap"]
+    server.settle()
+    return server
+
+
+def test_a_manifest_that_is_lost_without_replicas_comes_back_with_the_version_before() -> None:
+    last = {"version": V1, "digest": "sha256:" + "a" * 64, "source": "pvc://adapters/x"}
+    server = rolled_back_without_replicas(last_served=last)
+    assert (server.weights, server.listed) == ({V1: 100}, {V1})
+    assert server.told == ("Failed", "RolledBack")
+    server.names, server.world.spec, server.broken = ("pod-1",), {}, set()
+    server.settle()
+    assert (server.weights, server.told) == ({V1: 100}, ("Failed", "RolledBack"))
+
+
+def test_where_nobody_knows_the_version_before_what_was_rolled_back_is_not_tried_again_all_the_same() -> None:
+    server = rolled_back_without_replicas()
+    assert (server.listed, server.told) == (set(), ("Failed", "RolledBack"))
+    server.ask("b")
+    server.look()
+    assert server.listed == {V2}, "another spec tries it again"
+
+
+def test_a_version_that_was_rolled_back_stays_so_while_its_deployment_cannot_be_read() -> None:
+    server = shifting()
+    server.broken = {V2}
+    server.look(5)
+    readable = server.world.deployments
+    unreadable = Unreadable("reviews", "reviews", "t", "spec.rollout: no; correct it.")
     server.world.deployments, server.world.more = (), {"unreadable": (unreadable,)}
     server.settle()
-    assert server.weights == {V1: 90, V2: 10}
-    assert server.record.step == 1
+    server.world.deployments, server.world.more, server.broken = readable, {}, set()
+    server.settle()
+    assert (server.weights, server.told) == ({V1: 100}, ("Failed", "RolledBack"))
 
 
 def test_a_canary_that_the_server_refuses_in_a_step_loses_its_share_and_begins_anew() -> None:
@@ -300,7 +353,7 @@ def test_a_canary_that_the_only_replica_fetches_again_is_not_given_up() -> None:
     server.world.pods = (pod(V1, later, name="pod-1", applied=server.world.pods[0].applied),)
     server.world.reconcile(server.now)
     assert (server.record.phase, server.weights) == ("Shift", {V1: 90, V2: 10})
-    assert server.told == ("Failed", "ArtifactMissing")
+    assert server.told == ("Loading", "ArtifactMissing")
 
 
 def test_one_replica_that_cannot_have_the_canary_holds_it_where_it_is() -> None:
@@ -366,14 +419,36 @@ def test_sixteen_rollouts_are_counted_at_once_and_the_others_wait_for_their_turn
     names = [f"alias-{n:02}" for n in range(20)]
     world = World({"maxCpuLoras": 50})
     for digit in "ab":
-        world.deployments = tuple(adapter(name, created=name, digit=digit, rollout=ROLLOUT) for name in names)
-        for _ in range(4):
-            held_now = [version(name, d) for name in names for d in "ab"[: "ab".index(digit) + 1]]
-            world.pods = (pod(*held_now, applied=world.status.get("manifestGeneration", 0)),)
-            world.reconcile()
+        _ask_all(world, digit, dict.fromkeys(names, ROLLOUT))
     reasons = [entry["reason"] for entry in world.adapters().values()]
     assert reasons.count("WaitingForTurn") == 4
     assert sum(len(r["targets"]) == 2 for r in routes(world)) == 16
+
+
+def test_rollouts_that_are_paused_before_their_first_step_keep_no_other_waiting() -> None:
+    names = [f"alias-{n:02}" for n in range(AT_ONCE + 1)]
+    paused = {**ROLLOUT, "paused": True}
+    world = World({"maxCpuLoras": 50})
+    _ask_all(world, "a", dict.fromkeys(names, paused))
+    _ask_all(world, "b", dict.fromkeys(names, paused))
+    assert {entry["reason"] for entry in world.adapters().values()} == {"Paused"}
+    assert {record["counts"] for record in world.status["rollouts"] if "counts" in record} <= {None}
+    _ask_all(world, "b", {**dict.fromkeys(names, paused), names[-1]: ROLLOUT})
+    assert world.adapters()[names[-1]]["reason"] == "Holding"
+    _ask_all(world, "b", dict.fromkeys(names, ROLLOUT))
+    reasons = [entry["reason"] for entry in world.adapters().values()]
+    assert (reasons.count("Holding"), reasons.count("WaitingForTurn")) == (AT_ONCE, 1)
+
+
+def _ask_all(world: World, digit: str, rollouts: dict[str, Any]) -> None:
+    """Every alias wants this version, by its rollout."""
+    world.deployments = tuple(
+        adapter(name, created=name, digit=digit, rollout=rollout) for name, rollout in rollouts.items()
+    )
+    for _ in range(4):
+        held_now = [version(name, d) for name in rollouts for d in "ab"[: "ab".index(digit) + 1]]
+        world.pods = (pod(*held_now, applied=world.status.get("manifestGeneration", 0)),)
+        world.reconcile()
 
 
 def routes(world: World) -> list[dict[str, Any]]:
@@ -381,14 +456,26 @@ def routes(world: World) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_counters_of_sixteen_rollouts_on_many_replicas_fit_into_the_status() -> None:
+def test_rollouts_that_are_paused_in_a_step_keep_no_other_waiting_while_the_status_has_room() -> None:
+    names = [f"alias-{n:02}" for n in range(COUNTED + 1)]
+    world = World({"maxCpuLoras": 60})
+    _ask_all(world, "a", dict.fromkeys(names, ROLLOUT))
+    _ask_all(world, "b", dict.fromkeys(names, ROLLOUT))
+    halted = {**ROLLOUT, "paused": True}
+    _ask_all(world, "b", {**dict.fromkeys(names, ROLLOUT), **dict.fromkeys(names[:AT_ONCE], halted)})
+    reasons = [entry["reason"] for entry in world.adapters().values()]
+    assert (reasons.count("Paused"), reasons.count("Holding")) == (AT_ONCE, COUNTED - AT_ONCE)
+    assert reasons.count("WaitingForTurn") == 1
+
+
+def test_the_counters_of_those_in_a_step_on_many_replicas_fit_into_the_status() -> None:
     most = ProcessCounters(process="p" * 64, stable=(2**40,) * 6, canary=(2**40,) * 6)
     counts = StepCounts(processes=(most,) * 65)
     whole = RolloutRecord(
         from_version="v" * 128, to_version="v" * 128, phase="Shift", since="2026-11-23T12:00:00Z",
         message="m" * 1024, deployment="d" * 253, generation=1, counts=counts,
     )  # fmt: skip
-    assert AT_ONCE * len(json.dumps(whole.to_dict())) < ROLLOUTS_BYTES
+    assert COUNTED * len(json.dumps(whole.to_dict())) < ROLLOUTS_BYTES
 
 
 ALIASES = [
@@ -405,6 +492,42 @@ def test_an_alias_that_was_anothers(spec: dict[str, Any], serves: str | None) ->
     entry = world.adapters()["young"]
     assert (entry.get("reason") == "AliasConflict") == (serves is None)
     assert serves is not None or "spec.takeOverAlias" in entry["message"]
+
+
+@pytest.mark.parametrize("replicas", [1, 0])
+@pytest.mark.parametrize(("spec", "serves"), ALIASES)
+def test_an_alias_that_changed_hands_while_no_operator_looked(
+    spec: dict[str, Any], serves: str | None, replicas: int
+) -> None:
+    world = World({"replicas": replicas}, deployments=(adapter("old", "reviews"),))
+    world.reconcile()
+    world.deployments = (adapter("young", "reviews", "2026-01-02", digit="b", **spec),)
+    for _ in range(3):
+        world.reconcile()
+        assert (world.adapters()["young"].get("reason") == "AliasConflict") == (serves is None)
+
+
+def test_a_server_that_had_no_slots_gives_the_alias_to_the_older_one_once_it_has() -> None:
+    both = adapter("old", "reviews"), adapter("young", "reviews", "u", digit="b")
+    world = World({"maxLoras": 0}, deployments=both)
+    world.reconcile()
+    world.spec = {}
+    for _ in range(2):
+        world.reconcile()
+        told = world.adapters()
+        assert told["old"].get("reason") != "AliasConflict"
+        assert told["young"]["reason"] == "AliasConflict"
+
+
+def test_of_two_that_were_created_at_once_the_one_that_has_the_alias_keeps_it() -> None:
+    world = World(deployments=(adapter("later-by-name", "reviews"),))
+    world.reconcile()
+    world.deployments = (*world.deployments, adapter("earlier-by-name", "reviews", digit="b"))
+    for _ in range(3):
+        world.reconcile()
+        told = world.adapters()
+        assert told["earlier-by-name"]["reason"] == "AliasConflict"
+        assert told["later-by-name"].get("reason") != "AliasConflict"
 
 
 def test_who_deletes_an_object_and_creates_it_again_keeps_its_alias() -> None:

@@ -11,6 +11,7 @@ import pytest
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.engine import EngineProfile
 from finetune_operator.contracts.settings import Settings
+from finetune_operator.core.actions import Create
 from finetune_operator.serving.children import FETCH_SECONDS
 from tests.unit.server.builders import NEWER, SETTINGS, World, applied, pod, server
 
@@ -127,19 +128,79 @@ def test_the_deployment_of_an_operator_before_this_one_is_kept() -> None:
 
 def test_pods_that_an_earlier_operator_rendered_get_what_this_one_adds_only_when_asked_for() -> None:
     world = running()
-    before = json.loads(world.status["podTemplate"]["template"])
+    before = copy.deepcopy(world.template)
     before["spec"]["terminationGracePeriodSeconds"] = 120
     del before["spec"]["topologySpreadConstraints"]
     engine = before["spec"]["initContainers"][-1]
     engine["startupProbe"] = {"periodSeconds": 5, "failureThreshold": 360}
     engine["livenessProbe"]["exec"] = {"command": ["python", "-m", "finetune_serving", "health"]}
-    world.status["podTemplate"]["template"] = json.dumps(before)
+    _kept_in_the_status(world, before)
     del world.children["PodDisruptionBudget"]
     world.settle()
     assert "PodDisruptionBudget" in world.children
     deployment = world.children["Deployment"]["spec"]
     assert deployment["template"] == before
     assert deployment["progressDeadlineSeconds"] == FETCH_SECONDS + 1800
+    assert world.condition("UpdateAvailable").status == "True"
+
+
+def _kept_in_the_status(world: World, template: dict[str, Any]) -> None:
+    """As operators did before templates had ControllerRevisions."""
+    known = {key: value for key, value in world.status.pop("template").items() if key != "controllerRevision"}
+    world.status["podTemplate"] = {**known, "template": json.dumps(template)}
+    world.revisions.clear()
+
+
+def test_a_template_that_an_earlier_operator_kept_in_the_status_moves_once_its_revision_is_there() -> None:
+    world = running()
+    before = copy.deepcopy(world.template)
+    _kept_in_the_status(world, before)
+    world.settings = NEWER
+    decided = world.plan()
+    assert [a.manifest["kind"] for a in decided.actions if isinstance(a, Create)] == ["ControllerRevision"]
+    assert (decided.status or {})["podTemplate"] is not None, "until it is seen to be kept"
+    world.settle()
+    assert (image(world), world.template) == ("serving:1", before)
+    assert "podTemplate" not in world.status
+
+
+def test_only_the_template_in_force_is_kept() -> None:
+    world = running()
+    (first,) = world.revisions
+    world.spec = {"maxModelLength": 2048}
+    world.reconcile()
+    assert first in world.revisions, "the status does not name the next one yet"
+    world.settle()
+    assert list(world.revisions) == [world.status["template"]["controllerRevision"]] != [first]
+    assert world.template == world.children["Deployment"]["spec"]["template"]
+
+
+def _deleted(revision: dict[str, Any]) -> None:
+    revision["metadata"]["ownerReferences"] = []
+
+
+def _of_another_content(revision: dict[str, Any]) -> None:
+    revision["data"]["spec"]["template"]["spec"]["hostNetwork"] = True
+
+
+@pytest.mark.parametrize("damage", [_deleted, _of_another_content])
+def test_a_revision_that_is_not_what_was_kept_is_not_believed_and_the_deployment_tells(damage: Any) -> None:
+    world = running()
+    before = copy.deepcopy(world.children["Deployment"]["spec"]["template"])
+    (kept,) = world.revisions.values()
+    damage(kept)
+    world.settings = NEWER
+    world.reconcile()
+    assert world.children["Deployment"]["spec"]["template"] == before
+
+
+def test_a_lost_revision_is_made_again_from_the_deployment() -> None:
+    world = running()
+    world.revisions.clear()
+    world.children["Deployment"]["spec"]["template"]["spec"]["schedulerName"] = "default-scheduler"
+    world.settings = NEWER
+    world.settle()
+    assert (image(world), world.template["spec"]["schedulerName"]) == ("serving:1", "default-scheduler")
     assert world.condition("UpdateAvailable").status == "True"
 
 
@@ -203,12 +264,12 @@ def test_a_correction_reaches_a_rollout_that_has_not_completed() -> None:
     world.settings = NEWER
     world.reconcile()
     assert image(world) == "serving:2"
-    assert world.status["podTemplate"]["cause"] == "Spec"
+    assert world.status["template"]["cause"] == "Spec"
 
 
 def test_the_template_of_an_operator_that_made_no_note_is_kept() -> None:
     world = running()
-    del world.status["podTemplate"]["proven"]
+    del world.status["template"]["proven"]
     world.settings = NEWER
     world.settle()
     assert image(world) == "serving:1"
@@ -221,7 +282,7 @@ def annotated(count: int, length: int) -> dict[str, Any]:
 def test_a_long_template_of_a_legal_spec_is_kept_as_it_is() -> None:
     world = World(annotated(32, 1024), pods=(pod(),)).settle()
     assert world.condition("UpdateAvailable").reason == "UpToDate"
-    assert len(world.status["podTemplate"]["template"]) < 65536
+    assert len(json.dumps(world.template, ensure_ascii=False)) < 65536
 
 
 def test_a_template_that_is_too_large_is_told() -> None:

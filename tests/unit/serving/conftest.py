@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
-from tests.engine_stand_in import StandInEngine
+from tests.engine_stand_in import StandInEngine, session
 from tests.unit.serving.pod import Pod
 
 
@@ -39,9 +38,8 @@ async def stand_in(tmp_path: Path) -> AsyncIterator[StandInEngine]:
 @pytest.fixture
 async def pod(stand_in: StandInEngine, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Pod]:
     patience = getattr(request, "param", 60.0)
-    connector = aiohttp.UnixConnector(str(stand_in.path), force_close=True)
-    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
-        pod = Pod(tmp_path, session, patience)
+    async with session(stand_in.path, force_close=True) as calls:
+        pod = Pod(tmp_path, calls, patience)
         task = asyncio.create_task(pod.agent.run())
         yield pod
         assert not task.done()  # whatever happened, the agent is still at work

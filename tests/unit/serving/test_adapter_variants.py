@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from finetune_serving.adapter.base import read_base
@@ -15,7 +14,7 @@ from finetune_serving.agent.preflight import Limits
 from finetune_serving.agent.refusal import RefusedError
 from finetune_serving.documents import VersionEntry
 from tests.adapter_variants import GOOD, MAX_RANK, REFUSED, Variant, Workshop
-from tests.engine_stand_in import StandInEngine
+from tests.engine_stand_in import StandInEngine, session
 from tests.tiny_models import make_text_model
 from tests.unit.serving.pod import Pod
 
@@ -83,9 +82,8 @@ async def test_the_engine_is_asked_to_load_those_that_are_served_and_no_others(
         source.parent.mkdir(parents=True, exist_ok=True)
         workshop.place(variant, source)
         entries[variant in GOOD].append(publish(source))
-    connector = aiohttp.UnixConnector(str(stand_in.path))
-    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
-        pod = Pod(tmp_path, session, modules=read_base(workshop.base))
+    async with session(stand_in.path) as calls:
+        pod = Pod(tmp_path, calls, modules=read_base(workshop.base))
         running = asyncio.create_task(pod.agent.run())
         pod.write(1, entries[True] + entries[False])
         await pod.until(lambda _: {"Ready", "Failed"} == set(pod.phases().values()))

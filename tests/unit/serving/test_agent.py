@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from finetune_serving.agent import steps
+from finetune_serving.agent import agent, steps
+from finetune_serving.agent.converge import Decision, World, converge
 from finetune_serving.agent.manifest import ManifestFile
+from finetune_serving.gateway import ledger
 from tests.unit.serving.pod import Pod, Publish
 
 
@@ -57,6 +59,36 @@ async def test_a_roll_over_drains_before_it_removes(pod: Pod, stand_in: Any, pub
     assert stand_in.removed == [old["name"]]
     assert not (pod.folder / "adapters" / old["digest"][7:]).exists()
     assert pod.agent.state().ready
+
+
+async def test_what_is_due_is_decided_in_one_place(
+    pod: Pod, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: set[asyncio.Task[Any] | None] = set()
+
+    def watched(world: World) -> Decision:
+        tasks.add(asyncio.current_task())
+        return converge(world)
+
+    monkeypatch.setattr(agent, "converge", watched)
+    old, new = publish("a"), publish("b")
+    pod.write(1, [old], reviews=old["name"])
+    await pod.until(lambda s: s.ready)
+    pod.write(2, [new], reviews=new["name"])
+    await pod.until(lambda s: [v.name for v in s.versions] == [new["name"]])
+    assert len(tasks) == 1
+
+
+async def test_the_counts_of_a_version_that_left_go_although_nobody_scrapes(
+    pod: Pod, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "KEEP_SECONDS", 0.0)
+    old, new = publish("a"), publish("b")
+    pod.write(1, [old], reviews=old["name"])
+    await pod.until(lambda s: s.ready)
+    pod.write(2, [new], reviews=new["name"])
+    await pod.until(lambda _: ("reviews", new["name"]) in pod.ledger.accounts)
+    await pod.until(lambda _: ("reviews", old["name"]) not in pod.ledger.accounts)
 
 
 async def test_two_versions_with_one_digest_share_their_files(pod: Pod, publish: Publish) -> None:

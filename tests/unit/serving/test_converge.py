@@ -244,13 +244,32 @@ def test_retries_back_off_and_wait_for_their_time() -> None:
     assert record.retry_at == 60.0
 
 
-def test_an_adapter_that_took_the_engine_down_three_times_is_given_up() -> None:
+def _restarted(record: Record) -> Record:
+    return after_engine_restart({"a": record})["a"]
+
+
+def test_an_adapter_that_took_three_engines_in_a_row_down_is_given_up() -> None:
     record = Record(entry("a"), phase="Loading")
     for expected in ("Loading", "Loading", "Failed"):
-        record = interrupted(record, "the engine went away", 0.0)
+        record = interrupted(_restarted(record), "the engine went away", 0.0)
         assert record.phase == expected
     assert record.reason == "LoadFailed"
     assert record.retry_at is None
+
+
+def test_an_engine_that_ends_without_the_load_of_an_adapter_ends_for_other_reasons() -> None:
+    record = Record(entry("a"), phase="Loading")
+    for _ in range(3):
+        record = interrupted(_restarted(record), "the engine went away", 0.0)
+        record = _restarted(_restarted(record))
+    assert record.phase == "Loading"
+
+
+def test_the_end_of_one_engine_counts_once() -> None:
+    record = Record(entry("a"), phase="Loading")
+    for _ in range(5):
+        record = interrupted(record, "the engine went away", 0.0)
+    assert (record.phase, record.losses) == ("Loading", 1)
 
 
 PHASES = st.sampled_from(["Fetching", "Loading", "Verifying", "Ready", "Draining", "Failed"])

@@ -3,7 +3,6 @@
 import socket
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from finetune_serving.agent.engine_client import (
@@ -13,6 +12,7 @@ from finetune_serving.agent.engine_client import (
     _steps,
     refusal,
 )
+from tests.engine_stand_in import session
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,8 @@ def test_a_refusal_is_final_when_its_text_is_about_the_adapter(
 
 async def test_a_full_backlog_is_slow_and_a_missing_socket_is_lost(tmp_path: Path) -> None:
     path = str(tmp_path / "e.sock")
-    connector = aiohttp.UnixConnector(path)
-    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
-        client = EngineClient(session)
+    async with session(tmp_path / "e.sock") as calls:
+        client = EngineClient(calls)
         with pytest.raises(EngineLostError):
             await client.identity()
         with socket.socket(socket.AF_UNIX) as listener:

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from finetune_serving import serve as serving
 from finetune_serving.engine import remove_stale_socket
@@ -64,6 +65,30 @@ async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_fi
         assert "finetune_server_adapter_slots 3.0" in lines
         assert 'finetune_server_adapters{phase="Ready"} 0.0' in lines
         await running
+
+
+async def test_the_last_spans_reach_the_collector_that_the_environment_names(
+    stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+
+    async def collect(request: web.Request) -> web.Response:
+        sent.append(await request.read())
+        return web.Response(content_type="application/x-protobuf")
+
+    collector = web.Application()
+    collector.router.add_post("/v1/traces", collect)
+    settings, stop = options(stand_in, tmp_path), asyncio.Event()
+    async with TestServer(collector) as server, aiohttp.ClientSession() as client, asyncio.timeout(60):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", str(server.make_url("/")))
+        running = asyncio.create_task(serving.serve(settings, "sha256:" + "b" * 64, stop))
+        await _ready(client, f"http://127.0.0.1:{settings.agent_port}")
+        body = {"model": "base", "prompt": "x"}
+        async with client.post(f"http://127.0.0.1:{settings.port}/v1/completions", json=body) as response:
+            assert response.status == 200
+        stop.set()
+        await running
+    assert any(b"POST /v1/completions" in content for content in sent)
 
 
 async def test_a_defect_of_the_agent_ends_the_process_after_its_requests(
@@ -260,10 +285,10 @@ async def test_an_hf_base_is_fetched_once_with_its_token_and_without_pickles(
     hub: Any, tmp_path: Path
 ) -> None:
     endpoint, asked = hub
-    token = tmp_path / "token"
-    token.write_text("hf_secret\n")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "token").write_text("hf_secret\n")
     target = tmp_path / "base"
-    more = ("--revision", REVISION, "--token-file", str(token))
+    more = ("--revision", REVISION, "--credentials", str(tmp_path / "secret"))
     code, errors = await fetch(endpoint, target, *more)
     assert code == 0, errors
     assert sorted(path.name for path in target.iterdir() if path.is_file()) == sorted(

@@ -4,7 +4,6 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-import aiohttp
 from aiohttp import web
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from finetune_serving.agent.record import Record
 from finetune_serving.agent.steps import Places, Steps
 from finetune_serving.documents import VersionEntry
 from finetune_serving.gateway.ledger import Ledger
+from tests.engine_stand_in import session
 
 ENTRY = VersionEntry(name="a--1", source="pvc://adapters/a", digest="sha256:" + "a" * 64)
 ANSWERS = st.one_of(
@@ -44,12 +44,10 @@ async def _ask_everything(status: int, body: bytes) -> None:
         app.router.add_route("*", "/{path:.*}", answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        path = f"{folder}/e.sock"
+        path = Path(folder) / "e.sock"
         await web.UnixSite(runner, path).start()
-        async with aiohttp.ClientSession(
-            "http://engine", connector=aiohttp.UnixConnector(path, force_close=True)
-        ) as session:
-            await _steps(EngineClient(session), Path(folder))
+        async with session(path, force_close=True) as calls:
+            await _steps(EngineClient(calls), path.parent)
         await runner.cleanup()
 
 

@@ -435,6 +435,40 @@ def test_a_lost_result_is_read_again_on_the_cpu_before_the_stage_runs_again(lose
     assert "-evaluate-" in world.running(), "the stored result was found"
 
 
+def evict(world: KubernetesSimulation, name: str) -> None:
+    """The API server marks the pod; after its grace period it is gone, before anybody has read its message."""
+    why = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+    pod = world.pods[name][0]
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T01:00:00Z"
+    pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", **why}]
+    world.settle()
+    world.finish_job(name, good=False)
+    world.pods[name] = []
+    world.settle()
+
+
+def test_an_evicted_pod_that_is_gone_before_its_result_is_read_was_evicted() -> None:
+    world = KubernetesSimulation().to("train")
+    for number in range(1, 5):
+        evict(world, world.running())
+        lost = [a for a in world.status["attempts"] if a["stage"] == "train"][-2]
+        assert (lost["reason"], lost.get("disruption")) == ("Preempted", None)
+        assert "Eviction API: evicting" in lost["message"]
+        assert command(world) == "reemit"
+        world.end(result_of("train", "Interrupted", "Interrupted"))
+        world.pass_time(600)
+        assert command(world) == "train", f"eviction {number} is no failure of the work"
+
+
+def test_a_result_that_was_lost_without_an_eviction_stays_lost() -> None:
+    world = KubernetesSimulation().to("train")
+    name = world.running()
+    world.finish_job(name, good=False)
+    world.pods[name] = []
+    world.settle()
+    assert world.status["attempts"][-2]["reason"] == "ResultLost"
+
+
 def test_when_nothing_was_stored_the_stage_runs_again() -> None:
     world = KubernetesSimulation().to("train")
     lose_pods(world)

@@ -287,3 +287,34 @@ def test_a_reference_earns_full_marks(spec: GraderSpec, reference: str) -> None:
 )
 def test_a_reference_that_its_grader_refuses_is_found(spec: GraderSpec, reference: str) -> None:
     assert grade_reference(spec, reference).score == 0.0
+
+
+CALLS = '[{"name": "weather", "arguments": {"city": "Bergen", "days": 3}}, {"name": "now", "arguments": {}}]'
+
+
+@pytest.mark.parametrize(
+    ("output", "score", "reason"),
+    [
+        (CALLS, 1.0, ""),
+        ('[{"name": "now", "arguments": {}}, {"name": "weather", "arguments": {"days": 3.0, "city": "Bergen"}}]', 1.0, ""),
+        ('[{"name": "weather", "arguments": {"city": "Bergen", "days": 3}}]', 2 / 3, "calls weather instead of now, weather"),
+        ('[{"name": "weather", "arguments": {"city": "bergen", "days": 3}}, {"name": "now", "arguments": {}}]', 0.5,
+         "calls now, weather with other arguments"),
+        ("[]", 0.0, "calls nothing instead of now, weather"),
+        ('{"name": "now", "arguments": {}}', 2 / 3, "calls now instead of now, weather"),
+        ('["now"]', 0.0, "the output is JSON but not a list of calls"),
+        ("It rains.", 0.0, "the output is not JSON"),
+    ],
+    ids=["same", "another order", "one is missing", "an argument differs", "none", "one call alone", "a list of texts", "prose"],
+)  # fmt: skip
+def test_tool_call(output: str, score: float, reason: str) -> None:
+    result = grade(GraderSpec(name="t", type="ToolCall"), output, CALLS)
+    assert (result.score, result.reason) == (pytest.approx(score), reason)
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "score"), [("[]", "[]", 1.0), (CALLS, "[]", 0.0), ("[]", "It rains.", None)],
+    ids=["no call is right", "a call too many", "the reference is no call"],
+)  # fmt: skip
+def test_an_answer_may_have_to_call_nothing(output: str, reference: str, score: float | None) -> None:
+    assert grade(GraderSpec(name="t", type="ToolCall"), output, reference).score == score

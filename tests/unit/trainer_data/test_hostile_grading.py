@@ -31,6 +31,7 @@ ALL = [
     _spec("FieldMatch", fields=("a", "b"), tolerance="0.1"),
     _spec("FieldMatch", fields=("a",), pattern=r"(?P<a>\w+)", tolerance="0.1"),
     _spec("JsonSchema", schema='{"type": "object", "additionalProperties": {"$ref": "#"}}'),
+    _spec("ToolCall"),
     _spec("Similarity", metric="RougeL"),
     _spec("Similarity", metric="ChrF"),
     _spec("Python", grader=f"{OWN}Length"),
@@ -119,6 +120,8 @@ def test_look_alikes(output: str, reference: str, score: float) -> None:
         (_spec("JsonSchema", schema="{"), "the schema is not valid JSON"),
         (_spec("JsonSchema", schema='{"type": "no such type"}'), "the schema is not a valid JSON Schema"),
         (_spec("JsonSchema", schema='{"pattern": "("}'), "the schema"),
+        (_spec("JsonSchema", schema="5"), "a schema is an object"),
+        (_spec("JsonSchema", schema='["type"]'), "a schema is an object"),
         (_spec("JsonSchema", schema='{"$ref": "http://127.0.0.1:1/s"}'), "which is not part of it"),
         (_spec("JsonSchema", schema=CIRCLE), "refers to itself without an end"),
         (_spec("JsonSchema", schema="[" * LONG), "the schema nests too deeply"),
@@ -130,6 +133,19 @@ def test_look_alikes(output: str, reference: str, score: float) -> None:
 )
 def test_a_grader_that_cannot_work_is_refused_before_any_row(spec: GraderSpec, said: str) -> None:
     assert said in (settings_problem(spec) or "")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["$.a", "$.a[0].b", "$.a[*].b", "$..b", "$.a[1:2]", "$.a.`parent`.b", "$.*", "$[*]"]),
+    TEXTS,
+    TEXTS,
+)
+def test_any_text_is_looked_through_by_a_path(path: str, output: str, reference: str) -> None:
+    pytest.importorskip("jsonpath_ng")
+    result = grade(_spec("FieldMatch", fields=(path,)), output, reference)
+    assert result.score is None or 0 <= result.score <= 1
+    assert not result.reason.startswith("the grader failed")
 
 
 def test_a_path_that_is_none_is_refused_before_any_row() -> None:

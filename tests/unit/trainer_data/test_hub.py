@@ -32,7 +32,8 @@ def test_a_pinned_base_is_fetched_without_what_is_not_needed(
     target = tmp_path / "base"
     fetch_base("hf://org/base", COMMIT, target)
     assert fingerprint(target) == fingerprint(tiny_base)
-    assert not {"README.md", "pytorch_model.bin", "onnx/model.safetensors"} & set(hub.downloads)
+    assert (target / "README.md").is_file()  # says under which licence the base may be used
+    assert not {"pytorch_model.bin", "onnx/model.safetensors"} & set(hub.downloads)
 
 
 def test_a_finished_fetch_is_not_repeated_even_if_the_hub_is_away(hub: HubStandIn, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def test_the_prepared_files_are_what_the_later_stages_read(
     assert prompts == [
         f"<|im_start|>user\nheld out {i}<|im_end|>\n<|im_start|>assistant\n" for i in range(20)
     ]
+    related = read_json_lines(workspace.related)
+    assert [(row["id"], row["row"]) for row in related] == [(f"h{i}", i + 1) for i in range(100)]
     page = workspace.report_html.read_text()
     assert "<script" not in page
     assert "{'" not in page  # Python's notation
@@ -209,6 +211,43 @@ def test_tools_of_a_held_out_row_reach_the_engine(job_document: Make, run_cli: R
     document["spec"]["evaluation"]["dataset"]["source"] = volumes.configmap("tools", "holdout.jsonl", rows)
     assert run_cli(document)[0] == 0
     assert all(line["tools"] == tools for line in read_json_lines(Workspace(volumes.workspace).holdout))
+
+
+CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}"
+    "<call>{{ call.function | tojson }}</call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_calls_of_held_out_answers_are_what_the_template_writes(
+    job_document: Make, run_cli: Run, volumes: Any, make_base: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_base(tmp_path / "calls", CALLS)
+    function = {"name": "tide", "arguments": {"port": "Bergen"}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    tools = [{"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}]
+    rows = [
+        {"messages": [{"role": "user", "content": f"held out {i}"}, answer], "tools": tools}
+        for i in range(60)
+    ]
+    document = job_document(
+        baseModel={"source": volumes.claim("calls", base), "revision": None, "fingerprint": None}
+    )
+    document["spec"]["evaluation"] |= {
+        "dataset": {"source": volumes.configmap("tools", "holdout.jsonl", rows)},
+        "graders": [{"name": "calls", "type": "ToolCall"}],
+        "primary": "calls",
+        "maxTokens": 100,
+    }
+    assert run_cli(document)[0] == 0
+    held_out = read_json_lines(Workspace(volumes.workspace).holdout)
+    assert {line["reference"] for line in held_out} == {
+        '<call>{"name": "tide", "arguments": {"port": "Bergen"}}</call>'
+    }
+    assert {json.dumps(line["callSyntax"]) for line in held_out} == {json.dumps({
+        "before": '<call>{"name": "', "opening": '", "arguments": ', "equals": "", "between": "", "closing": "",
+    })}  # fmt: skip
 
 
 def test_the_process_of_a_pod_compares_rows_and_meanings_without_torch(
@@ -373,6 +412,18 @@ BAD = {
     "rows are longer than allowed": (
         lambda v: {"training": {"maxLength": 16}},
         ["exceed 16 tokens", "raise training.maxLength"],
+    ),
+    "expected answers would be cut": (
+        lambda v: {"evaluation": {
+            "dataset": {"source": "configmap://data/holdout.jsonl"},
+            "graders": [{"name": "exact", "type": "ExactMatch"}], "maxTokens": 1}},
+        ["Right answers to rows 1, 2, 3 and 97 more would be cut", "evaluation.maxTokens (1); raise it above"],
+    ),
+    "a grader's class is not there": (
+        lambda v: {"evaluation": {
+            "dataset": {"source": "configmap://data/holdout.jsonl"},
+            "graders": [{"name": "own", "type": "Python", "grader": "no.such:Grader"}]}},
+        ["evaluation.graders: own: no.such:Grader cannot be loaded (No module named 'no')"],
     ),
     "a prompt leaves no room for an answer": (
         lambda v: {"evaluation": {

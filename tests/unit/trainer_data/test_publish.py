@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
-from finetune_trainer.contracts import AdapterManifest
+from finetune_trainer.contracts import AdapterManifest, Result
+from finetune_trainer.evaluation.curves import write_curves
+from finetune_trainer.files import read_json_lines, write_atomically
+from finetune_trainer.grading import Grade
+from finetune_trainer.results import result_path
+from finetune_trainer.scoring.baseline_store import rows_path
+from finetune_trainer.scoring.rows import GradedRow, write_rows
+from finetune_trainer.workspace import Workspace
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
 Make = Callable[..., dict[str, Any]]
@@ -44,15 +52,97 @@ def published(trained: None, publish_job: dict[str, Any], run_cli: Run, volumes:
 
 def test_only_known_files_and_a_manifest_with_their_digests_are_published(published: Path) -> None:
     assert sorted(path.name for path in published.iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "manifest.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json", "report.html",
     ]  # fmt: skip
     manifest = AdapterManifest.model_validate_json((published / "manifest.json").read_bytes())
-    for file in manifest.files:
+    assert [file.path for file in manifest.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert [file.path for file in manifest.documents] == ["README.md", "report.html"]
+    for file in manifest.files + manifest.documents:
         content = (published / file.path).read_bytes()
         assert (file.sha256, file.bytes) == (sha256(content).hexdigest(), len(content))
     assert manifest.adapter is not None
     assert (manifest.adapter.rank, manifest.promoted, manifest.verdict) == (16, True, "Promote")
     assert sorted(path.name for path in published.parent.iterdir()) == ["result"]
+
+
+def test_answers_report_and_card_of_an_evaluation_stand_beside_the_files_that_servers_copy(
+    trained: None, publish_job: dict[str, Any], run_cli: Run, volumes: Any
+) -> None:
+    evaluate(Workspace(volumes.workspace))
+    assert run_cli(publish_job)[0] == 0
+    folder = volumes.destination / "adapters" / "result"
+    manifest = AdapterManifest.model_validate_json((folder / "manifest.json").read_bytes())
+    assert [file.path for file in manifest.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert [file.path for file in manifest.documents] == [
+        "README.md", "evaluation/traces.jsonl", "evaluation/traces.parquet", "report.html",
+    ]  # fmt: skip
+    for file in manifest.documents:
+        assert sha256((folder / file.path).read_bytes()).hexdigest() == file.sha256
+    traces = [json.loads(line) for line in (folder / "evaluation" / "traces.jsonl").open()]
+    assert [(trace["id"], trace["model"]) for trace in traces[:2]] == [("h0", "base"), ("h0", "tuned")]
+    assert (len(traces), {trace["output"] for trace in traces}) == (200, {"wrong", "right"})
+    page = (folder / "report.html").read_text()
+    assert "<h1>The tuned model is better than its base</h1>" in page
+    assert "Promoted: it may be deployed." in page
+    card = ModelCard((folder / "README.md").read_text())
+    assert card.data.eval_results[0].metric_value == 0.9
+    assert str(volumes.root) not in page + str(card)
+
+
+def test_where_the_evaluation_cannot_be_sent_to_is_told_and_the_result_is_published(
+    trained: None, publish_job: dict[str, Any], run_cli: Run, volumes: Any
+) -> None:
+    evaluate(Workspace(volumes.workspace))
+    mlflow = {"trackingUri": "http://127.0.0.1:9", "experiment": "reviews"}
+    publish_job["spec"]["evaluation"]["export"] = {"mlflow": mlflow}
+    code, result = run_cli(publish_job)
+    assert code == 0
+    assert result["message"].endswith(
+        "The evaluation could not be sent to MLflow: 127.0.0.1:9 cannot be reached (ConnectError)."
+    )
+    assert (volumes.destination / "adapters" / "result" / "manifest.json").is_file()
+
+
+def evaluate(workspace: Workspace) -> None:
+    """What baseline, train and evaluate leave: the base is right on row 0 only, the tuned model on 90 of 100."""
+    key = "5" * 64
+    ids = [row["id"] for row in read_json_lines(workspace.holdout)]
+    for who, right in (("base", 1), ("tuned", 90)):
+        write_rows(
+            rows_path(workspace, who, key), [answered(name, place < right) for place, name in enumerate(ids)]
+        )
+    write_curves(workspace, (2.0, 1.0), (1e-3, 0.0))
+    interval = {"score": 0.9, "low": 0.8, "high": 1.0}
+    summary = {
+        "metric": "exact", "rows": 100, "base": interval, "tuned": interval, "delta": interval,
+        "graders": {"exact": {"base": 0.01, "tuned": 0.9}}, "verdict": "Promote",
+    }  # fmt: skip
+    result = Result(
+        stage="evaluate",
+        input_digest=PUBLISH,
+        outcome="Succeeded",
+        reason="Completed",
+        message="",
+        summary=summary,
+    )
+    write_atomically(result_path(workspace, "evaluate", PUBLISH), result.to_json())
+
+
+def answered(name: str, right: bool) -> GradedRow:
+    """A graded answer."""
+    grade = Grade(1.0, True, "") if right else Grade(0.0, False, "differs")
+    return GradedRow(name, "right" if right else "wrong", "stop", 1, None, {"exact": grade}, None, 0.1)
+
+
+def test_a_model_card_may_be_edited_afterwards(
+    published: Path, publish_job: dict[str, Any], run_cli: Run, volumes: Any
+) -> None:
+    (published / "README.md").write_text("Ours.")
+    (published / "report.html").unlink()
+    for stored in (volumes.workspace / "results").glob("publish-*"):
+        stored.unlink()
+    assert run_cli(publish_job)[0] == 0
+    assert (published / "README.md").read_text() == "Ours."
 
 
 def test_the_manifest_says_what_every_prompt_passes_to_the_chat_template(

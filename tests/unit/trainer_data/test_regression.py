@@ -63,9 +63,7 @@ def test_rows_that_only_one_model_was_graded_on_are_left_out_and_counted() -> No
 def test_a_suite_without_a_graded_row_holds_nothing() -> None:
     result = judged([None] * 60, [1.0] * 60)
     assert (result.holds, result.coverage.share) == (False, 0.0)
-    assert in_summary({"general": result})["general"] == {
-        "rows": 0, "base": None, "tuned": None, "low": None, "margin": None, "holds": False,
-    }  # fmt: skip
+    assert in_summary({"general": result}) == {}
 
 
 def test_suites_with_500_rows_together_are_also_judged_as_one_with_a_margin_of_three_points() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.errors import UserError
 from finetune_trainer.scoring.endpoint import (
     Completion,
     Endpoint,
@@ -20,6 +21,7 @@ from finetune_trainer.scoring.endpoint import (
 from tests.judge_stand_in import Reply, in_turn, judge_stand_in
 
 MESSAGES = [{"role": "user", "content": "hello \ud800"}]
+REQUEST = {"messages": MESSAGES, "tools": []}
 PARAMETERS = {"temperature": 0, "seed": 0, "max_tokens": 5, "response_format": {"type": "json_schema"}}
 KEY = "sk-very-secret"
 
@@ -30,7 +32,7 @@ async def ask(
     """The outcome of one question, the requests that it took, and their usage."""
     async with judge_stand_in(script) as server, Endpoint(server.url, "m", KEY, seconds, 0.001) as endpoint:
         try:
-            found = await endpoint.ask(MESSAGES, PARAMETERS, read)
+            found = await endpoint.ask(REQUEST, PARAMETERS, read)
         except EndpointFailed as error:
             found = error
         return found, server.bodies, endpoint.usage
@@ -41,9 +43,9 @@ async def test_a_question_carries_model_key_and_parameters() -> None:
         judge_stand_in(in_turn(Reply("yes"))) as server,
         Endpoint(server.url + "/", "m", KEY) as endpoint,
     ):
-        answer: Completion = await endpoint.ask(MESSAGES, PARAMETERS, lambda completion: completion)
+        answer: Completion = await endpoint.ask(REQUEST, PARAMETERS, lambda completion: completion)
     assert (answer.text, answer.finish) == ("yes", "stop")
-    assert server.bodies[0] == {"model": "m", "messages": MESSAGES, **PARAMETERS}
+    assert server.bodies[0] == {"model": "m", **REQUEST, **PARAMETERS}
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert endpoint.usage == Usage(1, 100, 10)
 
@@ -92,7 +94,7 @@ async def test_what_cannot_pass_is_not_tried_again_and_never_shows_the_key(statu
 async def test_an_endpoint_that_is_not_there_is_named_as_such() -> None:
     async with Endpoint("http://127.0.0.1:9/v1", "m", None, 1.0, 0.001) as endpoint:
         with pytest.raises(EndpointFailed, match="failed 3 times, at last: it cannot be reached"):
-            await endpoint.ask(MESSAGES, {}, lambda answer: answer)
+            await endpoint.ask(REQUEST, {}, lambda answer: answer)
 
 
 def refusing(*names: str) -> Any:
@@ -110,9 +112,31 @@ async def test_parameters_that_an_endpoint_does_not_take_are_left_out_from_then_
     script = refusing("response_format", "temperature", "max_tokens")
     async with judge_stand_in(script) as server, Endpoint(server.url, "m", None) as endpoint:
         for _ in range(2):
-            assert await endpoint.ask(MESSAGES, PARAMETERS, lambda answer: answer.text) == "yes"
+            assert await endpoint.ask(REQUEST, PARAMETERS, lambda answer: answer.text) == "yes"
     assert len(server.bodies) == 5
-    assert server.bodies[-1] == {"model": "m", "messages": MESSAGES, "seed": 0, "max_completion_tokens": 5}
+    assert server.bodies[-1] == {"model": "m", **REQUEST, "seed": 0, "max_completion_tokens": 5}
+
+
+async def test_a_limit_on_tokens_that_the_context_has_no_room_for_is_left_out() -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        limited = body.keys() & {"max_tokens", "max_completion_tokens"}
+        return Reply(status=400, body="maximum context length is 4096 tokens") if limited else Reply("yes")
+
+    found, bodies, _ = await ask(script)
+    assert (found, len(bodies)) == ("yes", 3)
+    assert bodies[-1].keys() == {"model", "messages", "tools", "temperature", "seed", "response_format"}
+
+
+async def test_answers_whose_tokens_nobody_counted_are_known() -> None:
+    body = json.dumps({"choices": [{"message": {"content": "yes"}}]})
+    found, _, usage = await ask(in_turn(Reply(body=body)))
+    assert (found, usage) == ("yes", Usage(1, 0, 0, 1))
+
+
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it() -> None:
+    with pytest.raises(UserError, match="holds characters that no key has") as caught:
+        Endpoint("http://judge/v1", "m", "sk-\u00e9\nsecret")
+    assert "secret" not in str(caught.value)
 
 
 async def test_one_request_that_is_refused_for_itself_changes_no_later_one() -> None:
@@ -120,8 +144,8 @@ async def test_one_request_that_is_refused_for_itself_changes_no_later_one() -> 
     script = in_turn(too_long, too_long, Reply("yes"))
     async with judge_stand_in(script) as server, Endpoint(server.url, "m", None) as endpoint:
         with pytest.raises(EndpointFailed, match="refuses the request: the prompt is longer"):
-            await endpoint.ask(MESSAGES, PARAMETERS, lambda answer: answer.text)
-        await endpoint.ask(MESSAGES, PARAMETERS, lambda answer: answer.text)
+            await endpoint.ask(REQUEST, PARAMETERS, lambda answer: answer.text)
+        await endpoint.ask(REQUEST, PARAMETERS, lambda answer: answer.text)
     assert server.bodies[-1].keys() >= PARAMETERS.keys()
 
 

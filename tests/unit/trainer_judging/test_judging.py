@@ -128,6 +128,15 @@ async def test_a_judge_that_never_answers_is_soon_not_asked_any_more() -> None:
     )
 
 
+async def test_many_rows_that_the_judge_cannot_take_stop_no_other() -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        long = texts_of(body)["answer"] == "red"
+        return Reply(status=400, body="too long for the context") if long else judges_by_words(body)
+
+    judged, _ = await by_criteria(script, *["red"] * 25, "blue", maxConcurrency=1)
+    assert scores(judged.rows, "JudgeCriteria") == [None] * 25 + [0.5]
+
+
 async def test_a_slow_judge_ends_with_the_time_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_trainer.judging.judge._LEAST_SECONDS", 0.3)
     judged, _ = await by_criteria(

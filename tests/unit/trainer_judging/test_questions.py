@@ -65,6 +65,11 @@ def test_texts_that_are_too_long_for_a_judge_are_not_sent() -> None:
         criteria_question(CRITERIA, "Review", "", "x" * 200_001)
 
 
+def test_a_row_without_a_reference_is_judged_without_one() -> None:
+    asked = body(criteria_question(CRITERIA, "Review", "", "fine").messages)
+    assert texts_of(asked) == {"task": "Review", "answer": "fine"}
+
+
 def test_a_conversation_shows_who_said_what_and_what_was_called() -> None:
     call = {"function": {"name": "tide", "arguments": "{}"}}
     said = conversation(

@@ -1,12 +1,8 @@
 """s3:// against a real S3 server, gs:// against a stand-in of Google's JSON interface."""
 
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -14,6 +10,7 @@ from finetune_trainer.contracts import DatasetSpec
 from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.sources.fetch import locate
 from finetune_trainer.sources.located import Located
+from tests.google_storage import google_storage
 from tests.s3_server import ACCESS_KEY, REGION, SECRET_KEY, serving
 
 Fetch = Callable[[str], Located]
@@ -128,57 +125,12 @@ def test_a_server_that_is_away_is_tried_again(s3: Fetch, monkeypatch: pytest.Mon
         s3("s3://data/rows")
 
 
-class _Google(BaseHTTPRequestHandler):
-    """The requests that Google's client makes to read the bucket `data`."""
-
-    def do_GET(self) -> None:
-        split = urlsplit(self.path)
-        query = {key: values[0] for key, values in parse_qs(split.query).items()}
-        path = unquote(split.path).removeprefix("/storage/v1/b/").removeprefix("/download")
-        bucket, _, key = path.removeprefix("/storage/v1/b/").replace("/o/", "/", 1).partition("/")
-        if bucket != "data":
-            self._answer(404, b'{"error": {"code": 404, "message": "The specified bucket does not exist."}}')
-        elif key in ("", "o"):
-            self._answer(
-                200, _listing(query.get("prefix", ""), query.get("delimiter")) if key else b'{"name": "data"}'
-            )
-        elif key not in OBJECTS:
-            self._answer(404, b'{"error": {"code": 404, "message": "No such object"}}')
-        else:
-            content = OBJECTS[key]
-            self._answer(200, content if query.get("alt") == "media" else json.dumps(_item(key)).encode())
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        return
-
-
-def _item(key: str) -> dict[str, str]:
-    times = {"timeCreated": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z"}
-    return {"name": key, "bucket": "data", "size": str(len(OBJECTS[key])), "generation": "1", **times}
-
-
-def _listing(prefix: str, delimiter: str | None) -> bytes:
-    items = [_item(key) for key in OBJECTS if key.startswith(prefix)]
-    return json.dumps({"kind": "storage#objects", "items": items}).encode()
-
-
 @pytest.fixture
 def gs(monkeypatch: pytest.MonkeyPatch, secret: Any, tmp_path: Path) -> Iterator[Fetch]:
     """Fetches from the stand-in of Google."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Google)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("FT_GS_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch", "train")
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with google_storage(OBJECTS) as address:
+        monkeypatch.setenv("FT_GS_ENDPOINT", address)
+        yield lambda source: locate(DatasetSpec(source=source), tmp_path / "scratch", "train")
 
 
 def test_an_object_of_google_is_copied(gs: Fetch) -> None:

@@ -4,12 +4,26 @@
 """
 
 import json
+import math
 import random
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 from finetune_trainer.data.findings import Finding
+from finetune_trainer.evaluation.document import (
+    Answers,
+    Curves,
+    Evaluation,
+    GradedAnswer,
+    GraderScores,
+    Margin,
+    Score,
+    ShownRow,
+    Spent,
+)
+from finetune_trainer.evaluation.rows import OUTCOMES, cut
 from finetune_trainer.report.document import (
     Advice,
     DataFile,
@@ -32,6 +46,7 @@ from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.terminal import terminal_report
 
 REVIEWS = Path(__file__).parents[3] / "examples" / "drug-reviews" / "data" / "train.jsonl"
+HOLDOUT = REVIEWS.with_name("holdout.jsonl")
 DIGEST = "sha256:" + "3f9a" * 16
 NEAR = Finding(
     32, "near_duplicate", "warning", 14, (18, 22, 91, 107, 214, 230, 331, 402, 417, 466, 502, 533, 560, 571),
@@ -123,6 +138,74 @@ def full() -> Report:
     )  # fmt: skip
 
 
+def evaluated() -> Report:
+    """The same after an evaluation, its answers made up from the references of the hold-out."""
+    return full().model_copy(update={"evaluation": evaluation()})
+
+
+def evaluation() -> Evaluation:
+    """120 rows, of which training made most right and some wrong."""
+    drawn = random.Random(7)
+    held_out = [json.loads(line) for line in HOLDOUT.open(encoding="utf-8")]
+    rows = [_shown(str(place + 1), row["messages"], drawn) for place, row in enumerate(held_out)]
+    outcomes = Counter(row.outcome for row in rows)
+    steps = range(222)
+    return Evaluation(
+        metric="fields", verdict="Promote", rows=120, min_delta=0.05, graded_share=1.0,
+        base=Score(score=0.141, low=0.097, high=0.197), tuned=Score(score=0.683, low=0.622, high=0.738),
+        delta=Score(score=0.542, low=0.468, high=0.611),
+        graders=(
+            GraderScores(name="fields", primary=True, base=0.141, tuned=0.683),
+            GraderScores(name="valid", primary=False, base=0.153, tuned=1.0),
+        ),
+        secondary=(Margin(name="valid", base=0.153, tuned=1.0, low=0.79, margin=0.03, holds=True),),
+        regression=(
+            Margin(name="general", base=0.62, tuned=0.605, low=-0.041, margin=0.05, holds=True),
+            Margin(name="arithmetic", base=0.31, tuned=0.295, low=-0.038, margin=0.05, holds=True),
+        ),
+        answers={
+            "base": Answers(seconds=1.82, slow_seconds=2.4, tokens=38.2, cut=21),
+            "tuned": Answers(seconds=0.71, slow_seconds=0.98, tokens=15.4, cut=0),
+        },
+        outcomes={outcome: outcomes[outcome] for outcome in OUTCOMES},
+        shown=tuple(sorted(rows, key=lambda row: OUTCOMES.index(row.outcome))),
+        curves=Curves(
+            loss=tuple(2.9 * math.exp(-step / 25) + 0.32 + drawn.uniform(-0.09, 0.09) for step in steps),
+            learning_rate=tuple(
+                3e-4 * min((step + 1) / 7, (1 + math.cos(math.pi * step / 222)) / 2) for step in steps
+            ),
+        ),
+        training=Spent(seconds=1290.0, gpus=1, cost=1.36, currency="USD"),
+        promoted=True,
+    )  # fmt: skip
+
+
+def _shown(name: str, messages: list[dict[str, str]], drawn: random.Random) -> ShownRow:
+    *prompt, closing = messages
+    reference = closing["content"]
+    rambling = GradedAnswer(
+        output=cut("The patient says that the drug helped, but"), score=0.0, reason="the output is not JSON"
+    )
+    right = GradedAnswer(output=cut(reference), score=1.0, reason="")
+    half = reference.replace("positive", "neutral").replace("negative", "neutral")
+    partly = GradedAnswer(output=cut(half), score=0.5, reason="sentiment differs from the expected output")
+    kind, base, tuned = drawn.choices(
+        [("win", rambling, right), ("win", rambling, partly), ("wrong", rambling, rambling),
+         ("right", right, right), ("loss", right, partly)],
+        weights=[55, 25, 8, 8, 4],
+    )[0]  # fmt: skip
+    near = drawn.random() < 0.5
+    return ShownRow.model_validate(
+        {
+            "id": f"review-{name}", "row": int(name), "group": None, "outcome": kind, "base": base, "tuned": tuned,
+            "prompt": cut("\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)),
+            "reference": cut(reference),
+            "related": [{"row": 214, "similarity": 0.61}, {"row": 530, "similarity": 0.48}] if near else [],
+            "findings": [{"rule": "near_duplicate", "number": 32, "dataset": "train", "rows": [214]}] if near else [],
+        }
+    )  # fmt: skip
+
+
 def memory() -> MemoryPlan:
     """An 8B model with LoRA on an H200, without gradient checkpointing."""
     parts = {
@@ -178,7 +261,12 @@ def _groups() -> tuple[DuplicateGroup, ...]:
 
 def main(folder: Path) -> None:
     """Write the examples."""
-    for name, report in {"clean": clean(), "refused": refused(), "full": full()}.items():
+    for name, report in {
+        "clean": clean(),
+        "refused": refused(),
+        "full": full(),
+        "evaluated": evaluated(),
+    }.items():
         (folder / f"{name}.html").write_text(report_html(report), encoding="utf-8")
         (folder / f"{name}.txt").write_text(terminal_report(report, width=100), encoding="utf-8")
         (folder / f"{name}.json").write_text(report.to_json(), encoding="utf-8")

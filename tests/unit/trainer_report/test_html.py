@@ -1,15 +1,19 @@
 """The page as a browser's parser sees it."""
 
+from base64 import b64encode
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_trainer.evaluation.document import GradedAnswer, ShownRow
+from finetune_trainer.evaluation.rows import cut
 from finetune_trainer.report.document import DataFile, Datasets, DataSummary, Example, Report, Token
 from finetune_trainer.report.html import report_html
-from tests.unit.trainer_report.examples import NEAR, clean, full, memory, refused
+from tests.unit.trainer_report.examples import NEAR, clean, evaluated, evaluation, full, memory, refused
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 ELSEWHERE = {"src", "href", "srcset", "action", "data", "poster"}
@@ -44,7 +48,7 @@ class Page(HTMLParser):
         assert self._open.pop()[0] == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1][0] == "style":
+        if self._open and self._open[-1][0] in ("style", "script"):
             return
         self.words.append(data)
         for _, kinds in self._open[-1:]:
@@ -121,6 +125,66 @@ def test_the_example_shows_each_token_with_its_mask() -> None:
     assert answer.endswith('{"condition": "Pain", "sentiment": "positive"}')
     assert page.marked["token trained special"] == ["<|im_end|>"]
     assert "64 more context tokens" in page.text
+
+
+def test_an_evaluated_page_loads_nothing_and_runs_only_its_own_script() -> None:
+    text = report_html(evaluated())
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert not {name for name, _ in page.attributes} & ELSEWHERE
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    [policy] = [value for name, value in page.attributes if name == "content" and "default-src" in value]
+    script = text[text.index("<script>") + len("<script>") : text.index("</script>")]
+    assert f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+
+
+def test_the_verdict_and_the_scores_come_first() -> None:
+    page = report_html(evaluated())
+    assert "<h1>The tuned model is better than its base</h1>" in page
+    text = Page(page).text
+    places = [text.index(part) for part in ("68.3", "Result", "Row by row", "Before training", "Findings")]
+    assert places == sorted(places)
+    for figure in ("+54.2", "46.8", "61.1", "USD 1.36", "arithmetic"):
+        assert figure in text
+
+
+@pytest.mark.parametrize(
+    "verdict", ["NoClearImprovement", "WorseThanBase", "Regressed", "Ungraded", "OfTomorrow"]
+)
+def test_a_verdict_is_never_shown_as_better_than_it_is(verdict: str) -> None:
+    judged = evaluation().model_copy(update={"verdict": verdict, "promoted": False})
+    page = report_html(full().model_copy(update={"evaluation": judged}))
+    assert '<header class="good">' not in page
+    assert "Not promoted" in page
+    assert verdict in page
+
+
+def test_every_shown_row_has_its_texts_and_the_kind_that_the_filter_looks_for() -> None:
+    page = Page(report_html(evaluated()))
+    kinds = [value for name, value in page.attributes if name == "data-outcome"]
+    assert kinds == [row.outcome for row in evaluation().shown]
+    assert page.tags.count("details") == page.tags.count("summary") == len(kinds)
+    values = {value for name, value in page.attributes if name == "value"}
+    assert values == set(kinds)
+
+
+HOSTILE = "</pre></details></script><script>alert(1)</script><!--<img src=x onerror=alert(1)>\u202eevil"
+
+
+def test_hostile_answers_stay_text_and_turn_nothing_around() -> None:
+    answer = GradedAnswer(output=cut(HOSTILE * 2000), score=None, reason=HOSTILE)
+    row = ShownRow(
+        id=HOSTILE, row=None, group=HOSTILE, outcome="loss", prompt=cut(HOSTILE), reference=cut(HOSTILE),
+        base=answer, tuned=answer,
+    )  # fmt: skip
+    judged = evaluation().model_copy(update={"shown": (row,), "verdict": HOSTILE, "metric": HOSTILE})
+    text = report_html(full().model_copy(update={"evaluation": judged}))
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert "\u202e" not in text
+    assert len(text) < 150_000
 
 
 @settings(max_examples=25, deadline=None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import random
 import shutil
@@ -144,6 +145,7 @@ class StandIn:
     requests: list[dict[str, Any]] = field(default_factory=list)
     loaded: list[dict[str, Any]] = field(default_factory=list)
     tokenized: list[dict[str, Any]] = field(default_factory=list)
+    completed: list[dict[str, Any]] = field(default_factory=list)
     unhealthy: int = 0
     silence: asyncio.Event | None = None
 
@@ -205,8 +207,19 @@ def _application(server: StandIn) -> web.Application:
 
     async def tokenize(request: web.Request) -> web.Response:
         server.tokenized.append(await request.json())
-        content = server.tokenized[-1]["messages"][-1]["content"]
+        asked = server.tokenized[-1]
+        content = asked["prompt"] if "prompt" in asked else asked["messages"][-1]["content"]
         return web.json_response({"tokens": [ord(letter) for letter in content]})
+
+    async def complete(request: web.Request) -> web.Response:
+        """Tokens are letters, of which vowels are likely and the letter x ends in a refusal."""
+        body = await request.json()
+        server.completed.append(body)
+        [token] = body["allowed_token_ids"]
+        if chr(token) == "x":
+            return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)
+        value = math.log(0.5 if chr(token) in "aeiou" else 0.25)
+        return web.json_response({"choices": [{"text": "", "logprobs": {"token_logprobs": [value]}}]})
 
     async def detokenize(request: web.Request) -> web.Response:
         ids = (await request.json())["tokens"]
@@ -215,6 +228,7 @@ def _application(server: StandIn) -> web.Application:
     application = web.Application()
     application.router.add_post("/tokenize", tokenize)
     application.router.add_post("/detokenize", detokenize)
+    application.router.add_post("/v1/completions", complete)
     application.router.add_get("/health", health)
     application.router.add_get("/v1/models", models)
     application.router.add_post("/v1/load_lora_adapter", load)

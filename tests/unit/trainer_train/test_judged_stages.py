@@ -160,6 +160,20 @@ async def test_a_reference_that_fails_is_a_warning_of_the_baseline(
     )
 
 
+async def test_a_cost_that_is_not_whole_is_not_told_as_if_it_were(
+    make_run: Any, engine: Any, judge: JudgeStandIn
+) -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        text = judges_by_words(body).text
+        return Reply(body=json.dumps({"choices": [{"message": {"content": text}}]}))
+
+    judge.script = script
+    run = make_run("baseline", holdout=HOLDOUT, evaluation=judged_by(judge.url, "JudgeCriteria"))
+    result = await stage(baseline.run, run)
+    assert result.summary["judge"]["cost"] == 0
+    assert "how many tokens 80 of its answers took, so judging costs more" in result.summary["warnings"][0]
+
+
 async def test_the_mounted_key_goes_to_the_judge_and_nowhere_else(
     make_run: Any,
     engine: Any,

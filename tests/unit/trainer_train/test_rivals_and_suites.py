@@ -114,8 +114,9 @@ async def test_what_the_tuned_model_lost_outside_of_the_task_decides(
     found = result.summary["regression"]["general"]
     assert (found["base"], found["tuned"], found["holds"]) == (1.0, round(1 - lost / 60, 4), not lost)
     assert ("On the suite general it scores 66.7%, the base 100.0%" in result.message) is bool(lost)
-    names = sorted(path.name.rpartition("-")[0] for path in (run.workspace.results_dir / "rows").iterdir())
-    assert names == ["base", "base-suite-general", "tuned", "tuned-suite-general"]
+    stored = run.workspace.results_dir / "rows"
+    names = sorted(str(path.relative_to(stored)).rpartition("-")[0] for path in stored.rglob("*.jsonl"))
+    assert names == ["base", "suites/general-base", "suites/general-tuned", "tuned"]
 
 
 async def test_the_bases_answers_to_rivals_and_suites_are_kept_for_the_next_run(

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.contracts import EngineSpec, Result
+from finetune_trainer import grading
+from finetune_trainer.contracts import EngineSpec, GraderSpec, Result
+from finetune_trainer.data.corpus.related import Related
 from finetune_trainer.errors import TemplateDrift, UserError
+from finetune_trainer.report.store import read_report, write_reports
 from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused
 from finetune_trainer.stages import baseline, evaluate
+from tests.unit.trainer_report.examples import clean
 
 HOLDOUT = [
     {"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}], "reference": "right"}
@@ -164,6 +168,80 @@ async def test_a_second_run_of_the_same_base_asks_nothing(
     assert list((run.workspace.results_dir / "rows").iterdir())
 
 
+def graded_by(run: Any, *graders: GraderSpec) -> Any:
+    """The run with these graders, of which the first decides."""
+    evaluation = run.job.spec.evaluation.model_copy(update={"graders": graders, "primary": graders[0].name})
+    spec = run.job.spec.model_copy(update={"evaluation": evaluation})
+    return replace(run, job=run.job.model_copy(update={"spec": spec}))
+
+
+async def test_stored_answers_are_graded_anew_by_the_users_own_code(
+    make_run: Any, stand_in: Start, chat_answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    own = GraderSpec(name="own", type="Python", grader="tests.unit.trainer_data.own_graders:Length")
+    _, before = await stage("baseline", graded_by(make_run("baseline", "first", holdout=HOLDOUT), own))
+    asked = len(server.requests)
+    monkeypatch.setattr(grading.own, "_loaded", lambda name: lambda output, reference: (0.75, "new code"))
+    _, after = await stage("baseline", graded_by(make_run("baseline", "second", holdout=HOLDOUT), own))
+    assert (before.summary["score"], after.summary["score"]) == (0.5, 0.75)
+    assert (after.summary["cached"], len(server.requests)) == (True, asked)
+
+
+@pytest.mark.parametrize(
+    ("reference", "opened", "score", "reason"),
+    [
+        ("at", False, (0.5 * 0.25) ** 0.5, "perplexity 2.83"),
+        ("a", True, 0.5, "perplexity 2"),
+        ("aaaaaaaabb", False, 0.5, "perplexity 2"),
+        ("tax", False, None, "the prompt is too long"),
+        ("", False, None, "the expected output is empty"),
+    ],
+    ids=["the mean over the tokens", "after the reasoning", "the first maxTokens", "refused", "empty"],
+)
+async def test_perplexity_is_how_likely_the_reference_is(
+    make_run: Any,
+    stand_in: Start,
+    chat_answer: Answer,
+    reference: str,
+    opened: bool,
+    score: float,
+    reason: str,
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    rows = [{**row, "reference": reference, "opened": opened} for row in HOLDOUT[:1]]
+    graders = (
+        GraderSpec(name="format", type="JsonSchema", schema="{}"),
+        GraderSpec(name="p", type="Perplexity"),
+    )
+    run = graded_by(make_run("baseline", holdout=rows), *graders)
+    await stage("baseline", run)
+    [path] = (run.workspace.results_dir / "rows").iterdir()
+    grade = json.loads(path.read_text())["grades"]["p"]
+    assert (grade["score"], grade["reason"]) == (score and pytest.approx(score), reason)
+    prefix = "question 0" + ("\n</think>\n\n" if opened else "")
+    first = [body for body in server.completed if "".join(map(chr, body["prompt"])) == prefix]
+    assert [body["allowed_token_ids"] for body in first] == ([[ord(reference[0])]] if reference else [])
+    assert all(
+        body.items() >= {**GREEDY, "max_tokens": 1, "logprobs": 0}.items() for body in server.completed
+    )
+
+
+async def test_calls_are_read_in_the_syntax_of_the_template(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    call = '<tool_call>\n{"name": "tide", "arguments": {"port": "%s"}}\n</tool_call>'
+    await stand_in(lambda _: chat_answer("Let me look.\n" + call % "Bergen"))
+    syntax = {"before": '<tool_call>\n{"name": "', "opening": '", "arguments": '}
+    rows = [
+        {**row, "reference": call % ("Bergen" if place % 4 else "Oslo"), "callSyntax": syntax}
+        for place, row in enumerate(HOLDOUT)
+    ]
+    tool_call = GraderSpec(name="calls", type="ToolCall")
+    _, result = await stage("baseline", graded_by(make_run("baseline", holdout=rows), tool_call))
+    assert result.summary["score"] == 0.75
+
+
 @pytest.mark.parametrize(
     "engine",
     [
@@ -196,6 +274,26 @@ async def test_the_tuned_model_is_compared_row_by_row(
     assert (result.summary["base"]["score"], result.summary["tuned"]["score"]) == (0.0, 1.0)
     assert result.summary["graders"]["exact"] == {"base": 0.0, "tuned": 1.0}
     assert server.loaded == [{"lora_name": "tuned", "lora_path": str(run.workspace.adapter_dir)}]
+
+
+async def test_the_report_of_prepare_is_completed_by_the_evaluation(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    await stand_in(lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("no"))
+    run = make_run("evaluate", holdout=HOLDOUT)
+    write_reports(run.workspace, clean())
+    run.workspace.related.write_text(json.dumps(Related("r0", 1, ((7, 0.8),)).to_json()))
+    await stage("baseline", run)
+    _, result = await stage("evaluate", run)
+    report = read_report(run.workspace)
+    assert report is not None
+    assert report.evaluation is not None
+    assert report.evaluation.verdict == result.summary["verdict"]
+    assert report.evaluation.tuned.score == result.summary["tuned"]["score"]
+    assert (report.evaluation.outcomes["win"], len(report.evaluation.shown)) == (60, 60)
+    assert report.evaluation.shown[0].related[0].row == 7
+    assert report.datasets == clean().datasets
+    assert "The tuned model is better than its base" in run.workspace.report_html.read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ PROCESSOR_FILES = (
     "processor_config.json",
     "video_preprocessor_config.json",
 )
+# Says under which licence the model may be used.
+CARD = "README.md"
 # How a model is used: configuration, tokenizer, templates, processors
 DESCRIPTION_FILES = TEXT_FILES + PROCESSOR_FILES
 

@@ -88,6 +88,10 @@ class ChatTokenizer:
         """What one token stands for, special tokens as they are written."""
         return str(self._backend.decode([token], skip_special_tokens=False))
 
+    def without_special(self, text: str) -> str:
+        """Rendered text as the engine answers with it."""
+        return str(self._backend.decode(self.encode(text), skip_special_tokens=True))
+
     def tokens_beyond_vocabulary(self) -> list[str]:
         """Added tokens that the base model has no embedding for."""
         if self.vocabulary is None:

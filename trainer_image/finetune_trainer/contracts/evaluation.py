@@ -17,7 +17,9 @@ GraderType = Literal[
     "Regex",
     "FieldMatch",
     "JsonSchema",
+    "ToolCall",
     "Similarity",
+    "Perplexity",
     "Python",
     "JudgeCriteria",
     "JudgePairwise",
@@ -35,14 +37,16 @@ SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Regex": (("pattern",), ()),
     "FieldMatch": (("fields",), ("pattern", "tolerance")),
     "JsonSchema": (("schema_text",), ()),
+    "ToolCall": ((), ()),
     "JudgeCriteria": (("criteria",), ()),
     "JudgePairwise": (("criteria",), ()),
     "Similarity": (("metric",), ()),
+    "Perplexity": ((), ()),
     "Python": (("grader",), ()),
     "CodeAssert": ((), ("tests", "timeout_seconds")),
 }
 # Types whose score says too little about whether an answer is right to decide anything.
-SECONDARY: frozenset[GraderType] = frozenset({"Similarity"})
+SECONDARY: frozenset[GraderType] = frozenset({"Similarity", "Perplexity"})
 _ALL_SETTINGS = sorted({name for needed, optional in SETTINGS.values() for name in needed + optional})
 
 
@@ -99,6 +103,10 @@ class GateSpec(Document):
     min_delta: Annotated[Decimal, Field(ge=0, le=1)] | None = None
 
 
+# A spec is no place for secrets: no user names, no query.
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+
+
 class SuiteSpec(Document):
     """Questions outside of the task; the grader's margin is how much of the score may be lost on them."""
 
@@ -140,7 +148,7 @@ class JudgeSpec(Document):
     Its API key is mounted (sources/credentials.py), never written here.
     """
 
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+    url: Url
     model: str = Field(min_length=1)
     price_per_million_input_tokens: Annotated[Decimal, Field(ge=0)] | None = None
     price_per_million_output_tokens: Annotated[Decimal, Field(ge=0)] | None = None
@@ -171,6 +179,26 @@ class JudgeSpec(Document):
         return (given * input_tokens + written * output_tokens) / 1_000_000
 
 
+class MlflowSpec(Document):
+    """The MLflow tracking server that gets a run; its token is mounted."""
+
+    tracking_uri: Url
+    experiment: str = Field(min_length=1)
+
+
+class OpenTelemetrySpec(Document):
+    """The collector that gets a span for each answer, by OTLP over HTTP; its token is mounted."""
+
+    endpoint: Url
+
+
+class ExportSpec(Document):
+    """Where publish sends the evaluation."""
+
+    mlflow: MlflowSpec | None = None
+    open_telemetry: OpenTelemetrySpec | None = None
+
+
 class EvaluationSpec(Document):
     """The hold-out and how it is scored."""
 
@@ -183,6 +211,7 @@ class EvaluationSpec(Document):
     rivals: tuple[RivalSpec, ...] | None = Field(None, max_length=4)
     engine_profile: str | None = None
     judge: JudgeSpec | None = None
+    export: ExportSpec | None = None
 
     @model_validator(mode="after")
     def _primary_is_a_grader(self) -> "EvaluationSpec":

@@ -26,7 +26,7 @@ class ManifestLora(Document):
 
 
 class ManifestFile(Document):
-    """One published file."""
+    """One published file; `path` is relative to the folder of the manifest."""
 
     path: str
     sha256: Hex
@@ -51,6 +51,8 @@ class ManifestJob(Document):
 class AdapterManifest(Document):
     """What was published, from what, and how good it is. Its own sha256 is the adapter's digest.
 
+    `files` are what a server needs and copies. `documents` are for people and programs that want to know how
+    good it is (model card, report, traces); nobody refuses a publication because one of them was edited.
     `chat_template_kwargs` are what the chat template got in training: every later prompt needs them too.
     """
 
@@ -61,6 +63,7 @@ class AdapterManifest(Document):
     base_model: ManifestBase
     adapter: ManifestLora | None = None
     files: tuple[ManifestFile, ...]
+    documents: tuple[ManifestFile, ...] = ()
     data: DataDigests
     chat_template_kwargs: dict[str, bool | str] = Field(default_factory=dict)
     training: dict[str, Any]

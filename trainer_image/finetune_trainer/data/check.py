@@ -8,7 +8,7 @@ from finetune_trainer.chat.options import TemplateOptions, decide
 from finetune_trainer.chat.tokenizer import ChatTokenizer, render_problem
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec
 from finetune_trainer.data import rules
-from finetune_trainer.data.corpus.facts import measure
+from finetune_trainer.data.corpus.facts import Facts, measure
 from finetune_trainer.data.corpus.rules import corpus_findings, holdout_findings
 from finetune_trainer.data.corpus.semantic import embedding_matrix, leak_semantic
 from finetune_trainer.data.corpus.texts import held_out
@@ -62,11 +62,19 @@ def check_corpus(train: Loaded, surveyed: Survey, epochs: float) -> list[Finding
     return corpus_findings(surveyed.facts, train.rows, surveyed.context, surveyed.near, epochs)
 
 
+def measure_holdout(surveyed: Survey, holdout: Sequence[HoldoutRow]) -> Facts:
+    """What the rules and `related_rows` need to know about each hold-out row."""
+    return measure([held_out(row) for row in holdout], surveyed.context)
+
+
 def check_holdout(
-    train: Loaded, surveyed: Survey, holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpec] = ()
+    train: Loaded,
+    surveyed: Survey,
+    holdout: Sequence[HoldoutRow],
+    facts: Facts,
+    graders: Sequence[GraderSpec] = (),
 ) -> list[Finding]:
     """Rules 36 to 39 and 41 to 44: the hold-out beside the training rows, and its expected answers."""
-    facts = measure([held_out(row) for row in holdout], surveyed.context)
     return holdout_findings(surveyed.facts, train.rows, holdout, facts, surveyed.context, graders)
 
 
@@ -99,7 +107,7 @@ def check_references(
     """Rule 25 about the expected answers: longer than evaluation.maxTokens, right ones would be cut."""
     decides = evaluation.primary_grader
     texts = [
-        "" if reference_problem(decides, row.reference) else ideal_output(decides, row.reference)
+        row.reference if reference_problem(decides, row.reference) else ideal_output(decides, row.reference)
         for row in holdout
     ]
     sizes = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, special=False)]

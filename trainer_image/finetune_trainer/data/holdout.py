@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from finetune_trainer.chat.calls import Call, CallSyntax, learn, read_calls
+from finetune_trainer.chat.messages import calls_of
 from finetune_trainer.chat.reasoning import opens, split_reasoning
 from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data.findings import Finding, Severity, found, name_rows
 from finetune_trainer.data.formats import Row
 from finetune_trainer.data.spellings import Message
-from finetune_trainer.grading import DEFERRED, grade_reference, reference_problem
+from finetune_trainer.grading import DEFERRED, as_read, grade_reference, reference_problem
 from finetune_trainer.words import plural
 
 _TOO_FEW = 50
 _FEW = 100
 _CUT_SHARE = 0.05  # of right answers that may be cut
+_ASKED_FOR: Message = {"role": "user", "content": "A question"}
 _ASKED = 20  # rows whose prompts the engine is asked for before it is scored
 
 
@@ -32,6 +35,8 @@ class HoldoutRow:
     prompt_ids: tuple[int, ...] = ()  # of the first rows: what the engine must see
     opened: bool = False  # the prompt ends inside a reasoning block
     tests: str | None = None  # code that an answer has to pass
+    answer: Message | None = None  # the closing turn that the reference is taken from
+    syntax: CallSyntax | None = None  # how the template writes calls, where the row offers functions
 
     def to_json(self) -> dict[str, Any]:
         """The row as holdout.jsonl holds it."""
@@ -42,6 +47,7 @@ class HoldoutRow:
             "promptIds": list(self.prompt_ids),
             "opened": self.opened,
             "tests": self.tests,
+            "callSyntax": self.syntax.to_json() if self.syntax else None,
         }
         return row | {key: value for key, value in optional.items() if value}
 
@@ -52,7 +58,48 @@ def split_reference(row: Row) -> HoldoutRow:
     if last["role"] != "assistant":
         return HoldoutRow(row.number, row.id, row.messages, "", row.group, row.tools, tests=row.tests)
     _, reference = split_reasoning(last.get("content") or "")
-    return HoldoutRow(row.number, row.id, tuple(before), reference, row.group, row.tools, tests=row.tests)
+    return HoldoutRow(
+        row.number, row.id, tuple(before), reference, row.group, row.tools, answer=last, tests=row.tests
+    )
+
+
+def with_calls(tokenizer: ChatTokenizer, rows: Sequence[HoldoutRow]) -> list[HoldoutRow]:
+    """The rows, with calls in expected answers as the model is to write them, and how to read them there."""
+    tools = next((row.tools for row in rows if row.tools), ())
+    if not tools or not tokenizer.has_template:
+        return list(rows)
+    syntax = learn(lambda calls: _answer_text(tokenizer, (_ASKED_FOR,), _calling(calls), tools))
+    return [_with_calls(tokenizer, row, syntax) if row.tools else row for row in rows]
+
+
+def _with_calls(tokenizer: ChatTokenizer, row: HoldoutRow, syntax: CallSyntax | None) -> HoldoutRow:
+    names = [call["name"] for call in calls_of(row.answer)] if row.answer else []
+    if not names or row.answer is None:
+        return replace(row, syntax=syntax)
+    try:
+        reference = _answer_text(tokenizer, row.messages, row.answer, row.tools)
+    except Exception:  # a template may raise anything
+        return row
+    if syntax is None or [call.name for call in read_calls(syntax, reference)] != names:
+        syntax = None  # the template cannot write these calls, such as two at once: rule 42 tells it
+    return replace(row, syntax=syntax, reference=reference)
+
+
+def _answer_text(
+    tokenizer: ChatTokenizer, asked: Sequence[Message], answer: Message, tools: Sequence[dict[str, Any]]
+) -> str:
+    """What the engine gives of an answer that is written as the template writes it, without its reasoning."""
+    written = tokenizer.written([*asked, answer], tools).answer
+    return split_reasoning(tokenizer.without_special(written))[1]
+
+
+def _calling(calls: Sequence[Call]) -> Message:
+    # Some templates take ids of nine letters only.
+    functions = [
+        {"id": f"abcdefgh{place}", "type": "function", "function": call.to_json()}
+        for place, call in enumerate(calls)
+    ]
+    return {"role": "assistant", "content": "", "tool_calls": functions}
 
 
 def with_prompts(tokenizer: ChatTokenizer, rows: Sequence[HoldoutRow], *, fixed: bool) -> list[HoldoutRow]:
@@ -95,7 +142,10 @@ def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpe
         (row.number, grader.name, problem)
         for row in holdout
         for grader in graders
-        if (problem := _missing_tests(grader, row) or reference_problem(grader, row.reference))
+        if (
+            problem := _missing_tests(grader, row)
+            or reference_problem(grader, as_read(grader, row.reference, row.syntax))
+        )
     ]
     if not wrong:
         return None
@@ -124,8 +174,8 @@ def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[Grader
         for grader in graders
         if row.reference
         and grader.type not in DEFERRED
-        and reference_problem(grader, row.reference) is None
-        and (result := grade_reference(grader, row.reference)).score != 1
+        and reference_problem(grader, reference := as_read(grader, row.reference, row.syntax)) is None
+        and (result := grade_reference(grader, reference)).score != 1
     ]
     if not wrong:
         return None

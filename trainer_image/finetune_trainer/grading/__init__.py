@@ -7,6 +7,7 @@ gives no score at all: such a row is ungraded, never 0.
 from finetune_trainer.grading.graders import (
     DEFERRED,
     NOT_YET,
+    as_read,
     grade,
     grade_reference,
     ideal_output,
@@ -19,6 +20,7 @@ __all__ = [
     "DEFERRED",
     "NOT_YET",
     "Grade",
+    "as_read",
     "grade",
     "grade_reference",
     "ideal_output",

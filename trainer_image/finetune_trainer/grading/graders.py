@@ -1,5 +1,6 @@
 """The types of graders, and how every one of them is called."""
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -7,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from finetune_trainer.chat.calls import CallSyntax, read_calls
 from finetune_trainer.contracts import GraderSpec, GraderType
-from finetune_trainer.grading import own, similarities, structures, texts
+from finetune_trainer.grading import calls, own, similarities, structures, texts
 from finetune_trainer.grading.grades import Grade, ungraded
 
 # Types that need a network or a pod of their own: their rows are graded after all answers are stored.
-DEFERRED: frozenset[GraderType] = frozenset({"JudgeCriteria", "JudgePairwise", "CodeAssert"})
+DEFERRED: frozenset[GraderType] = frozenset({"Perplexity", "JudgeCriteria", "JudgePairwise", "CodeAssert"})
 NOT_YET = "not graded yet"
 _SECONDS = 5.0  # for one row
 
@@ -23,6 +25,10 @@ def _no_problem(_spec: GraderSpec) -> None:
 
 def _judges_any(_spec: GraderSpec, _reference: str) -> None:
     return None
+
+
+def _later(_spec: GraderSpec, _output: str, _reference: str) -> Grade:
+    return ungraded(NOT_YET)
 
 
 def _itself(_spec: GraderSpec, reference: str) -> str:
@@ -46,7 +52,9 @@ _TYPES: dict[GraderType, _Type] = {
     "Regex": _Type(texts.matches, texts.pattern_problem),
     "FieldMatch": _Type(structures.field_match, structures.fields_problem, structures.no_fields),
     "JsonSchema": _Type(structures.json_schema, structures.schema_problem),
+    "ToolCall": _Type(calls.tool_call, reference=calls.no_calls),
     "Similarity": _Type(similarities.similarity, reference=texts.no_text),
+    "Perplexity": _Type(_later, reference=texts.no_text),
     "Python": _Type(own.own, own.class_problem),
 }
 
@@ -75,7 +83,8 @@ def settings_problem(spec: GraderSpec) -> str | None:
 
 def reference_problem(spec: GraderSpec, reference: str) -> str | None:
     """Why `reference` gives this grader no ground truth, or None (rule 42 of the data checks)."""
-    return None if spec.type in DEFERRED else _TYPES[spec.type].reference(spec, reference)
+    known = _TYPES.get(spec.type)
+    return known.reference(spec, reference) if known else None
 
 
 def ideal_output(spec: GraderSpec, reference: str) -> str:
@@ -86,6 +95,16 @@ def ideal_output(spec: GraderSpec, reference: str) -> str:
 def grade_reference(spec: GraderSpec, reference: str) -> Grade:
     """The grade of the output that the reference asks for; unless it is full marks, one of them is wrong."""
     return grade(spec, ideal_output(spec, reference), reference)
+
+
+def as_read(spec: GraderSpec, text: str, syntax: CallSyntax | None) -> str:
+    """A text as this type of grader reads it: for ToolCall the calls in it, as a JSON list."""
+    if spec.type != "ToolCall" or syntax is None:
+        return text
+    try:
+        return json.dumps([call.to_json() for call in read_calls(syntax, text)], ensure_ascii=False)
+    except RecursionError:
+        return text  # no list of calls: too deep to be compared
 
 
 @contextmanager

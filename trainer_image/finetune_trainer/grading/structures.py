@@ -166,6 +166,8 @@ def _first_error(spec: GraderSpec, value: Any) -> Any:
 def _validator(schema_text: str) -> Any:
     """A validator that resolves references only inside the schema: grading never opens a connection."""
     schema = json.loads(schema_text)
+    if not isinstance(schema, dict | bool):
+        raise jsonschema.SchemaError("a schema is an object, true or false")
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     kind.check_schema(schema)
     return kind(schema, registry=Registry())

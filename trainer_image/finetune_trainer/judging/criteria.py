@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.grading import Grade, scored
-from finetune_trainer.judging.prompts import JudgeQuestion, judge_messages, object_schema, read_object
+from finetune_trainer.judging.prompts import (
+    JudgeQuestion,
+    judge_messages,
+    object_schema,
+    read_object,
+    row_texts,
+)
 from finetune_trainer.scoring.endpoint import Unusable
 from finetune_trainer.words import printable
 
@@ -39,7 +45,7 @@ def criteria_question(
         f"keys {', '.join(names)}, each once, and each of them has first `reason`, one sentence, and then "
         '`met`, true or false: {"c1": {"reason": "...", "met": true}, ...}'
     )
-    texts = {"task": task, "reference": reference, "answer": answer}
+    texts = row_texts(task, reference, answer=answer)
     schema = object_schema(dict.fromkeys(names, _ENTRY))
     return JudgeQuestion(judge_messages(_DUTY, texts, asked), schema, lambda text: _read(text, names))
 

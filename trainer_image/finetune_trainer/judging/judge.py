@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 from finetune_trainer.contracts import JudgeSpec
 from finetune_trainer.judging.prompts import JudgeQuestion
 from finetune_trainer.judging.replies import Replies, reply_key
-from finetune_trainer.scoring.endpoint import Completion, Endpoint, EndpointFailed, Unusable, Usage
+from finetune_trainer.scoring.endpoint import (
+    Completion,
+    Endpoint,
+    EndpointFailed,
+    RequestRefused,
+    Unusable,
+    Usage,
+)
 
 _MOST_TOKENS = 4096  # of a reply, reasoning included
 FIRST_WAIT = 1.0  # seconds before the second try
@@ -86,11 +93,11 @@ class Judge:
             self._check_bounds()
             try:
                 async with asyncio.timeout_at(self._deadline):
-                    found = await self._endpoint.ask(question.messages, parameters, read)
+                    found = await self._endpoint.ask({"messages": question.messages}, parameters, read)
             except TimeoutError as error:
                 raise NotJudged(self._too_long()) from error
             except EndpointFailed as error:
-                self._failures += 1
+                self._failures += not isinstance(error, RequestRefused)
                 raise NotJudged(f"the judge did not judge it: {error}") from error
         self._failures = 0
         return found

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_trainer.grading import Grade, scored
-from finetune_trainer.judging.prompts import JudgeQuestion, judge_messages, object_schema, read_object
+from finetune_trainer.judging.prompts import (
+    JudgeQuestion,
+    judge_messages,
+    object_schema,
+    read_object,
+    row_texts,
+)
 from finetune_trainer.scoring.endpoint import Unusable
 from finetune_trainer.words import printable
 
@@ -51,7 +57,7 @@ def pairwise_question(
         f"An answer is better by these criteria:\n{listed}\n\nReply with one JSON object and nothing else, "
         'first the reason, one sentence, then the winner, A, B or tie: {"reason": "...", "winner": "A"}'
     )
-    texts = {"task": task, "reference": reference, "answer A": first, "answer B": second}
+    texts = row_texts(task, reference, answer_A=first, answer_B=second)
     return JudgeQuestion(judge_messages(_DUTY, texts, asked), _SCHEMA, _read)
 
 

@@ -53,6 +53,12 @@ def enclosed(texts: Mapping[str, str]) -> str:
     return "\n\n".join(parts)
 
 
+def row_texts(task: str, reference: str, **answers: str) -> dict[str, str]:
+    """The texts of a row by their names; a row may have no reference."""
+    known = {"task": task, "reference": reference} if reference else {"task": task}
+    return known | {name.replace("_", " "): text for name, text in answers.items()}
+
+
 def conversation(messages: Sequence[Mapping[str, Any]]) -> str:
     """The prompt of a row as a judge reads it: each message under its role."""
     return "\n\n".join(f"[{message.get('role')}]\n{_said(message)}" for message in messages)

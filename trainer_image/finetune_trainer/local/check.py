@@ -13,7 +13,13 @@ from finetune_trainer.base.headers import read_fingerprint
 from finetune_trainer.base.shape import read_base
 from finetune_trainer.chat.options import TemplateOptions
 from finetune_trainer.chat.tokenizer import ChatTokenizer, load_tokenizer
-from finetune_trainer.data.check import check_corpus, check_holdout, check_tokenizer, template_options
+from finetune_trainer.data.check import (
+    check_corpus,
+    check_holdout,
+    check_tokenizer,
+    measure_holdout,
+    template_options,
+)
 from finetune_trainer.data.findings import Finding, errors
 from finetune_trainer.data.holdout import split_reference
 from finetune_trainer.data.load import Loaded, Watch, load_files
@@ -108,7 +114,7 @@ def _check(
     if model and surveyed.tokens:
         findings += surveyed.tokens.findings(model.tokenizer, model.target.limit)
     if held:
-        findings += check_holdout(train, surveyed, held)
+        findings += check_holdout(train, surveyed, held, measure_holdout(surveyed, held))
     return _Checked(train, holdout, surveyed, findings)
 
 

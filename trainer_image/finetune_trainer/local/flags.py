@@ -13,6 +13,7 @@ _WITHOUT_JOB = (
 )  # fmt: skip
 _WITH_JOB = ("data", "holdout")  # they stand in for the job's sources
 _GPU = ("gpu", "gpu_types", "gpu_memory_gib", "gpu_peak_tflops", "price_per_hour")
+_WITH_ENDPOINT = ("model", "against", "api_key_env", "judge_key_env", "holdout", "rows")
 _WITH_WORK = ("model", "data", "holdout", "gpus", "nodes", *_GPU)  # what a pod knows by itself
 
 
@@ -72,6 +73,23 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
 
 
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of evaluate on a laptop, beside those of the stage."""
+    add = parser.add_argument_group("without a cluster").add_argument
+    text = (
+        "root of an OpenAI-compatible API, as https://HOST/v1: score what it serves by a FineTuneJob in YAML"
+    )
+    add("--endpoint", metavar="URL", help=text)
+    add("--model", metavar="NAME", help="the model to score there")
+    add("--against", metavar="NAME", help="another model there, the one to beat: compares both row by row")
+    add("--api-key-env", metavar="VAR", help="environment variable that holds the endpoint's API key")
+    add("--judge-key-env", metavar="VAR", help="environment variable that holds the API key of the judge")
+    add("--holdout", type=Path, metavar="PATH", help="read these held-out rows instead of the job's source")
+    text = "write the model's scores, a line for each graded row, for `compare`"
+    add("--rows", type=Path, metavar="FILE", help=text)
+    _add_output(parser)
+
+
 def add_gpu_arguments(parser: argparse._ActionsContainer) -> None:
     """Which GPUs a plan is for."""
     add = parser.add_argument
@@ -103,6 +121,11 @@ def refuse_misplaced(options: argparse.Namespace) -> None:
 def refuse_without_work(options: argparse.Namespace) -> None:
     """UserError for a flag of `prepare` that would do nothing in a pod."""
     _refuse(options, _WITH_WORK, "needs --work DIR")
+
+
+def refuse_without_endpoint(options: argparse.Namespace) -> None:
+    """UserError for a flag of `evaluate` that would do nothing in a pod."""
+    _refuse(options, _WITH_ENDPOINT, "needs --endpoint URL")
 
 
 def refuse_flags_of_gpus(options: argparse.Namespace, why: str) -> None:

@@ -7,7 +7,7 @@ from finetune_trainer.base.config import read_base_config
 from finetune_trainer.base.headers import Tensor
 from finetune_trainer.base.shape import BaseModel, read_base
 from finetune_trainer.base.trainable import refuse_untrainable
-from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, GpuSpec, Job
+from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, EvaluationSpec, GpuSpec, Job
 from finetune_trainer.data.load import Loaded, Watch, load, load_files
 from finetune_trainer.data.questions.suites import load_suite
 from finetune_trainer.errors import UserError
@@ -74,6 +74,13 @@ def load_local_data(job: Job, options: argparse.Namespace, scratch: Path, watch:
     within_reach = [suite for suite in (evaluation.suites if evaluation else ()) if _in_reach(suite.dataset)]
     suites = {suite.name: load_suite(suite, scratch / "suites" / suite.name, watch) for suite in within_reach}
     return Data(train, holdout, job.spec.dataset.severities or {}, suites)
+
+
+def load_local_holdout(
+    evaluation: EvaluationSpec, options: argparse.Namespace, scratch: Path, watch: Watch
+) -> Loaded:
+    """The hold-out alone; UserError when it is neither within reach nor stood in for."""
+    return _load(evaluation.dataset, options.holdout, "holdout", scratch, watch)
 
 
 def find_local_base(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Base:

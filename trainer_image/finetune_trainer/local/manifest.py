@@ -25,6 +25,9 @@ _OF_THE_CLUSTER = {
     ("evaluation", "regression", "suites"): set(),
     ("evaluation", "regression", "suites", "dataset"): {"credentialsSecretRef"},
     ("evaluation", "judge"): {"credentialsSecretRef"},
+    ("evaluation", "export"): set(),
+    ("evaluation", "export", "mlflow"): {"credentialsSecretRef"},
+    ("evaluation", "export", "openTelemetry"): {"credentialsSecretRef"},
     ("resources",): {"gpuType", "spot", "cpu", "memory", "sharedMemory"},
 }
 

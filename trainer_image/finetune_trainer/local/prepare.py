@@ -10,8 +10,9 @@ from finetune_trainer.local.job import find_local_base, load_local_data, read_lo
 from finetune_trainer.local.progress import terminal_progress
 from finetune_trainer.local.verdict import conclude, judge
 from finetune_trainer.report.document import Report
+from finetune_trainer.report.store import write_reports
 from finetune_trainer.report.terminal import print_report
-from finetune_trainer.stages.prepare import discard_rows, examine_and_write, write_reports
+from finetune_trainer.stages.prepare import discard_rows, examine_and_write
 from finetune_trainer.workspace import Workspace
 
 

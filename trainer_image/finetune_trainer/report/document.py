@@ -1,4 +1,4 @@
-"""report.json: what is known about a job before any GPU is touched (trainer -> users, operator)."""
+"""report.json: what is known about a job before any GPU is touched, and how it ended (trainer -> users)."""
 
 from itertools import pairwise
 from typing import Any, Literal, Self
@@ -8,6 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_trainer.contracts.document import Digest, Document
 from finetune_trainer.data.findings import Finding, Override
+from finetune_trainer.evaluation.document import Evaluation
 
 _SMALLEST_SHOWN = 0.05  # GiB
 
@@ -209,3 +210,4 @@ class Report(Document):
     lora: dict[str, Any] | None = None
     advice: tuple[Advice, ...] = ()
     overrides: dict[str, Override] = Field(default_factory=dict)
+    evaluation: Evaluation | None = None

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from finetune_trainer.evaluation.document import Evaluation
 from finetune_trainer.report.document import DataSummary, Estimate, MemoryPlan, Report
-from finetune_trainer.words import duration, gib, money, number, plural, share
+from finetune_trainer.words import duration, gib, money, number, percent, plural, points, share
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Figure:
 
 
 def key_figures(report: Report) -> list[Figure]:
-    """Those that are known, from the data to the price."""
+    """Those that are known, from the result over the data to the price."""
     train, holdout = report.datasets.train, report.datasets.holdout
     figures = [
         Figure("Training rows", number(train.rows), plural(len(train.files), "file") if train.files else ""),
@@ -27,7 +28,19 @@ def key_figures(report: Report) -> list[Figure]:
         _time(report.estimate) if report.estimate else None,
         _cost(report.estimate) if report.estimate else None,
     ]
-    return [figure for figure in figures if figure is not None]
+    results = _results(report.evaluation) if report.evaluation else []
+    return [*results, *(figure for figure in figures if figure is not None)]
+
+
+def _results(evaluation: Evaluation) -> list[Figure]:
+    base, tuned, delta = evaluation.base, evaluation.tuned, evaluation.delta
+    share_graded = "" if evaluation.graded_share is None else f"{percent(evaluation.graded_share)} graded"
+    return [
+        Figure("Base", percent(base.score), f"{percent(base.low)} to {percent(base.high)}"),
+        Figure("Tuned", percent(tuned.score), f"{percent(tuned.low)} to {percent(tuned.high)}"),
+        Figure("Difference", points(delta.score), f"{points(delta.low)} to {points(delta.high)}"),
+        Figure("Rows compared", number(evaluation.rows), share_graded),
+    ]
 
 
 def _tokens(train: DataSummary) -> Figure | None:

@@ -1,14 +1,22 @@
-"""report.html: the report as one page that loads nothing from elsewhere and runs no script."""
+"""report.html: the report as one page that loads nothing from elsewhere.
 
+Its one script filters the rows of an evaluation; the page names its digest, so that no other one runs.
+"""
+
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from functools import cache
+from hashlib import sha256
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from finetune_trainer import words
-from finetune_trainer.data.findings import Finding
+from finetune_trainer.data.findings import Finding, name_rows
+from finetune_trainer.evaluation import drawings
+from finetune_trainer.evaluation.document import Evaluation
 from finetune_trainer.report import plots
 from finetune_trainer.report.document import Duplicates, Estimate, Example, Lengths, MemoryPlan, Report
 from finetune_trainer.report.figures import key_figures
@@ -21,6 +29,7 @@ _GROUPS = {"error": "Errors", "warning": "Warnings", "info": "For information"}
 
 def report_html(report: Report) -> str:
     """The page; everything that comes from data is escaped by the template."""
+    script = _script() if report.evaluation and report.evaluation.shown else ""
     return _template().render(
         report=report,
         readiness=readiness(report),
@@ -30,7 +39,14 @@ def report_html(report: Report) -> str:
         drawings=_drawings(report),
         tokens=abbreviated(report.example.tokens) if report.example else [],
         settings=_settings(report),
+        script=Markup(script),  # noqa: S704 (our own file)
+        script_digest=b64encode(sha256(script.encode()).digest()).decode(),
     )
+
+
+@cache
+def _script() -> str:
+    return files("finetune_trainer.report").joinpath("templates/filter.js").read_text(encoding="utf-8")
 
 
 @cache
@@ -44,11 +60,17 @@ def _template() -> Template:
     )
     environment.filters |= {
         "number": words.number, "gib": words.gib, "money": words.money, "duration": words.duration,
-        "visible": visible, "printable": words.printable,
+        "percent": words.percent, "points": words.points,
+        "visible": visible, "printable": words.printable, "lines": _lines,
     }  # fmt: skip
     environment.tests["gap"] = lambda piece: isinstance(piece, Gap)
-    environment.globals |= {"share": words.share, "plural": words.plural}
+    environment.globals |= {"share": words.share, "plural": words.plural, "name_rows": name_rows}
     return environment.get_template("report.html")
+
+
+def _lines(text: str) -> str:
+    """A text of several lines without other control characters."""
+    return words.printable(text, keep="\n\t")
 
 
 def _grouped(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
@@ -74,8 +96,17 @@ def _drawings(report: Report) -> dict[str, Markup]:
         drawn["memory"] = _memory(report.memory)
     if report.estimate and (cost := _cost(report.estimate)):
         drawn["cost"] = cost
+    if report.evaluation:
+        drawn |= _evaluation_drawings(report.evaluation)
     # plots escapes every text that it draws, so its drawings are markup.
     return {name: Markup(drawing) for name, drawing in drawn.items()}  # noqa: S704
+
+
+def _evaluation_drawings(evaluation: Evaluation) -> dict[str, str]:
+    drawn = {"scores": drawings.scores(evaluation), "difference": drawings.difference(evaluation)}
+    if (curves := evaluation.curves) and curves.loss:
+        drawn |= {"loss": drawings.loss(curves), "learning_rate": drawings.learning_rate(curves)}
+    return drawn
 
 
 def _length_drawings(lengths: Lengths) -> dict[str, str]:

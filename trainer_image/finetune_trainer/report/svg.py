@@ -34,6 +34,11 @@ def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="{kind}" x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}"/>'
 
 
+def curve(kind: str, points: Iterable[tuple[float, float]]) -> str:
+    """A line through points (x, y)."""
+    return f'<polyline class="{kind}" points="{" ".join(f"{x:.2f},{y:.2f}" for x, y in points)}"/>'
+
+
 def dot(kind: str, x: float, y: float, radius: float) -> str:
     """A filled circle."""
     return f'<circle class="{kind}" cx="{x:.2f}" cy="{y:.2f}" r="{radius:.2f}"/>'

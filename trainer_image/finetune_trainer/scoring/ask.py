@@ -1,19 +1,17 @@
 """Ask one model all questions of a set at once, and grade what it answers."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.progress import ProgressServer
-from finetune_trainer.scoring.client import Answer, Engine, Refused
+from finetune_trainer.scoring.client import CONCURRENCY, Answer, Engine, Refused, all_of
 from finetune_trainer.scoring.drift import check_rendering
+from finetune_trainer.scoring.perplexity import grade_perplexity
 from finetune_trainer.scoring.question_sets import QuestionSet
 from finetune_trainer.scoring.rows import GradedRow, Question, graded
-
-# Enough to fill the engine's batches; it queues what it cannot run.
-CONCURRENCY = 32
 
 
 async def answer_sets(
@@ -58,20 +56,10 @@ async def answer_all(
         done(next(finished))
         return graded(question, answer, evaluation.graders)
 
-    rows = await _all(map(one, questions))
+    rows = await all_of(map(one, questions))
     if rows and all(row.problem for row in rows):
         raise UserError(f"The engine refused every prompt of {title}; it said: {rows[0].problem}")
-    return rows
-
-
-async def _all(asked: Iterable[Coroutine[None, None, GradedRow]]) -> list[GradedRow]:
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in asked]
-    except BaseExceptionGroup as failures:
-        # The stage runner knows reasons, not groups; one engine that is gone fails every row alike.
-        raise failures.exceptions[0] from failures
-    return [task.result() for task in tasks]
+    return await grade_perplexity(engine, model, questions, rows, evaluation)
 
 
 async def _answer(engine: Engine, model: str, question: Question, max_tokens: int) -> Answer | str:

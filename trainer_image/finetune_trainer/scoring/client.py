@@ -3,11 +3,11 @@
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -16,12 +16,14 @@ from finetune_trainer.chat.reasoning import with_reasoning
 from finetune_trainer.environment import hang_seconds
 from finetune_trainer.errors import Hang, StageError, UserError
 
+T = TypeVar("T")
 # Everything that generation_config.json may set and the engine would take from there.
 GREEDY = {
     "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
     "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
 SOCKET = Path("/run/engine/engine.sock")
+CONCURRENCY = 32  # enough to fill the engine's batches; it queues what it cannot run
 _ANSWER_SECONDS = 900.0  # one answer may wait behind all others on a slow machine
 _START_SECONDS = 900.0
 _TRIES = 4
@@ -52,13 +54,13 @@ class Prompt:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The part of a request that the chat template renders."""
+        """The part of a request to the engine that the chat template renders."""
+        return {**self.asked(), "chat_template_kwargs": dict(self.template_kwargs)}
+
+    def asked(self) -> dict[str, Any]:
+        """The same for any OpenAI-compatible API, which may know no template."""
         tools = {"tools": served_tools(self.tools)} if self.tools else {}
-        return {
-            "messages": requested(self.messages),
-            "chat_template_kwargs": dict(self.template_kwargs),
-            **tools,
-        }
+        return {"messages": requested(self.messages), **tools}
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,17 @@ class Engine:
         body = {"model": model, **prompt.to_json(), "add_generation_prompt": True}
         return [int(token) for token in (await self._send("POST", "/tokenize", body))["tokens"]]
 
+    async def tokens(self, model: str, text: str) -> list[int]:
+        """The tokens of a text that goes on after a prompt."""
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        return [int(token) for token in (await self._send("POST", "/tokenize", body))["tokens"]]
+
+    async def log_probability(self, model: str, prompt: Sequence[int], token: int) -> float:
+        """The log-probability that a token follows; Refused when prompt and token are too long."""
+        only = {"max_tokens": 1, "logprobs": 0, "allowed_token_ids": [token], **GREEDY}
+        answer = await self._send("POST", "/v1/completions", {"model": model, "prompt": list(prompt), **only})
+        return float(answer["choices"][0]["logprobs"]["token_logprobs"][0])
+
     async def text(self, model: str, ids: Sequence[int]) -> str:
         """The text of tokens."""
         answer = await self._send("POST", "/detokenize", {"model": model, "tokens": list(ids)})
@@ -194,6 +207,17 @@ class Engine:
                 raise Refused(_error_text(response))
         text = f"The engine failed {_TRIES} times at {path} ({problem})"
         raise EngineUnavailable(f"{text}; its container's log says why.")
+
+
+async def all_of(asked: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """The results of all, in their order; when one fails the others are ended and its error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in asked]
+    except BaseExceptionGroup as failures:
+        # The stage runner knows reasons, not groups; one engine that is gone fails every row alike.
+        raise failures.exceptions[0] from failures
+    return [task.result() for task in tasks]
 
 
 def _json(response: httpx.Response) -> Any:

@@ -11,17 +11,27 @@ from typing import Any, TypeVar
 
 import httpx
 
+from finetune_trainer.errors import UserError
+
 TRIES = 3
 _MOST_WAIT = 60.0  # seconds, whatever Retry-After asks for
 _MOST_BYTES = 1 << 20  # of an answer
 _SHOWN = 200  # characters of what a server says
 # Words by which servers name a parameter that they do not take, beside its own name.
-_OTHER_NAMES = {"response_format": ("json_schema", "structured", "guided", "grammar")}
+_OTHER_NAMES = {
+    "response_format": ("json_schema", "structured", "guided", "grammar"),
+    "max_tokens": ("context length", "completion tokens"),
+    "max_completion_tokens": ("context length", "completion tokens"),
+}
 T = TypeVar("T")
 
 
 class EndpointFailed(Exception):  # noqa: N818 - of one request; the others go on
     """A request got no usable answer, after every try; the text says why."""
+
+
+class RequestRefused(EndpointFailed):
+    """The endpoint answers and does not take this request, such as one longer than its model's context."""
 
 
 class Unusable(Exception):  # noqa: N818 - a property of one answer
@@ -40,17 +50,22 @@ class Completion:
 
 @dataclass(frozen=True)
 class Usage:
-    """What was asked of an endpoint, failed tries included; tokens as it counted them."""
+    """What was asked of an endpoint, failed tries included; tokens as it counted them.
+
+    `uncounted` are the answers whose tokens it did not count.
+    """
 
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    uncounted: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             self.requests + other.requests,
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
+            self.uncounted + other.uncounted,
         )
 
 
@@ -69,12 +84,15 @@ class _BadRequest(Exception):  # noqa: N818
 class Endpoint:
     """One model of one endpoint; an async context manager. `usage` counts what was asked so far.
 
-    `url` is the API's root, as https://host/v1; `seconds` is what one request may take.
+    `url` is the API's root, as https://host/v1; `seconds` is what one request may take. UserError for a key
+    that cannot be sent.
     """
 
     def __init__(
         self, url: str, model: str, key: str | None, seconds: float = 60.0, first_wait: float = 1.0
     ) -> None:
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise UserError(f"The API key for {url} holds characters that no key has; give the key alone.")
         self.url, self.model, self.usage = url.rstrip("/"), model, Usage()
         self._key, self._seconds, self._first_wait = key, seconds, first_wait
         self._untaken: frozenset[str] = frozenset()
@@ -92,24 +110,25 @@ class Endpoint:
 
     async def ask(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        request: Mapping[str, Any],
         parameters: Mapping[str, Any],
         read: Callable[[Completion], T],
     ) -> T:
         """What `read` makes of the answer; EndpointFailed after three tries.
 
-        `read` raises Unusable for an answer that is worth another try. A parameter that the endpoint does
-        not take is left out; once that has helped, it is left out of every later request.
+        `read` raises Unusable for an answer that is worth another try. `request` (messages, tools) is sent as
+        it is; one of the parameters that the endpoint does not take is left out, and once that has helped, it
+        is left out of every later request.
         """
         untaken = self._untaken
         while True:
-            body = {"model": self.model, "messages": list(messages), **_taken(parameters, untaken)}
+            body = {"model": self.model, **request, **_taken(parameters, untaken)}
             try:
                 found = await self._tried(body, read)
             except _BadRequest as error:
-                name = untaken_parameter(str(error), [key for key in parameters if key not in untaken])
+                name = untaken_parameter(str(error), [key for key in body if key not in ("model", *request)])
                 if name is None:
-                    raise EndpointFailed(f"it refuses the request: {error}") from error
+                    raise RequestRefused(f"it refuses the request: {error}") from error
                 untaken |= {name}
                 continue
             self._untaken |= untaken
@@ -143,7 +162,8 @@ class Endpoint:
             content = await _bounded(response)
         self._refuse_status(response, content)
         answer = completion(content)
-        self.usage += Usage(0, answer.input_tokens, answer.output_tokens)
+        counted = answer.input_tokens + answer.output_tokens > 0
+        self.usage += Usage(0, answer.input_tokens, answer.output_tokens, uncounted=not counted)
         return answer
 
     def _refuse_status(self, response: httpx.Response, content: bytes) -> None:
@@ -202,10 +222,10 @@ def _until(value: str) -> float:
 
 
 def _taken(parameters: Mapping[str, Any], untaken: frozenset[str]) -> dict[str, Any]:
-    taken = {name: value for name, value in parameters.items() if name not in untaken}
-    if "max_tokens" in untaken and "max_tokens" in parameters:
-        taken["max_completion_tokens"] = parameters["max_tokens"]  # its newer name
-    return taken
+    taken = dict(parameters)
+    if "max_tokens" in untaken and "max_tokens" in taken:
+        taken["max_completion_tokens"] = taken["max_tokens"]  # its newer name
+    return {name: value for name, value in taken.items() if name not in untaken}
 
 
 async def _bounded(response: httpx.Response) -> bytes:

@@ -16,18 +16,18 @@ from finetune_trainer.workspace import Workspace
 class QuestionSet:
     """Questions, the evaluation whose graders judge the answers, and the key that stored answers go by.
 
-    `suffix` is what the files of its answers have beside the model's name; "" for the hold-out itself.
+    `place` is where among the stored answers those to it are, before the model's name.
     """
 
     title: str
-    suffix: str
+    place: str
     questions: list[Question]
     evaluation: EvaluationSpec
     key: str
 
     def answers_of(self, model: str) -> str:
         """The first part of the name of the file with a model's answers (`base` or `tuned`)."""
-        return model + self.suffix
+        return self.place + model
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ def asked_of(
     """The questions that prepare wrote: the hold-out, the same for each rival, and each suite."""
 
     def written(path: Path, title: str, scored_by: EvaluationSpec) -> QuestionSet:
-        return _written(path, title, prepared, scored_by, engine)
+        asked = f"{path.parent.name}/{path.name}"
+        key = baseline_key(prepared.summary, scored_by, engine, prepared.files[asked])
+        questions = read_questions(path, template_kwargs(prepared.summary))
+        return QuestionSet(title, f"{path.parent.name}/{path.stem}-", questions, scored_by, key)
 
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     key = baseline_key(prepared.summary, evaluation, engine)
@@ -80,12 +83,3 @@ def stored_rows(workspace: Workspace, model: str, asked: QuestionSet) -> list[Gr
         text = f"The workspace holds no answers of the {model} model to {asked.title}"
         raise UserError(f"{text}; run the job again.")
     return rows
-
-
-def _written(
-    path: Path, title: str, prepared: Prepared, evaluation: EvaluationSpec, engine: EngineSpec | None
-) -> QuestionSet:
-    digest = prepared.files[f"{path.parent.name}/{path.name}"]
-    key = baseline_key(prepared.summary, evaluation, engine, digest)
-    questions = read_questions(path, template_kwargs(prepared.summary))
-    return QuestionSet(title, f"-{title.replace(' ', '-')}", questions, evaluation, key)

@@ -36,17 +36,18 @@ def covered(suite: SuiteSpec, *models: Answers) -> Coverage:
 
 
 def in_summary(results: Mapping[str, SuiteResult]) -> dict[str, Any]:
-    """Results as they stand in a summary: four digits."""
+    """Results as they stand in a summary: four digits; of suites without a graded row the coverage tells."""
     return {
         name: {
             "rows": result.coverage.graded,
             "base": _rounded(result.base),
             "tuned": _rounded(result.tuned),
-            "low": _rounded(result.found.low if result.found else None),
-            "margin": _rounded(result.found.margin if result.found else None),
+            "low": _rounded(result.found.low),
+            "margin": result.found.margin,
             "holds": result.holds,
         }
         for name, result in results.items()
+        if result.found
     }
 
 

@@ -1,15 +1,16 @@
 """The rows of an evaluation: answered, graded, stored."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.chat.calls import CallSyntax
 from finetune_trainer.chat.reasoning import split_reasoning
 from finetune_trainer.contracts import GraderSpec
-from finetune_trainer.files import read_json_lines, write_lines
-from finetune_trainer.grading import Grade, grade
+from finetune_trainer.files import stream_json_lines, write_lines
+from finetune_trainer.grading import Grade, as_read, grade
 from finetune_trainer.scoring.client import Answer, Prompt
 
 MANY_CUT = 0.05  # share of answers
@@ -20,7 +21,8 @@ class Question:
     """A hold-out row: prompt and expected answer.
 
     `prompt_ids` are the prompt's tokens where prepare recorded them; `opened` says that it ends inside a
-    reasoning block; `tests` is code that an answer has to pass.
+    reasoning block, `syntax` how the base's template writes calls where the row offers functions; `tests` is
+    code that an answer has to pass.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Question:
     prompt_ids: tuple[int, ...] = ()
     opened: bool = False
     group: str | None = None
+    syntax: CallSyntax | None = None
     tests: str | None = None
 
     def content(self, answer: str) -> str:
@@ -59,14 +62,20 @@ class GradedRow:
 
 def read_questions(path: Path, template_kwargs: Mapping[str, Any]) -> list[Question]:
     """The hold-out that prepare wrote, to be rendered with these values for the chat template."""
-    return [_question(row, template_kwargs) for row in read_json_lines(path)]
+    return list(stream_questions(path, template_kwargs))
+
+
+def stream_questions(path: Path, template_kwargs: Mapping[str, Any]) -> Iterator[Question]:
+    """The same, one row at a time."""
+    return (_question(row, template_kwargs) for row in stream_json_lines(path))
 
 
 def _question(row: dict[str, Any], template_kwargs: Mapping[str, Any]) -> Question:
     prompt = Prompt(tuple(row["messages"]), tuple(row.get("tools", ())), template_kwargs)
     ids = tuple(row.get("promptIds", ()))
+    syntax = CallSyntax(**row["callSyntax"]) if "callSyntax" in row else None
     opened, group, tests = row.get("opened", False), row.get("group"), row.get("tests")
-    return Question(str(row["id"]), prompt, row["reference"], ids, opened, group, tests)
+    return Question(str(row["id"]), prompt, row["reference"], ids, opened, group, syntax, tests)
 
 
 def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpec]) -> GradedRow:
@@ -78,11 +87,24 @@ def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpe
         nothing = Grade(None, None, answer)
         grades = {spec.name: nothing for spec in graders}
         return GradedRow(question.id, None, None, 0, answer, grades, question.group)
-    content = question.content(answer.text)
-    grades = {spec.name: grade(spec, content, question.reference) for spec in graders}
+    grades = {spec.name: _grade(spec, answer.text, question) for spec in graders}
     return GradedRow(
         question.id, answer.text, answer.finish, answer.tokens, None, grades, question.group, answer.seconds
     )
+
+
+def regraded(question: Question, row: GradedRow, graders: Sequence[GraderSpec]) -> GradedRow:
+    """A stored row with new grades by the graders of the user's own, whose code may have changed since."""
+    if row.output is None:
+        return row
+    own = {spec.name: _grade(spec, row.output, question) for spec in graders if spec.type == "Python"}
+    return replace(row, grades={**row.grades, **own})
+
+
+def _grade(spec: GraderSpec, answer: str, question: Question) -> Grade:
+    texts = (question.content(answer), question.reference)
+    output, reference = (as_read(spec, text, question.syntax) for text in texts)
+    return grade(spec, output, reference)
 
 
 def cut(rows: Sequence[GradedRow]) -> int:
@@ -98,9 +120,14 @@ def write_rows(path: Path, rows: Sequence[GradedRow]) -> None:
 def read_rows(path: Path) -> list[GradedRow] | None:
     """Rows that were stored before; None when there are none or they are damaged."""
     try:
-        return [_row(document) for document in read_json_lines(path)]
+        return list(stream_rows(path))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def stream_rows(path: Path) -> Iterator[GradedRow]:
+    """The same, one row at a time; OSError, ValueError, KeyError or TypeError as soon as one is damaged."""
+    return map(_row, stream_json_lines(path))
 
 
 def _document(row: GradedRow) -> dict[str, Any]:

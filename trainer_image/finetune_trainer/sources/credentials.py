@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-Purpose = Literal["base-model", "dataset", "judge"]
+Purpose = Literal["base-model", "dataset", "judge", "mlflow", "open-telemetry"]
 Key = Literal["token", "accessKeyId", "secretAccessKey", "sessionToken", "serviceAccountJson"]
 
 

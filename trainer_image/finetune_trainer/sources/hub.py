@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 
-from finetune_trainer.base.files import DESCRIPTION_FILES, is_description, is_weight
+from finetune_trainer.base.files import CARD, DESCRIPTION_FILES, is_description, is_weight
 from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.files import write_atomically
 from finetune_trainer.sources.credentials import Purpose, credential
@@ -151,7 +151,7 @@ def _says(marker: Path, wanted: str) -> bool:
 
 
 def _wanted_files(source: str, names: list[str]) -> list[str]:
-    wanted = [name for name in names if is_description(name) or is_weight(name)]
+    wanted = [name for name in names if is_description(name) or is_weight(name) or name == CARD]
     if "config.json" not in wanted or not any(map(is_weight, wanted)):
         text = f"{source} lacks config.json or *.safetensors at its top level; it holds {some(names)}"
         raise UserError(f"{text}. Choose a repository in the transformers format with safetensors.")

@@ -23,7 +23,7 @@ from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means,
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
 from finetune_trainer.scoring.regression import covered
-from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, cut, read_rows, write_rows
+from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, cut, read_rows, regraded, write_rows
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
 from finetune_trainer.statistics import Interval, count_groups
@@ -66,8 +66,8 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     asked = asked_of(workspace, prepared, evaluation, job.engine)
     access = judge_access(job, workspace)
-    warnings, use = asyncio.run(examine_references(evaluation, access, asked.holdout.questions))
     with ProgressServer("baseline") as server:
+        warnings, use = asyncio.run(examine_references(evaluation, access, asked.holdout.questions))
         stored = _stored(job, workspace, asked.of_base)
         missing = [found for found in asked.of_base if found.title not in stored]
         rows = stored | _ask(job, workspace, missing, server)
@@ -120,9 +120,11 @@ def _stored(job: Job, workspace: Workspace, sets: Sequence[QuestionSet]) -> Answ
 
 
 def _usable(rows: list[GradedRow] | None, asked: QuestionSet) -> list[GradedRow] | None:
-    ids = [question.id for question in asked.questions]
-    fits = rows is not None and [row.id for row in rows] == ids
-    return rows if rows and fits and _worth_keeping(rows, asked.evaluation) else None
+    if not rows or [row.id for row in rows] != [question.id for question in asked.questions]:
+        return None
+    pairs, graders = zip(asked.questions, rows, strict=True), asked.evaluation.graders
+    found = [regraded(question, row, graders) for question, row in pairs]
+    return found if _worth_keeping(found, asked.evaluation) else None
 
 
 def _worth_keeping(rows: list[GradedRow], evaluation: EvaluationSpec) -> bool:

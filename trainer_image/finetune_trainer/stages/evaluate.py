@@ -7,9 +7,11 @@ from typing import Any
 
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
+from finetune_trainer.evaluation.report import evaluated_report
 from finetune_trainer.judging.judge import JudgeUse
 from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
+from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import rows_path
@@ -62,7 +64,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
     if evaluation.runs_code:
         return ask_sandbox(job, workspace, "tuned", programs(asked.of_tuned, tuned), told)
-    return _conclude(job, asked, base, tuned, told)
+    return _conclude(job, workspace, asked, base, tuned, told)
 
 
 def grade_programs(job: Job, workspace: Workspace) -> Result:
@@ -71,11 +73,13 @@ def grade_programs(job: Job, workspace: Workspace) -> Result:
     asked = asked_of(workspace, prepared, required_evaluation(job), job.engine)
     base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
     tuned = run_rows(workspace, "tuned", asked.of_tuned)
-    return _conclude(job, asked, base, tuned, answered(workspace, "evaluate"))
+    return _conclude(job, workspace, asked, base, tuned, answered(workspace, "evaluate"))
 
 
-def _conclude(job: Job, asked: Asked, base: Answered, tuned: Answered, told: dict[str, Any]) -> Result:
-    """The comparison and its verdict of rows that are graded; `told` is what else is known of them."""
+def _conclude(
+    job: Job, workspace: Workspace, asked: Asked, base: Answered, tuned: Answered, told: dict[str, Any]
+) -> Result:
+    """The comparison of graded rows, its verdict and the report; `told` is what else is known of them."""
     evaluation = required_evaluation(job)
     before, after = (
         {name: rows[found.title] for name, found in asked.suites.items()} for rows in (base, tuned)
@@ -85,7 +89,10 @@ def _conclude(job: Job, asked: Asked, base: Answered, tuned: Answered, told: dic
     comparable = evaluation.primary_grader == evaluation.baseline_grader
     rivals = graded_scores(asked.rivals, base, GRADED_SHARE) if comparable else {}
     title = asked.holdout.title
-    return _result(job, base[title], tuned[title], regression, rivals, told)
+    result = _result(job, base[title], tuned[title], regression, rivals, told)
+    if report := evaluated_report(job, workspace, result.summary):
+        write_reports(workspace, report)
+    return result
 
 
 def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:

@@ -18,10 +18,12 @@ from finetune_trainer.data.check import (
     check_paraphrases,
     check_references,
     check_tokenizer,
+    measure_holdout,
     template_options,
 )
+from finetune_trainer.data.corpus.related import Related, related_rows
 from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
-from finetune_trainer.data.holdout import split_reference
+from finetune_trainer.data.holdout import split_reference, with_calls
 from finetune_trainer.data.load import Loaded, Watch
 from finetune_trainer.data.severities import check_names
 from finetune_trainer.data.survey import Survey, Target, survey
@@ -88,7 +90,10 @@ class Base:
 
 @dataclass(frozen=True)
 class Examined:
-    """What a job that may run is: its plan, its outlook, what is asked of its models, and the report."""
+    """What a job that may run is: its plan, its outlook, what is asked of its models, and the report.
+
+    `related` are the training rows that each held-out row resembles.
+    """
 
     data: Data
     table: TokenTable
@@ -96,6 +101,7 @@ class Examined:
     outlook: Outlook
     findings: list[Finding]
     questions: Questions
+    related: list[Related]
     report: Report
     lengths: Lengths
     options: TemplateOptions
@@ -164,15 +170,17 @@ def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | N
     tokenizer = plain.rendering_with(options.kwargs)
     findings = data.findings() + data.overridden(check_tokenizer(tokenizer, data.train, options))
     _refuse_errors(job, data, findings)
-    holdout = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
-    questions = questions_of(job.spec.evaluation, data.train.rows, holdout, data.suites)
+    held = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
+    holdout = with_calls(tokenizer, held)
+    questions = questions_of(job.spec.evaluation, data.train.rows, holdout, data.suites, tokenizer)
     target = Target(base.folder, length_limit(job.spec, positions), write, options.kwargs)
     surveyed = survey(data.train.rows, holdout, target, watch)
     table = _tokens(surveyed)
     lengths = measure(table.kept.tolist())
     plan = make_plan(job.spec, lengths, positions, _adapted(job, base))
     found = [*table.findings(tokenizer, positions), *check_corpus(data.train, surveyed, plan.epochs)]
-    found += _about_questions(job, data, surveyed, questions, base.folder, tokenizer, positions)
+    about, related = _about_questions(job, data, surveyed, questions, base.folder, tokenizer, positions)
+    found += about
     findings += data.overridden(found)
     _refuse_errors(job, data, findings)
     outlook = look_ahead(job, base.model, plan, lengths, questions.answers // 2)
@@ -183,7 +191,7 @@ def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | N
     if isinstance(outlook.scoring, NoScoring):
         raise RefusedError(outlook.scoring.message, report)
     asked = questions.with_prompts(tokenizer, fixed=not options.clock)
-    return Examined(data, table, plan, outlook, findings, asked, report, lengths, options)
+    return Examined(data, table, plan, outlook, findings, asked, related, report, lengths, options)
 
 
 def _adapted(job: Job, base: Base) -> tuple[str, ...]:
@@ -206,16 +214,19 @@ def _about_questions(
     base: Path,
     tokenizer: ChatTokenizer,
     positions: int,
-) -> list[Finding]:
-    evaluation = job.spec.evaluation
+) -> tuple[list[Finding], list[Related]]:
+    """What is found, and the training rows that resemble each row of the hold-out."""
+    evaluation, holdout = job.spec.evaluation, questions.holdout
     if evaluation is None:
-        return []
+        return [], []
+    facts = measure_holdout(surveyed, holdout)
     found = questions.prompt_findings(tokenizer, positions - evaluation.output_tokens)
-    found += check_references(tokenizer, questions.holdout, evaluation)
-    found += check_holdout(data.train, surveyed, questions.holdout, evaluation.graders)
+    found += check_references(tokenizer, holdout, evaluation)
+    found += check_holdout(data.train, surveyed, holdout, facts, evaluation.graders)
     if compares_meaning(job):
-        found += check_paraphrases(data.train, surveyed, questions.holdout, base, tokenizer)
-    return found + about_suites(evaluation, questions)
+        found += check_paraphrases(data.train, surveyed, holdout, base, tokenizer)
+    found += about_suites(evaluation, questions)
+    return found, related_rows(surveyed.facts, holdout, facts)
 
 
 def compares_meaning(job: Job) -> bool:

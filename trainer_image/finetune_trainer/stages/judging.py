@@ -59,7 +59,14 @@ def judge_summary(
         "flipRate": None if flip_rate is None else round(flip_rate, 4),
     }
     told = {name: value for name, value in found.items() if value is not None}
-    return {"judge": told, "warnings": [*warnings][:_WARNINGS]}
+    return {"judge": told, "warnings": [*warnings, *_uncounted(found["cost"], use)][:_WARNINGS]}
+
+
+def _uncounted(cost: object, use: JudgeUse) -> list[str]:
+    if cost is None or not use.usage.uncounted:
+        return []
+    text = f"The judge's endpoint did not say how many tokens {use.usage.uncounted} of its answers took"
+    return [f"{text}, so judging costs more than is shown."]
 
 
 def _cost(job: Job, use: JudgeUse) -> float | None:

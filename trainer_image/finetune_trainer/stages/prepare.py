@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.base.files import CARD
 from finetune_trainer.base.shape import read_base
 from finetune_trainer.contracts import AdapterManifest, Job, Result
+from finetune_trainer.data.corpus.related import Related
 from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Watch, load
 from finetune_trainer.data.prepared import read_prepared, record_of, write_prepared
 from finetune_trainer.data.questions.suites import load_suite
 from finetune_trainer.errors import UserError
-from finetune_trainer.files import write_atomically, write_lines
+from finetune_trainer.evaluation.card import license_of
+from finetune_trainer.files import write_lines
 from finetune_trainer.progress import ProgressServer, watching
-from finetune_trainer.report.document import Report
-from finetune_trainer.report.html import report_html
+from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
 from finetune_trainer.sources.hub import fetch_base
 from finetune_trainer.stages.examine import (
@@ -95,7 +97,7 @@ def _prepare(job: Job, workspace: Workspace, data: Data, progress: ProgressServe
     digest = checked_fingerprint(job, folder)
     examined = examine_and_write(job, workspace, data, base, watching(progress))
     write_reports(workspace, examined.report)
-    summary = {"adopted": False, **_base_facts(job, digest), **examined.summary(job)}
+    summary = {"adopted": False, **_base_facts(job, folder, digest), **examined.summary(job)}
     key = record_of(workspace, job, summary).training_key
     saved_by = sharded_by(workspace, key, _processes(job))
     summary["warnings"] += lacking_space(workspace, summary["checkpointBytes"], saved_by)
@@ -140,7 +142,7 @@ def lacking_space(workspace: Workspace, checkpoint: int, saved_by: int | None = 
 
 def discard_rows(workspace: Workspace) -> None:
     """Remove what an earlier prepare wrote: nothing of it may stay beside rows that are refused."""
-    for path in (workspace.prepared, workspace.dataset_train, workspace.holdout):
+    for path in (workspace.prepared, workspace.dataset_train, workspace.holdout, workspace.related):
         path.unlink(missing_ok=True)
     for folder in (workspace.rivals_dir, workspace.suites_dir):
         shutil.rmtree(folder, ignore_errors=True)
@@ -152,6 +154,7 @@ def examine_and_write(job: Job, workspace: Workspace, data: Data, base: Base, wa
         examined = examine(job, data, base, watch, write)
     if job.spec.evaluation:
         _write_questions(workspace, examined.questions)
+        _write_rows(workspace.related, examined.related)
     return examined
 
 
@@ -163,14 +166,8 @@ def _write_questions(workspace: Workspace, questions: Questions) -> None:
             _write_rows(folder / f"{name}.jsonl", rows)
 
 
-def _write_rows(path: Path, rows: Sequence[HoldoutRow]) -> None:
+def _write_rows(path: Path, rows: Sequence[HoldoutRow] | Sequence[Related]) -> None:
     write_lines(path, (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_reports(workspace: Workspace, report: Report) -> None:
-    """The report for programs and for people."""
-    write_atomically(workspace.report_json, report.to_json())
-    write_atomically(workspace.report_html, report_html(report))
 
 
 def _base(job: Job, workspace: Workspace) -> Path:
@@ -181,10 +178,17 @@ def _base(job: Job, workspace: Workspace) -> Path:
     return workspace.base_dir(job)
 
 
-def _base_facts(job: Job, base: str) -> dict[str, Any]:
+def _base_facts(job: Job, folder: Path, base: str) -> dict[str, Any]:
     spec = job.spec.base_model
     name = spec.source.removeprefix("hf://") if spec.revision else spec.source.rstrip("/").rsplit("/", 1)[-1]
-    return {"baseName": name, "baseRevision": spec.revision, "baseFingerprint": base}
+    facts = {"baseName": name, "baseRevision": spec.revision, "baseFingerprint": base}
+    return {**facts, "baseLicense": named} if (named := _license(folder)) else facts
+
+
+def _license(base: Path) -> str | None:
+    """What the base's model card says, where it has one."""
+    card = base / CARD
+    return license_of(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
 
 
 def _sentence(job: Job, summary: dict[str, Any]) -> str:

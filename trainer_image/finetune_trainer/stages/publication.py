@@ -15,7 +15,8 @@ MANIFEST = "manifest.json"
 def published_manifest(job: Job, destination: Path) -> AdapterManifest | None:
     """The manifest that this job's spec published here before, or None when the place is free.
 
-    UserError when something else is there, or when a file of the publication is missing or changed.
+    UserError when something else is there, or when a file that servers copy is missing or changed; documents
+    may be edited.
     """
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return None

@@ -1,9 +1,10 @@
-"""publish: copy what was trained to the destination, with a manifest that says what it is."""
+"""publish: copy what was trained to the destination, with a manifest and documents that say what it is."""
 
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from finetune_trainer.contracts import (
 )
 from finetune_trainer.data.prepared import Prepared, check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.evaluation.documents import write_documents
+from finetune_trainer.exporting.export import Published, export
 from finetune_trainer.files import file_sha256, write_atomically
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import latest_succeeded, succeeded
@@ -33,7 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 def run(job: Job, workspace: Workspace) -> Result:
-    """Publish once; a rerun finds its own publication and reports it again."""
+    """Publish once; a rerun finds its own publication and reports it again.
+
+    What is published is then sent to where the job says; where that fails, the message says so.
+    """
     destination = destination_dir(job)
     manifest = published_manifest(job, destination)
     if manifest is None or manifest.job.uid != job.uid:
@@ -42,7 +48,8 @@ def run(job: Job, workspace: Workspace) -> Result:
             progress.update(message="copying to the destination")
             manifest = _publish(job, workspace, destination)
     summary = artifact(job.spec.output.destination, destination, manifest)
-    return succeeded(job, _sentence(manifest, job), summary)
+    failures = export(Published(job, workspace, manifest, summary["digest"]))
+    return succeeded(job, " ".join([_sentence(manifest, job), *failures]), summary)
 
 
 def _refuse_foreign(job: Job, manifest: AdapterManifest | None) -> None:
@@ -61,6 +68,8 @@ def _publish(job: Job, workspace: Workspace, destination: Path) -> AdapterManife
     try:
         _copy(job, workspace.output_dir(job), partial)
         manifest = _manifest(job, workspace, prepared, partial)
+        write_documents(job, workspace, manifest, partial)
+        manifest = manifest.model_copy(update={"documents": _documents(partial, manifest)})
         write_atomically(partial / MANIFEST, manifest.to_json())
         _sync(partial)
         partial.replace(destination)
@@ -119,7 +128,7 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
             fingerprint=summary["baseFingerprint"],
         ),
         adapter=ManifestLora(rank=lora["rank"], alpha=lora["alpha"]) if lora else None,
-        files=_manifest_files(folder),
+        files=_described(folder, folder.iterdir()),
         data=DataDigests(train=summary["datasetDigest"], holdout=summary["holdoutDigest"]),
         chat_template_kwargs=summary["chatTemplateKwargs"],
         training={"prepare": summary, "train": trained.summary if trained else {}},
@@ -132,10 +141,18 @@ def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) 
     )
 
 
-def _manifest_files(folder: Path) -> tuple[ManifestFile, ...]:
+def _documents(folder: Path, manifest: AdapterManifest) -> tuple[ManifestFile, ...]:
+    """Everything there that no server copies."""
+    served = {folder / file.path for file in manifest.files}
+    return _described(folder, (path for path in folder.rglob("*") if path.is_file() and path not in served))
+
+
+def _described(folder: Path, paths: Iterable[Path]) -> tuple[ManifestFile, ...]:
     return tuple(
-        ManifestFile(path=path.name, sha256=file_sha256(path), bytes=path.stat().st_size)
-        for path in sorted(folder.iterdir())
+        ManifestFile(
+            path=path.relative_to(folder).as_posix(), sha256=file_sha256(path), bytes=path.stat().st_size
+        )
+        for path in sorted(paths)
     )
 
 
@@ -151,7 +168,7 @@ def _versions() -> dict[str, str]:
 
 def _sync(folder: Path) -> None:
     """Everything must be on disk before the rename makes it visible."""
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -7,7 +7,7 @@ from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.data.check import check_prompts
 from finetune_trainer.data.findings import Finding
-from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_prompts
+from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_calls, with_prompts
 from finetune_trainer.data.load import Loaded
 from finetune_trainer.data.questions.rivals import rival_rows
 from finetune_trainer.data.questions.suites import suite_findings
@@ -56,12 +56,16 @@ def questions_of(
     train: Spool,
     holdout: Sequence[HoldoutRow],
     suites: Mapping[str, Loaded],
+    tokenizer: ChatTokenizer,
 ) -> Questions:
     """What an evaluation asks; UserError when the training data cannot give a rival its examples."""
     if evaluation is None:
         return Questions()
     rivals = {rival.name: rival_rows(rival, train, holdout) for rival in evaluation.rivals or ()}
-    read = {name: [split_reference(row) for row in loaded.rows] for name, loaded in suites.items()}
+    read = {
+        name: with_calls(tokenizer, [split_reference(row) for row in loaded.rows])
+        for name, loaded in suites.items()
+    }
     return Questions(list(holdout), rivals, read)
 
 

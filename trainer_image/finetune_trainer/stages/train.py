@@ -12,6 +12,7 @@ from finetune_trainer.base.shape import read_shape
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import Interrupted, UserError
+from finetune_trainer.evaluation.curves import write_curves
 from finetune_trainer.planning.choose import NoFit, choose
 from finetune_trainer.planning.layouts import Gpu, Workload, gpus_of, workload_of
 from finetune_trainer.planning.memory import GIB
@@ -45,6 +46,7 @@ def train_process(job: Job, workspace: Workspace, stop: StopRequest, beat: Repor
     with ProgressServer("train") as server:
         server.update(total_steps=prepared.summary["training"]["steps"])
         outcome = train(plan, folders, key, stop, _reporter(server, beat))
+        write_curves(workspace, outcome.losses, outcome.learning_rates)
         return _result(job, outcome, _measured(job, prepared.summary, folders.model, outcome))
 
 

@@ -61,7 +61,7 @@ _LAST_LOSSES = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `losses` per optimizer step since step 1; the numbers below `steps` of this attempt.
+    """How a run ended: `losses` and `learning_rates` per step since step 1; what is below, of this attempt.
 
     `seconds` is all of its time; `tokens_per_second` counts optimizer steps only (callbacks.Speed), None when
     there were fewer than two.
@@ -70,6 +70,7 @@ class Outcome:
     stopped: bool
     steps: int
     losses: tuple[float, ...]
+    learning_rates: tuple[float, ...]
     tokens: int
     seconds: float
     tokens_per_second: float | None
@@ -226,10 +227,12 @@ def _outcome(
     trainer: TokenMeanTrainer, speed: Speed, stopped: bool, seconds: float, resumed_from: int
 ) -> Outcome:
     state = trainer.state
+    logged = [entry for entry in state.log_history if "loss" in entry]
     return Outcome(
         stopped=stopped,
         steps=state.global_step,
-        losses=tuple(entry["loss"] for entry in state.log_history if "loss" in entry),
+        losses=tuple(entry["loss"] for entry in logged),
+        learning_rates=tuple(entry["learning_rate"] for entry in logged),
         tokens=speed.tokens_between(resumed_from, state.global_step),
         seconds=seconds,
         tokens_per_second=speed.average,

@@ -115,6 +115,7 @@ class Stores:
     services: Store = field(default_factory=Store)
     policies: Store = field(default_factory=Store)
     budgets: Store = field(default_factory=Store)
+    revisions: Store = field(default_factory=Store)
     configmaps: Store = field(default_factory=Store)
     workloads: Workloads = field(default_factory=Workloads)
 

@@ -22,6 +22,7 @@ from finetune_operator.runtime.resources import (
     CONFIGMAP,
     DEPLOYMENT,
     NETWORKPOLICY,
+    REVISION,
     SERVICE,
     Key,
     Resource,
@@ -67,6 +68,8 @@ class ServerObserver:
             service=service,
             policy=policy,
             budget=budget,
+            revision=await self._revision(server),
+            revisions=tuple(stores.revisions.owned_by(namespace, server.metadata.uid)),
             unreadable=tuple(one for one in read if isinstance(one, Unreadable)),
             peers=self._peers(server),
         )
@@ -77,6 +80,13 @@ class ServerObserver:
     async def _child(self, store: Store, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """The object of a child's name; live where the store lacks it, which finds one that is not ours."""
         return store.get(namespace, name) or await self.api.get(resource, namespace, name)
+
+    async def _revision(self, server: ModelServer) -> Manifest | None:
+        """The ControllerRevision that the status names."""
+        record, namespace = server.status.template, server.metadata.namespace
+        if record is None:
+            return None
+        return await self._child(self.stores.revisions, REVISION, namespace, record.controller_revision)
 
     def _peers(self, server: ModelServer) -> tuple[ModelServer, ...]:
         """The other servers, for one that upgrades by itself and has to know whose turn it is."""

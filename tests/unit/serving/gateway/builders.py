@@ -19,6 +19,7 @@ from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Ledger
 from finetune_serving.gateway.metrics import GatewayCollector
 from finetune_serving.gateway.routing import table_of
+from tests.engine_stand_in import error
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "reviews", "messages": [{"role": "user", "content": "hi"}]}
@@ -97,7 +98,7 @@ class Engine:
         self.bodies.append(body)
         self.headers.append(request.headers.copy())
         if body["model"] not in self.loaded:
-            return web.json_response({"error": {"message": "no such model"}}, status=404)
+            return error(404, f"The model `{body['model']}` does not exist.")
         if self.reply is not None:
             return await self.reply(request, body)
         if body.get("stream"):
@@ -143,6 +144,11 @@ class Setup:
         self.book.table, self.book.limits = table_of(manifest), manifest.limits
         self.book.loaded = manifest.routed()
         self.book.grants = {grant.name: grant.aliases for grant in manifest.keys}
+        self.tick()
+
+    def tick(self) -> None:
+        """What the agent does several times a second."""
+        self.ledger.keep(self.book.table.pairs())
 
     def metrics(self) -> str:
         """What Prometheus gets."""

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from finetune_serving.gateway import hold
+from tests.engine_stand_in import session
 from tests.unit.serving.gateway.builders import Client, Engine, Setup
 
 
@@ -32,9 +32,8 @@ def keys(tmp_path: Path) -> Path | None:
 
 @pytest.fixture
 async def setup(engine: Engine, keys: Path | None) -> AsyncIterator[Setup]:
-    connector = aiohttp.UnixConnector(str(engine.path), limit=0, keepalive_timeout=15)
-    async with aiohttp.ClientSession("http://engine", connector=connector) as session:
-        yield Setup(session, keys)
+    async with session(engine.path, limit=0, keepalive_timeout=15) as calls:
+        yield Setup(calls, keys)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from finetune_serving.gateway import hold
 from finetune_serving.gateway.routing import RouteTable
+from tests.engine_stand_in import error
 from tests.unit.serving.gateway.builders import BODY, CHAT, Client, Engine, Setup
 
 
@@ -138,6 +139,26 @@ async def test_an_engine_that_lost_a_version_is_a_503_not_a_404(
     assert setup.book.trouble.is_set()
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param("Not Found", id="an API that the engine does not have"),
+        pytest.param("The tool `search` does not exist.", id="something else that does not exist"),
+    ],
+)
+async def test_a_404_that_no_load_can_mend_is_the_answer_at_once(
+    client: Client, setup: Setup, engine: Engine, message: str
+) -> None:
+    async def reply(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return error(404, message)
+
+    engine.reply = reply
+    response = await client.post(CHAT, json=BODY)
+    assert (response.status, (await response.json())["error"]["message"]) == (404, message)
+    assert len(engine.bodies) == 1
+    assert not setup.book.trouble.is_set()
+
+
 async def test_a_version_that_is_not_loaded_is_not_asked(
     client: Client, setup: Setup, engine: Engine
 ) -> None:
@@ -202,6 +223,24 @@ async def test_no_more_are_held_than_fit(
     setup.book.engine_up = True
     setup.book.announce()
     assert (await held).status == 200
+
+
+async def test_an_alias_that_is_stuck_leaves_places_to_the_others(
+    client: Client, setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_SECONDS", 30.0)
+    monkeypatch.setattr(hold, "HOLD_MOST", 4)
+    setup.book.engine_up = False
+    stuck = [asyncio.create_task(client.post(CHAT, json=BODY)) for _ in range(4)]
+    refused, _ = await asyncio.wait(stuck, return_when=asyncio.FIRST_COMPLETED)
+    asked = asyncio.create_task(client.post(CHAT, json=BODY | {"model": "base"}))
+    await _until_held(setup, "base")
+    setup.book.engine_up = True
+    setup.book.announce()
+    assert (await asked).status == 200
+    assert sorted([response.status for response in await asyncio.gather(*stuck)]) == [200, 200, 503, 503]
+    assert {(await one).status for one in refused} == {503}
+    assert not setup.gateway.hold.waiting
 
 
 async def test_a_request_that_no_engine_took_is_sent_to_the_next_one(
@@ -403,7 +442,7 @@ async def test_a_shadow_gets_copies_that_nobody_waits_for(
     assert 'shadow_requests_total{alias="reviews",code="200",version="trial--1"} 1.0' in setup.metrics()
 
 
-async def _until_held(setup: Setup) -> None:
+async def _until_held(setup: Setup, alias: str = "reviews") -> None:
     async with asyncio.timeout(10):
-        while setup.gateway.hold.waiting == 0:  # noqa: ASYNC110 - the gateway has no event for a test
+        while not setup.gateway.hold.waiting[alias]:  # noqa: ASYNC110 - the gateway has no event for a test
             await asyncio.sleep(0)

@@ -82,11 +82,22 @@ def test_an_unusable_entry_is_reported_once_and_harms_no_other(
     assert len(caplog.records) == 1
 
 
-def test_one_key_under_two_names_is_the_firsts_and_is_reported(folder: Path) -> None:
-    (folder / "team-c").write_text("key-a")
-    ring = KeyRing(folder)
-    assert ring.name_of("Bearer key-a") == "team-a"
-    assert ring.unusable == {"team-c": "holds the key of `team-a`"}
+@pytest.mark.parametrize(
+    ("late", "owner", "other"),
+    [
+        pytest.param("team-c", "team-a", "team-c", id="an entry after the first by name"),
+        pytest.param("team-0", "team-0", "team-a", id="an entry before the first by name"),
+    ],
+)
+def test_one_key_under_two_names_is_the_firsts_and_the_other_is_reported(
+    folder: Path, late: str, owner: str, other: str
+) -> None:
+    running = KeyRing(folder)
+    (folder / late).write_text("key-a")
+    running.refresh()
+    for ring in (running, KeyRing(folder)):
+        assert ring.name_of("Bearer key-a") == owner
+        assert ring.unusable == {other: f"holds the key of `{owner}`"}
 
 
 def test_a_removed_key_is_refused_although_another_entry_cannot_be_used(folder: Path) -> None:

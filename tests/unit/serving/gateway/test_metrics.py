@@ -6,9 +6,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from finetune_serving.gateway.ledger import Tally
+from finetune_serving.documents import Counts
 from finetune_serving.gateway.metrics import engine_metrics
 from tests.unit.serving.gateway.builders import BODY, CHAT, VERSION, Client, Engine, Setup
 
@@ -35,6 +36,24 @@ async def test_every_listed_version_has_its_series_at_zero(setup: Setup) -> None
         "request_duration_seconds_count",
     ):
         assert f"finetune_gateway_{name}{{{OF_REVIEWS}}} 0.0" in text
+
+
+AUTOSCALING = Path(__file__).parents[4] / "examples" / "autoscaling"
+
+
+async def test_the_autoscaling_example_goes_by_a_gauge_of_every_version(setup: Setup) -> None:
+    hpa, adapter, keda = (
+        yaml.safe_load((AUTOSCALING / f"{name}.yaml").read_text())
+        for name in ("hpa", "prometheus-adapter", "keda")
+    )
+    metric = hpa["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    (rule,), (trigger,) = adapter["rules"]["custom"], keda["spec"]["triggers"]
+    (family,) = [f for f in text_string_to_metric_families(setup.metrics()) if f.name == metric]
+    assert family.type == "gauge"
+    assert set(family.samples[0].labels).isdisjoint({"namespace", "pod"}), "those are Prometheus' own"
+    assert rule["name"]["as"] == rule["seriesQuery"].partition("{")[0] == metric
+    assert trigger["metadata"]["query"].startswith(f"sum({metric}{{")
+    assert hpa["spec"]["scaleTargetRef"] == keda["spec"]["scaleTargetRef"]
 
 
 async def test_names_follow_prometheus_rules(client: Client, setup: Setup) -> None:
@@ -99,10 +118,13 @@ async def test_a_version_that_left_can_be_scraped_for_ten_minutes(
     assert f'code="200",version="{VERSION}"}} 1.0' in setup.metrics()
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 599)
+    setup.tick()
     assert f'code="200",version="{VERSION}"}} 1.0' in setup.metrics()
     monkeypatch.setattr(time, "monotonic", lambda: now + 601)
+    assert VERSION in setup.metrics()  # whoever scrapes changes nothing
+    setup.tick()
     assert VERSION not in setup.metrics()
-    assert setup.ledger.tally(VERSION) == Tally()
+    assert setup.ledger.tally(VERSION) == Counts()
 
 
 async def test_an_alias_that_cannot_be_had_is_named(setup: Setup) -> None:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from finetune_trainer.data.prepared import read_prepared
+from finetune_trainer.evaluation.document import Curves
 from finetune_trainer.training.checkpoints import newest_complete, step_of
 from tests.unit.trainer_train.launch.gangs import free_port, losses, run_part, start, train
 
@@ -65,7 +66,8 @@ def saved_step(run: Any) -> int:
 def test_interruptions_of_every_kind_at_random_steps_lose_and_repeat_nothing(
     train_run: Callable[..., Any], seed: int
 ) -> None:
-    whole = train(train_run("whole", repeat=_ROWS_REPEATED), free_port(), 2)
+    run_at_once = train_run("whole", repeat=_ROWS_REPEATED)
+    whole = train(run_at_once, free_port(), 2)
     run, chance = train_run("interrupted", repeat=_ROWS_REPEATED), random.Random(seed)
     kinds = [stop, kill_a_worker, evict, chance.choice([stop, kill_a_worker, evict])]
     chance.shuffle(kinds)
@@ -83,6 +85,11 @@ def test_interruptions_of_every_kind_at_random_steps_lose_and_repeat_nothing(
     assert found | last == pytest.approx(whole, abs=1e-4)
     stored = json.loads(next(run.workspace.results_dir.glob("train-*.json")).read_text())
     assert (stored["outcome"], stored["summary"]["resumedFromStep"]) == ("Succeeded", resumed)
+    kept, expected = (
+        Curves.model_validate_json(each.workspace.curves.read_bytes()) for each in (run, run_at_once)
+    )
+    assert kept.loss == pytest.approx(list(whole.values()), abs=1e-4)
+    assert kept.learning_rate == pytest.approx(expected.learning_rate)
 
 
 def test_a_damaged_checkpoint_is_skipped_and_said(run_folder: Path) -> None:

@@ -1,0 +1,192 @@
+"""`evaluate --endpoint` as a user types it: hosted models scored by a job, on a machine without a cluster."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.__main__ import main
+from tests.judge_stand_in import JudgeStandIn, Reply, judge_stand_in, judges_by_words
+
+Capture = pytest.CaptureFixture[str]
+Write = Callable[..., Path]
+STYLE = {"name": "style", "type": "JudgeCriteria", "criteria": ["It says answer"]}
+
+
+def answers(body: dict[str, Any]) -> Reply:
+    """A hosted model that is right (`good`), never right (`bad`) or often right (`fair`), and a judge."""
+    if body["model"] == "judge":
+        return judges_by_words(body)
+    number = body["messages"][-1]["content"].split()[-1].strip("?")
+    right = {"good": True, "bad": False, "fair": int(number) % 2 == 0}[body["model"]]
+    return Reply(f"answer {number}" if right else "I do not know.")
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[JudgeStandIn]:
+    async with judge_stand_in(answers) as server:
+        yield server
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    path = tmp_path / "holdout.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Which is number {n}?"},
+                {"role": "assistant", "content": f"answer {n}"},
+            ]
+        }
+        for n in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+async def evaluated(*arguments: object) -> int:
+    def run() -> int:
+        try:
+            return main(["evaluate", *map(str, arguments)])
+        except SystemExit as ended:
+            return int(ended.code or 0)
+
+    return await asyncio.to_thread(run)
+
+
+async def test_a_hosted_model_is_scored_by_the_graders_of_the_job(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-1")
+    named = ("--endpoint", endpoint.url, "--model", "fair", "--api-key-env", "MY_KEY")
+    code = await evaluated("--job", write_job(), "--holdout", holdout, *named, "--output", "json")
+    summary = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert (summary["model"], summary["metric"], summary["rows"], summary["score"]) == (
+        "fair",
+        "exact",
+        60,
+        0.5,
+    )
+    assert (summary["graders"], summary["graded"]) == ({"exact": 0.5}, 1.0)
+    assert endpoint.bodies[0] == {
+        "model": "fair", "messages": [{"role": "user", "content": "Which is number 0?"}],
+        "temperature": 0, "seed": 0, "max_tokens": 16,
+    }  # fmt: skip
+    assert {headers["Authorization"] for headers in endpoint.headers} == {"Bearer sk-1"}
+
+
+@pytest.mark.parametrize(
+    ("model", "against", "verdict", "code"),
+    [
+        ("good", "bad", "Promote", 0),
+        ("bad", "good", "WorseThanBase", 1),
+        ("good", "good", "NoClearImprovement", 1),
+    ],
+    ids=["better", "worse", "the same"],
+)
+async def test_a_model_is_compared_with_the_one_to_beat(
+    write_job: Write,
+    holdout: Path,
+    endpoint: JudgeStandIn,
+    capsys: Capture,
+    model: str,
+    against: str,
+    verdict: str,
+    code: int,
+) -> None:
+    named = ("--endpoint", endpoint.url, "--model", model, "--against", against, "--output", "json")
+    assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == code
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["verdict"], summary["against"]) == (verdict, against)
+    assert summary["graders"]["exact"] == {"base": float(against == "good"), "tuned": float(model == "good")}
+
+
+async def test_the_judge_of_the_job_is_asked_with_its_own_key(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-judge")
+    dataset = {"source": "configmap://rows/holdout.jsonl"}
+    judge = {"url": endpoint.url, "model": "judge", "credentialsSecretRef": {"name": "in-the-cluster"}}
+    job = write_job(evaluation={"dataset": dataset, "graders": [STYLE], "judge": judge})
+    named = (
+        "--endpoint",
+        endpoint.url,
+        "--model",
+        "fair",
+        "--against",
+        "bad",
+        "--judge-key-env",
+        "JUDGE_KEY",
+    )
+    assert await evaluated("--job", job, "--holdout", holdout, *named) == 0
+    said = capsys.readouterr().out
+    assert "60 rows by style" in said
+    assert said.endswith("Promote\n")
+    keys = {
+        (body["model"], headers.get("Authorization"))
+        for body, headers in zip(endpoint.bodies, endpoint.headers, strict=True)
+    }
+    assert keys == {("judge", "Bearer sk-judge"), ("fair", None), ("bad", None)}
+
+
+async def test_scores_are_written_for_compare(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, tmp_path: Path, capsys: Capture
+) -> None:
+    files = [tmp_path / "fair.jsonl", tmp_path / "good.jsonl"]
+    for path in files:
+        named = ("--endpoint", endpoint.url, "--model", path.stem, "--rows", path)
+        assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
+    capsys.readouterr()
+    assert main(["compare", "--base", str(files[0]), "--tuned", str(files[1]), "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["delta"] == 0.5
+
+
+async def test_rows_that_nobody_could_grade_are_told_and_end_with_1(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
+) -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        return Reply(status=404) if "number 7?" in str(body["messages"]) else answers(body)
+
+    endpoint.script = script
+    monkey = ("--endpoint", endpoint.url, "--model", "good", "--output", "json")
+    assert (
+        await evaluated("--job", write_job(), "--holdout", holdout, *monkey) == 0
+    )  # 1 of 60 is less than 2 %
+    endpoint.script = lambda body: Reply(status=404) if "7?" in str(body["messages"]) else answers(body)
+    assert await evaluated("--job", write_job(), "--holdout", holdout, *monkey) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ungraded"] == 6
+
+
+WRONG = [
+    (["--model", "good"], "--model needs --endpoint URL"),
+    (["--endpoint", "http://x/v1"], "--endpoint needs --model NAME"),
+    (["--endpoint", "judge.example", "--model", "m"], "is no address; write it as https://HOST/v1"),
+    (["--endpoint", "http://x/v1", "--model", "m"], "is in the cluster, where this machine does not look"),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), WRONG, ids=[said for _, said in WRONG])
+async def test_wrong_use_ends_with_64_and_what_to_do(
+    write_job: Write, capsys: Capture, flags: list[str], said: str
+) -> None:
+    assert await evaluated("--job", write_job(), *flags) == 64
+    assert said in capsys.readouterr().err
+
+
+async def test_an_unset_key_an_endpoint_that_refuses_it_and_a_job_without_evaluation_end_with_64(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
+) -> None:
+    named = ("--holdout", holdout, "--endpoint", endpoint.url, "--model", "good")
+    assert await evaluated("--job", write_job(), *named, "--api-key-env", "NOT_SET") == 64
+    endpoint.script = lambda _: Reply(status=401)
+    assert await evaluated("--job", write_job(), *named) == 64
+    job = write_job(evaluation={"accept": ["EvalMissing"]})
+    assert await evaluated("--job", job, *named) == 64
+    said = capsys.readouterr().err
+    assert "The environment variable NOT_SET is not set" in said
+    assert "answered no question as good: it refuses access (HTTP 401); give it a valid API key." in said
+    assert "The job has no evaluation" in said

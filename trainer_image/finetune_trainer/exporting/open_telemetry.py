@@ -1,0 +1,98 @@
+"""A span for each answer of both models, by OTLP over HTTP in JSON, with the names of OpenTelemetry's GenAI.
+
+The names are those of https://opentelemetry.io/docs/specs/semconv/gen-ai/; what they lack begins with
+`finetune.`. Only the duration of an answer is known, so its span ends when it is sent.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from typing import Any
+
+from finetune_trainer.contracts import Job
+from finetune_trainer.evaluation.pairs import Pair
+from finetune_trainer.evaluation.traces import Trace, traces
+from finetune_trainer.exporting.connection import Connection
+
+_SPANS = 100  # in one request
+_CHARACTERS = 10_000  # of a text: collectors refuse requests of more than a few MB
+_CLIENT = 3  # the kind of a span
+
+Span = dict[str, Any]
+
+
+def send_spans(connection: Connection, job: Job, primary: str, pairs: Iterable[Pair]) -> None:
+    """Send the spans, a hundred at a time; sent again they have the same ids."""
+    now = time.time_ns()
+    for part in _parts(span(job.uid, trace, now) for trace in traces(pairs, primary)):
+        scope = {"scope": {"name": "finetune_trainer"}, "spans": part}
+        resource = {"attributes": attributes(_about(job))}
+        document = {"resourceSpans": [{"resource": resource, "scopeSpans": [scope]}]}
+        connection.post("/v1/traces", document)
+
+
+def span(run: str, trace: Trace, now: int) -> Span:
+    """One answer; its trace is that of its hold-out row in this run, so both models stand side by side."""
+    row = sha256(f"{run}\0{trace['id']}".encode()).hexdigest()
+    return {
+        "traceId": row[:32],
+        "spanId": sha256(f"{row}{trace['model']}".encode()).hexdigest()[:16],
+        "name": f"chat {trace['model']}",
+        "kind": _CLIENT,
+        "startTimeUnixNano": str(now - round((trace["seconds"] or 0) * 1e9)),
+        "endTimeUnixNano": str(now),
+        "attributes": attributes(
+            {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.request.model": trace["model"],
+                "gen_ai.usage.output_tokens": trace["tokens"],
+                "gen_ai.response.finish_reasons": [trace["finish"]] if trace["finish"] else None,
+                "gen_ai.input.messages": json.dumps(trace["prompt"], ensure_ascii=False)[:_CHARACTERS],
+                "gen_ai.output.messages": trace["output"] and trace["output"][:_CHARACTERS],
+                "gen_ai.evaluation.score.value": trace["score"],
+                "gen_ai.evaluation.explanation": trace["reason"],
+                "finetune.reference": trace["reference"][:_CHARACTERS],
+                "finetune.row": trace["id"],
+                "finetune.group": trace["group"],
+                "error.type": trace["problem"],
+            }
+        ),
+    }
+
+
+def attributes(named: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """OTLP's form of a mapping, without what is None."""
+    return [{"key": name, "value": _value(value)} for name, value in named.items() if value is not None]
+
+
+def _value(value: Any) -> dict[str, Any]:
+    match value:
+        case list():
+            return {"arrayValue": {"values": [_value(item) for item in value]}}
+        case int():
+            return {"intValue": str(value)}
+        case float():
+            return {"doubleValue": value}
+        case _:
+            return {"stringValue": str(value)}
+
+
+def _about(job: Job) -> dict[str, str]:
+    return {
+        "service.name": "finetune-trainer",
+        "k8s.namespace.name": job.namespace,
+        "finetune.job": job.name,
+        "finetune.uid": job.uid,
+    }
+
+
+def _parts(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    part: list[Span] = []
+    for each in spans:
+        part.append(each)
+        if len(part) == _SPANS:
+            yield part
+            part = []
+    if part:
+        yield part
