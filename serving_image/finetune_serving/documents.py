@@ -98,6 +98,16 @@ class KeyGrant(_Read):
     aliases: frozenset[str]
 
 
+class Candidate(_Read):
+    """A version that no alias has: a run that scores it asks for it by its own name.
+
+    `key` is the entry of the Secret whose key may, None on a server without keys.
+    """
+
+    version: str
+    key: str | None = None
+
+
 class ServerManifest(_Read):
     """What this server should hold and answer (operator -> agent).
 
@@ -109,6 +119,7 @@ class ServerManifest(_Read):
     base: ServedBase
     versions: tuple[VersionEntry, ...] = ()
     routes: tuple[Route, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
     drain_seconds: int = Field(default=600, ge=0)
     limits: RequestLimits = RequestLimits()
     keys: tuple[KeyGrant, ...] = ()
@@ -116,6 +127,10 @@ class ServerManifest(_Read):
     def routed(self) -> frozenset[str]:
         """Names of all versions that some route of this generation answers with."""
         return frozenset(target.version for route in self.routes for target in route.targets)
+
+    def on_trial(self) -> frozenset[str]:
+        """Names of the candidates: they may get requests, and no pod waits for them."""
+        return frozenset(candidate.version for candidate in self.candidates)
 
 
 class AdapterBase(_Read):

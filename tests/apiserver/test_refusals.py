@@ -11,7 +11,7 @@ from tests.apiserver.client import REMOVED, Api, changed, sample
 pytestmark = pytest.mark.apiserver
 
 JOB, FULL, CPU = "finetunejob-minimal", "finetunejob-full", "finetunejob-cpu-full-method"
-WEIGHTS = "finetunejob-gpu-full-method"
+WEIGHTS, SHARED = "finetunejob-gpu-full-method", "finetunejob-scored-on-server"
 SERVER, BIG_SERVER = "modelserver-minimal", "modelserver-full"
 DEPLOYMENT, PINNED = "adapterdeployment-minimal", "adapterdeployment-full"
 DIGEST = "sha256:" + "0" * 64
@@ -182,6 +182,16 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
      ["spec.evaluation.dataset and spec.evaluation.graders belong together"]),
     ("graders without a hold-out", JOB, "spec.evaluation.dataset", REMOVED,
      ["spec.evaluation.dataset and spec.evaluation.graders belong together"]),
+    ("an engine profile that is no name", JOB, "spec.evaluation.engineProfile", "FP8",
+     ["spec.evaluation.engineProfile", "must be the name of an object"]),
+    ("a profile for the engine of a server", SHARED, "spec.evaluation.engineProfile", "fp8",
+     ["spec.evaluation.engineProfile", "has a profile of its own; remove one of them"]),
+    ("a whole model on a shared server", SHARED, "spec.method", "Full",
+     ["spec.evaluation.engine", "a ModelServer loads adapters"]),
+    ("a scoring engine without a server", SHARED, "spec.evaluation.engine.serverRef", REMOVED,
+     ["spec.evaluation.engine.serverRef: Required value"]),
+    ("an entry of a Secret that cannot exist", SHARED, "spec.evaluation.engine.apiKey.key", "my key",
+     ["spec.evaluation.engine.apiKey.key", "must be letters, digits"]),
     ("an empty list of graders", JOB, "spec.evaluation.graders", [], ["spec.evaluation.graders", "at least 1"]),
     ("nine graders", FULL, "spec.evaluation.graders",
      [{"name": f"g{n}", "type": "ExactMatch"} for n in range(9)],
@@ -285,9 +295,11 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
      ["spec.evaluation.gate.minDelta", "a fraction from 0 to 1"]),
     ("a negative gate", FULL, "spec.evaluation.gate.minDelta", "-0.1",
      ["spec.evaluation.gate.minDelta", "a fraction from 0 to 1"]),
-    ("a margin above 1", FULL, "spec.evaluation.graders.1.margin", "5",
+    ("a margin above 1", FULL, "spec.evaluation.graders",
+     [{**GRADER, "name": "fields"}, {**GRADER, "margin": "5"}],
      ["spec.evaluation.graders[1].margin", "a fraction from 0 to 1"]),
-    ("a margin for the grader that decides", FULL, "spec.evaluation.graders.0.margin", "0.05",
+    ("a margin for the grader that decides", FULL, "spec.evaluation.graders",
+     [{**GRADER, "name": "fields", "margin": "0.05"}, GRADER],
      ["spec.evaluation.graders", "takes no margin", "gate.minDelta"]),
     ("a margin for the only grader", JOB, "spec.evaluation.graders", [{**GRADER, "margin": "0.05"}],
      ["spec.evaluation.graders", "takes no margin"]),

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from finetune_trainer.contracts import Job, read_job
 from finetune_trainer.local.manifest import job_of
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
 
+SAMPLES = Path(__file__).parents[2] / "crds" / "samples"
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
 FULL_SPEC: dict[str, Any] = {
     "goal": "Format",
@@ -148,6 +150,13 @@ def test_a_laptop_makes_of_a_manifest_what_the_operator_makes_of_it(changes: dic
     spec = mine.spec.model_copy(update={"evaluation": evaluation.model_copy(update=defaults)})
     assert spec == told.spec
     assert (mine.namespace, mine.name, mine.budget) == (told.namespace, told.name, told.budget)
+
+
+def test_a_laptop_needs_no_server_to_look_at_a_run_that_scores_on_one() -> None:
+    body = yaml.safe_load((SAMPLES / "finetunejob-scored-on-server.yaml").read_text())
+    evaluation = job_of(body, "job.yaml").spec.evaluation
+    assert evaluation is not None
+    assert evaluation.dataset.source == "configmap://drug-reviews/holdout.jsonl"
 
 
 def test_a_run_without_evaluation_is_read_too(tmp_path: Path) -> None:

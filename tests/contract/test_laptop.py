@@ -33,5 +33,11 @@ def test_the_package_checks_rows_in_an_environment_of_its_own(tmp_path: Path) ->
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["rows"] == 120
+    (tmp_path / "scores.jsonl").write_text('{"id": 1, "score": 1}\n')
+    compare = ["compare", "--base", "scores.jsonl", "--tuned", "scores.jsonl", "--output", "json"]
+    judged = subprocess.run(
+        [tmp_path / "venv/bin/finetune-trainer", *compare], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (judged.returncode, json.loads(judged.stdout)["verdict"]) == (1, "NoClearImprovement")
     # What `prepare` needs beyond `check` is imported when it is called.
     subprocess.run([python, "-c", "import finetune_trainer.stages.prepare"], check=True)

@@ -25,7 +25,8 @@ class Progress:
     """How far a stage is; numbers that are not known yet are None.
 
     `step_seconds` is what a training step takes, `step_timestamp_seconds` (since 1970) when the last step, or
-    answered row, was done. `judge_cost` is what the judge's tokens cost since the stage began.
+    answered row, was done. `judge_cost` is what the judge's tokens cost since the stage began, `candidate`
+    the digest of the adapter that a ModelServer should hold.
     """
 
     stage: str
@@ -38,6 +39,7 @@ class Progress:
     checkpoint_step: int | None = None
     step_seconds: float | None = None
     step_timestamp_seconds: float | None = None
+    candidate: str | None = None
     judge_cost: float | None = None
     message: str = ""
 
@@ -56,6 +58,7 @@ class Progress:
             "checkpointStep": self.checkpoint_step,
             "stepSeconds": _rounded(self.step_seconds, 3),
             "steppedAt": _utc(self.step_timestamp_seconds),
+            "candidate": self.candidate,
             "judgeCost": _rounded(self.judge_cost, 6),
             "message": self.message,
         }

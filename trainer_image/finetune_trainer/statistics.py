@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
-from statsmodels.stats.proportion import proportion_confint
+from scipy.optimize import brentq
+from scipy.stats import binomtest, bootstrap, norm
 
 _ALPHA = 0.05
 _RESAMPLES = 10_000
@@ -75,9 +75,7 @@ def score_interval(scores: Sequence[float], groups: Groups | None = None) -> Int
     if (clusters.alone and _is_binary(values)) or clusters.equal:
         # Equal groups leave nothing to resample. A share has the largest variance that scores in [0, 1]
         # with this mean can have, so Wilson is then wider than needed, never narrower.
-        count = len(clusters)
-        low, high = proportion_confint(clusters.mean * count, count, alpha=_ALPHA, method="wilson")
-        return _clipped(clusters.mean, float(low), float(high), floor=0.0)
+        return _wilson(clusters.mean, len(clusters))
     return _resampled(clusters, _ALPHA, floor=0.0)
 
 
@@ -89,11 +87,16 @@ def paired_delta(base: Sequence[float], tuned: Sequence[float], groups: Groups |
 def paired_lower_bound(base: Sequence[float], tuned: Sequence[float], groups: Groups | None = None) -> float:
     """The one-sided 95 % lower bound of the mean of tuned - base; the mean itself where no row lost.
 
-    Without a loss there is nothing that speaks for one, while a bound for the unseen would ask for 59 rows
-    before it said so.
+    Tango's for shares without groups, else the resampled one. Without a loss nothing speaks for one, while a
+    bound for what was not seen would ask for 59 rows before it said so.
     """
-    interval = _paired(base, tuned, groups, 2 * _ALPHA)
-    return interval.score if (_values(tuned) >= _values(base)).all() else interval.low
+    before, after = _pair(base, tuned)
+    clusters = _clusters(after - before, groups)
+    if (after >= before).all():
+        return clusters.mean
+    if clusters.alone and _is_binary(before) and _is_binary(after):
+        return _tango_bound(*_discordant(before, after), len(before))
+    return _paired(base, tuned, groups, 2 * _ALPHA).low
 
 
 def paired_test(base: Sequence[float], tuned: Sequence[float], groups: Groups | None = None) -> PairedTest:
@@ -118,6 +121,13 @@ def count_groups(groups: Groups) -> int:
     return len({group for group in groups if group is not None}) + sum(group is None for group in groups)
 
 
+def _wilson(share: float, count: int) -> Interval:
+    quantile = float(norm.ppf(1 - _ALPHA / 2)) ** 2 / count
+    centre = (share + quantile / 2) / (1 + quantile)
+    half = math.sqrt(quantile * (share * (1 - share) + quantile / 4)) / (1 + quantile)
+    return _clipped(share, centre - half, centre + half, floor=0.0)
+
+
 def _paired(base: Sequence[float], tuned: Sequence[float], groups: Groups | None, alpha: float) -> Interval:
     before, after = _pair(base, tuned)
     clusters = _clusters(after - before, groups)
@@ -138,9 +148,29 @@ def _mcnemar_interval(before: np.ndarray, after: np.ndarray, alpha: float) -> In
     """
     wins, losses = _discordant(before, after)
     differing, rows = wins + losses, len(before)
-    low, high = proportion_confint(wins, differing, alpha=alpha, method="beta")
-    scale = differing / rows
-    return _clipped((wins - losses) / rows, (2 * low - 1) * scale, (2 * high - 1) * scale, floor=-1.0)
+    share = binomtest(wins, differing).proportion_ci(1 - alpha, method="exact")
+    low, high = ((2 * bound - 1) * differing / rows for bound in (share.low, share.high))
+    return _clipped((wins - losses) / rows, low, high, floor=-1.0)
+
+
+def _tango_bound(wins: int, losses: int, rows: int) -> float:
+    """The smallest difference of paired shares that the score test at 5 % does not reject (Tango 1998).
+
+    "Equivalence test and confidence interval for the difference in proportions for the paired-sample design".
+    """
+    limit = float(norm.ppf(1 - _ALPHA))
+    lowest, mean = -1 + _EQUAL, (wins - losses) / rows
+    if mean <= lowest or _tango_score(lowest, wins, losses, rows) < limit:
+        return -1.0
+    return float(brentq(lambda delta: _tango_score(delta, wins, losses, rows) - limit, lowest, mean))
+
+
+def _tango_score(delta: float, wins: int, losses: int, rows: int) -> float:
+    """By how many standard errors the observed difference exceeds `delta`, if that is the true one."""
+    linear = (2 * rows - wins + losses) * delta - wins - losses
+    root = math.sqrt(linear**2 + 8 * rows * losses * delta * (1 - delta))
+    lost = (root - linear) / (4 * rows)  # the likeliest share of losses then
+    return (wins - losses - rows * delta) / math.sqrt(rows * (2 * lost + delta * (1 - delta)))
 
 
 def _all_equal(clusters: _Clusters, alpha: float) -> Interval:
@@ -243,8 +273,11 @@ def _clusters(values: np.ndarray, groups: Groups | None) -> _Clusters:
     if len(groups) != len(values):
         raise ValueError(f"{len(values)} scores cannot have {len(groups)} groups")
     places: dict[str | int, int] = {}
-    at = [places.setdefault(row if group is None else group, len(places)) for row, group in enumerate(groups)]
-    sums, sizes = np.bincount(at, weights=values), np.bincount(at).astype(float)
+    at = np.array(
+        [places.setdefault(row if name is None else name, len(places)) for row, name in enumerate(groups)]
+    )
+    rows = np.argsort(values)  # sums of floats depend on their order
+    sums, sizes = np.bincount(at[rows], weights=values[rows]), np.bincount(at).astype(float)
     order = np.lexsort((sizes, sums))
     return _Clusters(sums[order], sizes[order])
 

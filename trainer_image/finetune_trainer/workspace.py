@@ -112,9 +112,11 @@ class Workspace:
 
 
 def destination_dir(job: Job) -> Path:
-    """The folder that the job publishes to; `FT_DESTINATION_ROOT` replaces /destination."""
-    return resolve_volume_path(
-        job.spec.output.destination,
-        Path(os.environ.get("FT_DESTINATION_ROOT", "/destination")),
-        must_exist=False,
-    )
+    """The folder that the job publishes to."""
+    return on_destination(job.spec.output.destination)
+
+
+def on_destination(source: str) -> Path:
+    """A folder of the claim that the job publishes to; `FT_DESTINATION_ROOT` replaces /destination."""
+    root = Path(os.environ.get("FT_DESTINATION_ROOT", "/destination"))
+    return resolve_volume_path(source, root, must_exist=False)

@@ -255,6 +255,37 @@ class Rival(ApiModel):
     )
 
 
+class ScoringServer(ApiModel):
+    """The ModelServer that scores."""
+
+    name: ObjectName = Field(description="Name of the ModelServer in this namespace.")
+
+
+class ApiKeyRef(ApiModel):
+    """An entry of the Secret that holds the server's API keys."""
+
+    name: ObjectName = Field(
+        description="Name of the Secret in this namespace: that of the ModelServer's spec.apiKeys."
+    )
+    key: Annotated[
+        str, Cel("self.matches('^[-._a-zA-Z0-9]+$')", "must be letters, digits, '-', '_' and '.'")
+    ] = Field(description="The entry whose value is the key.", min_length=1, max_length=253)
+
+
+class ScoringEngine(ApiModel):
+    """A ModelServer that scores base and tuned model in place of an engine of the run's own."""
+
+    server_ref: ScoringServer = Field(
+        description="The ModelServer, of the same base and with the claim of spec.output as its artifact "
+        "store. The candidate takes one of its slots while it is scored; no alias leads to it."
+    )
+    api_key: ApiKeyRef | None = Field(
+        None,
+        description="The key that the run asks with, where the ModelServer has spec.apiKeys; it alone may "
+        "call the candidate. An entry of its own keeps the run apart from users.",
+    )
+
+
 class Judge(ApiModel):
     """The model that judges answers, behind any OpenAI-compatible API. It is sent the hold-out's rows."""
 
@@ -384,6 +415,12 @@ class Evaluation(ApiModel):
             "spec.evaluation.primary to its name",
             ".primary",
         ),
+        Cel(
+            "!has(self.engine) || !has(self.engineProfile)",
+            "engineProfile is for an engine of the run's own, and the server that engine names has a profile "
+            "of its own; remove one of them",
+            ".engineProfile",
+        ),
     )
 
     dataset: DatasetSource | None = Field(
@@ -419,6 +456,11 @@ class Evaluation(ApiModel):
         description="How the engine that scores runs the model, base and tuned alike: a name from the "
         "profiles that the administrator configured. Name that of the ModelServer that will serve the "
         "adapter.",
+    )
+    engine: ScoringEngine | None = Field(
+        None,
+        description="Score on a shared ModelServer, without GPUs for scoring. Default: an engine of the "
+        "run's own.",
     )
     judge: Judge | None = Field(None, description="The model that JudgeCriteria and JudgePairwise ask.")
     export: Export | None = Field(None, description="Where the evaluation is sent to as well.")

@@ -9,7 +9,7 @@ from pydantic import Field
 from finetune_operator.api.bases import BaseModelSource
 from finetune_operator.api.datasets import DatasetSource, TrainingDataset
 from finetune_operator.api.economics import Budget, Savings
-from finetune_operator.api.evaluation import Acceptance, Evaluation
+from finetune_operator.api.evaluation import Acceptance, Evaluation, ScoringEngine
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
 from finetune_operator.api.objects import ApiObject
 from finetune_operator.api.parts import (
@@ -206,6 +206,13 @@ class FineTuneJobSpec(ApiModel):
             ".training",
         ),
         Cel(
+            "!has(self.evaluation) || !has(self.evaluation.engine) || !has(self.method) || "
+            "self.method != 'Full'",
+            "spec.evaluation.engine: a ModelServer loads adapters, and method Full makes a whole model; "
+            "remove engine, and the run scores it with an engine of its own",
+            ".evaluation.engine",
+        ),
+        Cel(
             "!has(self.budget) || self.?resources.?gpusPerNode.orValue(1) > 0",
             "spec.budget limits what GPUs cost, of which resources.gpusPerNode: 0 asks for none; remove "
             "budget",
@@ -283,6 +290,11 @@ class FineTuneJobSpec(ApiModel):
     def accepted(self) -> tuple[Acceptance, ...]:
         """The verdicts that the user accepted."""
         return self.evaluation.accept if self.evaluation is not None else ()
+
+    @property
+    def scoring_engine(self) -> ScoringEngine | None:
+        """The ModelServer that scores, None for a run with an engine of its own."""
+        return self.evaluation.engine if self.evaluation is not None else None
 
 
 def immutability() -> Cel:

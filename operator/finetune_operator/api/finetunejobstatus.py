@@ -373,6 +373,18 @@ class Pinned(ApiModel):
     )
 
 
+class Candidate(ApiModel):
+    """What the run asks of a ModelServer while it scores there: to hold its adapter, without any alias."""
+
+    server: str = Field(description="The ModelServer.", max_length=253)
+    version: str = Field(description="The name of the version in the server.", max_length=128)
+    source: str = Field(description="Where the adapter is.", max_length=512)
+    digest: str = Field(description="sha256:... of its manifest.json.", max_length=71)
+    key: str | None = Field(
+        None, description="The entry of the server's API keys that may call it.", max_length=253
+    )
+
+
 class FineTuneJobStatus(Status):
     """How the run stands."""
 
@@ -391,6 +403,9 @@ class FineTuneJobStatus(Status):
     plan: MemoryPlan | None = Field(None, description="How training uses the memory of each GPU.")
     cost: Cost | None = Field(None, description="What the run is expected to cost, and what it has cost.")
     scores: Scores | None = Field(None, description="Base and tuned model compared.")
+    candidate: Candidate | None = Field(
+        None, description="The adapter that a ModelServer holds for this run while evaluate scores it there."
+    )
     artifact: Artifact | None = Field(None, description="What was published.")
     start_time: str | None = Field(None, description="When the run began.", json_schema_extra=DATE_TIME)
     completion_time: str | None = Field(None, description="When the run ended.", json_schema_extra=DATE_TIME)

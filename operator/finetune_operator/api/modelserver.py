@@ -24,6 +24,7 @@ from finetune_operator.api.parts import (
     Tolerations,
 )
 from finetune_operator.api.schema import ApiModel, Cel
+from finetune_operator.core.sources import parse_source
 
 ModelName: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
 LoraRank: TypeAlias = Literal[8, 16, 32, 64, 128, 256]
@@ -249,6 +250,16 @@ class ModelServerSpec(ApiModel):
     tolerations: Tolerations = Field((), description=TOLERATIONS)
     pod_template: PodTemplate = Field(PodTemplate(), description="What the pods carry.")
     scheduling: Scheduling = Field(Scheduling(), description="Which pods come first.")
+
+    @property
+    def base_name(self) -> str:
+        """The name under which clients reach the untuned base: the last part of its source."""
+        return self.base_model.source.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def store_claim(self) -> str:
+        """The claim that holds the adapters."""
+        return parse_source(self.artifact_store).claim or ""
 
 
 class ModelServer(ApiObject):

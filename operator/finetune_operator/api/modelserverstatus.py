@@ -27,6 +27,16 @@ class AdapterState(ApiModel):
     replicas_ready: int = Field(0, description="Replicas that hold and verified the wanted version.", ge=0)
 
 
+class CandidateState(ApiModel):
+    """Where the adapter of a run that scores on this server stands."""
+
+    fine_tune_job: str = Field(description="The FineTuneJob.", max_length=253)
+    version: str = Field(description="The version that it asks for.", max_length=128)
+    state: Literal["Pending", "Loading", "Ready", "Failed"] = Field(description="How far the version is.")
+    reason: str = Field(description="One word that says why, for programs.", max_length=128)
+    message: str = Field("", description="A sentence that says why, for people.", max_length=1024)
+
+
 class SlotsStatus(ApiModel):
     """The adapter slots of the server."""
 
@@ -98,6 +108,12 @@ class ModelServerStatus(Status):
         description="One entry for each AdapterDeployment on this server, as many as there is room for.",
         max_length=1024,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["deployment"]},
+    )
+    candidates: tuple[CandidateState, ...] = Field(
+        (),
+        description="The runs that score here now, the one whose candidate is held first; it takes a slot.",
+        max_length=64,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["fineTuneJob"]},
     )
     adapters_left_out: int | None = Field(
         None, description="How many AdapterDeployments have no entry for want of room.", ge=0

@@ -123,11 +123,30 @@ class JobCalibration(Written):
     runs: int = Field(ge=1)
 
 
+class JobServer(Written):
+    """The ModelServer that scores in place of an engine beside the scorer.
+
+    `endpoint` is its OpenAI base URL, `model` the name of its base; `template` the digest of what its pods
+    run by, `key` the name of the file that holds the API key. The candidate is published at `source` and
+    asked for as `candidate`--<first 12 hex of its digest>.
+    """
+
+    endpoint: str
+    model: str
+    template: Digest
+    candidate: str
+    source: str
+    key: str | None = None
+
+
 class JobEngine(Written):
-    """How the engine beside a scorer runs: the administrator's arguments, and the profile's variables."""
+    """How the engine that scores runs: the administrator's arguments and the profile's variables of one
+    beside the scorer, or the ModelServer.
+    """
 
     args: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
+    server: JobServer | None = None
 
 
 class PublishSpec(Written):

@@ -64,6 +64,13 @@ class ManifestRoute(Written):
         return tuple(target.version for target in self.targets)
 
 
+class ManifestCandidate(Written):
+    """A version that no alias has, and the only entry of the keys' Secret that may call it (null: open)."""
+
+    version: str
+    key: str | None = None
+
+
 class ManifestLimits(Written):
     """What one replica takes; what is left out is the gateway's default."""
 
@@ -95,6 +102,7 @@ class ServerManifest(Written):
     base: ManifestBase
     versions: tuple[ManifestVersion, ...] = ()
     routes: tuple[ManifestRoute, ...] = ()
+    candidates: tuple[ManifestCandidate, ...] = ()
     drain_seconds: int = Field(600, ge=1)
     limits: ManifestLimits = ManifestLimits()
     keys: tuple[ManifestKey, ...] = ()

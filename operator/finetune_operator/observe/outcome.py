@@ -204,12 +204,13 @@ def _memory_advice(stage: str, pod: Manifest, container: str) -> str:
     limit = text(spec, "resources", "limits", "memory") or "its node's memory"
     return (
         f"Container {container} of pod {name_of(pod)} was killed because it needed more memory than {limit}; "
-        f"{_more_memory(stage, spec)}, or lower spec.training.maxLength."
+        f"{_more_memory(stage, pod, spec)}, or lower spec.training.maxLength."
     )
 
 
-def _more_memory(stage: str, container: Mapping[str, Any]) -> str:
-    if stage not in GPU_STAGES:
+def _more_memory(stage: str, pod: Manifest, container: Mapping[str, Any]) -> str:
+    scores_on_server = stage in ("baseline", "evaluate") and not items(pod, "spec", "initContainers")
+    if stage not in GPU_STAGES or scores_on_server:
         return "let the administrator raise cpuStages.memory of the chart"
     fewer = ", train in one process (spec.resources.processesPerNode: 1) if its log tells of several"
     return f"raise spec.resources.memory{fewer if _chose_processes(container) else ''}"

@@ -5,31 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import CODE_STAGES, GPU_STAGES, Attempt
-from finetune_operator.contracts.digests import input_digest, spec_digest
+from finetune_operator.api.finetunejobstatus import CODE_STAGES, Attempt, StageName
+from finetune_operator.api.modelserver import ModelServer
+from finetune_operator.contracts.digests import digest_of, input_digest, spec_digest
 from finetune_operator.contracts.job import (
     JobBudget,
     JobCalibration,
     JobDocument,
     JobEngine,
+    JobServer,
     PublishSpec,
     job_spec,
 )
 from finetune_operator.contracts.settings import Settings, pinned, scoring_profile
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
+from finetune_operator.core.sources import parse_source
 from finetune_operator.render.names import (
     MANAGED_BY,
     QUEUE_LABEL,
     SUSPENDED_BY,
     UID_LABEL,
+    candidate_name,
+    folder_name,
     labels,
     stage_labels,
     workspace_name,
 )
 from finetune_operator.render.placement import JOB_NAME
 from finetune_operator.render.pod import PROGRESS_PORT, PodParts, stage_pod
-from finetune_operator.render.resources import accelerator, other_gpus
+from finetune_operator.render.resources import accelerator, on_gpus, other_gpus
 from finetune_operator.render.sandbox import isolation
 
 DEFAULT_WORKSPACE_SIZE = "50Gi"
@@ -71,7 +76,7 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
 
 def queue_of(job: FineTuneJob, stage: str) -> str | None:
     """The LocalQueue that admits the pods of a stage, None for stages that are not queued."""
-    return job.spec.scheduling.queue_name if stage in GPU_STAGES else None
+    return job.spec.scheduling.queue_name if on_gpus(job, stage) else None
 
 
 def job_document(
@@ -80,8 +85,9 @@ def job_document(
     attempt: Attempt,
     publish: PublishSpec | None,
     calibration: JobCalibration | None,
+    server: ModelServer | None = None,
 ) -> JobDocument:
-    """job.json of an attempt."""
+    """job.json of an attempt; `server` is the ModelServer that scores, if one does."""
     budget = job.spec.budget
     spec = job_spec(job.spec)
     return JobDocument(
@@ -97,14 +103,39 @@ def job_document(
         other_gpus=other_gpus(job, settings),
         budget=None if budget is None else JobBudget(limit=budget.limit, currency=budget.currency),
         calibration=calibration,
-        engine=_engine(job, settings) if attempt.stage in _SCORING_STAGES else None,
+        engine=_engine(job, settings, attempt.stage, server),
         publish=publish,
     )
 
 
-def _engine(job: FineTuneJob, settings: Settings) -> JobEngine:
+def candidate_source(job: FineTuneJob) -> str:
+    """Where the run puts its candidate for the ModelServer: beside all destinations of its claim."""
+    claim = parse_source(job.spec.output.destination).claim
+    return f"pvc://{claim}/_candidates/{folder_name(job)}"
+
+
+def _engine(
+    job: FineTuneJob, settings: Settings, stage: StageName, server: ModelServer | None
+) -> JobEngine | None:
+    """For the stages that score; of a server prepare is told too, as it plans no GPUs for scoring then."""
+    if server is not None and stage in {"prepare", *_SCORING_STAGES}:
+        return JobEngine(server=_server(job, server))
+    if stage not in _SCORING_STAGES:
+        return None
     profile = scoring_profile(job, settings)
     return JobEngine(args=(*pinned(job, settings).engine_args, *profile.args), env=profile.env)
+
+
+def _server(job: FineTuneJob, server: ModelServer) -> JobServer:
+    record, engine = server.status.template, job.spec.scoring_engine
+    return JobServer(
+        endpoint=server.status.endpoint or "",
+        model=server.spec.base_name,
+        template=digest_of(record.controller_revision if record is not None else ""),
+        candidate=candidate_name(job),
+        source=candidate_source(job),
+        key=engine.api_key.key if engine is not None and engine.api_key is not None else None,
+    )
 
 
 def job_config_map(job: FineTuneJob, attempt: Attempt, document: JobDocument, child: Manifest) -> Manifest:

@@ -64,6 +64,11 @@ def version_name(alias: str, digest: str) -> str:
     return f"{alias}--{digest.removeprefix('sha256:')[:12]}"
 
 
+def candidate_name(owner: ApiObject) -> str:
+    """What stands for the alias in the version of a run's candidate."""
+    return f"candidate.{owner.metadata.name}"
+
+
 def labels(owner: ApiObject, kind: str | None = None) -> dict[str, str]:
     """The labels of every child of an object."""
     return {

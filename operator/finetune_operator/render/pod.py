@@ -13,6 +13,7 @@ from finetune_operator.render.containers import Container, container
 from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.names import stage_labels
 from finetune_operator.render.placement import away_from, cpu_stage, gang_affinity, gpu_type, with_gpus
+from finetune_operator.render.resources import on_gpus
 from finetune_operator.render.volumes import JOB_FILE, workspace_claim, workspace_folder
 
 PROGRESS_PORT = 8080
@@ -43,7 +44,7 @@ class PodParts:
 def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
     """The pod template of an attempt."""
     gpu = gpu_type(job, settings)
-    place = with_gpus(job.spec, gpu) if parts.command in GPU_STAGES else cpu_stage(job, settings)
+    place = with_gpus(job.spec, gpu) if on_gpus(job, parts.command) else cpu_stage(job, settings)
     special: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": parts.grace_seconds,
@@ -53,8 +54,8 @@ def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
         special["initContainers"] = starters
     if parts.subdomain is not None:
         special["subdomain"] = parts.subdomain
-    on_gpus = job.spec.resources.gpus_per_node > 0
-    gang = gang_affinity(attempt.job, gpu, on_gpus=on_gpus) if parts.nodes > 1 else {}
+    has_gpus = job.spec.resources.gpus_per_node > 0
+    gang = gang_affinity(attempt.job, gpu, on_gpus=has_gpus) if parts.nodes > 1 else {}
     if affinity := {**away_from(parts.avoided_nodes), **gang}:
         special["affinity"] = affinity
     labels = stage_labels(job, attempt.stage, attempt.number)
@@ -64,9 +65,10 @@ def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
 def _main(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Container:
     offline = {} if attempt.stage == "prepare" else {"HF_HUB_OFFLINE": "1"}  # the one stage that fetches
     gpu = gpu_type(job, settings)
-    watched = {**gpu.env, "FT_HANG_SECONDS": str(settings.hang_deadline_seconds)}
+    watched = {"FT_HANG_SECONDS": str(settings.hang_deadline_seconds)}
     capabilities = ("IPC_LOCK",) if gpu.ipc_lock and parts.nodes > 1 else ()
-    env = {**(watched if parts.command in GPU_STAGES else {}), **offline, **parts.env}
+    near = gpu.env if on_gpus(job, parts.command) else {}
+    env = {**near, **(watched if parts.command in GPU_STAGES else {}), **offline, **parts.env}
     return {
         **container(attempt.stage, pinned(job, settings).images.trainer, settings, env, capabilities),
         "command": ["python", "-m", "finetune_trainer"],

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import StageName
+from finetune_operator.api.finetunejobstatus import GPU_STAGES, StageName
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.job import JobAccelerator, JobGpu
 from finetune_operator.contracts.settings import GpuType, Settings
@@ -69,7 +69,12 @@ def train_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
 
 
 def scorer_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
-    """What the client of the engine gets; with the engine it is as large as the GPUs' share of the node."""
+    """What the client of the engine gets; with the engine it is as large as the GPUs' share of the node.
+
+    The client of a ModelServer is a stage without GPUs.
+    """
+    if job.spec.scoring_engine is not None:
+        return cpu_stage_resources(settings)
     return _amounts(job, settings, scoring_gpus(job)).for_scorer().resources({})
 
 
@@ -98,11 +103,18 @@ def scoring_gpus(job: FineTuneJob) -> int:
     return max(1, planned or 1) if job.spec.resources.gpus_per_node else 0
 
 
+def on_gpus(job: FineTuneJob, stage: str) -> bool:
+    """Whether a stage runs where the GPUs are, if the run has any: scoring on a ModelServer does not."""
+    return stage in GPU_STAGES and (stage == "train" or job.spec.scoring_engine is None)
+
+
 def gpus(job: FineTuneJob, stage: StageName) -> int:
     """The GPUs that all pods of a stage hold together."""
-    if stage == "train":
-        return job.spec.resources.nodes * job.spec.resources.gpus_per_node
-    return scoring_gpus(job) if stage in ("baseline", "evaluate") else 0
+    if not on_gpus(job, stage):
+        return 0
+    return (
+        job.spec.resources.nodes * job.spec.resources.gpus_per_node if stage == "train" else scoring_gpus(job)
+    )
 
 
 def accelerator(job: FineTuneJob, settings: Settings) -> JobAccelerator | None:

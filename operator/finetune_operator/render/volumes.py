@@ -105,6 +105,13 @@ def _add_credential(mounts: Mounts, given: Credential) -> None:
     mounts.secret_keys(given.purpose, given.secret, path, given.required, given.optional)
 
 
+def add_api_key(mounts: Mounts, job: FineTuneJob) -> None:
+    """The key that a scorer shows to its ModelServer, under the name of its entry."""
+    engine = job.spec.scoring_engine
+    if engine is not None and engine.api_key is not None:
+        mounts.secret_keys("engine", engine.api_key.name, f"{CREDENTIALS}/engine", (engine.api_key.key,), ())
+
+
 def _add_sources(mounts: Mounts, found: Iterable[Source]) -> None:
     for source in found:
         if source.scheme == "pvc" and source.claim:

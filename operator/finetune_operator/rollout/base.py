@@ -14,6 +14,8 @@ from finetune_operator.rollout.resolve import Resolution
 
 FITS_BASE = "FitsBase"
 _LONGEST_NAME = 40
+_TUNED_FROM = ("hf://", "pvc://")
+"""Where a FineTuneJob takes its base from; a server may have one from a bucket too."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def _advice(
         return "spec.adapter asks for another adapter, see the condition Resolved.", None
     if original is not None:
         return f"Train it again on the model with the fingerprint {original} (derivedFrom).", None
+    if not str(base["source"]).startswith(_TUNED_FROM):
+        copied = f"a FineTuneJob with spec.baseModel pvc://CLAIM/PATH and fingerprint {here}"
+        return f"Train it again: copy the model from {base['source']} to a claim, and create {copied}.", None
     if job is None:
         return f"Train it again: create a FineTuneJob with spec.baseModel {json.dumps(base)}.", None
     new = successor(job.metadata.name, here)

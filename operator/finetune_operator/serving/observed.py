@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
+from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core.actions import Manifest, Refusal
 from finetune_operator.core.manifests import (
@@ -136,8 +137,8 @@ class Observed:
     whoever owns them, None while absent; `revision` is the ControllerRevision that the status names, and
     `revisions` are all of the server's; `pods` are the server's own. `deployments` are the
     AdapterDeployments that name this server; `claims` holds the PersistentVolumeClaims that the server
-    mounts, a missing one being an absent key. `peers` are the other ModelServers, read only while this one
-    waits for its turn to upgrade.
+    mounts, a missing one being an absent key. `runs` are the FineTuneJobs that score on this server. `peers`
+    are the other ModelServers, read only while this one waits for its turn to upgrade.
     """
 
     server: ModelServer
@@ -153,6 +154,7 @@ class Observed:
     revisions: tuple[Manifest, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     peers: tuple[ModelServer, ...] = ()
+    runs: tuple[FineTuneJob, ...] = ()
     refusal: Refusal | None = None
 
     def owns(self, child: Manifest | None) -> bool:

@@ -13,14 +13,14 @@ from finetune_operator.core.actions import Action, Emit, Patch, Plan
 from finetune_operator.serving import children
 from finetune_operator.serving.observed import GENERATION, Observed, PodState, slots_of, told_generation
 from finetune_operator.serving.ownership import Taken, put_right, taken
-from finetune_operator.serving.pod import base_name, cpu_slots
-from finetune_operator.serving.report import report
+from finetune_operator.serving.pod import cpu_slots
+from finetune_operator.serving.report import report, trial_report
 from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.status import Decided, next_status
 from finetune_operator.serving.steps import next_hold_end, with_rollouts
 from finetune_operator.serving.table import Table, current_table, write_table
 from finetune_operator.serving.template import Template, chosen, keeping, proven
-from finetune_operator.serving.wanted import wanted_versions
+from finetune_operator.serving.wanted import trials, wanted_versions
 
 UNASKED_SECONDS = 1.0
 SOONEST_SECONDS = 0.1
@@ -58,14 +58,24 @@ def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
     asked = wanted_versions(observed)
     current = current_table(observed, asked)
     wanted = with_rollouts(observed, current, asked, now)
-    step = next_step(current, wanted, observed.live, slots)
+    tried = trials(observed, current.versions)
+    step = next_step(current, wanted, observed.live, slots, tried[0].version if tried else None)
     answering, replicas = observed.answering(now), observed.server.spec.replicas
     reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
     deployment = None
     if template is not None:
         deployment = children.deployment(observed.server, template.body, template.record.spec_digest)
         template = proven(template, observed, deployment)
-    return Decided(template, deployment, step, slots, reports, taken(observed), current.rebuilt)
+    return Decided(
+        template,
+        deployment,
+        step,
+        slots,
+        reports,
+        trial_report(tried, step, observed.live),
+        taken(observed),
+        current.rebuilt,
+    )
 
 
 def _slots(observed: Observed, template: Template | None) -> Slots:
@@ -79,8 +89,9 @@ def _slots(observed: Observed, template: Template | None) -> Slots:
 def _children(observed: Observed, settings: Settings, decided: Decided) -> list[Action]:
     """Children of ours, put right. Pods come only once every name is ours: nobody would reach them."""
     server = observed.server
-    base = ManifestBase(name=base_name(server), fingerprint=server.spec.base_model.fingerprint)
-    manifest = children.manifest_configmap(server, write_table(decided.step.table, base))
+    base = ManifestBase(name=server.spec.base_name, fingerprint=server.spec.base_model.fingerprint)
+    candidate = decided.trials[0][0] if decided.trials else None
+    manifest = children.manifest_configmap(server, write_table(decided.step.table, base, candidate))
     intended = [
         (manifest, observed.manifest),
         (children.service(server), observed.service),

@@ -80,11 +80,6 @@ def base_path(server: ModelServer) -> str:
     return f"{CACHE}/models/{(base.fingerprint or '').replace(':', '-')}"
 
 
-def base_name(server: ModelServer) -> str:
-    """The name under which clients reach the untuned base: the last part of its source."""
-    return server.spec.base_model.source.rstrip("/").rsplit("/", 1)[-1]
-
-
 def cpu_slots(server: ModelServer) -> int:
     """How many adapters the server serves: twice the GPU slots unless its spec says otherwise.
 
@@ -93,15 +88,10 @@ def cpu_slots(server: ModelServer) -> int:
     return (server.spec.max_cpu_loras or 2 * server.spec.max_loras) if server.spec.max_loras else 0
 
 
-def store_claim(server: ModelServer) -> str:
-    """The claim that holds the adapters."""
-    return parse_source(server.spec.artifact_store).claim or ""
-
-
 def mounted_claims(server: ModelServer) -> list[str]:
     """Every claim the pod mounts, each once."""
     base, cache = parse_source(server.spec.base_model.source).claim, server.spec.cache
-    names = (base, store_claim(server), cache.claim_name if cache is not None else None)
+    names = (base, server.spec.store_claim, cache.claim_name if cache is not None else None)
     return sorted({name for name in names if name})
 
 
@@ -156,7 +146,7 @@ def _engine(server: ModelServer, settings: Settings, image: str, pod: Mounts) ->
         profile = profile.model_copy(update={"env": {**_COMPILED, **profile.env}})
     serves = Engine(
         model=base_path(server),
-        served_name=base_name(server),
+        served_name=server.spec.base_name,
         max_loras=spec.max_loras,
         max_cpu_loras=cpu_slots(server) + 1,
         max_lora_rank=spec.max_lora_rank,
@@ -227,7 +217,8 @@ def _gateway_mounts(server: ModelServer, pod: Mounts) -> Mounts:
     mounts.empty_dir("adapters", ADAPTERS, server.spec.resources.ephemeral_storage)
     mounts.config_map(manifest_name(server), MANIFEST_FOLDER)
     _add_base(mounts, server, read_only=True)
-    mounts.claim(store_claim(server), f"/sources/pvc/{store_claim(server)}", read_only=True)
+    store = server.spec.store_claim
+    mounts.claim(store, f"/sources/pvc/{store}", read_only=True)
     if server.spec.api_keys is not None:
         mounts.secret("keys", server.spec.api_keys.secret_ref.name, KEYS_FOLDER)
     return mounts

@@ -9,8 +9,8 @@ from typing import Literal
 from finetune_operator.canary.machine import PROMOTED
 from finetune_operator.core.manifests import integer, text
 from finetune_operator.serving.observed import PodState
-from finetune_operator.serving.routing import Step, followed
-from finetune_operator.serving.wanted import Wanted
+from finetune_operator.serving.routing import Step, followed, verified
+from finetune_operator.serving.wanted import Trial, Wanted
 
 SHOWN = 8  # aliases in a sentence
 _UNDER_WAY = frozenset({"Fetching", "Loading", "Verifying"})
@@ -144,3 +144,26 @@ def _failure(version: str, pods: Sequence[PodState]) -> Progress | None:
     entry = pod.version(version)
     message = text(entry, "message") or "The agent gave no message."
     return Progress(state, text(entry, "reason") or "LoadFailed", f"{pod.name}: {message}")
+
+
+def trial_report(
+    trials: Sequence[Trial], step: Step, pods: Sequence[PodState]
+) -> tuple[tuple[Trial, Progress], ...]:
+    """Where the candidate of each run stands; only the first has its turn."""
+    if not trials:
+        return ()
+    first, *others = trials
+    waits = Progress("Pending", "WaitingForTurn", f"FineTuneJob {first.run} scores its candidate first.")
+    return ((first, _tried(first.version.name, step, pods)), *((other, waits) for other in others))
+
+
+def _tried(version: str, step: Step, pods: Sequence[PodState]) -> Progress:
+    if version in step.without_slot:
+        count, shown = len(step.aliases), ", ".join(step.aliases[:SHOWN])
+        message = (
+            f"All {count} adapter slots are taken ({shown}); waiting until one is free, or raise maxCpuLoras."
+        )
+        return Progress("Pending", "WaitingForSlot", message)
+    if verified(version, step.table, pods):
+        return Progress("Serving", "Ready", "Every ready replica holds it.")
+    return _failure(version, pods) or Progress("Loading", "Loading", "It is being loaded and verified.")

@@ -54,10 +54,19 @@ class Step:
         return tuple(sorted({alias_of(name) for name in self.holding}))
 
 
-def next_step(current: Table, wanted: Sequence[Wanted], pods: Sequence[PodState], slots: Slots) -> Step:
-    """One step towards what is wanted; `pods` are the live ones. Without a change the generation stays."""
+def next_step(
+    current: Table,
+    wanted: Sequence[Wanted],
+    pods: Sequence[PodState],
+    slots: Slots,
+    candidate: ManifestVersion | None = None,
+) -> Step:
+    """One step towards what is wanted; `pods` are the live ones. Without a change the generation stays.
+
+    The candidate of a run is held without a route, in a slot that no alias needs: never the surge slot.
+    """
     routes = _routes(current, wanted, pods)
-    versions = _still_needed(current, routes, wanted, pods)
+    versions = _still_needed(current, routes, wanted, pods, candidate)
     holding = {name for name in versions if not refused(name, pods)}
     aliases = {alias_of(name) for name in holding}
     without_slot = set()
@@ -75,6 +84,13 @@ def next_step(current: Table, wanted: Sequence[Wanted], pods: Sequence[PodState]
             aliases.add(want.alias)
         else:
             without_slot.add(name)
+    if candidate is not None and candidate.name not in versions:
+        if len(aliases) < slots.aliases and len(holding) < slots.engine:
+            versions[candidate.name] = candidate
+            holding.add(candidate.name)
+            aliases.add(alias_of(candidate.name))
+        else:
+            without_slot.add(candidate.name)
     changed = (versions, routes) != (dict(current.versions), dict(current.routes))
     generation = current.generation + 1 if changed or current.generation == 0 else current.generation
     staying = aliases & {want.alias for want in wanted if want.keeps_route}
@@ -135,12 +151,17 @@ def _split(alias: str, rollout: Rollout, record: RolloutRecord) -> ManifestRoute
 
 
 def _still_needed(
-    current: Table, routes: Mapping[str, ManifestRoute], wanted: Sequence[Wanted], pods: Sequence[PodState]
+    current: Table,
+    routes: Mapping[str, ManifestRoute],
+    wanted: Sequence[Wanted],
+    pods: Sequence[PodState],
+    candidate: ManifestVersion | None,
 ) -> dict[str, ManifestVersion]:
     """The listed versions that are routed, wanted, or may still have requests in flight."""
     routed = (*routes.values(), *current.routes.values())
     used = {version for route in routed for version in route.versions}
     used |= {want.version for want in wanted if want.version is not None and want.loadable}
+    used |= {candidate.name} if candidate is not None else set()
     left = followed(current.generation, pods)
     return {
         name: entry

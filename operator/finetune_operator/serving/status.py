@@ -10,7 +10,12 @@ from datetime import datetime
 from itertools import accumulate
 
 from finetune_operator.api.conditions import MESSAGE_LIMIT, Fact, clip, with_facts, word
-from finetune_operator.api.modelserverstatus import AdapterState, ModelServerStatus, SlotsStatus
+from finetune_operator.api.modelserverstatus import (
+    AdapterState,
+    CandidateState,
+    ModelServerStatus,
+    SlotsStatus,
+)
 from finetune_operator.api.rollout import RolloutRecord
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
@@ -20,7 +25,7 @@ from finetune_operator.render.names import KIND_LABEL, OWNER_LABEL, server_name
 from finetune_operator.serving.network import GATEWAY_PORT
 from finetune_operator.serving.observed import Observed, PodState
 from finetune_operator.serving.ownership import Taken
-from finetune_operator.serving.report import SHOWN, AliasReport
+from finetune_operator.serving.report import SHOWN, AliasReport, Progress
 from finetune_operator.serving.routing import Slots, Step
 from finetune_operator.serving.template import (
     UPDATE_AVAILABLE,
@@ -32,8 +37,10 @@ from finetune_operator.serving.template import (
     stored,
 )
 from finetune_operator.serving.trouble import trouble_of
+from finetune_operator.serving.wanted import Trial
 
 ENTRIES = 1024  # what the schema takes
+CANDIDATES = 64
 # etcd takes 1.5 MB of an object; readers and caches hold it many times.
 ADAPTERS_BYTES = 240_000  # with messages, which are cut for it
 ENTRIES_BYTES = 600_000  # without messages: a thousand whose names are all as long as names may be
@@ -52,6 +59,7 @@ class Decided:
     step: Step
     slots: Slots
     reports: Sequence[AliasReport]
+    trials: Sequence[tuple[Trial, Progress]]
     taken: Sequence[Taken]
     rebuilt: bool
 
@@ -81,6 +89,7 @@ def next_status(observed: Observed, settings: Settings, decided: Decided, now: d
         adapters_serving=f"{sum(_serves(r) for r in decided.reports)}/{len(decided.reports)}",
         adapters=entries,
         rollouts=_rollouts(decided.reports),
+        candidates=_candidates(decided.trials),
         adapters_left_out=len(decided.reports) - len(entries) or None,
         template=template.record if template is not None else None,
         pod_template=None if stored(observed, template) else server.status.pod_template,
@@ -190,6 +199,19 @@ def _entries(reports: Sequence[AliasReport]) -> tuple[AdapterState, ...]:
     share = (ADAPTERS_BYTES - taken[shown - 1]) // telling if telling else 0
     longest = min(max(SHORTEST_MESSAGE, share), MESSAGE_LIMIT)
     return tuple(_with_message(*one, longest) for one in zip(ordered[:shown], bare[:shown], strict=True))
+
+
+def _candidates(trials: Sequence[tuple[Trial, Progress]]) -> tuple[CandidateState, ...]:
+    return tuple(
+        CandidateState(
+            fine_tune_job=trial.run,
+            version=trial.version.name,
+            state="Ready" if progress.state == "Serving" else progress.state,
+            reason=word(progress.reason),
+            message=clip(progress.message),
+        )
+        for trial, progress in trials[:CANDIDATES]
+    )
 
 
 def _rollouts(reports: Sequence[AliasReport]) -> tuple[RolloutRecord, ...]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from finetune_operator.contracts.digests import digest_of
 from finetune_operator.contracts.server_manifest import (
     ManifestBase,
+    ManifestCandidate,
     ManifestRoute,
     ManifestTarget,
     ManifestVersion,
@@ -19,7 +20,7 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
 from finetune_operator.serving.children import DOCUMENT, intent_of
 from finetune_operator.serving.observed import Observed, PodState
-from finetune_operator.serving.wanted import Wanted
+from finetune_operator.serving.wanted import Trial, Wanted
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,17 @@ def whole_route(alias: str, version: str) -> ManifestRoute:
     return ManifestRoute(alias=alias, targets=(ManifestTarget(version=version, weight=100),))
 
 
-def write_table(table: Table, base: ManifestBase) -> ServerManifest:
-    """The server manifest."""
+def write_table(table: Table, base: ManifestBase, candidate: Trial | None = None) -> ServerManifest:
+    """The server manifest; the candidate may be asked once it is in the table."""
     routes = tuple(table.routes[alias] for alias in sorted(table.routes))
     versions = tuple(table.versions[name] for name in sorted(table.versions))
-    return ServerManifest(generation=table.generation, base=base, versions=versions, routes=routes)
+    held = candidate is not None and candidate.version.name in table.versions
+    candidates = (
+        (ManifestCandidate(version=candidate.version.name, key=candidate.key),) if candidate and held else ()
+    )
+    return ServerManifest(
+        generation=table.generation, base=base, versions=versions, routes=routes, candidates=candidates
+    )
 
 
 def current_table(observed: Observed, wanted: Sequence[Wanted]) -> Table:

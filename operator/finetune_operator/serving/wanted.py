@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
+from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.api.rollout import Rollout, RolloutRecord
 from finetune_operator.contracts.server_manifest import ManifestVersion
 from finetune_operator.core.sources import SourceError, parse_source
 from finetune_operator.serving.observed import Observed, Unreadable
-from finetune_operator.serving.pod import base_name, store_claim
 
 _WITHOUT_ALIAS = frozenset({"AliasConflict", "AliasOfBaseModel", "BaseOnly", "Unreadable"})
 """Reasons of the server for which an AdapterDeployment has no alias, or may have none."""
@@ -63,6 +64,36 @@ class Wanted:
     def keeps_route(self) -> bool:
         """Whether the alias is this AdapterDeployment's."""
         return self.rejection is None or self.rejection.keeps_route
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run that scores here: it wants its candidate held without an alias, for the holder of `key`."""
+
+    run: str
+    version: ManifestVersion
+    key: str | None
+
+
+def trials(observed: Observed, held: Container[str]) -> tuple[Trial, ...]:
+    """The runs that score here in their turn: the one whose candidate is among those `held`, then by age.
+
+    A run wants it for as long as its status says, and a run that is gone wants nothing.
+    """
+    asked = [(job, trial) for job in observed.runs if (trial := _trial(observed.server, job)) is not None]
+    asked.sort(
+        key=lambda one: (one[1].version.name not in held, str(one[0].metadata.creation_timestamp), one[1].run)
+    )
+    return tuple(trial for _, trial in asked)
+
+
+def _trial(server: ModelServer, job: FineTuneJob) -> Trial | None:
+    asked = job.status.candidate
+    if asked is None or asked.server != server.metadata.name or job.metadata.deletion_timestamp is not None:
+        return None
+    version = _entry(asked.version, asked.source, asked.digest, allow_unpromoted=True)
+    key = asked.key if server.spec.api_keys is not None else None
+    return None if version is None else Trial(job.metadata.name, version, key)
 
 
 def wanted_versions(observed: Observed) -> tuple[Wanted, ...]:
@@ -140,7 +171,7 @@ def _entry(name: str, source: str, digest: str, allow_unpromoted: bool) -> Manif
 
 def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Rejection | None:
     alias = deployment.spec.alias
-    if alias == base_name(server):
+    if alias == server.spec.base_name:
         message = f"{alias} is the name of the server's base model; create the object with another alias."
         return Rejection("AliasOfBaseModel", message, keeps_route=False)
     if alias in taken:
@@ -180,7 +211,7 @@ def _outside_store(server: ModelServer, deployment: AdapterDeployment) -> Reject
     if resolved is None:
         return None
     try:
-        inside = parse_source(resolved.source).claim == store_claim(server)
+        inside = parse_source(resolved.source).claim == server.spec.store_claim
     except SourceError as error:
         return Rejection("InvalidSource", str(error))
     store = server.spec.artifact_store

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from finetune_operator.api.evaluation import ScoringEngine
+from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import StageName
+from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import Settings, scoring_profile_problem
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.core.sources import SourceError
@@ -50,6 +53,7 @@ def blocker(run: Run, stage: StageName, *, reemits: bool) -> Blocker | None:
         lambda: _gpu_type(observed, run.settings),
         lambda: _engine_profile(observed, run.settings),
         lambda: _permission(observed, run.settings),
+        lambda: _scoring_server(run, stage),
         lambda: iter(()) if reemits else _queue(observed, stage),
         lambda: iter(()) if reemits else _price(observed, run.settings),
         lambda: _addresses(observed, stage),
@@ -87,6 +91,75 @@ def _permission(observed: Observed, settings: Settings) -> Iterator[Blocker]:
     problem = settings.permission_problem(spec.pod_template, spec.scheduling)
     if problem is not None:
         yield Blocker("NotAllowed", problem)
+
+
+def _scoring_server(run: Run, stage: StageName) -> Iterator[Blocker]:
+    """What is wrong with the ModelServer that should score: by the specs, and after prepare by the base."""
+    engine, server = run.job.spec.scoring_engine, run.observed.server
+    if engine is None or not evaluated(run.job) or stage not in ("prepare", "baseline", "evaluate"):
+        return
+    if server is None:
+        missing = f"spec.evaluation.engine names ModelServer {engine.server_ref.name}, which does not exist; "
+        yield Blocker("ServerNotFound", run.observed.server_problem or f"{missing}create it.")
+        return
+    yield from _fits(run.job, engine, server)
+    if stage != "prepare":
+        yield from _same_base(run, server)
+
+
+def _fits(job: FineTuneJob, engine: ScoringEngine, server: ModelServer) -> Iterator[Blocker]:
+    name, spec = server.metadata.name, server.spec
+    destination, keys = job.spec.output.destination, spec.api_keys
+    if spec.max_loras == 0:
+        yield Blocker(
+            "BaseOnly", f"ModelServer {name} serves its base alone (maxLoras: 0); name another one."
+        )
+    if not destination.startswith(f"pvc://{spec.store_claim}/"):
+        yield Blocker(
+            "OutsideStore",
+            f"ModelServer {name} reads adapters from {spec.artifact_store}, and spec.output.destination is "
+            f"{destination}: choose a destination there in a new FineTuneJob.",
+        )
+    if keys is not None and (engine.api_key is None or engine.api_key.name != keys.secret_ref.name):
+        yield Blocker(
+            "ApiKeyMissing",
+            f"ModelServer {name} asks for a key: set spec.evaluation.engine.apiKey to an entry of Secret "
+            f"{keys.secret_ref.name} in a new FineTuneJob.",
+        )
+    allowed = {one.name: one.aliases for one in keys.allowed_aliases} if keys is not None else {}
+    if engine.api_key is not None and spec.base_name not in allowed.get(
+        engine.api_key.key, (spec.base_name,)
+    ):
+        yield Blocker(
+            "ApiKeyNotAllowed",
+            f"The base has to be scored too: add {spec.base_name} to what the key {engine.api_key.key} may "
+            f"call, spec.apiKeys.allowedAliases of ModelServer {name}.",
+        )
+
+
+def _same_base(run: Run, server: ModelServer) -> Iterator[Blocker]:
+    name, resolved = server.metadata.name, run.status.resolved
+    if server.spec.replicas == 0:
+        message = f"ModelServer {name} is scaled to zero; set its spec.replicas to 1 or more."
+        yield Blocker("ServerStopped", message, stalled=False)
+    trained = resolved.base_fingerprint if resolved is not None else None
+    here = server.status.base_fingerprint
+    if here is None:
+        message = f"No replica of ModelServer {name} has told the fingerprint of its base yet."
+        yield Blocker("ServerNotReady", message, stalled=False)
+    elif trained is not None and trained != here:
+        yield Blocker(
+            "OtherBase",
+            f"The run tunes the base {trained[:19]}, and ModelServer {name} has {here[:19]}: create a "
+            "FineTuneJob for a ModelServer with the base that it tunes.",
+        )
+    lora = resolved.lora if resolved is not None else None
+    if lora is not None and lora.rank is not None and lora.rank > server.spec.max_lora_rank:
+        yield Blocker(
+            "RankTooLarge",
+            f"The adapter has rank {lora.rank}, and ModelServer {name} takes {server.spec.max_lora_rank} at "
+            "most; raise its spec.maxLoraRank.",
+        )
 
 
 def _queue(observed: Observed, stage: StageName) -> Iterator[Blocker]:

@@ -13,6 +13,7 @@ from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
     Attempt,
+    Candidate,
     Cost,
     FineTuneJobStatus,
     MemoryPlan,
@@ -69,6 +70,7 @@ class Decision:
     cost: Cost | None = None
     scores: Scores | None = None
     artifact: Artifact | None = None
+    candidate: Candidate | None = None
     ending: Ending | None = None
     idle: bool = False
     again: float | None = None
@@ -147,11 +149,16 @@ def ended(status: FineTuneJobStatus) -> bool:
 
 
 def fold(status: FineTuneJobStatus, decision: Decision, generation: int, now: datetime) -> FineTuneJobStatus:
-    """The status after a decision."""
+    """The status after a decision.
+
+    A candidate is asked for while pods score it: whatever ends them, the server may forget it.
+    """
     closes = decision.idle or any(attempt.finish_time for attempt in decision.attempts)
+    attempts = recorded(status.attempts, decision.attempts)
+    scores = any(a.stage == "evaluate" and a.state in ("Recorded", "Running") for a in attempts)
     update = {
         "conditions": with_facts(status.conditions, map(_worded, decision.facts), generation, now),
-        "attempts": recorded(status.attempts, decision.attempts),
+        "attempts": attempts,
         "stage": decision.title or status.stage,
         "waiting": decision.waiting,
         "progress": None if closes else decision.progress or status.progress,
@@ -161,6 +168,7 @@ def fold(status: FineTuneJobStatus, decision: Decision, generation: int, now: da
         "cost": merged(status.cost, decision.cost),
         "scores": merged(status.scores, decision.scores),
         "artifact": decision.artifact or status.artifact,
+        "candidate": (decision.candidate or status.candidate) if scores and not closes else None,
     }
     after = status.model_copy(update=update)
     return after if decision.ending is None else _ended(after, decision.ending, generation, now)

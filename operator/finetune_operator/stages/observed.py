@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
+from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest, Refusal
 
@@ -28,7 +29,8 @@ class Observed:
     of prepare is about to be written. `refusal` is
     what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
     by the Job's name; `kueue` says whether the cluster has Kueue, and `kueue_problem` why its Workloads
-    cannot be listed, "" while they can.
+    cannot be listed, "" while they can. `server` is the ModelServer that scores, None while it does not exist
+    and for a run with an engine of its own; `server_problem` says why one that exists cannot be read.
     """
 
     job: FineTuneJob
@@ -44,6 +46,8 @@ class Observed:
     refusal: Refusal | None = None
     progress_at: datetime | None = None
     progress_failed: bool = False
+    server: ModelServer | None = None
+    server_problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def conclude(job: FineTuneJob, artifact: Artifact, scores: Scores | None) -> Dec
         reason = "Promote" if verdict == "Promote" else "Accepted"
         accepted = "" if verdict == "Promote" else f" {verdict} is accepted by spec.evaluation.accept."
         return _ended(Ending(succeeded=True, reason=reason, message=message + accepted))
-    said = [message, _ADVICE.get(verdict, ""), _afterwards(verdict, artifact.destination)]
+    shown = _shows(scores) if verdict == "NoClearImprovement" else ""
+    said = [message, _ADVICE.get(verdict, ""), shown, _afterwards(verdict, artifact.destination)]
     return _ended(Ending(succeeded=False, reason=verdict, message=" ".join(filter(None, said))))
 
 
@@ -75,6 +76,16 @@ def _reasons(verdict: str, scores: Scores | None) -> str:
     if verdict == "EvalMissing":
         return "The result was published without an evaluation: nobody knows whether it beats its base."
     return compared(scores or Scores())
+
+
+def _shows(scores: Scores | None) -> str:
+    """Whether the hold-out could have shown more."""
+    effect = None if scores is None else scores.detectable
+    if effect is None:
+        return ""
+    if effect == "none":
+        return "This hold-out can show no improvement: give it more rows or groups."
+    return f"This hold-out shows improvements from {effect} on; more rows show smaller ones."
 
 
 def _afterwards(verdict: str, where: str) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from finetune_operator.api.conditions import clip
-from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt, Progress, Waiting
+from finetune_operator.api.finetunejobstatus import Attempt, Progress, Waiting
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
 from finetune_operator.core.times import format_time, moment_of
 from finetune_operator.observe.outcome import SUSPECT, AttemptOutcome
 from finetune_operator.observe.trouble import Trouble, trouble_of
+from finetune_operator.render.resources import on_gpus
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Stage
 from finetune_operator.stages.observed import Run
@@ -113,7 +114,7 @@ def _timed(run: Run, attempt: Attempt, progress: Progress | None) -> tuple[datet
     A stage that the operator cannot reach is not one that hangs. Until a training step is measured only the
     trainer knows how long loading and compiling may take.
     """
-    if attempt.reemits or attempt.stage not in GPU_STAGES or progress is None:
+    if attempt.reemits or not on_gpus(run.job, attempt.stage) or progress is None:
         return None
     since = moment_of(progress.stepped_at)
     unmeasured = attempt.stage == "train" and progress.step_seconds is None

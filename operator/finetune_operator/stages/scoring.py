@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from finetune_operator.api.conditions import Fact
 from finetune_operator.api.evaluation import ACCEPTABLE
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt, GraderScore, Scores
+from finetune_operator.api.finetunejobstatus import Attempt, Candidate, GraderScore, Scores
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Emit
 from finetune_operator.core.manifests import integer, number, text
 from finetune_operator.observe.outcome import AttemptOutcome
+from finetune_operator.observe.trouble import Trouble
 from finetune_operator.render.engine import scoring_engine
+from finetune_operator.render.job import candidate_source
+from finetune_operator.render.names import candidate_name, version_name
 from finetune_operator.render.pod import PodParts
 from finetune_operator.render.resources import cpu_stage_resources, scorer_resources
 from finetune_operator.render.sandbox import sandbox
 from finetune_operator.render.volumes import (
     WORKSPACE,
+    add_api_key,
     add_base,
     add_destination,
     add_judge_credential,
@@ -26,6 +31,7 @@ from finetune_operator.render.volumes import (
 )
 from finetune_operator.stages import summaries
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
+from finetune_operator.stages.observed import Run
 from finetune_operator.stages.summaries import (
     as_number,
     best_rival,
@@ -35,6 +41,7 @@ from finetune_operator.stages.summaries import (
     rows_and_metric,
 )
 
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _ADVICE = {
     "PromptingLikelyEnough": "That is above 85 %: a better prompt is probably enough.",
     "CheckTaskOrData": "That is below 40 %: check the task definition and the data first; a base that stays "
@@ -47,12 +54,7 @@ _MOST_USES = 10
 
 def baseline_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
     """The scorer with the base in an engine beside it; scores are cached beside the destination."""
-    mounts = common(job, attempt.job)
-    add_base(mounts, job)
-    add_destination(mounts, job)
-    add_judge_credential(mounts, job)
-    sidecar = scoring_engine(job, settings, base_path(job), mounts)
-    return PodParts("baseline", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
+    return _scorer("baseline", job, settings, attempt, base_path(job))
 
 
 def evaluate_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
@@ -60,13 +62,50 @@ def evaluate_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Po
 
     That the hold-out was used is noted beside the destination.
     """
-    mounts = common(job, attempt.job)
+    model = f"{WORKSPACE}/output/model" if job.spec.method == "Full" else base_path(job)
+    return _scorer("evaluate", job, settings, attempt, model)
+
+
+def _scorer(command: str, job: FineTuneJob, settings: Settings, attempt: Attempt, model: str) -> PodParts:
+    """On a ModelServer there is no engine beside it, only a key to show."""
+    mounts, resources = common(job, attempt.job), scorer_resources(job, settings)
+    add_judge_credential(mounts, job)
+    if job.spec.scoring_engine is not None:
+        add_destination(mounts, job)
+        add_api_key(mounts, job)
+        return PodParts(command, mounts, resources)
     add_base(mounts, job)
     add_destination(mounts, job)
-    add_judge_credential(mounts, job)
-    model = f"{WORKSPACE}/output/model" if job.spec.method == "Full" else base_path(job)
-    sidecar = scoring_engine(job, settings, model, mounts)
-    return PodParts("evaluate", mounts, scorer_resources(job, settings), sidecars=(sidecar,))
+    return PodParts(command, mounts, resources, sidecars=(scoring_engine(job, settings, model, mounts),))
+
+
+def candidate(run: Run) -> Candidate | None:
+    """What the scorer published for its ModelServer, as far as it has told: it says the digest alone."""
+    job, engine = run.job, run.job.spec.scoring_engine
+    digest = text(run.observed.progress, "candidate")
+    if engine is None or text(run.observed.progress, "stage") != "evaluate" or not _DIGEST.fullmatch(digest):
+        return None
+    return Candidate(
+        server=engine.server_ref.name,
+        version=version_name(candidate_name(job), digest),
+        source=candidate_source(job),
+        digest=digest,
+        key=engine.api_key.key if engine.api_key is not None else None,
+    )
+
+
+def candidate_trouble(run: Run) -> Trouble | None:
+    """What keeps the ModelServer from holding the candidate; loading it is no trouble."""
+    asked, server = candidate(run), run.observed.server
+    if asked is None:
+        return None
+    if server is None:
+        message = run.observed.server_problem or f"ModelServer {asked.server} does not exist any more."
+        return Trouble("ServerNotFound", message)
+    found = next((one for one in server.status.candidates if one.version == asked.version), None)
+    if found is None or found.state in ("Ready", "Loading"):
+        return None
+    return Trouble(found.reason, f"ModelServer {asked.server}: {found.message}")
 
 
 def grading_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:

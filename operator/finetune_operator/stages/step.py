@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetune_operator.api.conditions import Fact, is_true
-from finetune_operator.api.finetunejobstatus import CODE_STAGES, GPU_STAGES, Attempt, MemoryPlan
+from finetune_operator.api.finetunejobstatus import CODE_STAGES, Attempt, MemoryPlan
 from finetune_operator.contracts.job import JobDocument
 from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest
@@ -21,9 +21,9 @@ from finetune_operator.observe.trouble import Trouble, scheduled, steady
 from finetune_operator.render import job as children
 from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY, workspace_name
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import cpu_stage_resources
+from finetune_operator.render.resources import cpu_stage_resources, on_gpus
 from finetune_operator.render.volumes import common, workspace_claim
-from finetune_operator.stages import publish, summaries
+from finetune_operator.stages import publish, scoring, summaries
 from finetune_operator.stages.attempts import (
     at_work,
     bad_nodes,
@@ -197,7 +197,7 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
     if attempt.stage in CODE_STAGES:
         mounted.append(Create(children.isolated(run.job, attempt, child)))
     actions = (*mounted, *_resuming(run, attempt, child))
-    on_cpu = attempt.reemits or stage.name not in GPU_STAGES
+    on_cpu = attempt.reemits or not on_gpus(run.job, stage.name)
     if on_cpu and not _queued(run, attempt, child):
         return Decision(actions=actions, again=run.settings.progress_seconds)
     return Decision(
@@ -223,7 +223,7 @@ def _resuming(run: Run, attempt: Attempt, child: Manifest) -> tuple[Action, ...]
 def _document(run: Run, attempt: Attempt) -> JobDocument:
     decided = publish.decision(run.job, run.status.scores) if attempt.stage == "publish" else None
     learnt = calibration(run.job, run.observed.runs) if attempt.stage == "prepare" else None
-    return children.job_document(run.job, run.settings, attempt, decided, learnt)
+    return children.job_document(run.job, run.settings, attempt, decided, learnt, run.observed.server)
 
 
 def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequence[Manifest]) -> Decision:
@@ -234,7 +234,8 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
     if suspended(child):
         return _suspended(run, stage, attempt, child)
     progress = progress_now(run, stage)
-    trouble = trouble_now(run, attempt, child, pods, progress)
+    trouble = trouble_now(run, attempt, child, pods, progress) or scoring.candidate_trouble(run)
+    asked = scoring.candidate(run)
     if trouble is None and not scheduled(child, pods) and attempt.state == "Recorded":
         return Decision(again=run.settings.progress_seconds)  # its pods are about to come
     begun = at_work(attempt, pods)
@@ -242,13 +243,13 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
         works = _works(run, stage, begun, pods, placed=scheduled(child, pods))
         hang = seconds_until_hang(run, begun, progress)
         looks = [seconds for seconds in (works.again, hang) if seconds is not None]
-        return replace(works, progress=progress, again=min(looks, default=None))
+        return replace(works, progress=progress, candidate=asked, again=min(looks, default=None))
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
         return _record(run, stage, attempt, outcome, had_nodes=False)
     shows = waits(run, stage, wait, stalled=trouble.stalled)
-    return replace(shows, attempts=(begun,)).adding(_current(wait.reason, wait.message))
+    return replace(shows, attempts=(begun,), candidate=asked).adding(_current(wait.reason, wait.message))
 
 
 def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blocker) -> Decision:

@@ -19,7 +19,13 @@ from finetune_serving.agent.manifest import ManifestFile
 from finetune_serving.agent.preflight import Limits
 from finetune_serving.agent.record import Record, after_engine_restart, given_up, lost, refused
 from finetune_serving.agent.report import Process, state
-from finetune_serving.agent.routes import alias_states, answering, ready_versions, refusals
+from finetune_serving.agent.routes import (
+    alias_states,
+    answering,
+    ready_versions,
+    refusals,
+    refused_candidates,
+)
 from finetune_serving.agent.slowdown import Subject
 from finetune_serving.agent.steps import Steps
 from finetune_serving.documents import ServerManifest, State
@@ -180,6 +186,7 @@ class Agent:
         self._book.table = table_of(manifest.model_copy(update={"routes": tuple(routes)}))
         states = alias_states(manifest, world.routes, world.records, engine_up=world.engine_up)
         self._book.unavailable = refusals(states, world.routes, world.unavailable) if world.engine_up else {}
+        self._book.refused = refused_candidates(manifest, world.records)
         published = {name: r.published for name, r in world.records.items()}
         self._book.created = published | {manifest.base.name: self._limits.base_published}
         kwargs = {name: r.template_kwargs for name, r in world.records.items()}

@@ -38,8 +38,9 @@ class World:
     """Everything `converge` decides from; times are monotonic seconds.
 
     `routes` are in force, `applied` is the generation that they came from, `unavailable` are the routed
-    versions that nobody should wait for, `unrouted` says since when no route names a version. `opened` is
-    whether every alias that can be had has answered since the engine process started, or has had its time.
+    versions that nobody should wait for, `unrouted` says since when a version is neither routed nor a
+    candidate. `opened` is whether every alias that can be had has answered since the engine process started,
+    or has had its time.
     `moved_at` is when a version last came nearer to Ready, `engine_at` when the engine process was found.
     `folders` are the digests whose local copies are being written or deleted.
     """
@@ -86,7 +87,7 @@ def converge(world: World) -> Decision:
         return Decision(world)
     records = {r.entry.name: r for r in _tracked(world.manifest, world.records)}
     routed = _with_routes(replace(world, records=records), world.manifest)
-    named = _named(routed.routes.values())
+    named = _named(routed.routes.values()) | world.manifest.on_trial()
     listed = {entry.name for entry in world.manifest.versions}
     records = {name: r if name in listed | named else _draining(r) for name, r in records.items()}
     unrouted = {name: world.unrouted.get(name, world.now) for name in records if name not in named}

@@ -6,7 +6,7 @@ Ready here; one whose version cannot be had is in force all the same, and its cl
 
 from collections.abc import Iterable, Mapping
 
-from finetune_serving.agent.record import Record, given_up
+from finetune_serving.agent.record import Record, given_up, refused
 from finetune_serving.documents import AliasState, Route, ServerManifest, Target, TargetState
 
 STALLED_SECONDS = 150.0  # longer than one load may take: a version that is being loaded is waited for
@@ -118,3 +118,9 @@ def refusals(
         for state in states
         if drawn_versions(routes[state.alias]) <= unavailable
     }
+
+
+def refused_candidates(manifest: ServerManifest, records: Mapping[str, Record]) -> dict[str, str]:
+    """Why each candidate that is not tried again cannot be had, for the run that waits for it."""
+    found = ((name, records[name]) for name in manifest.on_trial() if name in records)
+    return {name: f"{record.reason}: {record.message}" for name, record in found if refused(record)}

@@ -18,7 +18,7 @@ from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.hold import Hold, deadline, pauses
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Call, Ledger
-from finetune_serving.gateway.limits import TokenRates, check_alias, check_pod, take_bytes
+from finetune_serving.gateway.limits import TokenRates, check_alias, check_candidate, check_pod, take_bytes
 from finetune_serving.gateway.peers import HOP_HEADER, Peers
 from finetune_serving.gateway.proxy import (
     REQUEST_ID_HEADER,
@@ -154,12 +154,17 @@ class Gateway:
         if table.base == "":
             raise NotBegunError  # no routes yet: whether the name exists is not known
         version = resolve(table, ask.model, self._draw(ask, headers), headers.get(VERSION_HEADER, ""))
+        candidate = ask.model in table.candidates
         if not self.book.may_call(call.key, ask.model):
-            raise errors.not_allowed(call.key, ask.model)
+            raise errors.unknown_model(ask.model) if candidate else errors.not_allowed(call.key, ask.model)
         call.alias = ask.model
         check_alias(self.book.limits, self.ledger, call)
+        if candidate:
+            check_candidate(self.book.limits, self.ledger, call)
         if self.book.can_answer(version):
             return version
+        if version in self.book.refused:
+            raise errors.refused_candidate(version, self.book.refused[version])
         raise NotBegunError(self.book.unavailable.get(ask.model, "") if self.book.engine_up else "")
 
     def _draw(self, ask: Ask, headers: Mapping[str, str]) -> float:

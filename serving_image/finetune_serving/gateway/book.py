@@ -15,7 +15,8 @@ class Book:
     """Shared by agent (writes) and gateway (reads) in one event loop; each field is replaced whole.
 
     `template_kwargs` are, by version (or base), what its prompts pass to the chat template.
-    `unavailable` says, by alias, why it cannot be had on this pod. `grants` are, by name of an API key, the
+    `unavailable` says, by alias, why it cannot be had on this pod, `refused`, by name, why a candidate never
+    can. `grants` are, by name of an API key, the
     models it may call; a key that is not in it may call all. `ready` is what /state says. `trouble` wakes
     the agent when a request met an engine that is gone or has lost a version.
     """
@@ -25,6 +26,7 @@ class Book:
     created: Mapping[str, int] = field(default_factory=dict)
     template_kwargs: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     limits: RequestLimits = field(default_factory=RequestLimits)
     grants: Mapping[str, frozenset[str]] = field(default_factory=dict)
     engine_up: bool = False
@@ -38,7 +40,9 @@ class Book:
         return self.engine_up and (version == self.table.base or version in self.loaded)
 
     def may_call(self, key: str, model: str) -> bool:
-        """Whether the API key of this name may call a model."""
+        """Whether the API key of this name may call a model; a candidate has one key of its own."""
+        if model in self.table.candidates:
+            return (self.table.candidates[model] or "") == key
         allowed = self.grants.get(key)
         return allowed is None or model in allowed
 

@@ -79,6 +79,13 @@ def unknown_model(model: str) -> Refusal:
     return Refusal(404, text, code="model_not_found", param="model")
 
 
+def refused_candidate(model: str, reason: str) -> Refusal:
+    """409: a candidate that this server cannot have, whenever it is asked again."""
+    return Refusal(
+        409, f"The candidate `{model}` is refused: {reason}", code="candidate_refused", param="model"
+    )
+
+
 def unknown_version(model: str, version: str, listed: list[str]) -> Refusal:
     """404: the version that a header asks for is none of the model's."""
     text = f"The model `{model}` has no version `{version}`; ask for one of {', '.join(listed)}, or for none."

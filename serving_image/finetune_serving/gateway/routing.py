@@ -11,34 +11,40 @@ from finetune_serving.gateway.errors import unknown_model, unknown_version
 
 @dataclass(frozen=True)
 class RouteTable:
-    """The names that clients may use: the base and the aliases, each alias with its route."""
+    """The names that clients may use: the base and the aliases, each alias with its route.
+
+    `candidates` are versions that answer to their own name, with the key that may ask (None: no key).
+    """
 
     base: str = ""
     aliases: Mapping[str, Route] = field(default_factory=dict)
+    candidates: Mapping[str, str | None] = field(default_factory=dict)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Every public name with every version that may answer it."""
+        """Every name that may be asked with every version that may answer it."""
         routes = self.aliases.values()
         listed = [(route.alias, target.version) for route in routes for target in route.targets]
+        listed += [(name, name) for name in self.candidates]
         return [(self.base, self.base), *listed] if self.base else listed
 
 
 def table_of(manifest: ServerManifest) -> RouteTable:
     """The table of one manifest generation. The base keeps its own name whatever an alias says."""
     aliases = {route.alias: route for route in manifest.routes if route.alias != manifest.base.name}
-    return RouteTable(manifest.base.name, aliases)
+    return RouteTable(manifest.base.name, aliases, {one.version: one.key for one in manifest.candidates})
 
 
 def resolve(table: RouteTable, model: str, draw: float, asked: str = "") -> str:
     """The name under which the engine knows `model`; Refusal for a name that is not public.
 
-    Concrete version names are deliberately not public: they disappear with the next version. `draw` in
-    [0, 1) picks among the targets of an alias by weight; `asked` names one of them instead.
+    Concrete version names are deliberately not public, but for candidates, which have no other: they
+    disappear with the next version. `draw` in [0, 1) picks among the targets of an alias by weight; `asked`
+    names one of them instead.
     """
-    if model and model == table.base:
+    if model and (model == table.base or model in table.candidates):
         if asked not in ("", model):
             raise unknown_version(model, asked, [model])
-        return table.base
+        return model
     route = table.aliases.get(model)
     if route is None:
         raise unknown_model(model)

@@ -201,13 +201,16 @@ class Server:
     agent_url: str
     key: str
 
-    def write(self, generation: int, versions: list[dict[str, Any]], **routes: str) -> None:
-        """Swap in a server manifest whose aliases point at the named versions."""
+    def write(
+        self, generation: int, versions: list[dict[str, Any]], candidates: tuple[str, ...] = (), **routes: str
+    ) -> None:
+        """Swap in a server manifest whose aliases point at the named versions; `candidates` are the team's."""
         document = {
             "schemaVersion": 1,
             "generation": generation,
             "base": {"name": "tiny", "fingerprint": None},
             "versions": versions,
+            "candidates": [{"version": name, "key": "team"} for name in candidates],
             "routes": [{"alias": a, "targets": [{"version": v, "weight": 100}]} for a, v in routes.items()],
         }
         (self.folder / "fresh.json").write_text(json.dumps(document))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.scoring.client import Engine, all_of
+from finetune_trainer.scoring.client import Engine, all_of, on_socket
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -39,7 +39,7 @@ async def test_the_likelihood_of_a_token_is_that_of_transformers(
 
     make_adapter(tmp_path / "adapter", seed=11)
     base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
-    async with Engine(engine_socket) as engine:
+    async with Engine(on_socket(engine_socket)) as engine:
         await engine.wait_ready()
         await engine.load_adapter("likely", tmp_path / "adapter")
         name = await engine.base_name()

@@ -13,7 +13,7 @@ from finetune_trainer.chat.options import decide
 from finetune_trainer.chat.parts import takes_parts
 from finetune_trainer.chat.tokenizer import load_tokenizer
 from finetune_trainer.errors import TemplateDrift
-from finetune_trainer.scoring.client import Engine, Prompt
+from finetune_trainer.scoring.client import Engine, Prompt, on_socket
 from finetune_trainer.scoring.drift import check_rendering
 from finetune_trainer.scoring.rows import Question
 from tests.unit.trainer_chat.test_parts import TEMPLATES
@@ -41,7 +41,7 @@ async def test_the_engine_sees_the_tokens_that_prepare_saw(
     messages, tools = PROMPTS[name]
     tokenizer = load_tokenizer(base_model, {"enable_thinking": thinking})
     prompt = Prompt(messages, tools, {"enable_thinking": thinking})
-    async with Engine(engine_socket) as engine:
+    async with Engine(on_socket(engine_socket)) as engine:
         assert await engine.prompt_ids("tiny", prompt) == tokenizer.prompt_ids(messages, tools)
         assert (await engine.chat("tiny", prompt, 1)).tokens == 1
 
@@ -51,7 +51,7 @@ async def test_a_prompt_that_is_rendered_otherwise_is_named_with_both_texts(
 ) -> None:
     seen = load_tokenizer(base_model, {"enable_thinking": False}).prompt_ids([USER])
     question = Question("r1", Prompt((USER,), (), {"enable_thinking": True}), "", tuple(seen))
-    async with Engine(engine_socket) as engine:
+    async with Engine(on_socket(engine_socket)) as engine:
         with pytest.raises(TemplateDrift, match="row r1 otherwise than prepare"):
             await check_rendering(engine, "tiny", [question])
 

@@ -85,6 +85,11 @@ def test_another_base_is_told_once_with_both_fingerprints_and_what_to_do() -> No
     [
         pytest.param(server(MOVED), "create a FineTuneJob with spec.baseModel", id="the run is deleted"),
         pytest.param(server(MOVED, derivedFrom=THIRD), THIRD, id="the server's base is quantised"),
+        pytest.param(
+            server(None, source="s3://models/next", fingerprint=MOVED),
+            "copy the model from s3://models/next to a claim",
+            id="the server's base is in a bucket",
+        ),
     ],
 )
 def test_where_no_command_can_do_it_words_say_what_to_do(found: ModelServer, words: str) -> None:

@@ -242,6 +242,30 @@ async def test_what_has_expired_takes_memory_for_a_minute_at_most() -> None:
     assert len(values) == 2, "those of the last ten seconds"
 
 
+SERVED = {"baseModel": {"source": "pvc://m"}, "artifactStore": "pvc://o"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "found", "problem"),
+    [
+        pytest.param({"spec": SERVED}, "s", "", id="it is there"),
+        pytest.param(None, None, "", id="it does not exist"),
+        pytest.param({"spec": {}}, None, "ModelServer s cannot be read", id="it cannot be read"),
+    ],
+)
+async def test_a_run_sees_the_server_that_scores_it(
+    world: World, stored: dict[str, Any] | None, found: str | None, problem: str
+) -> None:
+    if stored is not None:
+        metadata = {"name": "s", "namespace": "demo", "uid": "s", "resourceVersion": "1"}
+        world.owners.put(Key("ModelServer", "demo", "s"), {"metadata": metadata, **stored})
+    asked = run(attempt("Succeeded", "prepare"))
+    asked["spec"]["evaluation"] = {"accept": ["EvalMissing"], "engine": {"serverRef": {"name": "s"}}}
+    observed = await world.observe(asked)
+    assert (None if observed.server is None else observed.server.metadata.name) == found
+    assert problem in observed.server_problem
+
+
 NAMED_BY_DIGEST = {
     "metadata": {"name": "d", "namespace": "demo", "uid": "d"},
     "spec": {

@@ -117,9 +117,9 @@ def test_an_answer_that_its_objects_deletion_overtook_brings_nothing_back(owners
 
 def test_who_names_an_object_is_found(owners: Owners) -> None:
     owners.brought(ADAPTER, manifest(1, spec=NAMES), deleted=False)
-    assert [found["spec"] for found in owners.naming(SERVER)] == [NAMES]
+    assert [found["spec"] for found in owners.naming(SERVER, "AdapterDeployment")] == [NAMES]
     assert owners.brought(ADAPTER, manifest(2), deleted=True) == {ADAPTER, SERVER}
-    assert owners.naming(SERVER) == []
+    assert owners.naming(SERVER, "AdapterDeployment") == []
 
 
 def test_what_finished_runs_measured_is_kept_by_namespace(owners: Owners) -> None:
@@ -130,6 +130,34 @@ def test_what_finished_runs_measured_is_kept_by_namespace(owners: Owners) -> Non
     assert (found["spec"]["method"], found["status"]["cost"]) == ("LoRA", {"mfu": "0.4"})
     owners.brought(RUN, manifest(2), deleted=True)
     assert owners.measured("demo") == []
+
+
+SCORES = {"evaluation": {"engine": {"serverRef": {"name": "s"}}}}
+
+
+def test_a_run_wakes_the_server_that_scores_it_when_it_asks_for_something_else(owners: Owners) -> None:
+    def brought(version: int, **status: Any) -> set[Key]:
+        return owners.brought(RUN, manifest(version, spec=SCORES, status=status), deleted=False)
+
+    assert brought(1) == {RUN, SERVER}, "what it asked for before is not known"
+    assert brought(2, progress={"percent": 1}) == {RUN}
+    assert brought(3, candidate={"version": "candidate.run--a"}) == {RUN, SERVER}
+    assert brought(4, candidate={"version": "candidate.run--a"}, progress={"percent": 2}) == {RUN}
+    assert brought(5) == {RUN, SERVER}
+    assert owners.brought(RUN, manifest(6), deleted=True) == {RUN, SERVER}
+    assert owners.naming(SERVER, "FineTuneJob") == []
+
+
+def test_a_server_tells_a_run_how_its_candidate_stands(owners: Owners) -> None:
+    def told(version: int, state: str) -> set[Key]:
+        status = {"candidates": [{"fineTuneJob": "run", "state": state}]}
+        return owners.brought(SERVER, manifest(version, status=status), deleted=False)
+
+    owners.brought(RUN, manifest(1, spec=SCORES), deleted=False)
+    owners.brought(ADAPTER, manifest(1, spec={"serverRef": {"name": "s"}}), deleted=False)
+    assert told(1, "Loading") == {SERVER, RUN, ADAPTER}
+    assert told(2, "Ready") == {SERVER, RUN}
+    assert told(3, "Ready") == {SERVER}
 
 
 def test_who_published_an_artifact_is_found_by_its_digest(owners: Owners) -> None:

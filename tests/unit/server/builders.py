@@ -194,7 +194,7 @@ class World:
         return {**body, **({"status": before["status"]} if "status" in before else {})}
 
 
-def serve(world: World, *versions: str) -> None:
+def serve(world: World, *versions: Mapping[str, Any] | str) -> None:
     """Reconcile until one pod that holds these versions follows the routes to them."""
     for _ in range(4):
         world.pods = (pod(*versions, applied=world.status.get("manifestGeneration", 0)),)

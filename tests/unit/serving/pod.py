@@ -56,13 +56,19 @@ class Pod:
         )
 
     def write(
-        self, generation: int, versions: list[dict[str, Any]], drain_seconds: int = 600, **routes: str
+        self,
+        generation: int,
+        versions: list[dict[str, Any]],
+        drain_seconds: int = 600,
+        candidates: tuple[str, ...] = (),
+        **routes: str,
     ) -> None:
         document = {
             "schemaVersion": 1,
             "generation": generation,
             "base": {"name": "base", "fingerprint": None},
             "versions": versions,
+            "candidates": [{"version": name, "key": None} for name in candidates],
             "drainSeconds": drain_seconds,
             "routes": [{"alias": a, "targets": [{"version": v, "weight": 100}]} for a, v in routes.items()],
         }

@@ -122,6 +122,41 @@ async def test_an_adapter_without_effect_is_a_silent_no_op(pod: Pod, stand_in: A
     assert entry["name"] in stand_in.removed
 
 
+async def test_a_candidate_is_loaded_and_no_pod_waits_for_it(
+    pod: Pod, stand_in: Any, publish: Publish
+) -> None:
+    routed, tried = publish("a"), publish("b", manifest={"promoted": False})
+    entry = tried | {"allowUnpromoted": True}
+    pod.write(1, [routed, entry], candidates=(tried["name"],), reviews=routed["name"])
+    await pod.until(lambda s: s.ready and pod.phases().get(tried["name"]) == "Ready")
+    assert dict(pod.book.table.candidates) == {tried["name"]: None}
+    assert [alias.alias for alias in pod.agent.state().aliases] == ["reviews"]
+    pod.write(2, [routed], reviews=routed["name"])
+    await pod.until(lambda s: [v.name for v in s.versions] == [routed["name"]])
+    assert stand_in.removed == [tried["name"]]
+    assert pod.book.table.candidates == {}
+
+
+async def test_the_answers_of_a_candidate_take_as_long_as_they_take(pod: Pod, publish: Publish) -> None:
+    entry = publish("a")
+    pod.write(1, [entry], drain_seconds=0, candidates=(entry["name"],))
+    await pod.until(lambda s: pod.phases().get(entry["name"]) == "Ready")
+    with pod.ledger.call(asyncio.timeout(None)) as call:
+        pod.ledger.enter(call, entry["name"], entry["name"])
+        await asyncio.sleep(0.6)  # two turns of the watch: time enough to do the wrong thing
+        assert not call.deadline.expired()
+
+
+async def test_a_candidate_that_cannot_be_had_keeps_the_reason_for_its_run(
+    pod: Pod, publish: Publish
+) -> None:
+    routed, tried = publish("a"), publish("b", manifest={"baseModel": {"fingerprint": "sha256:" + "f" * 64}})
+    pod.write(1, [routed, tried], candidates=(tried["name"],), reviews=routed["name"])
+    state = await pod.until(lambda s: s.ready and any(v.phase == "Failed" for v in s.versions))
+    assert state.ready
+    assert pod.book.refused[tried["name"]].startswith("BaseMismatch: ")
+
+
 @pytest.mark.parametrize(
     ("status", "message", "reason"),
     [

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
+from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Create, Delete, Emit, Patch, Plan, Refusal
 from finetune_operator.stages.observed import Observed
@@ -125,6 +126,7 @@ class KubernetesSimulation:
         self.progress: Object | None = None
         self.progress_at: datetime | None = None
         self.refusal: Refusal | None = None
+        self.server: ModelServer | None = None
         self.runs: tuple[Object, ...] = ()
         self.others: dict[tuple[str, str], Object] = {}
         self.events: list[Emit] = []
@@ -164,6 +166,7 @@ class KubernetesSimulation:
             refusal=self.refusal,
             progress_at=self.progress_at or self.now,
             progress_failed=self.progress_at is not None,
+            server=self.server,
         )
 
     def decide(self) -> Plan:

@@ -313,6 +313,23 @@ def test_the_message_of_no_clear_improvement_points_to_data_or_setup_first() -> 
     world.end(result_of("evaluate", verdict="NoClearImprovement"))
     world.end(result_of("publish", verdict="NoClearImprovement", promoted=False))
     assert "the data or the setup is wrong" in world.message("Succeeded")
+    assert "hold-out shows" not in world.message("Succeeded")
+
+
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [(0.166, "shows improvements from 16.6 points on"), (None, "can show no improvement")],
+    ids=["some improvements", "none"],
+)
+def test_the_message_of_no_clear_improvement_says_what_the_hold_out_could_show(
+    effect: float | None, words: str
+) -> None:
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", detectable=effect))
+    world.end(result_of("train"))
+    world.end(result_of("evaluate", verdict="NoClearImprovement"))
+    world.end(result_of("publish", verdict="NoClearImprovement", promoted=False))
+    assert words in world.message("Succeeded")
 
 
 def test_an_accepted_no_clear_improvement_is_promoted_as_accepted() -> None:

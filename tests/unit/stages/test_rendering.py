@@ -426,8 +426,10 @@ def test_the_engine_beside_a_scorer_runs_by_its_profile_and_the_scorer_is_told(s
     assert (engine["A"], engine["PROXY"], scorer["PROXY"]) == ("1", "mine", "none")
     job = json.loads(world.others["ConfigMap", world.running()]["data"]["job.json"])
     assert job["engine"] == {
-        "args": ["--enforce-eager", "--quantization", "fp8"], "env": {"A": "1", "PROXY": "mine"},
-    }  # fmt: skip
+        "args": ["--enforce-eager", "--quantization", "fp8"],
+        "env": {"A": "1", "PROXY": "mine"},
+        "server": None,
+    }
 
 
 def test_a_run_keeps_its_engine_profile_when_the_administrator_changes_or_removes_it() -> None:

@@ -105,6 +105,16 @@ def test_the_gpus_that_score_are_in_the_summary(
     assert summary.get("scoring") == scoring
 
 
+def test_scoring_on_a_server_takes_and_costs_none_of_the_runs_gpus(job_document: Make, run_cli: Run) -> None:
+    server = {
+        "endpoint": "http://s:8000/v1", "model": "small", "template": "sha256:" + "a" * 64,
+        "candidate": "candidate.run", "source": "pvc://adapters/_candidates/run",
+    }  # fmt: skip
+    shared = {"accelerator": CARD, "engine": {"server": server}}
+    code, summary = prepared(run_cli, job_document(resources=ON_A_GPU), **shared)
+    assert (code, "scoring" in summary, "estimate" in summary) == (0, False, True)
+
+
 def test_a_base_that_no_engine_can_hold_is_refused_before_a_gpu_is_asked_for(
     job_document: Make, run_cli: Run, volumes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
 from finetune_trainer.statistics import (
     count_groups,
@@ -35,6 +36,13 @@ def test_the_score_interval_of_150_rows_is_wilsons(right: float, low: float, hig
     interval = score_interval([1.0] * round(right) + [0.0] * (150 - round(right)))
     assert interval.low == pytest.approx(low, abs=0.005)
     assert interval.high == pytest.approx(high, abs=0.005)
+
+
+@pytest.mark.parametrize(("right", "rows"), [(0, 1), (1, 1), (0, 50), (7, 20), (149, 150), (150, 150)])
+def test_the_score_interval_is_that_of_statsmodels(right: int, rows: int) -> None:
+    interval = score_interval([1.0] * right + [0.0] * (rows - right))
+    expected = proportion_confint(right, rows, method="wilson")
+    assert (interval.low, interval.high) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +166,23 @@ def test_the_lower_bound_is_one_sided(losses: int, wins: int, low: float) -> Non
     base = [1.0] * losses + [0.0] * wins + [1.0] * (150 - losses - wins)
     tuned = [0.0] * losses + [1.0] * wins + [1.0] * (150 - losses - wins)
     assert paired_lower_bound(base, tuned) == pytest.approx(low, abs=0.005)
+
+
+@pytest.mark.parametrize(("rows", "below"), [(150, 0.042), (300, 0.030), (500, 0.023), (1000, 0.016)])
+def test_with_a_tenth_of_the_rows_changed_the_bound_is_as_published(rows: int, below: float) -> None:
+    changed = rows // 20
+    base = [1.0] * changed + [0.0] * changed + [1.0] * (rows - 2 * changed)
+    tuned = [0.0] * changed + [1.0] * changed + [1.0] * (rows - 2 * changed)
+    assert paired_lower_bound(base, tuned) == pytest.approx(-below, abs=0.0025)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
+def test_the_lower_bound_of_shares_is_finite_and_below_the_mean(wins: int, losses: int, same: int) -> None:
+    rows = max(1, wins + losses + same)
+    base = [0.0] * wins + [1.0] * losses + [1.0] * (rows - wins - losses)
+    tuned = [1.0] * wins + [0.0] * losses + [1.0] * (rows - wins - losses)
+    assert -1 <= paired_lower_bound(base, tuned) <= (wins - losses) / rows + 1e-9
 
 
 def test_many_rows_take_seconds_and_little_memory() -> None:

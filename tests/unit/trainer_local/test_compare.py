@@ -83,7 +83,7 @@ def test_the_table_shows_both_scores_the_test_and_the_verdict(
         "tuned                         93.8%  88.2% to 96.8%",
         "tuned - base                  +9.4%  +0.6% to +17.2%",
         "exact McNemar: p = 0.0357",
-        "Promote: the interval is above 0 and the gain at least +5.0%",
+        "Promote (promotion asks for an interval above 0 and a gain of at least 5 points)",
     ]
 
 

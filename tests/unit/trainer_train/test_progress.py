@@ -23,7 +23,7 @@ def test_the_document_has_the_shape_of_the_contract() -> None:
         assert json.loads(get(server.port, "/progress")) == {
             "schemaVersion": 1, "stage": "train", "step": 12, "totalSteps": 74, "fraction": 0.1622, "loss": 1.31,
             "tokensPerSecond": 290.0, "etaSeconds": 210, "checkpointSeconds": 2.0, "checkpointStep": 6,
-            "stepSeconds": 2.14, "steppedAt": "2026-11-27T10:41:37Z", "judgeCost": None,
+            "stepSeconds": 2.14, "steppedAt": "2026-11-27T10:41:37Z", "judgeCost": None, "candidate": None,
             "message": "training",
         }  # fmt: skip
 

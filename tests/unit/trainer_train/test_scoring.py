@@ -14,7 +14,7 @@ from finetune_trainer.contracts import EngineSpec, GraderSpec, Result
 from finetune_trainer.data.corpus.related import Related
 from finetune_trainer.errors import TemplateDrift, UserError
 from finetune_trainer.report.store import read_report, write_reports
-from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused
+from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused, on_socket
 from finetune_trainer.stages import baseline, evaluate
 from tests.unit.trainer_report.examples import clean
 
@@ -368,13 +368,13 @@ async def test_without_the_base_answers_there_is_nothing_to_compare(make_run: An
 async def test_an_error_of_the_engine_is_tried_again(stand_in: Start, chat_answer: Answer) -> None:
     answers = [(500, {}), (503, {}), chat_answer("late")]
     server = await stand_in(lambda _: answers.pop(0))
-    async with Engine(server.socket, first_wait=0.001) as engine:
+    async with Engine(on_socket(server.socket), first_wait=0.001) as engine:
         assert (await engine.chat("base", PROMPT, 8)).text == "late"
 
 
 async def test_a_refusal_is_not_tried_again(stand_in: Start) -> None:
     server = await stand_in(lambda _: (400, {"error": {"message": "too long"}}))
-    async with Engine(server.socket, first_wait=0.001) as engine:
+    async with Engine(on_socket(server.socket), first_wait=0.001) as engine:
         with pytest.raises(Refused, match="too long"):
             await engine.chat("base", PROMPT, 8)
     assert len(server.requests) == 1
@@ -382,7 +382,7 @@ async def test_a_refusal_is_not_tried_again(stand_in: Start) -> None:
 
 async def test_an_engine_that_is_gone_ends_the_stage_with_a_reason(stand_in: Start) -> None:
     server = await stand_in(lambda _: (500, {"error": {"message": "dead"}}))
-    async with Engine(server.socket, first_wait=0.001) as engine:
+    async with Engine(on_socket(server.socket), first_wait=0.001) as engine:
         with pytest.raises(EngineUnavailable, match="HTTP 500: dead"):
             await engine.chat("base", PROMPT, 8)
 
@@ -390,13 +390,13 @@ async def test_an_engine_that_is_gone_ends_the_stage_with_a_reason(stand_in: Sta
 async def test_a_slow_start_is_waited_for(stand_in: Start, chat_answer: Answer) -> None:
     server = await stand_in(lambda _: chat_answer("x"))
     server.unhealthy = 2
-    async with Engine(server.socket, first_wait=0.001) as engine:
+    async with Engine(on_socket(server.socket), first_wait=0.001) as engine:
         await engine.wait_ready()
         assert await engine.base_name() == "base"
 
 
 async def test_an_engine_that_never_starts_is_an_error(tmp_path: Path) -> None:
-    async with Engine(tmp_path / "none.sock", start_seconds=0.05, first_wait=0.01) as engine:
+    async with Engine(on_socket(tmp_path / "none.sock"), start_seconds=0.05, first_wait=0.01) as engine:
         with pytest.raises(EngineUnavailable, match="not ready"):
             await engine.wait_ready()
 

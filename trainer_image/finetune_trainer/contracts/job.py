@@ -142,11 +142,28 @@ class CalibrationSpec(Document):
     runs: int = Field(ge=1)
 
 
+class ServerSpec(Document):
+    """The ModelServer that scores in place of an engine beside the scorer.
+
+    `endpoint` is its OpenAI base URL, `model` the name of its base; `template` stands for what its pods run
+    by, `key` is the name of the file that holds the API key. The adapter is put at `source` (pvc://CLAIM/PATH)
+    and asked for as `candidate`--<first 12 hex digits of its digest>.
+    """
+
+    endpoint: str
+    model: str
+    template: Digest
+    candidate: str
+    source: str
+    key: str | None = None
+
+
 class EngineSpec(Document):
-    """How the engine beside the scorer runs: vLLM's arguments and variables, by the administrator."""
+    """How the engine that scores runs: arguments and variables of the one beside the scorer, or a server."""
 
     args: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
+    server: ServerSpec | None = None
 
 
 class PublishSpec(Document):
@@ -175,6 +192,11 @@ class Job(Document):
     calibration: CalibrationSpec | None = None
     engine: EngineSpec | None = None
     publish: PublishSpec | None = None
+
+    @property
+    def scores_on_own_engine(self) -> bool:
+        """Whether the run is scored by an engine of its own: a ModelServer takes none of its GPUs."""
+        return self.spec.evaluation is not None and (self.engine is None or self.engine.server is None)
 
     @model_validator(mode="after")
     def _publish_only_when_publishing(self) -> "Job":

@@ -183,23 +183,16 @@ def _three_figures(value: float) -> float:
 
 
 def _table(outcome: _Outcome, min_delta: float) -> str:
-    rows = (
-        f"{outcome.rows} rows"
-        if outcome.groups is None
-        else f"{outcome.rows} rows in {outcome.groups} groups"
-    )
-    promoted = f"{outcome.verdict}: the interval is above 0 and the gain at least {min_delta:+.1%}"
-    asked = (
-        f"{outcome.verdict}: promotion asks for an interval above 0 and a gain of at least {min_delta:+.1%}"
-    )
+    groups = "" if outcome.groups is None else f" in {outcome.groups} groups"
+    asked = f"promotion asks for an interval above 0 and a gain of at least {100 * min_delta:g} points"
     return "\n".join(
         [
-            f"{rows:<28}  score  95 % interval",
+            f"{f'{outcome.rows} rows{groups}':<28}  score  95 % interval",
             _line("base", outcome.base, ".1%"),
             _line("tuned", outcome.tuned, ".1%"),
             _line("tuned - base", outcome.delta, "+.1%"),
             f"{outcome.test.name}: p = {_three_figures(outcome.test.p_value)}",
-            promoted if outcome.verdict == "Promote" else asked,
+            f"{outcome.verdict} ({asked})",
         ]
     )
 

@@ -19,7 +19,7 @@ _OF_THE_CLUSTER = {
     (): {"workspace", "nodeSelector", "tolerations", "suspend", "ttlSecondsAfterFinished", "budget"},
     ("baseModel",): {"credentialsSecretRef"},
     ("dataset",): {"credentialsSecretRef"},
-    ("evaluation",): {"accept"},
+    ("evaluation",): {"accept", "engine"},
     ("evaluation", "dataset"): {"credentialsSecretRef"},
     ("evaluation", "regression"): set(),
     ("evaluation", "regression", "suites"): set(),

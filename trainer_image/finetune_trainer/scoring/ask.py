@@ -7,7 +7,7 @@ from itertools import count
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.progress import ProgressServer
-from finetune_trainer.scoring.client import CONCURRENCY, Answer, Engine, Refused, all_of
+from finetune_trainer.scoring.client import Answer, Engine, Refused, all_of
 from finetune_trainer.scoring.drift import check_rendering
 from finetune_trainer.scoring.perplexity import grade_perplexity
 from finetune_trainer.scoring.question_sets import QuestionSet
@@ -48,7 +48,7 @@ async def answer_all(
     `done` is called with the number of rows that are finished; `title` names the questions in messages.
     """
     await check_rendering(engine, model, questions)
-    places, finished = asyncio.Semaphore(CONCURRENCY), count(1)
+    places, finished = asyncio.Semaphore(engine.places), count(1)
 
     async def one(question: Question) -> GradedRow:
         async with places:

@@ -25,7 +25,7 @@ def baseline_key(
     parts = {
         "format": _FORMAT,
         "base": summary["baseFingerprint"],
-        "engine": (engine or EngineSpec()).model_dump(mode="json"),
+        "engine": _runs_by(engine or EngineSpec()),
         "holdout": asked or summary["holdoutDigest"],
         "graders": [
             spec.model_dump(mode="json", by_alias=True, exclude={"margin"}) for spec in evaluation.graders
@@ -34,6 +34,11 @@ def baseline_key(
         "template": template_kwargs(summary),
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _runs_by(engine: EngineSpec) -> dict[str, Any]:
+    template = None if engine.server is None else engine.server.template
+    return {"args": engine.args, "env": engine.env, "server": template}
 
 
 def template_kwargs(summary: dict[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,7 @@ GREEDY = {
     "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
 SOCKET = Path("/run/engine/engine.sock")
-CONCURRENCY = 32  # enough to fill the engine's batches; it queues what it cannot run
-_ANSWER_SECONDS = 900.0  # one answer may wait behind all others on a slow machine
+TIMEOUT = httpx.Timeout(900.0, connect=10.0)  # one answer may wait behind all others on a slow machine
 _START_SECONDS = 900.0
 _TRIES = 4
 _MOST_WAIT = 5.0
@@ -76,24 +75,30 @@ class Answer:
     seconds: float | None = None
 
 
+def on_socket(path: Path) -> httpx.AsyncClient:
+    """What talks to the engine behind a unix socket."""
+    transport = httpx.AsyncHTTPTransport(uds=str(path))
+    return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=TIMEOUT)
+
+
 def socket_path() -> Path:
     """Where the engine listens (`FT_ENGINE_SOCKET` replaces the path of docs/contracts.md)."""
     return Path(os.environ.get("FT_ENGINE_SOCKET", SOCKET))
 
 
 class Engine:
-    """The engine behind one socket; an async context manager. Retries what may pass, never what cannot.
+    """The engine that scores; an async context manager. Retries what may pass, never what cannot.
 
-    Hang when it was ready and then gives no answer at all for FT_HANG_SECONDS.
+    Hang when it was ready and then gives no answer at all for FT_HANG_SECONDS. `places` is how many
+    questions it should get at once.
     """
 
-    def __init__(self, path: Path, start_seconds: float = _START_SECONDS, first_wait: float = 0.5) -> None:
-        self._path, self._start_seconds, self._first_wait = path, start_seconds, first_wait
-        self._http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(path)),
-            base_url="http://engine",
-            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=10.0),
-        )
+    places = 32  # enough to fill the engine's batches; it queues what it cannot run
+
+    def __init__(
+        self, http: httpx.AsyncClient, start_seconds: float = _START_SECONDS, first_wait: float = 0.5
+    ) -> None:
+        self._http, self._start_seconds, self._first_wait = http, start_seconds, first_wait
         self._limit = hang_seconds(os.environ)
         self._silence = asyncio.timeout(None)
 
@@ -128,13 +133,17 @@ class Engine:
         answer = await self._send("GET", "/v1/models", None)
         return str(next(item["id"] for item in answer["data"] if not item.get("parent")))
 
-    async def load_adapter(self, name: str, folder: Path) -> None:
-        """Load a LoRA adapter that the engine sees under the same path; UserError when it refuses it."""
+    async def load_adapter(self, name: str, folder: Path) -> str:
+        """Load a LoRA adapter that the engine sees under the same path; UserError when it refuses it.
+
+        Returns the name under which it is asked.
+        """
         try:
             await self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
         except Refused as error:
             if "already been loaded" not in str(error):
                 raise UserError(f"The engine refuses the adapter: {error}") from error
+        return name
 
     async def chat(self, model: str, prompt: Prompt, max_tokens: int) -> Answer:
         """The model's greedy answer; Refused when the engine does not accept the prompt."""
@@ -202,9 +211,9 @@ class Engine:
             self._heard()
             if response.status_code < 400:
                 return _json(response)
-            problem = f"HTTP {response.status_code}: {_error_text(response)}"
+            problem = f"HTTP {response.status_code}: {error_text(response)}"
             if response.status_code < 500 and response.status_code != 429:
-                raise Refused(_error_text(response))
+                raise Refused(error_text(response))
         text = f"The engine failed {_TRIES} times at {path} ({problem})"
         raise EngineUnavailable(f"{text}; its container's log says why.")
 
@@ -228,7 +237,8 @@ def _json(response: httpx.Response) -> Any:
         return response.text
 
 
-def _error_text(response: httpx.Response) -> str:
+def error_text(response: httpx.Response) -> str:
+    """What an error answer says, cut to a length for messages."""
     try:
         document = response.json()
         return str(document.get("error", document).get("message", document))[:300]

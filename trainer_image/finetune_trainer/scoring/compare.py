@@ -119,7 +119,7 @@ def compare(
     primary = evaluation.primary_grader
     pairs = paired(base, tuned, primary.name)
     if not pairs.base:
-        reason = _first_reason(tuned, primary.name)
+        reason = coverage([base, tuned], [primary]).reason
         raise UserError(f"Grader {primary.name} could grade no row for both models: {reason}")
     delta = paired_delta(pairs.base, pairs.tuned, pairs.groups)
     before, after = (score_interval(scores, pairs.groups) for scores in (pairs.base, pairs.tuned))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from finetune_trainer.chat.reasoning import AFTER
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.grading import Grade, scored, ungraded
-from finetune_trainer.scoring.client import CONCURRENCY, Engine, Refused, all_of
+from finetune_trainer.scoring.client import Engine, Refused, all_of
 from finetune_trainer.scoring.rows import GradedRow, Question
 
 
@@ -56,7 +56,7 @@ async def _grade(engine: Engine, model: str, question: Question, limit: int) -> 
 async def _log_probabilities(
     engine: Engine, model: str, prompt: Sequence[int], answer: Sequence[int]
 ) -> list[float]:
-    places = asyncio.Semaphore(CONCURRENCY)
+    places = asyncio.Semaphore(engine.places)
 
     async def one(place: int) -> float:
         async with places:

@@ -76,6 +76,11 @@ def asked_of(
     return Asked(holdout, rivals, suites)
 
 
+def is_stored(workspace: Workspace, model: str, asked: QuestionSet) -> bool:
+    """Whether the workspace holds answers of `base` or `tuned` to a set."""
+    return rows_path(workspace, asked.answers_of(model), asked.key).is_file()
+
+
 def stored_rows(workspace: Workspace, model: str, asked: QuestionSet) -> list[GradedRow]:
     """The answers of `base` or `tuned` to a set in the workspace; UserError when there are none."""
     rows = read_rows(rows_path(workspace, asked.answers_of(model), asked.key))

@@ -17,13 +17,13 @@ from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
-from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
 from finetune_trainer.scoring.regression import covered
 from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, cut, read_rows, regraded, write_rows
+from finetune_trainer.scoring.server import engine_for
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
 from finetune_trainer.statistics import Interval, count_groups
@@ -151,7 +151,7 @@ async def _answers(
         if _worth_keeping(rows, asked.evaluation):
             cache_baseline(job, asked.key, rows)  # without a judge's grades, which its own cache holds
 
-    async with Engine(socket_path()) as engine:
+    async with engine_for(job.engine) as engine:
         await engine.wait_ready()
         await answer_sets(engine, await engine.base_name(), sets, server, keep)
     return answered

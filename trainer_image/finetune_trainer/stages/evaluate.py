@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from finetune_trainer.contracts import Job, Result
@@ -15,7 +16,6 @@ from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import rows_path
-from finetune_trainer.scoring.client import Engine, socket_path
 from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import (
     Comparison,
@@ -28,12 +28,15 @@ from finetune_trainer.scoring.compare import (
 )
 from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
-from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, stored_rows
+from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, is_stored, stored_rows
 from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
 from finetune_trainer.scoring.rows import GradedRow, cut, write_rows
+from finetune_trainer.scoring.server import Offer, engine_for
+from finetune_trainer.stages import baseline
 from finetune_trainer.stages.baseline import Answered, graded_scores, required_evaluation
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
+from finetune_trainer.stages.publish import publish_candidate, withdraw_candidate
 from finetune_trainer.statistics import Interval
 from finetune_trainer.verdicts import GRADED_SHARE
 from finetune_trainer.workspace import Workspace
@@ -47,6 +50,9 @@ def run(job: Job, workspace: Workspace) -> Result:
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
     asked = asked_of(workspace, prepared, evaluation, job.engine)
+    on_server = job.engine is not None and job.engine.server is not None
+    if on_server and not all(is_stored(workspace, "base", found) for found in asked.of_base):
+        baseline.run(job, workspace)  # the server runs otherwise than when the base was scored
     base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
     access = judge_access(job, workspace)
     title = asked.holdout.title
@@ -109,15 +115,35 @@ async def _answers(
         answered[asked.title] = rows
         write_rows(rows_path(workspace, asked.answers_of("tuned"), asked.key), rows)
 
-    async with Engine(socket_path()) as engine:
-        await engine.wait_ready()
-        model = await engine.base_name()
-        if job.spec.trains_adapter:
-            await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-            await check_effect(engine, model, ADAPTER_NAME, sets[0].questions)
-            model = ADAPTER_NAME
-        await answer_sets(engine, model, sets, server, keep)
+    with _offering(job, workspace, server) as offer:
+        async with engine_for(job.engine, offer) as engine:
+            await engine.wait_ready()
+            base = model = await engine.base_name()
+            if job.spec.trains_adapter:
+                model = await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
+                await check_effect(engine, base, model, sets[0].questions)
+            await answer_sets(engine, model, sets, server, keep)
     return answered
+
+
+@contextmanager
+def _offering(job: Job, workspace: Workspace, server: ProgressServer) -> Iterator[Offer | None]:
+    """What puts the adapter where a ModelServer finds it, for as long as it is asked."""
+    asked = job.engine.server if job.engine is not None else None
+    if asked is None:
+        yield None
+        return
+
+    def offer() -> str:
+        server.update(message="waiting until the ModelServer holds the candidate")
+        digest = publish_candidate(job, workspace, asked.source)
+        server.update(candidate=digest)
+        return digest
+
+    try:
+        yield offer
+    finally:
+        withdraw_candidate(asked.source)
 
 
 def _result(

@@ -71,7 +71,7 @@ def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, scored: 
     time = _time(job, work, method, plan, lengths, efficiency, scored) if efficiency else None
     cost = _cost(job, time) if time else None
     advice = advise(_intent(job), work, fitting)
-    scoring = _scoring(job, base, plan, lengths, work) if known and job.spec.evaluation else None
+    scoring = _scoring(job, base, plan, lengths, work) if known and job.scores_on_own_engine else None
     return Outlook(method, size, memory, scoring, time, efficiency, cost, _savings(job, cost), advice)
 
 
@@ -147,11 +147,16 @@ def _time(
     scored: int,
 ) -> TimeEstimate:
     peak = work.gpu.peak_tflops or 0.0
+    run = TimedRun(work.shape, method, lengths, plan.epochs, work.gpus, peak)
+    scoring = _scoring_seconds(job, work, lengths, scored, peak) if job.scores_on_own_engine else 0.0
+    return estimate(run, efficiency, startup_seconds(work.shape) + scoring)
+
+
+def _scoring_seconds(job: Job, work: Workload, lengths: Lengths, scored: int, peak: float) -> float:
+    """Of base and tuned model together."""
     answers = job.spec.evaluation.output_tokens * scored if job.spec.evaluation else 0
     asked = scored * lengths.tokens // max(lengths.rows, 1)
-    scoring = evaluation_seconds(work.shape, scored, asked, answers, peak)  # base and tuned
-    run = TimedRun(work.shape, method, lengths, plan.epochs, work.gpus, peak)
-    return estimate(run, efficiency, startup_seconds(work.shape) + 2 * scoring)
+    return 2 * evaluation_seconds(work.shape, scored, asked, answers, peak)
 
 
 def _cost(job: Job, time: TimeEstimate) -> Band | None:
@@ -186,7 +191,7 @@ def _memory_summary(memory: MemoryPlan | NoFit) -> dict[str, Any]:
 
 def _scoring_summary(job: Job, outlook: Outlook) -> dict[str, Any] | None:
     """On how many GPUs the engine scores: 1 where their size is not known."""
-    if not job.spec.evaluation or not job.spec.resources.gpus_per_node:
+    if not job.scores_on_own_engine or not job.spec.resources.gpus_per_node:
         return None
     return {"gpus": outlook.scoring.gpus if isinstance(outlook.scoring, Scoring) else 1}
 

@@ -28,7 +28,7 @@ from finetune_trainer.files import file_sha256, write_atomically
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import latest_succeeded, succeeded
 from finetune_trainer.stages.publication import MANIFEST, artifact, published_manifest
-from finetune_trainer.workspace import Workspace, destination_dir
+from finetune_trainer.workspace import Workspace, destination_dir, on_destination
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate")
@@ -77,6 +77,26 @@ def _publish(job: Job, workspace: Workspace, destination: Path) -> AdapterManife
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return manifest
+
+
+def publish_candidate(job: Job, workspace: Workspace, source: str) -> str:
+    """Put the adapter at `source`, unpromoted, for the server that scores it; returns its digest.
+
+    Nobody looks there before the digest is told, so the folder is filled in place.
+    """
+    folder = on_destination(source)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _copy(job, workspace.output_dir(job), folder)
+    manifest = _manifest(job, workspace, check_prepared(workspace, job), folder)
+    write_atomically(folder / MANIFEST, manifest.to_json())
+    _sync(folder)
+    return f"sha256:{file_sha256(folder / MANIFEST)}"
+
+
+def withdraw_candidate(source: str) -> None:
+    """Remove what was put there: servers have their own copy, and the last one was just asked."""
+    shutil.rmtree(on_destination(source), ignore_errors=True)
 
 
 def _copy(job: Job, source: Path, target: Path) -> None:

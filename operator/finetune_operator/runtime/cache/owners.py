@@ -38,6 +38,7 @@ class Owners:
         self._reports = Reports()
         self._measured: dict[str, dict[Key, Manifest]] = {}
         self._published: dict[Key, str] = {}
+        self._asked: dict[Key, str] = {}
 
     def __contains__(self, key: Key) -> bool:
         return key in self._entries
@@ -54,9 +55,10 @@ class Owners:
         found: Object = json.loads(entry.body)
         return found
 
-    def naming(self, key: Key) -> list[Object]:
-        """The AdapterDeployments that name this object, ordered by name."""
-        found = (self.get(other) for other in sorted(self._references.naming(key), key=str))
+    def naming(self, key: Key, kind: str) -> list[Object]:
+        """The objects of a kind that name this object, ordered by name."""
+        others = (other for other in self._references.naming(key) if other.kind == kind)
+        found = (self.get(other) for other in sorted(others, key=str))
         return [owner for owner in found if owner is not None]
 
     def measured(self, namespace: str) -> list[Manifest]:
@@ -83,6 +85,8 @@ class Owners:
         others = self._references.changed(key, mapping(manifest, "spec"))
         if key.kind == "ModelServer":
             others = self._reports.concerned(key, manifest, others)
+        elif key.kind == "FineTuneJob" and not self._asks_otherwise(key, manifest):
+            others = {other for other in others if other.kind != "ModelServer"}
         return {key, *others} if news else others
 
     def put(self, key: Key, manifest: Manifest) -> bool:
@@ -136,6 +140,7 @@ class Owners:
         self._entries.pop(key, None)
         self._measured.get(key.namespace, {}).pop(key, None)
         self._published.pop(key, None)
+        self._asked.pop(key, None)
         self._reports.forget(key)
         self.arrivals.brought(key, None)
         return self._references.gone(key)
@@ -178,3 +183,9 @@ class Owners:
         digest = text(manifest, "status", "artifact", "digest")
         if key.kind == "FineTuneJob" and digest:
             self._published[key] = digest
+
+    def _asks_otherwise(self, key: Key, manifest: Manifest) -> bool:
+        """Whether a run asks something else of the server that scores for it; its progress is not for it."""
+        asked = text(manifest, "status", "candidate", "version")
+        before, self._asked[key] = self._asked.get(key), asked
+        return before != asked

@@ -8,7 +8,7 @@ from finetune_operator.runtime.resources import Key
 
 
 class References:
-    """The AdapterDeployments and what they name."""
+    """The AdapterDeployments and FineTuneJobs and what they name."""
 
     def __init__(self) -> None:
         self._named: dict[Key, frozenset[Key]] = {}
@@ -22,7 +22,7 @@ class References:
         return {k for k in before | named if k.kind == "ModelServer"} | self._naming.get(key, set())
 
     def naming(self, key: Key) -> frozenset[Key]:
-        """The AdapterDeployments that name an object."""
+        """The objects that name an object."""
         return frozenset(self._naming.get(key, ()))
 
     def gone(self, key: Key) -> set[Key]:
@@ -42,8 +42,11 @@ class References:
 
 def _named_by(key: Key, spec: Manifest) -> frozenset[Key]:
     """A half-written spec of an older schema must not raise here: events are never repeated."""
-    if key.kind != "AdapterDeployment":
-        return frozenset()
-    job, server = text(spec, "adapter", "fineTuneJobRef", "name"), text(spec, "serverRef", "name")
-    found = (("FineTuneJob", job), ("ModelServer", server))
-    return frozenset(Key(kind, key.namespace, name) for kind, name in found if name)
+    found: dict[str, tuple[tuple[str, str], ...]] = {
+        "AdapterDeployment": (
+            ("FineTuneJob", text(spec, "adapter", "fineTuneJobRef", "name")),
+            ("ModelServer", text(spec, "serverRef", "name")),
+        ),
+        "FineTuneJob": (("ModelServer", text(spec, "evaluation", "engine", "serverRef", "name")),),
+    }
+    return frozenset(Key(kind, key.namespace, name) for kind, name in found.get(key.kind, ()) if name)

@@ -1,4 +1,4 @@
-"""What each ModelServer says to which AdapterDeployment: whom a change of its status concerns.
+"""What each ModelServer says to whom: which objects a change of its status concerns.
 
 In a step of a rollout the status changes with every look at a replica, and every AdapterDeployment on the
 server would be reconciled for the sake of one.
@@ -13,7 +13,7 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import items, mapping, text
 from finetune_operator.runtime.resources import Key
 
-_BY_DEPLOYMENT = ("adapters", "rollouts")
+_BY_NAME = {"adapters": "deployment", "rollouts": "deployment", "candidates": "fineTuneJob"}
 _TO_ALL = ""
 
 
@@ -24,7 +24,7 @@ class Reports:
         self._said: dict[Key, dict[str, int]] = {}
 
     def concerned(self, server: Key, manifest: Manifest, naming: set[Key]) -> set[Key]:
-        """Those of the AdapterDeployments `naming` the server to which it says something else than before."""
+        """Those of the objects `naming` the server to which it says something else than before."""
         before, now = self._said.get(server), _said(manifest)
         self._said[server] = now
         if before is None or before[_TO_ALL] != now[_TO_ALL]:
@@ -41,9 +41,10 @@ def _said(manifest: Manifest) -> dict[str, int]:
     unreadable. The operator alone reads `counts`.
     """
     status, said = mapping(manifest, "status"), defaultdict(list)
-    to_all = {key: value for key, value in status.items() if key not in _BY_DEPLOYMENT}
+    to_all = {key: value for key, value in status.items() if key not in _BY_NAME}
     said[_TO_ALL] = [mapping(manifest, "spec"), to_all]
-    for entry in (entry for field in _BY_DEPLOYMENT for entry in items(status, field)):
-        told = {key: value for key, value in entry.items() if key != "counts"}
-        said[text(entry, "deployment")].append(told)
+    for field, name in _BY_NAME.items():
+        for entry in items(status, field):
+            told = {key: value for key, value in entry.items() if key != "counts"}
+            said[text(entry, name)].append(told)
     return {name: hash(json.dumps(what, sort_keys=True)) for name, what in said.items()}

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pydantic import ValidationError
+
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core import manifests
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.sources import Source, SourceError, parse_source
@@ -17,6 +20,7 @@ from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.cache.store import Stores, labelled_uid
 from finetune_operator.runtime.client import Api, Object
 from finetune_operator.runtime.observers.lookups import Lookups
+from finetune_operator.runtime.observers.servers import first_problem
 from finetune_operator.runtime.pods import SILENT, Answer, Poller
 from finetune_operator.runtime.resources import JOB, POD, Key
 from finetune_operator.stages.decision import ended
@@ -48,6 +52,7 @@ class JobObserver:
         jobs = await self._jobs(job, missing_never)
         pods = await self._pods(job, jobs, missing_never)
         answer, kueue = self._progress(job, pods), self.stores.workloads
+        server, problem = self._server(job)
         return Observed(
             job=job,
             jobs=jobs,
@@ -61,7 +66,20 @@ class JobObserver:
             workloads=self._workloads(jobs),
             kueue=kueue.served,
             kueue_problem=kueue.problem,
+            server=server,
+            server_problem=problem,
         )
+
+    def _server(self, job: FineTuneJob) -> tuple[ModelServer | None, str]:
+        """The ModelServer that scores, or why one that exists cannot be read."""
+        engine = job.spec.scoring_engine
+        if engine is None:
+            return None, ""
+        found = self.owners.get(Key("ModelServer", job.metadata.namespace, engine.server_ref.name))
+        try:
+            return (None if found is None else ModelServer.model_validate(found)), ""
+        except ValidationError as error:
+            return None, f"ModelServer {engine.server_ref.name} cannot be read: {first_problem(error)}"
 
     def forget(self, key: Key) -> None:
         """The run is gone."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from finetune_operator.api.adapterdeployment import AdapterDeployment
+from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.core import manifests
 from finetune_operator.core.actions import Manifest
@@ -48,8 +49,9 @@ class ServerObserver:
         """Read everything that the plan for this server may look at; raises ApiError."""
         server = ModelServer.model_validate(owner)
         namespace, name = server.metadata.namespace, server_name(server)
-        naming = self.owners.naming(Key("ModelServer", namespace, server.metadata.name))
-        read = [_readable(one) for one in naming]
+        key = Key("ModelServer", namespace, server.metadata.name)
+        read = [_readable(one) for one in self.owners.naming(key, "AdapterDeployment")]
+        runs = [_run(one) for one in self.owners.naming(key, "FineTuneJob")]
         stores, manifest = self.stores, manifest_name(server)
         deployment, service, policy, budget, configmap = await asyncio.gather(
             self._child(stores.deployments, DEPLOYMENT, namespace, name),
@@ -72,6 +74,7 @@ class ServerObserver:
             revisions=tuple(stores.revisions.owned_by(namespace, server.metadata.uid)),
             unreadable=tuple(one for one in read if isinstance(one, Unreadable)),
             peers=self._peers(server),
+            runs=tuple(one for one in runs if one is not None),
         )
 
     def forget(self, key: Key) -> None:
@@ -125,6 +128,13 @@ def _readable(manifest: Manifest) -> AdapterDeployment | Unreadable:
             created=manifests.text(manifest, "metadata", "creationTimestamp"),
             message=f"The AdapterDeployment cannot be read: {first_problem(error)}; correct it.",
         )
+
+
+def _run(manifest: Manifest) -> FineTuneJob | None:
+    try:
+        return FineTuneJob.model_validate(manifest)
+    except ValidationError:  # told on that object
+        return None
 
 
 def _peer(manifest: Manifest) -> ModelServer | None:

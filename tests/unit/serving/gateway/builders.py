@@ -142,7 +142,7 @@ class Setup:
         }
         manifest = ServerManifest.model_validate(document)
         self.book.table, self.book.limits = table_of(manifest), manifest.limits
-        self.book.loaded = manifest.routed()
+        self.book.loaded = manifest.routed() | manifest.on_trial()
         self.book.grants = {grant.name: grant.aliases for grant in manifest.keys}
         self.tick()
 

@@ -11,7 +11,7 @@ import pytest
 from finetune_serving.gateway import body, limits
 from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.limits import TokenRates
-from tests.unit.serving.gateway.builders import BODY, CHAT, Client, Engine, Setup
+from tests.unit.serving.gateway.builders import BODY, CHAT, VERSION, Client, Engine, Setup
 
 ANNA, BERT = {"Authorization": "Bearer key-a"}, {"Authorization": "Bearer key-b"}
 
@@ -191,6 +191,86 @@ async def test_a_key_calls_what_it_may(client: Client, setup: Setup, engine: Eng
     assert (await client.post(CHAT, json=BODY | {"model": "base"}, headers=BERT)).status == 200
     listed = await (await client.get("/v1/models", headers=ANNA)).json()
     assert [card["id"] for card in listed["data"]] == ["reviews"]
+
+
+CANDIDATE = "candidate.run--1"
+ASKED = BODY | {"model": CANDIDATE}
+
+
+@pytest.fixture
+def trial(setup: Setup, engine: Engine) -> Setup:
+    """A server that holds a candidate for anna's key."""
+    engine.loaded.add(CANDIDATE)
+    setup.manifest(candidates=[{"version": CANDIDATE, "key": "anna"}])
+    return setup
+
+
+async def test_a_candidate_answers_the_key_of_its_run_and_does_not_exist_for_others(
+    client: Client, trial: Setup, engine: Engine
+) -> None:
+    answer = await client.post(CHAT, json=ASKED, headers=ANNA)
+    assert (answer.status, (await answer.json())["model"]) == (200, CANDIDATE)
+    refused = await client.post(CHAT, json=ASKED, headers=BERT)
+    unknown = await client.post(CHAT, json=BODY | {"model": "candidate.run--2"}, headers=BERT)
+    assert (refused.status, unknown.status) == (404, 404)
+    told = [(await one.json())["error"]["message"] for one in (refused, unknown)]
+    assert told[0].replace("--1", "--2") == told[1]
+    assert [body["model"] for body in engine.bodies] == [CANDIDATE]
+
+
+async def test_a_candidate_is_listed_for_nobody(client: Client, trial: Setup) -> None:
+    for headers in (ANNA, BERT):
+        cards = (await (await client.get("/v1/models", headers=headers)).json())["data"]
+        assert [card["id"] for card in cards] == ["base", "reviews"]
+
+
+async def test_a_key_that_is_gone_from_the_manifest_opens_no_candidate(client: Client, trial: Setup) -> None:
+    trial.manifest(candidates=[{"version": CANDIDATE, "key": None}])
+    assert (await client.post(CHAT, json=ASKED, headers=ANNA)).status == 404
+
+
+async def test_a_candidate_that_is_refused_says_so_for_good(client: Client, trial: Setup) -> None:
+    trial.book.loaded = frozenset({VERSION})
+    trial.book.refused = {CANDIDATE: "RankTooLarge: its rank is 128."}
+    refused = await client.post(CHAT, json=ASKED, headers=ANNA)
+    error = (await refused.json())["error"]
+    assert (refused.status, error["code"]) == (409, "candidate_refused")
+    assert "its rank is 128" in error["message"]
+
+
+async def test_a_candidate_that_is_on_its_way_is_waited_for(client: Client, trial: Setup) -> None:
+    trial.book.loaded = frozenset({VERSION})
+    refused = await client.post(CHAT, json=ASKED, headers=ANNA)
+    assert (refused.status, "Retry-After" in refused.headers) == (503, True)
+
+
+async def test_a_candidate_has_two_places(client: Client, trial: Setup, engine: Engine) -> None:
+    engine.hold = asyncio.Event()
+    waiting = []
+    for _ in range(2):
+        waiting.append(asyncio.create_task(client.post(CHAT, json=ASKED, headers=ANNA)))
+        await engine.waiting.wait()
+        engine.waiting.clear()
+    refused = await client.post(CHAT, json=ASKED, headers=ANNA)
+    assert (refused.status, "Retry-After" in refused.headers) == (429, True)
+    other = asyncio.create_task(client.post(CHAT, json=BODY, headers=ANNA))
+    await engine.waiting.wait()
+    engine.hold.set()
+    assert [(await one).status for one in (*waiting, other)] == [200, 200, 200]
+
+
+async def test_a_candidate_waits_while_users_need_the_replica(
+    client: Client, trial: Setup, engine: Engine
+) -> None:
+    trial.manifest(candidates=[{"version": CANDIDATE, "key": "anna"}], limits={"maxInFlight": 2})
+    engine.hold = asyncio.Event()
+    waiting = asyncio.create_task(client.post(CHAT, json=BODY, headers=BERT))
+    await engine.waiting.wait()
+    refused = await client.post(CHAT, json=ASKED, headers=ANNA)
+    assert (refused.status, "Retry-After" in refused.headers) == (429, True)
+    engine.hold.set()
+    assert (await waiting).status == 200
+    assert (await client.post(CHAT, json=ASKED, headers=ANNA)).status == 200
 
 
 async def test_a_wrong_key_gets_nothing_not_even_the_list(client: Client) -> None:

@@ -57,6 +57,20 @@ def test_what_is_not_public_is_a_404(table: RouteTable, model: str, asked: str) 
     assert refused.value.status == 404
 
 
+def test_a_candidate_answers_to_its_own_name_alone() -> None:
+    table = RouteTable("smollm2", TABLE.aliases, {"candidate.run--1": "anna"})
+    assert resolve(table, "candidate.run--1", 0.5) == "candidate.run--1"
+    for model, asked in (
+        ("candidate.run", ""),
+        ("candidate.run--1", "reviews--1"),
+        ("reviews", "candidate.run--1"),
+    ):
+        with pytest.raises(Refusal):
+            resolve(table, model, 0.5, asked)
+    assert "candidate.run--1" not in [card["id"] for card in model_cards(table, {})]
+    assert ("candidate.run--1", "candidate.run--1") in table.pairs(), "its requests are counted"
+
+
 def test_one_listed_version_can_be_asked_for() -> None:
     assert resolve(TABLE, "reviews", 0.5, "reviews--1") == "reviews--1"
     assert resolve(TABLE, "smollm2", 0.5, "smollm2") == "smollm2"
