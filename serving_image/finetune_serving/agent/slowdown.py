@@ -1,25 +1,33 @@
 """How much longer an answer takes with an adapter than without, measured while nobody asks anything.
 
 Once per engine process the base and one adapter give the same few short answers in turn, one at a time.
-What disturbs an answer only makes it longer, so the shortest ones are compared. A request of a client, or
+Neighbours are compared, since what slows a machine down for a while slows both, and the median of their
+ratios counts; two halves of them have to say the same, or there is no result. A request of a client, or
 work on the engine, ends the measurement at once; it begins anew when there is quiet again.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from finetune_serving.agent.engine_client import EngineClient, EngineLostError, EngineSlowError
+from finetune_serving.agent.engine_client import (
+    EngineAnswerError,
+    EngineClient,
+    EngineLostError,
+    EngineSlowError,
+)
 from finetune_serving.gateway.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 TOKENS = 32
-ROUNDS = 5
+ROUNDS = (6, 12, 24)  # after so many the halves are compared
+TOLERANCE = 0.1
 QUIET_SECONDS = 10.0
 
 
@@ -39,6 +47,13 @@ class Slowdown:
     version: str
     ratio: float
     measured_at: float
+
+
+def ratio(base: Sequence[float], tuned: Sequence[float]) -> float | None:
+    """The median ratio of neighbours; None when every second pair and the others say something else."""
+    pairs = [long / short for long, short in zip(tuned, base, strict=True)]
+    whole, *halves = (median(part) for part in (pairs, pairs[::2], pairs[1::2]))
+    return whole if max(halves) - min(halves) <= TOLERANCE * whole else None
 
 
 class SlowdownWatch(Collector):
@@ -104,10 +119,14 @@ class SlowdownWatch(Collector):
     async def _measured(self, subject: Subject) -> Slowdown | None:
         """None when the engine gets other work meanwhile; the first answers of both only warm it up."""
         times: dict[str, list[float]] = {subject.base: [], subject.version: []}
-        for _ in range(1 + ROUNDS):
+        for done in range(1 + max(ROUNDS)):
             for model, seconds in times.items():
                 seconds.append(await self._engine.answer_seconds(model, TOKENS))
                 if self._at_rest() != subject:
                     return None
-        base, tuned = (min(seconds[1:]) for seconds in times.values())
-        return Slowdown(subject.version, tuned / base, time.time())
+            base, tuned = (seconds[1:] for seconds in times.values())
+            if done in ROUNDS and (found := ratio(base, tuned)) is not None:
+                return Slowdown(subject.version, found, time.time())
+        raise EngineAnswerError(
+            f"halves of {max(ROUNDS)} pairs of answers differ by more than {TOLERANCE:.0%}"
+        )

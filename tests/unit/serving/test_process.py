@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from finetune_serving import serve as serving
+from finetune_serving.agent import slowdown
 from finetune_serving.engine import remove_stale_socket
 from finetune_serving.fetch_base import MARKER
 from finetune_serving.gateway.keys import KeyRing
@@ -64,6 +65,25 @@ async def test_at_the_end_requests_in_flight_are_finished_and_readiness_drops_fi
         assert 'finetune_gateway_requests_total{alias="base",code="200",version="base"} 1.0' in lines
         assert "finetune_server_adapter_slots 3.0" in lines
         assert 'finetune_server_adapters{phase="Ready"} 0.0' in lines
+        await running
+
+
+async def test_a_server_at_rest_publishes_what_an_adapter_costs(
+    stand_in: Any, tmp_path: Path, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slowdown, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(slowdown, "TOLERANCE", 100.0)  # this machine does other work too
+    settings, stop, entry = options(stand_in, tmp_path), asyncio.Event(), publish("a")
+    manifest = json.loads(settings.manifest.read_text())
+    settings.manifest.write_text(json.dumps(manifest | {"versions": [entry]}))
+    running = asyncio.create_task(serving.serve(settings, "sha256:" + "b" * 64, stop))
+    agent = f"http://127.0.0.1:{settings.agent_port}"
+    async with aiohttp.ClientSession() as client, asyncio.timeout(60):
+        await _ready(client, agent)
+        name = f'finetune_server_lora_slowdown_ratio{{version="{entry["name"]}"}}'
+        while name not in await (await client.get(f"{agent}/metrics")).text():  # noqa: ASYNC110 - as it is scraped
+            await asyncio.sleep(0.05)
+        stop.set()
         await running
 
 

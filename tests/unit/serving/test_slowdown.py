@@ -56,14 +56,29 @@ async def ran(one: SlowdownWatch, turns: int = 200) -> None:
     task.cancel()
 
 
-async def test_the_shortest_answers_after_the_first_are_compared() -> None:
-    engine = Engine(base=[9.0, 2.0, 2.5, 2.2, 7.0, 2.4], a_1=[0.1, 3.5, 3.0, 3.3, 9.0, 3.1])
+async def test_the_median_of_neighbours_after_the_first_counts() -> None:
+    engine = Engine(base=[9.0, 2.0, 2.0, 4.0, 2.0, 1.0, 2.0], a_1=[0.1, 3.0, 3.0, 6.0, 3.0, 1.5, 9.0])
     one = watch(engine, SUBJECT)
     await ran(one)
     assert one.found is not None
     assert (one.found.version, one.found.ratio) == ("a--1", 1.5)
     assert time.time() - one.found.measured_at < 60
-    assert engine.asked == ["base", "a--1"] * 6
+    assert engine.asked == ["base", "a--1"] * 7
+
+
+async def test_times_that_scatter_are_no_result() -> None:
+    engine = Engine(base=[1.0], a_1=[1.0, 1.5])
+    one = watch(engine, SUBJECT)
+    await ran(one, 1000)
+    assert (one.found, len(engine.asked)) == (None, 2 * 25)
+
+
+async def test_more_answers_are_compared_until_the_halves_agree() -> None:
+    engine = Engine(base=[1.0], a_1=[9.0, *[1.2, 1.5] * 3, *[1.5, 1.2] * 3])
+    one = watch(engine, SUBJECT)
+    await ran(one, 400)
+    assert one.found is not None
+    assert (one.found.ratio, len(engine.asked)) == (1.35, 2 * 13)
 
 
 async def test_each_engine_process_is_measured_once() -> None:
@@ -71,7 +86,7 @@ async def test_each_engine_process_is_measured_once() -> None:
     again = Subject("engine-2", "base", "a--1")
     one = watch(engine, *[SUBJECT] * 30, again)
     await ran(one, 400)
-    assert len(engine.asked) == 24
+    assert len(engine.asked) == 28
 
 
 @pytest.mark.parametrize(
