@@ -16,6 +16,7 @@ SERVER, BIG_SERVER = "modelserver-minimal", "modelserver-full"
 DEPLOYMENT, PINNED = "adapterdeployment-minimal", "adapterdeployment-full"
 DIGEST = "sha256:" + "0" * 64
 GRADER = {"name": "exact", "type": "ExactMatch"}
+SUITE = {"name": "general", "dataset": {"source": "configmap://general/rows.jsonl"}, "grader": GRADER}
 
 # what is wrong, sample, dotted path, value, what the message says
 WRONG: list[tuple[str, str, str, Any, list[str]]] = [
@@ -268,6 +269,28 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
      ["spec.evaluation.judge", "give both"]),
     ("a price that is none", FULL, "spec.evaluation.judge.pricePerMillionInputTokens", "-1",
      ["spec.evaluation.judge.pricePerMillionInputTokens", "decimal number"]),
+    ("tests on ExactMatch", JOB, "spec.evaluation.graders", [{**GRADER, "tests": "assert f()"}],
+     ["spec.evaluation.graders[0].tests", "belongs to type CodeAssert"]),
+    ("a timeout of an hour", JOB, "spec.evaluation.graders",
+     [{"name": "f", "type": "CodeAssert", "timeoutSeconds": 3600}],
+     ["spec.evaluation.graders[0].timeoutSeconds", "60"]),
+    ("a suite that asks a judge", JOB, "spec.evaluation.regression",
+     {"suites": [{**SUITE, "grader": {"name": "f", "type": "JudgeCriteria", "criteria": ["a"]}}]},
+     ["spec.evaluation.regression.suites[0].grader", "decides without a judge"]),
+    ("two suites of one name", JOB, "spec.evaluation.regression", {"suites": [SUITE, SUITE]},
+     ["spec.evaluation.regression.suites[1]", "Duplicate value"]),
+    ("nine suites", JOB, "spec.evaluation.regression",
+     {"suites": [{**SUITE, "name": f"s{n}"} for n in range(9)]},
+     ["spec.evaluation.regression.suites", "at most 8"]),
+    ("a rival without a prompt", JOB, "spec.evaluation.rivals", [{"name": "same"}],
+     ["spec.evaluation.rivals[0]", "set system, fewShot or both"]),
+    ("a rival with 100 examples", JOB, "spec.evaluation.rivals", [{"name": "shots", "fewShot": 100}],
+     ["spec.evaluation.rivals[0].fewShot", "32"]),
+    ("a rival with a name that is no file's", JOB, "spec.evaluation.rivals", [{"name": "../x", "fewShot": 1}],
+     ["spec.evaluation.rivals[0].name", "lower-case letters"]),
+    ("rivals without a hold-out", JOB, "spec.evaluation",
+     {"accept": ["EvalMissing"], "rivals": [{"name": "shots", "fewShot": 1}]},
+     ["spec.evaluation", "compared with the hold-out's scores"]),
     ("a gate above 1", FULL, "spec.evaluation.gate.minDelta", "5",
      ["spec.evaluation.gate.minDelta", "a fraction from 0 to 1"]),
     ("a negative gate", FULL, "spec.evaluation.gate.minDelta", "-0.1",

@@ -16,9 +16,14 @@ from finetune_operator.stages.plan import CHAIN
 from finetune_serving.__main__ import _parser as serving_parser
 from finetune_serving.engine import engine_arguments
 from finetune_trainer.__main__ import _parser as trainer_parser
+from finetune_trainer.sandbox.__main__ import parser as sandbox_parser
 
 SETTINGS = Settings.model_validate({"images": {"trainer": "t", "serving": "s"}})
-PARSERS = {"finetune_serving": serving_parser, "finetune_trainer": trainer_parser}
+PARSERS = {
+    "finetune_serving": serving_parser,
+    "finetune_trainer": trainer_parser,
+    "finetune_trainer.sandbox": sandbox_parser,
+}
 META = {"name": "x", "namespace": "demo", "uid": "u1", "generation": 1}
 HUB = {"source": "hf://org/name", "revision": "a" * 40, "credentialsSecretRef": {"name": "hub"}}
 SERVER = {

@@ -69,6 +69,19 @@ FULL_SPEC: dict[str, Any] = {
         "primary": "fields",
         "gate": {"minDelta": "0.1"},
         "maxTokens": 64,
+        "regression": {
+            "suites": [
+                {
+                    "name": "general",
+                    "dataset": {
+                        "source": "s3://data/general.jsonl",
+                        "credentialsSecretRef": {"name": "keys"},
+                    },
+                    "grader": {"name": "answer", "type": "ExactMatch", "margin": "0.1"},
+                }
+            ]
+        },
+        "rivals": [{"name": "written", "system": "Answer in JSON."}, {"name": "shots", "fewShot": 4}],
         "accept": ["CheckTaskOrData"],
     },
 }

@@ -23,8 +23,10 @@ from finetune_trainer.local.flags import (
 STAGES = {
     "prepare": "fetch and pin the base, check and tokenise the data, plan the training (CPU)",
     "baseline": "score the base model on the hold-out",
+    "grade-base": "score the base by what came of the programs that it wrote",
     "train": "train under torchrun, resumable",
     "evaluate": "score the tuned model on the same hold-out",
+    "grade-tuned": "score the tuned model by what came of its programs",
     "publish": "copy the result and its manifest to the destination",
 }
 COMMANDS_WITHOUT_TORCH = {"prepare", "check", "plan", "compare"}
@@ -108,6 +110,14 @@ def _run_locally(options: argparse.Namespace) -> int:
     return int(import_module(f"finetune_trainer.local.{options.stage}").run(options))
 
 
+def _run_code(options: argparse.Namespace) -> int:
+    from finetune_trainer.results import run_stage
+
+    asked_by = {"grade-base": "baseline", "grade-tuned": "evaluate"}[options.stage]
+    function = import_module(f"finetune_trainer.stages.{asked_by}").grade_programs
+    return run_stage(options.stage, options.job, options.workspace, function)
+
+
 def _run_gang(options: argparse.Namespace) -> int:
     from finetune_trainer.launch.gang import main as run_gang
 
@@ -127,7 +137,13 @@ def _schemas(_: argparse.Namespace) -> int:
     return 0
 
 
-_STAGE_COMMANDS = {"prepare": _run_prepare, "train": _run_gang, "evaluate": _run_evaluate}
+_STAGE_COMMANDS = {
+    "prepare": _run_prepare,
+    "train": _run_gang,
+    "evaluate": _run_evaluate,
+    "grade-base": _run_code,
+    "grade-tuned": _run_code,
+}
 
 
 def entry() -> NoReturn:

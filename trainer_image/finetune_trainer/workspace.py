@@ -43,6 +43,16 @@ class Workspace:
         return self.dataset_dir / "holdout.jsonl"
 
     @property
+    def rivals_dir(self) -> Path:
+        """The hold-out under the prompt of each rival, NAME.jsonl, in the form of `holdout`."""
+        return self.dataset_dir / "rivals"
+
+    @property
+    def suites_dir(self) -> Path:
+        """The suites outside of the task, NAME.jsonl, in the form of `holdout`."""
+        return self.dataset_dir / "suites"
+
+    @property
     def related(self) -> Path:
         """The training rows that resemble each hold-out row (data/corpus/related.py)."""
         return self.dataset_dir / "related.jsonl"
@@ -85,6 +95,10 @@ class Workspace:
     def output_dir(self, job: Job) -> Path:
         """What publish copies: the adapter or the model."""
         return self.adapter_dir if job.spec.trains_adapter else self.model_dir
+
+    def programs(self, model: str) -> Path:
+        """The programs that `base` or `tuned` wrote, for the sandbox (CodeAssert)."""
+        return self.results_dir / "code" / f"{model}.jsonl"
 
     @property
     def of_one_run(self) -> tuple[Path, ...]:

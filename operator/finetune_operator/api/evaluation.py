@@ -23,6 +23,7 @@ GraderType: TypeAlias = Literal[
     "Python",
     "JudgeCriteria",
     "JudgePairwise",
+    "CodeAssert",
 ]
 SimilarityMetric: TypeAlias = Literal["RougeL", "ChrF"]
 Acceptance: TypeAlias = Literal[
@@ -49,6 +50,12 @@ def _needs(setting: str, types: tuple[GraderType, ...], what: str) -> Cel:
     )
 
 
+_NAME = Cel(
+    "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
+    "must be lower-case letters, digits and hyphens",
+)
+
+
 def _takes(setting: str, types: tuple[GraderType, ...]) -> Cel:
     """These types may have the setting, and no other type has it."""
     named = " and ".join(types)
@@ -72,15 +79,13 @@ class Grader(ApiModel):
         _takes("pattern", ("Regex", "FieldMatch")),
         Cel("self.type != 'Regex' || has(self.pattern)", "type Regex needs a regular expression", ".pattern"),
         _takes("tolerance", ("FieldMatch",)),
+        _takes("tests", ("CodeAssert",)),
+        _takes("timeoutSeconds", ("CodeAssert",)),
     )
 
-    name: Annotated[
-        str,
-        Cel(
-            "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
-            "must be lower-case letters, digits and hyphens",
-        ),
-    ] = Field(description="Name of the grader in reports and metrics.", min_length=1, max_length=40)
+    name: Annotated[str, _NAME] = Field(
+        description="Name of the grader in reports and metrics.", min_length=1, max_length=40
+    )
     type: GraderType = Field(
         description="ExactMatch compares the whole answer with the reference, OneOf with each of `values` or "
         "of the reference, a JSON list; Contains looks for `values` or the reference in it; Regex searches "
@@ -90,7 +95,8 @@ class Grader(ApiModel):
         "model finds the reference, and both never decide; Python asks a class of your own in the trainer "
         "image; JudgeCriteria asks another model (evaluation.judge) whether the "
         "answer meets each of `criteria`; JudgePairwise asks it which of both models' answers is better by "
-        "them, in both orders."
+        "them, in both orders; CodeAssert runs the answer's Python code and then `tests`, or the column "
+        "`tests` of the row, in a pod of its own without network; the expected answer has to pass them too."
     )
     fields: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
@@ -165,6 +171,16 @@ class Grader(ApiModel):
         ]
         | None
     ) = Field(None, description="Python: the class, as package.module:Class.", min_length=3, max_length=253)
+    tests: str | None = Field(
+        None,
+        description="CodeAssert: Python code with assertions that every answer has to pass. Left out: the "
+        "column `tests` of each row.",
+        min_length=1,
+        max_length=16384,
+    )
+    timeout_seconds: int | None = Field(
+        None, description="CodeAssert: how long one answer may run (default 10).", ge=1, le=60
+    )
 
 
 class Gate(ApiModel):
@@ -175,6 +191,67 @@ class Gate(ApiModel):
         description="How much better than its base the tuned model must score, a fraction as a string.",
         min_length=1,
         max_length=20,
+    )
+
+
+class Suite(ApiModel):
+    """Questions outside of the task, which the tuned model must still answer as well as its base."""
+
+    rules = (
+        Cel(
+            "!(self.grader.type in ['JudgeCriteria', 'JudgePairwise', 'Similarity', 'Perplexity'])",
+            "a suite needs a grader that decides without a judge; take another type",
+            ".grader",
+        ),
+    )
+
+    name: Annotated[str, _NAME] = Field(
+        description="Name of the suite in reports and status.", min_length=1, max_length=40
+    )
+    dataset: DatasetSource = Field(description="Its rows, in any form that the hold-out may have.")
+    grader: Grader = Field(
+        description="How answers to it are scored; its `margin` is how much of the score may be lost (fewer "
+        "than 59 rows can miss a drop of 0.05)."
+    )
+
+
+class Regression(ApiModel):
+    """What the tuned model must not lose: base and tuned model are compared on suites outside of the task."""
+
+    suites: tuple[Suite, ...] = Field(
+        description="The suites. A drop on one of them ends as the verdict Regressed; two or more with 500 "
+        "rows together are also compared as one, with a margin of 3 points.",
+        min_length=1,
+        max_length=8,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+
+class Rival(ApiModel):
+    """A better prompt for the untuned base, scored beside it: perhaps a prompt alone does the job."""
+
+    rules = (
+        Cel(
+            "has(self.system) || has(self.fewShot)",
+            "a rival needs a prompt of its own: set system, fewShot or both",
+        ),
+    )
+
+    name: Annotated[str, _NAME] = Field(
+        description="Name of the prompt in reports and status.", min_length=1, max_length=40
+    )
+    system: str | None = Field(
+        None,
+        description="System message that takes the place of the hold-out rows' own.",
+        min_length=1,
+        max_length=16384,
+    )
+    few_shot: int | None = Field(
+        None,
+        description="How many rows of the training data are shown before the question as examples. They are "
+        "chosen by their content, the same ones every time, and never from the hold-out.",
+        ge=1,
+        le=32,
     )
 
 
@@ -308,6 +385,11 @@ class Evaluation(ApiModel):
             ".primary",
         ),
         Cel(
+            "has(self.dataset) || !(has(self.regression) || has(self.rivals))",
+            "rivals and regression are compared with the hold-out's scores; set spec.evaluation.dataset and "
+            "graders",
+        ),
+        Cel(
             "!has(self.graders) || "
             "self.graders.all(g, !has(g.margin) || (has(self.primary) && g.name != self.primary))",
             "the grader that decides takes no margin: it is judged by spec.evaluation.gate.minDelta",
@@ -359,6 +441,16 @@ class Evaluation(ApiModel):
     )
     gate: Gate = Field(Gate(), description="When the tuned model is promoted.")
     max_tokens: int = Field(256, description="Longest answer in tokens.", ge=1, le=8192)
+    regression: Regression | None = Field(
+        None, description="What the tuned model must not lose. Default: only the hold-out is looked at."
+    )
+    rivals: tuple[Rival, ...] = Field(
+        (),
+        description="Better prompts that the untuned base is scored with too. Verdicts before training go by "
+        "the best of them.",
+        max_length=4,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     engine_profile: ObjectName | None = Field(
         None,
         description="How the engine that scores runs the model, base and tuned alike: a name from the "
@@ -381,3 +473,17 @@ class Evaluation(ApiModel):
         max_length=5,
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether answers are programs that have to run to be graded."""
+        suites = self.regression.suites if self.regression is not None else ()
+        return any(g.type == "CodeAssert" for g in (*self.graders, *(suite.grader for suite in suites)))
+
+    @property
+    def datasets(self) -> dict[str, DatasetSource]:
+        """The data sets of the evaluation by the field of the spec that holds each."""
+        held_out = {} if self.dataset is None else {"spec.evaluation.dataset": self.dataset}
+        suites = self.regression.suites if self.regression is not None else ()
+        named = {f"spec.evaluation.regression.suites[{s.name}].dataset": s.dataset for s in suites}
+        return held_out | named

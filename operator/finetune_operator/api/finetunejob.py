@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from finetune_operator.api.bases import BaseModelSource
-from finetune_operator.api.datasets import TrainingDataset
+from finetune_operator.api.datasets import DatasetSource, TrainingDataset
 from finetune_operator.api.economics import Budget, Savings
 from finetune_operator.api.evaluation import Acceptance, Evaluation, ScoringEngine
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
@@ -279,6 +279,12 @@ class FineTuneJobSpec(ApiModel):
         ge=0,
         le=2**31 - 1,
     )
+
+    @property
+    def datasets(self) -> dict[str, DatasetSource]:
+        """Every data set of the run by the field of the spec that holds it."""
+        judged_on = self.evaluation.datasets if self.evaluation is not None else {}
+        return {"spec.dataset": self.dataset, **judged_on}
 
     @property
     def accepted(self) -> tuple[Acceptance, ...]:

@@ -9,13 +9,19 @@ from pydantic import Field, JsonValue
 from finetune_operator.api.objects import Status
 from finetune_operator.api.schema import ApiModel
 
-StageName: TypeAlias = Literal["prepare", "baseline", "train", "evaluate", "publish"]
+StageName: TypeAlias = Literal[
+    "prepare", "baseline", "grade-base", "train", "evaluate", "grade-tuned", "publish"
+]
 AttemptState: TypeAlias = Literal["Recorded", "Running", "Succeeded", "Failed"]
 Number: TypeAlias = Annotated[str, Field(max_length=32)]
 DATE_TIME: dict[str, JsonValue] = {"format": "date-time"}
-STAGES: tuple[StageName, ...] = ("prepare", "baseline", "train", "evaluate", "publish")
+STAGES: tuple[StageName, ...] = (
+    "prepare", "baseline", "grade-base", "train", "evaluate", "grade-tuned", "publish",
+)  # fmt: skip
 GPU_STAGES: frozenset[str] = frozenset({"baseline", "train", "evaluate"})
 """The stages whose pods hold GPUs, where the run has any; re-emitting their results takes none."""
+CODE_STAGES: frozenset[str] = frozenset({"grade-base", "grade-tuned"})
+"""The stages that run what a model wrote, cut off from the network; only of runs with CodeAssert."""
 
 
 class Progress(ApiModel):
@@ -253,13 +259,14 @@ class Interval(ApiModel):
 
 
 class GraderScore(ApiModel):
-    """What one grader gave to both models."""
+    """What one grader gave to both models, on the hold-out or on a suite."""
 
     base: Number | None = Field(None, description="Score of the base model.")
     tuned: Number | None = Field(None, description="Score of the tuned model.")
     low: Number | None = Field(
         None,
-        description="One-sided 95 % lower bound of tuned minus base, of graders that do not decide.",
+        description="One-sided 95 % lower bound of tuned minus base, of graders that do not decide and of "
+        "suites.",
     )
     margin: Number | None = Field(None, description="How much may be lost.")
     holds: bool | None = Field(None, description="Whether the lower bound lies above minus the margin.")
@@ -285,6 +292,17 @@ class Scores(ApiModel):
     delta: Interval | None = Field(None, description="Paired difference, tuned minus base.")
     graders: dict[str, GraderScore] = Field(
         default_factory=dict, description="Scores by grader.", max_length=8
+    )
+    rivals: dict[str, Interval] = Field(
+        default_factory=dict,
+        description="Scores of the base model with the prompts of spec.evaluation.rivals.",
+        max_length=4,
+    )
+    regression: dict[str, GraderScore] = Field(
+        default_factory=dict,
+        description="Scores on the suites of spec.evaluation.regression; `all suites` are two or more with "
+        "500 rows, compared as one.",
+        max_length=9,
     )
     cut: CutAnswers | None = Field(
         None,

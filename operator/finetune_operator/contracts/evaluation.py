@@ -12,6 +12,7 @@ from finetune_operator.api.evaluation import (
     GraderType,
     Judge,
     SimilarityMetric,
+    Suite,
 )
 from finetune_operator.contracts.document import Written
 
@@ -37,12 +38,36 @@ class JobGrader(Written):
     tolerance: str | None = None
     metric: SimilarityMetric | None = None
     grader: str | None = None
+    tests: str | None = None
+    timeout_seconds: int | None = None
 
 
 class JobGate(Written):
     """The gate of job.json."""
 
     min_delta: str
+
+
+class JobSuite(Written):
+    """Questions outside of the task."""
+
+    name: str
+    dataset: JobDataset
+    grader: JobGrader
+
+
+class JobRegression(Written):
+    """What the tuned model must not lose."""
+
+    suites: tuple[JobSuite, ...] = Field(min_length=1, max_length=8)
+
+
+class JobRival(Written):
+    """A better prompt for the untuned base."""
+
+    name: str
+    system: str | None = None
+    few_shot: int | None = None
 
 
 class JobJudge(Written):
@@ -84,6 +109,8 @@ class JobEvaluation(Written):
     primary: str | None = None
     gate: JobGate
     max_tokens: int
+    regression: JobRegression | None = None
+    rivals: tuple[JobRival, ...] | None = Field(None, min_length=1, max_length=4)
     engine_profile: str | None = None
     judge: JobJudge | None = None
     export: JobExport | None = None
@@ -98,12 +125,16 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     """The evaluation, or None without a hold-out, which only EvalMissing in `accept` allows (R4)."""
     if given is None or given.dataset is None or not given.graders:
         return None
+    suites = given.regression.suites if given.regression is not None else ()
+    rivals = tuple(JobRival(name=r.name, system=r.system, few_shot=r.few_shot) for r in given.rivals)
     return JobEvaluation(
         dataset=job_dataset(given.dataset),
         graders=tuple(map(_job_grader, given.graders)),
         primary=given.primary,
         gate=JobGate(min_delta=given.gate.min_delta),
         max_tokens=given.max_tokens,
+        regression=JobRegression(suites=tuple(map(_suite, suites))) if suites else None,
+        rivals=rivals or None,
         engine_profile=given.engine_profile,
         judge=None if given.judge is None else _judge(given.judge),
         export=None if given.export is None else _export(given.export),
@@ -142,4 +173,14 @@ def _job_grader(given: Grader) -> JobGrader:
         grader=given.grader,
         margin=given.margin,
         criteria=given.criteria,
+        tests=given.tests,
+        timeout_seconds=given.timeout_seconds,
+    )
+
+
+def _suite(given: Suite) -> JobSuite:
+    return JobSuite(
+        name=given.name,
+        dataset=job_dataset(given.dataset),
+        grader=_job_grader(given.grader),
     )

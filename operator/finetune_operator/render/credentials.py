@@ -32,12 +32,10 @@ class Credential:
 
 
 def credentials(job: FineTuneJob) -> Iterator[Credential]:
-    """What prepare is given; one Secret serves training data and hold-out."""
+    """What prepare is given; one Secret serves all data sets."""
     if (reference := job.spec.base_model.credentials_secret_ref) is not None:
         yield Credential("base-model", reference.name, _TOKEN)
-    evaluation = job.spec.evaluation
-    datasets = [job.spec.dataset, evaluation.dataset if evaluation is not None else None]
-    given = [dataset for dataset in datasets if dataset is not None and dataset.credentials_secret_ref]
+    given = [dataset for dataset in job.spec.datasets.values() if dataset.credentials_secret_ref]
     if given and (reference := given[0].credentials_secret_ref) is not None:
         required, optional = _union(given, _REQUIRED), _union(given, _OPTIONAL)
         left = tuple(key for key in optional if key not in required)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt, StageName
+from finetune_operator.api.finetunejobstatus import CODE_STAGES, Attempt, StageName
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.digests import digest_of, input_digest, spec_digest
 from finetune_operator.contracts.job import (
@@ -35,8 +35,10 @@ from finetune_operator.render.names import (
 from finetune_operator.render.placement import JOB_NAME
 from finetune_operator.render.pod import PROGRESS_PORT, PodParts, stage_pod
 from finetune_operator.render.resources import accelerator, on_gpus, other_gpus
+from finetune_operator.render.sandbox import isolation
 
 DEFAULT_WORKSPACE_SIZE = "50Gi"
+_SCORING_STAGES = {"baseline", "evaluate", *CODE_STAGES}
 
 
 def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
@@ -116,9 +118,9 @@ def _engine(
     job: FineTuneJob, settings: Settings, stage: StageName, server: ModelServer | None
 ) -> JobEngine | None:
     """For the stages that score; of a server prepare is told too, as it plans no GPUs for scoring then."""
-    if server is not None and stage in ("prepare", "baseline", "evaluate"):
+    if server is not None and stage in {"prepare", *_SCORING_STAGES}:
         return JobEngine(server=_server(job, server))
-    if stage not in ("baseline", "evaluate"):
+    if stage not in _SCORING_STAGES:
         return None
     profile = scoring_profile(job, settings)
     return JobEngine(args=(*pinned(job, settings).engine_args, *profile.args), env=profile.env)
@@ -159,6 +161,13 @@ def rendezvous(job: FineTuneJob, attempt: Attempt, child: Manifest) -> tuple[Man
     metadata = {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]}
     pods = {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid}
     return _service(metadata, pods), _policy(metadata, pods)
+
+
+def isolated(job: FineTuneJob, attempt: Attempt, child: Manifest) -> Manifest:
+    """What cuts the pod of an attempt off from the network (render/sandbox.py)."""
+    carried = stage_labels(job, attempt.stage, attempt.number)
+    metadata = {**_metadata(job, attempt.job, carried), "ownerReferences": [_owned_by(child)]}
+    return isolation(metadata, {JOB_NAME: attempt.job, UID_LABEL: job.metadata.uid})
 
 
 def _service(metadata: Manifest, pods: dict[str, str]) -> Manifest:

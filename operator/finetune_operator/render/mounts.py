@@ -36,15 +36,16 @@ class Mounts:
 
     def shared_memory(self, size: str) -> None:
         """Shared memory, in which workers and engines exchange tensors; a container's own is 64 MiB."""
-        self._add(
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}},
-            "/dev/shm",  # noqa: S108
-        )
+        self.memory_dir("shm", "/dev/shm", size)  # noqa: S108
 
     def empty_dir(self, name: str, path: str, size: str | None = None, *, read_only: bool = False) -> None:
         """A folder that lives as long as the pod; a pod that fills more than `size` is evicted."""
         content = {} if size is None else {"sizeLimit": size}
         self._add({"name": name, "emptyDir": content}, path, read_only=read_only)
+
+    def memory_dir(self, name: str, path: str, size: str) -> None:
+        """A folder in memory, which refuses what goes beyond its size."""
+        self._add({"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": size}}, path)
 
     def config_map(self, config_map: str, path: str) -> None:
         """The keys of a ConfigMap as files."""

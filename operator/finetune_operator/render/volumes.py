@@ -29,10 +29,11 @@ def workspace_claim(job: FineTuneJob) -> str:
 def sources(job: FineTuneJob) -> dict[str, Source]:
     """Every address of the spec by the field that holds it; raises SourceError."""
     spec = job.spec
-    found = {"spec.baseModel.source": spec.base_model.source, "spec.dataset.source": spec.dataset.source}
-    if spec.evaluation is not None and spec.evaluation.dataset is not None:
-        found["spec.evaluation.dataset.source"] = spec.evaluation.dataset.source
-    found["spec.output.destination"] = spec.output.destination
+    found = {
+        "spec.baseModel.source": spec.base_model.source,
+        **{f"{field_name}.source": dataset.source for field_name, dataset in spec.datasets.items()},
+        "spec.output.destination": spec.output.destination,
+    }
     return {field_name: parse_source(address) for field_name, address in found.items()}
 
 
@@ -69,7 +70,7 @@ def add_base(mounts: Mounts, job: FineTuneJob) -> None:
 
 
 def add_data(mounts: Mounts, job: FineTuneJob) -> None:
-    """The claims and ConfigMaps of the training data and of the hold-out."""
+    """The claims and ConfigMaps of the training data, of the hold-out and of the suites."""
     found = sources(job)
     _add_sources(mounts, (source for name, source in found.items() if "dataset" in name))
 

@@ -235,13 +235,13 @@ def _workspace(observed: Observed, stage: str) -> Iterator[Blocker]:
 
 
 def _credentials(observed: Observed) -> Iterator[Blocker]:
-    spec = observed.job.spec
-    held_out = spec.evaluation.dataset if spec.evaluation is not None else None
-    first = spec.dataset.credentials_secret_ref
-    second = held_out.credentials_secret_ref if held_out is not None else None
-    if first is not None and second is not None and first.name != second.name:
+    references = {name: data.credentials_secret_ref for name, data in observed.job.spec.datasets.items()}
+    named = [(field, reference.name) for field, reference in references.items() if reference is not None]
+    differing = next(((field, secret) for field, secret in named if secret != named[0][1]), None)
+    if differing is not None:
+        (first, one), (other, another) = named[0], differing
         yield Blocker(
             "CredentialsDiffer",
-            f"spec.dataset and spec.evaluation.dataset name different Secrets ({first.name}, {second.name}); "
-            "one Secret serves both, so name the same Secret in a new FineTuneJob.",
+            f"{first} and {other} name different Secrets ({one}, {another}); one Secret serves all data "
+            "sets, so name the same Secret in a new FineTuneJob.",
         )

@@ -108,6 +108,11 @@ def evaluated(job: FineTuneJob) -> bool:
     return evaluation is not None and evaluation.dataset is not None and bool(evaluation.graders)
 
 
+def runs_code(job: FineTuneJob) -> bool:
+    """Whether the answers of the run's models are programs that have to run to be graded."""
+    return job.spec.evaluation is not None and job.spec.evaluation.runs_code
+
+
 def event(kind: Literal["Normal", "Warning"], reason: str, message: str) -> Emit:
     """An event on the run."""
     return Emit(kind, word(reason), clip(message))

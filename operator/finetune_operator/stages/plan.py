@@ -13,13 +13,32 @@ from finetune_operator.core.actions import Plan
 from finetune_operator.stages import prepare, publish, scoring, train
 from finetune_operator.stages.attempts import condensed, of_stage
 from finetune_operator.stages.cleanup import after_end, superseded
-from finetune_operator.stages.decision import Decision, Stage, begun, ended, evaluated, fold, merged, recorded
+from finetune_operator.stages.decision import (
+    Decision,
+    Stage,
+    begun,
+    ended,
+    evaluated,
+    fold,
+    merged,
+    recorded,
+    runs_code,
+)
 from finetune_operator.stages.money import accounted, cost_so_far
 from finetune_operator.stages.observed import Observed, Run
 from finetune_operator.stages.step import step
 
-CHAIN = (prepare.STAGE, scoring.BASELINE, train.STAGE, scoring.EVALUATE, publish.STAGE)
+CHAIN = (
+    prepare.STAGE,
+    scoring.BASELINE,
+    scoring.GRADE_BASE,
+    train.STAGE,
+    scoring.EVALUATE,
+    scoring.GRADE_TUNED,
+    publish.STAGE,
+)
 _SCORING = (scoring.BASELINE, scoring.EVALUATE)
+_CODE = (scoring.GRADE_BASE, scoring.GRADE_TUNED)
 _SKIPPED = "Skipped: the run has no evaluation, which spec.evaluation.accept allows (EvalMissing)."
 
 
@@ -49,9 +68,14 @@ def due(job: FineTuneJob, status: FineTuneJobStatus) -> Stage | None:
     for stage in CHAIN:
         attempts = of_stage(status.attempts, stage.name)
         done = bool(attempts) and attempts[-1].state == "Succeeded"
-        if not done and not (stage in _SCORING and not evaluated(job)):
+        if not done and not _skipped(job, stage):
             return stage
     return None
+
+
+def _skipped(job: FineTuneJob, stage: Stage) -> bool:
+    unscored = stage in (*_SCORING, *_CODE) and not evaluated(job)
+    return unscored or (stage in _CODE and not runs_code(job))
 
 
 def _accounted(run: Run) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from finetune_operator.api.conditions import Fact
 from finetune_operator.api.evaluation import ACCEPTABLE
@@ -18,7 +18,8 @@ from finetune_operator.render.engine import scoring_engine
 from finetune_operator.render.job import candidate_source
 from finetune_operator.render.names import candidate_name, version_name
 from finetune_operator.render.pod import PodParts
-from finetune_operator.render.resources import scorer_resources
+from finetune_operator.render.resources import cpu_stage_resources, scorer_resources
+from finetune_operator.render.sandbox import sandbox
 from finetune_operator.render.volumes import (
     WORKSPACE,
     add_api_key,
@@ -33,6 +34,7 @@ from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, 
 from finetune_operator.stages.observed import Run
 from finetune_operator.stages.summaries import (
     as_number,
+    best_rival,
     cut_answers,
     difference,
     points,
@@ -106,13 +108,24 @@ def candidate_trouble(run: Run) -> Trouble | None:
     return Trouble(found.reason, f"ModelServer {asked.server}: {found.message}")
 
 
+def grading_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
+    """A CPU pod without network whose first container runs the programs, and whose second grades them."""
+    mounts = common(job, attempt.job)
+    model = "base" if attempt.stage == "grade-base" else "tuned"
+    runs = sandbox(job, settings, model, mounts)
+    return PodParts(attempt.stage, mounts, cpu_stage_resources(settings), sidecars=(runs,))
+
+
 def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the base's score; end the run if the verdict blocks and was not accepted."""
+    if _awaits_code(outcome.summary):
+        return _answered("BaselineScored", outcome)
     summary, verdict = outcome.summary, text(outcome.summary, "verdict")
     scores = summaries.baseline_scores(summary)
     scored = " ".join(
         [
-            f"The base scores {points(scores.base)} on {rows_and_metric(scores)}.{cut_answers(scores)}",
+            f"The base scores {points(scores.base)} on {rows_and_metric(scores)}{_prompted(scores)}."
+            f"{cut_answers(scores)}",
             *_ungraded(scores),
         ]
     )
@@ -131,8 +144,19 @@ def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     return _refused(decision, verdict, scored)
 
 
+def _awaits_code(summary: Summary) -> bool:
+    """Whether a model has answered with programs, which the next stage runs."""
+    return text(summary, "awaits") == "code"
+
+
+def _answered(condition: str, outcome: AttemptOutcome) -> Decision:
+    return Decision(facts=(Fact(condition, None, outcome.reason, outcome.message),))
+
+
 def read_evaluation(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:
     """Note the comparison. Whatever the verdict, the result is published with it."""
+    if _awaits_code(outcome.summary):
+        return _answered("Evaluated", outcome)
     scores = summaries.comparison(outcome.summary)
     known = job.status.scores.warnings if job.status.scores is not None else ()
     verdict = text(outcome.summary, "verdict")
@@ -155,14 +179,27 @@ def compared(scores: Scores) -> str:
         f"The tuned model scores {points(scores.tuned)}, the base {points(scores.base)}: "
         f"{difference(scores.delta)} on {rows_and_metric(scores)}."
     )
-    lost = [_lost(name, found) for name, found in scores.graders.items() if found.holds is False]
-    return " ".join([scored, *lost, *_ungraded(scores)])
+    graders = [_lost(f"By {name}", found) for name, found in scores.graders.items() if found.holds is False]
+    suites = [_lost(f"On {name}", found) for name, found in scores.regression.items() if found.holds is False]
+    return " ".join([scored, *_rivalled(scores), *graders, *suites, *_ungraded(scores)])
 
 
-def _lost(name: str, found: GraderScore) -> str:
+def _prompted(scores: Scores) -> str:
+    best = best_rival(scores)
+    return "" if best is None else f", and {points(best[1])} with the prompt {best[0]}"
+
+
+def _rivalled(scores: Scores) -> Iterator[str]:
+    """The best prompt, where the tuned model is not clearly better than the base with it."""
+    best, low = best_rival(scores), as_number(scores.tuned.low) if scores.tuned is not None else None
+    if best is not None and low is not None and (as_number(best[1].score) or 0.0) >= low:
+        yield f"With the prompt {best[0]} the base alone scores {points(best[1])}: it may be enough."
+
+
+def _lost(where: str, found: GraderScore) -> str:
     base, tuned, low, margin = map(_percent, (found.base, found.tuned, found.low, found.margin))
     return (
-        f"By {name} it may have got worse: {base} % became {tuned} %, and the lower end of the difference, "
+        f"{where} it may have got worse: {base} % became {tuned} %, and the lower end of the difference, "
         f"{low} points, is beyond the margin of {margin}."
     )
 
@@ -223,6 +260,10 @@ def _refused(decision: Decision, verdict: str, scored: str) -> Decision:
 
 
 def _lacks(summary: Summary) -> str | None:
+    return None if text(summary, "verdict") or _awaits_code(summary) else "a verdict"
+
+
+def _lacks_verdict(summary: Summary) -> str | None:
     return None if text(summary, "verdict") else "a verdict"
 
 
@@ -230,3 +271,9 @@ BASELINE = Stage(
     "baseline", "Baseline", "BaselineScored", "ScoringBase", baseline_parts, read_baseline, _lacks
 )
 EVALUATE = Stage("evaluate", "Evaluate", "Evaluated", "Evaluating", evaluate_parts, read_evaluation, _lacks)
+GRADE_BASE = Stage(
+    "grade-base", "GradeBase", "BaselineScored", "RunningCode", grading_parts, read_baseline, _lacks_verdict
+)
+GRADE_TUNED = Stage(
+    "grade-tuned", "GradeTuned", "Evaluated", "RunningCode", grading_parts, read_evaluation, _lacks_verdict
+)

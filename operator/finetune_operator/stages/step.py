@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetune_operator.api.conditions import Fact, is_true
-from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan
+from finetune_operator.api.finetunejobstatus import CODE_STAGES, Attempt, MemoryPlan
 from finetune_operator.contracts.job import JobDocument
 from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Create, Manifest
@@ -194,6 +194,8 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
     ]
     if (mapping(child, "spec").get("completions") or 1) != 1:
         mounted.extend(Create(needed) for needed in children.rendezvous(run.job, attempt, child))
+    if attempt.stage in CODE_STAGES:
+        mounted.append(Create(children.isolated(run.job, attempt, child)))
     actions = (*mounted, *_resuming(run, attempt, child))
     on_cpu = attempt.reemits or not on_gpus(run.job, stage.name)
     if on_cpu and not _queued(run, attempt, child):

@@ -31,6 +31,8 @@ _ADVICE = 8
 _PARTS = 16
 _RULES = 64
 _TARGETS = 32
+_RIVALS = 4
+_SUITES = 9  # and all of them together
 _CUT = 0.05  # share of answers
 
 
@@ -113,6 +115,8 @@ def baseline_scores(summary: Mapping[str, Any]) -> Scores:
         groups=_count(summary, "groups"),
         base=_interval(summary),
         graders=_bounded(graders),
+        rivals=_rivals(summary),
+        regression=_regression(summary),
         cut=None if (count := _count(summary, "cut")) is None else CutAnswers(base=count),
         baseline_verdict=_text(summary, "verdict", 64),
         detectable=_detectable(summary),
@@ -138,6 +142,8 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         delta=_interval(mapping(summary, "delta")),
         groups=_count(summary, "groups"),
         graders=_bounded(graders),
+        rivals=_rivals(summary),
+        regression=_regression(summary),
         cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
         ungraded=_count(summary, "ungraded"),
@@ -202,6 +208,14 @@ def difference(score: Interval | None) -> str:
     if score is None or (value := as_number(score.score)) is None:
         return "an unknown difference"
     return f"{100 * value:+.1f} points{_between(score, '+.1f')}"
+
+
+def best_rival(scores: Scores) -> tuple[str, Interval] | None:
+    """The prompt with which the base scores highest, if that is more than without one."""
+    known = {name: value for name, given in scores.rivals.items() if (value := as_number(given.score))}
+    best = max(known, key=known.__getitem__, default=None)
+    base = as_number(scores.base.score) if scores.base is not None else None
+    return None if best is None or known[best] <= (base or 0.0) else (best, scores.rivals[best])
 
 
 def rows_and_metric(scores: Scores) -> str:
@@ -326,6 +340,22 @@ def _cut(entry: Mapping[str, Any]) -> CutAnswers | None:
 
 def _bounded(graders: dict[str, GraderScore]) -> dict[str, GraderScore]:
     return {str(name)[:63]: value for name, value in list(graders.items())[:_GRADERS]}
+
+
+def _rivals(summary: Mapping[str, Any]) -> dict[str, Interval]:
+    named = list(mapping(summary, "rivals").items())[:_RIVALS]
+    found = {str(name)[:63]: _interval(mapping(entry)) for name, entry in named}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _regression(summary: Mapping[str, Any]) -> dict[str, GraderScore]:
+    named = list(mapping(summary, "regression").items())[:_SUITES]
+    return {str(name)[:63]: _suite(mapping(entry)) for name, entry in named}
+
+
+def _suite(entry: Mapping[str, Any]) -> GraderScore:
+    base, tuned, low, margin = (decimal(entry.get(key)) for key in ("base", "tuned", "low", "margin"))
+    return GraderScore(base=base, tuned=tuned, low=low, margin=margin, holds=_truth(entry, "holds"))
 
 
 def _truth(entry: Mapping[str, Any], key: str) -> bool | None:

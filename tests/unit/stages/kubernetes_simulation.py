@@ -84,6 +84,9 @@ SUMMARIES: dict[str, Object] = {
 }
 
 
+SUMMARIES |= {"grade-base": SUMMARIES["baseline"], "grade-tuned": SUMMARIES["evaluate"]}
+
+
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Object:
     """A JSON merge patch: what is None goes."""
     result = dict(base)

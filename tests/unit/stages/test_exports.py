@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import STAGES
 from finetune_operator.contracts.digests import spec_digest
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
-from tests.unit.stages.rendered import main_of, mounts_of, pod_of
+from tests.unit.stages.rendered import STAGES, main_of, mounts_of, pod_of
 
 SENT: dict[str, Any] = {
     "evaluation": {

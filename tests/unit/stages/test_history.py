@@ -155,6 +155,45 @@ def test_a_warning_verdict_does_not_block() -> None:
     assert "-train-" in world.running()
 
 
+def test_the_best_prompt_is_told_with_the_bases_score() -> None:
+    rivals = {
+        "shots": {"score": 0.9, "low": 0.84, "high": 0.94},
+        "weak": {"score": 0.2, "low": 0.1, "high": 0.3},
+    }
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", verdict="PromptingLikelyEnough", blocking=True, rivals=rivals))
+    said = (
+        "The base scores 60.0 % [52.0, 68.0] on 150 held-out rows (fields), and 90.0 % [84.0, 94.0] with the"
+    )
+    assert f"{said} prompt shots." in world.message("Succeeded")
+    assert world.status["scores"]["rivals"]["weak"]["score"] == "0.2000"
+
+
+def test_a_prompt_as_good_as_the_tuned_model_is_told_after_training() -> None:
+    rivals = {"shots": {"score": 0.86, "low": 0.8, "high": 0.9}}
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", rivals=rivals))
+    world.to("publish")
+    world.end()
+    said = "With the prompt shots the base alone scores 86.0 % [80.0, 90.0]: it may be enough."
+    assert said in world.message("Promoted")
+
+
+def test_a_suite_on_which_the_tuned_model_fell_behind_is_named_with_what_to_do() -> None:
+    lost = {"rows": 150, "base": 0.8, "tuned": 0.6, "low": -0.27, "margin": 0.05, "holds": False}
+    fine = {"rows": 150, "base": 0.8, "tuned": 0.8, "low": 0.0, "margin": 0.05, "holds": True}
+    world = KubernetesSimulation().to("evaluate")
+    world.end(result_of("evaluate", verdict="Regressed", regression={"general": lost, "sums": fine}))
+    world.end(result_of("publish", verdict="Regressed", promoted=False))
+    message = world.message("Promoted")
+    assert "On general it may have got worse: 80.0 % became 60.0 %" in message
+    assert "On sums" not in message
+    assert "fewer epochs, with a lower learning rate, or with general data mixed in" in message
+    assert world.status["scores"]["regression"]["general"] == {
+        "base": "0.8000", "tuned": "0.6000", "low": "-0.2700", "margin": "0.0500", "holds": False,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("verdict", ["NoClearImprovement", "WorseThanBase", "Regressed"])
 def test_a_result_that_is_not_better_is_published_and_fails_the_run(verdict: str) -> None:
     world = KubernetesSimulation().to("evaluate")
@@ -621,3 +660,53 @@ def test_an_image_that_becomes_available_in_time_loses_nothing() -> None:
     assert world.condition("Admitted")[0] == "True"
     world.end()
     assert "-baseline-" in world.running()
+
+
+CODE = {"graders": [{"name": "tests", "type": "CodeAssert", "tests": "assert f()"}]}
+
+
+def test_programs_of_both_models_run_in_pods_of_their_own_before_a_verdict() -> None:
+    world = KubernetesSimulation(evaluation=CODE).to("baseline")
+    world.end(result_of("baseline", verdict=None, awaits="code"))
+    assert world.condition("BaselineScored")[0] == "Unknown"
+    assert "-grade-base-" in world.running()
+    world.end(result_of("grade-base"))
+    assert world.condition("BaselineScored") == ("True", "GoodCandidate")
+    world.to("evaluate")
+    world.end(result_of("evaluate", verdict=None, awaits="code"))
+    assert world.condition("Evaluated")[0] == "Unknown"
+    world.end(result_of("grade-tuned"))
+    world.end()
+    assert world.condition("Succeeded") == ("True", "Promote")
+    assert [s for s, _, _ in stages_of(world)] == [
+        "prepare", "baseline", "grade-base", "train", "evaluate", "grade-tuned", "publish",
+    ]  # fmt: skip
+
+
+def test_a_base_whose_programs_fail_blocks_before_training() -> None:
+    world = KubernetesSimulation(evaluation=CODE).to("baseline")
+    world.end(result_of("baseline", verdict=None, awaits="code"))
+    world.end(result_of("grade-base", verdict="CheckTaskOrData", blocking=True))
+    assert world.condition("Succeeded") == ("False", "CheckTaskOrData")
+
+
+def test_the_pod_that_runs_programs_sees_nothing_but_them_and_is_cut_off() -> None:
+    world = KubernetesSimulation(evaluation=CODE).to("baseline")
+    world.end(result_of("baseline", verdict=None, awaits="code"))
+    name = world.running()
+    pod = world.jobs[name]["spec"]["template"]["spec"]
+    [sandbox] = pod["initContainers"]
+    assert {mount["mountPath"]: mount.get("readOnly", False) for mount in sandbox["volumeMounts"]} == {
+        "/run/programs": True, "/run/sandbox": False, "/tmp": False,
+    }  # fmt: skip
+    [programs] = [mount for mount in sandbox["volumeMounts"] if mount["mountPath"] == "/run/programs"]
+    assert programs["subPath"] == "results/code"
+    assert sandbox["securityContext"]["readOnlyRootFilesystem"] is True
+    assert sandbox["resources"]["limits"].keys() >= {"memory"}
+    assert pod["automountServiceAccountToken"] is False
+    policy = world.others["NetworkPolicy", name]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy.keys() == {"podSelector", "policyTypes"}
+    assert world.jobs[name]["spec"]["template"]["metadata"]["labels"].items() >= {
+        ("finetune.dev/uid", policy["podSelector"]["matchLabels"]["finetune.dev/uid"])
+    }

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import STAGES, Attempt
+from finetune_operator.api.finetunejobstatus import Attempt
 from finetune_operator.contracts.digests import spec_digest
 from finetune_operator.stages.money import judged
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation, merged, result_of
-from tests.unit.stages.rendered import engine_of, main_of, mounts_of, pod_of
+from tests.unit.stages.rendered import STAGES, engine_of, main_of, mounts_of, pod_of
 
 Object = dict[str, Any]
 HOUR = 3600

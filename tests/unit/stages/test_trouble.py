@@ -376,6 +376,24 @@ MISSING = [
         id="a key",
     ),
     pytest.param(
+        {
+            "evaluation": {
+                "regression": {
+                    "suites": [
+                        {
+                            "name": "general",
+                            "dataset": {"source": "configmap://absent/suite.jsonl"},
+                            "grader": {"name": "exact", "type": "ExactMatch"},
+                        }
+                    ]
+                }
+            }
+        },
+        "ConfigMapNotFound",
+        "spec.evaluation.regression.suites[general].dataset.source names ConfigMap absent",
+        id="a ConfigMap of a suite",
+    ),
+    pytest.param(
         {"baseModel": {"source": "pvc://absent/m"}},
         "ClaimNotFound",
         "PersistentVolumeClaim absent",
@@ -472,3 +490,6 @@ def test_two_tokens_for_datasets_are_refused_in_words() -> None:
 
     world = KubernetesSimulation(dataset=data("a"), evaluation={"dataset": data("b")}).settle()
     assert world.condition("Admitted") == ("False", "CredentialsDiffer")
+    suite = {"name": "general", "dataset": data("b"), "grader": {"name": "exact", "type": "ExactMatch"}}
+    world = KubernetesSimulation(dataset=data("a"), evaluation={"regression": {"suites": [suite]}}).settle()
+    assert "spec.evaluation.regression.suites[general].dataset" in world.message("Admitted")

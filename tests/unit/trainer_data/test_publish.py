@@ -195,6 +195,13 @@ def test_a_new_job_with_the_same_spec_adopts_the_publication(
     assert summary["scores"] is None
 
 
+def with_suite(volumes: Any) -> dict[str, Any]:
+    """A suite of one row, with which the published result was not judged."""
+    source = volumes.configmap("general", "suite.jsonl", [{"prompt": "1 + 1?", "completion": "2"}])
+    grader = {"name": "answer", "type": "ExactMatch"}
+    return {"suites": [{"name": "general", "dataset": {"source": source}, "grader": grader}]}
+
+
 REFUSED = {
     "another spec": (
         lambda document, v, p: document.update(specDigest="sha256:" + "f" * 64),
@@ -202,6 +209,10 @@ REFUSED = {
     ),
     "the same spec with other data": (
         lambda document, v, p: v.configmap("data", "train.jsonl", [{"prompt": "new", "completion": "row"}]),
+        "already holds a result of this spec, made from other data",
+    ),
+    "the same spec with another suite": (
+        lambda document, v, p: document["spec"]["evaluation"].update(regression=with_suite(v)),
         "already holds a result of this spec, made from other data",
     ),
     "a damaged file": (

@@ -6,9 +6,10 @@ import math
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from aiohttp import web
 
 from finetune_trainer.contracts import Job
 from finetune_trainer.data.prepared import write_prepared
+from finetune_trainer.files import write_lines
 from finetune_trainer.trained_rows import as_batch, writing_rows
 from finetune_trainer.workspace import Workspace
 
@@ -42,7 +44,7 @@ class Run:
 
 @pytest.fixture
 def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    """Build a run of a stage whose prepare is done; rows and hold-out as given."""
+    """Build a run of a stage whose prepare is done; rows and all that is asked as given."""
     monkeypatch.setenv("FT_SOURCES_ROOT", str(tmp_path / "sources"))
     monkeypatch.setenv("FT_DESTINATION_ROOT", str(tmp_path / "destination"))
     (tmp_path / "destination" / "adapters").mkdir(parents=True)
@@ -56,9 +58,11 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         rows: Any = (),
         holdout: Any = (),
         evaluation: Any = EVALUATION,
+        rivals: Mapping[str, Any] = MappingProxyType({}),
+        suites: Mapping[str, Any] = MappingProxyType({}),
         **summary: Any,
     ) -> Run:
-        document = _job(stage, method, evaluation)
+        document = _job(stage, method, with_questions(evaluation, list(rivals), list(suites)))
         root = tmp_path / name
         root.mkdir()
         (root / "job.json").write_text(json.dumps(document))
@@ -67,6 +71,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         with writing_rows(workspace.dataset_train) as write:
             write(as_batch(rows))
         workspace.holdout.write_text("".join(json.dumps(row) + "\n" for row in holdout))
+        for folder, files in ((workspace.rivals_dir, rivals), (workspace.suites_dir, suites)):
+            for file, asked in files.items():
+                write_lines(folder / f"{file}.jsonl", (json.dumps(row) + "\n" for row in asked))
         write_prepared(workspace, job, _summary(len(rows), method) | summary)
         return Run(root / "job.json", job, workspace)
 
@@ -227,6 +234,18 @@ def _application(server: StandIn) -> web.Application:
     application.router.add_post("/v1/load_lora_adapter", load)
     application.router.add_post("/v1/chat/completions", chat)
     return application
+
+
+def with_questions(evaluation: Any, rivals: list[str], suites: list[str]) -> Any:
+    """The evaluation with rivals and suites of these names."""
+    asked = {
+        "dataset": {"source": "configmap://d/suite.jsonl"},
+        "grader": {"name": "word", "type": "ExactMatch"},
+    }
+    return evaluation | {
+        "rivals": [{"name": name, "fewShot": 1} for name in rivals],
+        "regression": {"suites": [{"name": name, **asked} for name in suites]} if suites else None,
+    }
 
 
 def _job(stage: str, method: str, evaluation: Any) -> dict[str, Any]:

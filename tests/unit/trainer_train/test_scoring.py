@@ -356,7 +356,7 @@ async def test_rows_that_the_engine_refuses_are_ungraded_not_zero(
 
 async def test_an_engine_that_refuses_everything_is_named(make_run: Any, stand_in: Start) -> None:
     await stand_in(lambda _: (400, {"error": {"message": "no chat template"}}))
-    with pytest.raises(UserError, match="every hold-out prompt; it said: no chat template"):
+    with pytest.raises(UserError, match="every prompt of the hold-out; it said: no chat template"):
         await stage("baseline", make_run("baseline", holdout=HOLDOUT))
 
 

@@ -8,6 +8,8 @@ from pydantic import Field, StringConstraints, model_validator
 from finetune_trainer.contracts.document import Document
 from finetune_trainer.contracts.sources import DatasetSpec
 
+# Part of the names of files.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=40)]
 GraderType = Literal[
     "ExactMatch",
     "OneOf",
@@ -21,6 +23,7 @@ GraderType = Literal[
     "Python",
     "JudgeCriteria",
     "JudgePairwise",
+    "CodeAssert",
 ]
 SimilarityMetric = Literal["RougeL", "ChrF"]
 JUDGED: frozenset[GraderType] = frozenset({"JudgeCriteria", "JudgePairwise"})
@@ -40,6 +43,7 @@ SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Similarity": (("metric",), ()),
     "Perplexity": ((), ()),
     "Python": (("grader",), ()),
+    "CodeAssert": ((), ("tests", "timeout_seconds")),
 }
 # Types whose score says too little about whether an answer is right to decide anything.
 SECONDARY: frozenset[GraderType] = frozenset({"Similarity", "Perplexity"})
@@ -68,6 +72,9 @@ class GraderSpec(Document):
     grader: str | None = Field(
         None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="the class, as package.module:Class"
     )
+
+    tests: str | None = Field(None, min_length=1, description="Python code that every answer has to pass")
+    timeout_seconds: int | None = Field(None, ge=1, le=60, description="how long one answer may run")
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
@@ -98,6 +105,41 @@ class GateSpec(Document):
 
 # A spec is no place for secrets: no user names, no query.
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+
+
+class SuiteSpec(Document):
+    """Questions outside of the task; the grader's margin is how much of the score may be lost on them."""
+
+    name: Name
+    dataset: DatasetSpec
+    grader: GraderSpec
+
+    @model_validator(mode="after")
+    def _decides_without_a_judge(self) -> "SuiteSpec":
+        if self.grader.type in JUDGED | SECONDARY:
+            text = f"suite {self.name!r} needs a grader that decides without a judge"
+            raise ValueError(f"{text}; {self.grader.type} does not")
+        return self
+
+
+class RegressionSpec(Document):
+    """What the tuned model must not lose."""
+
+    suites: tuple[SuiteSpec, ...] = Field(min_length=1, max_length=8)
+
+
+class RivalSpec(Document):
+    """A better prompt for the untuned base: a system message, examples from the training data, or both."""
+
+    name: Name
+    system: str | None = Field(None, min_length=1)
+    few_shot: int | None = Field(None, ge=1, le=32)
+
+    @model_validator(mode="after")
+    def _has_a_prompt_of_its_own(self) -> "RivalSpec":
+        if self.system is None and self.few_shot is None:
+            raise ValueError(f"rival {self.name!r} needs `system`, `fewShot` or both")
+        return self
 
 
 class JudgeSpec(Document):
@@ -165,6 +207,8 @@ class EvaluationSpec(Document):
     primary: str | None = None
     gate: GateSpec | None = None
     max_tokens: int | None = Field(None, ge=1, le=8192)
+    regression: RegressionSpec | None = None
+    rivals: tuple[RivalSpec, ...] | None = Field(None, max_length=4)
     engine_profile: str | None = None
     judge: JudgeSpec | None = None
     export: ExportSpec | None = None
@@ -186,6 +230,25 @@ class EvaluationSpec(Document):
         return self
 
     @model_validator(mode="after")
+    def _names_are_distinct(self) -> "EvaluationSpec":
+        for what, entries in (("rivals", self.rivals or ()), ("regression.suites", self.suites)):
+            names = [entry.name for entry in entries]
+            if len(set(names)) < len(names):
+                raise ValueError(f"two of `{what}` have the same name; rename one")
+        return self
+
+    @property
+    def suites(self) -> tuple[SuiteSpec, ...]:
+        """The suites of questions outside of the task."""
+        return self.regression.suites if self.regression else ()
+
+    def of_suite(self, suite: SuiteSpec) -> "EvaluationSpec":
+        """How a suite is scored: as a hold-out of its own, with its one grader."""
+        own = {"dataset": suite.dataset, "graders": (suite.grader,)}
+        nothing = dict.fromkeys(("primary", "regression", "rivals", "judge"))
+        return self.model_copy(update=own | nothing)
+
+    @model_validator(mode="after")
     def _judged_by_somebody(self) -> "EvaluationSpec":
         judged = [grader.name for grader in self.graders if grader.type in JUDGED]
         if judged and self.judge is None:
@@ -200,6 +263,12 @@ class EvaluationSpec(Document):
     def graders_of(self, kind: GraderType) -> list[GraderSpec]:
         """The graders of one type."""
         return [grader for grader in self.graders if grader.type == kind]
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether answers are programs that have to run to be graded, which takes a pod of their own."""
+        graders = [*self.graders, *(suite.grader for suite in self.suites)]
+        return any(grader.type == "CodeAssert" for grader in graders)
 
     @property
     def baseline_grader(self) -> GraderSpec:

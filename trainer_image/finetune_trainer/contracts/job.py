@@ -14,7 +14,9 @@ from finetune_trainer.errors import UserError
 Method = Literal["LoRA", "QLoRA", "Full"]
 GradientCheckpointing = Literal["Enabled", "Selective", "Disabled"]
 Offload = Literal["None", "Optimizer", "All"]
-StageName = Literal["prepare", "baseline", "train", "evaluate", "publish"]
+StageName = Literal[
+    "prepare", "baseline", "grade-base", "train", "evaluate", "grade-tuned", "publish"
+]  # fmt: skip
 
 
 class LoraSpec(Document):

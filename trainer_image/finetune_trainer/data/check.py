@@ -94,9 +94,11 @@ def check_paraphrases(
     return present([finding], "holdout")
 
 
-def check_prompts(tokenizer: ChatTokenizer, holdout: Sequence[HoldoutRow], space: int) -> list[Finding]:
-    """Rules 17 and 25 about the hold-out's prompts, for which the model has a `space` in tokens."""
-    return present(_prompt_findings(tokenizer, holdout, space), "holdout")
+def check_prompts(
+    tokenizer: ChatTokenizer, asked: Sequence[HoldoutRow], space: int, dataset: str = "holdout"
+) -> list[Finding]:
+    """Rules 17 and 25 about the prompts of a data set, for which the model has a `space` in tokens."""
+    return present(_prompt_findings(tokenizer, asked, space), dataset)
 
 
 def check_references(

@@ -55,7 +55,8 @@ class Row:
     """A row in canonical form: its number, its id and its messages; or, of the text format, its text.
 
     `group` names what the row was made from (a document, a customer): its rows belong to one side of the
-    split. `tools` are the functions that the chat template is told about.
+    split. `tools` are the functions that the chat template is told about; `tests` is code that an answer has
+    to pass.
     """
 
     number: int
@@ -64,11 +65,14 @@ class Row:
     text: str | None = None
     group: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    tests: str | None = None
 
     def content(self) -> str:
         """The row as one canonical line of JSON, without its place in the file."""
         plain = self.text is None and not self.tools
-        value = self.messages if plain else [self.messages, self.text, self.tools]
+        value: Any = self.messages if plain else [self.messages, self.text, self.tools]
+        if self.tests is not None:
+            value = [value, self.tests]
         return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
@@ -115,7 +119,9 @@ def canonical(number: int, row: dict[str, Any]) -> Row:
     messages = tuple(_canonical_turn(turn, tools) for turn in turns(row))
     groups = (row.get(key) for key in ("group", "source_id"))
     group = next((str(group) for group in groups if group not in (None, "")), None)
-    return Row(number, _id(number, row), messages, text, group, tuple(tools))
+    tests = row.get("tests")
+    given_tests = tests if isinstance(tests, str) and tests.strip() else None
+    return Row(number, _id(number, row), messages, text, group, tuple(tools), given_tests)
 
 
 def _id(number: int, row: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ class HoldoutRow:
     tools: tuple[dict[str, Any], ...] = ()
     prompt_ids: tuple[int, ...] = ()  # of the first rows: what the engine must see
     opened: bool = False  # the prompt ends inside a reasoning block
+    tests: str | None = None  # code that an answer has to pass
     answer: Message | None = None  # the closing turn that the reference is taken from
     syntax: CallSyntax | None = None  # how the template writes calls, where the row offers functions
 
@@ -45,6 +46,7 @@ class HoldoutRow:
             "tools": list(self.tools),
             "promptIds": list(self.prompt_ids),
             "opened": self.opened,
+            "tests": self.tests,
             "callSyntax": self.syntax.to_json() if self.syntax else None,
         }
         return row | {key: value for key, value in optional.items() if value}
@@ -54,9 +56,11 @@ def split_reference(row: Row) -> HoldoutRow:
     """Take a closing assistant turn as the reference and the rest as the prompt."""
     *before, last = row.messages
     if last["role"] != "assistant":
-        return HoldoutRow(row.number, row.id, row.messages, "", row.group, row.tools)
+        return HoldoutRow(row.number, row.id, row.messages, "", row.group, row.tools, tests=row.tests)
     _, reference = split_reasoning(last.get("content") or "")
-    return HoldoutRow(row.number, row.id, tuple(before), reference, row.group, row.tools, answer=last)
+    return HoldoutRow(
+        row.number, row.id, tuple(before), reference, row.group, row.tools, answer=last, tests=row.tests
+    )
 
 
 def with_calls(tokenizer: ChatTokenizer, rows: Sequence[HoldoutRow]) -> list[HoldoutRow]:
@@ -138,7 +142,10 @@ def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpe
         (row.number, grader.name, problem)
         for row in holdout
         for grader in graders
-        if (problem := reference_problem(grader, as_read(grader, row.reference, row.syntax)))
+        if (
+            problem := _missing_tests(grader, row)
+            or reference_problem(grader, as_read(grader, row.reference, row.syntax))
+        )
     ]
     if not wrong:
         return None
@@ -148,6 +155,15 @@ def eval_no_reference(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpe
         f"Grader {grader} cannot judge {name_rows(numbers)}: in row {number} {problem}; correct the answer."
     )
     return found(42, "eval_no_reference", numbers, text)
+
+
+def _missing_tests(grader: GraderSpec, row: HoldoutRow) -> str | None:
+    """What CodeAssert lacks: tests, and an answer that passes them."""
+    if grader.type != "CodeAssert":
+        return None
+    if not (row.tests or grader.tests):
+        return "there are no tests, neither in the column `tests` nor in the grader's `tests`"
+    return None if row.reference else "the expected output is empty"
 
 
 def eval_reference_fails(holdout: Sequence[HoldoutRow], graders: Sequence[GraderSpec]) -> Finding | None:

@@ -34,8 +34,10 @@ class Prepared(Document):
 
 def record_of(workspace: Workspace, job: Job, summary: dict[str, Any]) -> Prepared:
     """The record of the files that were just prepared."""
-    files = [workspace.dataset_train, *([workspace.holdout] if workspace.holdout.is_file() else [])]
-    digests = {path.name: file_sha256(path) for path in files}
+    holdout = [workspace.holdout] if workspace.holdout.is_file() else []
+    beside = [*workspace.rivals_dir.glob("*.jsonl"), *workspace.suites_dir.glob("*.jsonl")]
+    files = [workspace.dataset_train, *holdout, *sorted(beside)]
+    digests = {path.relative_to(workspace.dataset_dir).as_posix(): file_sha256(path) for path in files}
     return Prepared(spec_digest=job.spec_digest, files=digests, summary=summary)
 
 

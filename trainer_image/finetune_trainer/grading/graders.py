@@ -14,7 +14,7 @@ from finetune_trainer.grading import calls, own, similarities, structures, texts
 from finetune_trainer.grading.grades import Grade, ungraded
 
 # Types that need a network or a pod of their own: their rows are graded after all answers are stored.
-DEFERRED: frozenset[GraderType] = frozenset({"Perplexity", "JudgeCriteria", "JudgePairwise"})
+DEFERRED: frozenset[GraderType] = frozenset({"Perplexity", "JudgeCriteria", "JudgePairwise", "CodeAssert"})
 NOT_YET = "not graded yet"
 _SECONDS = 5.0  # for one row
 

@@ -9,6 +9,7 @@ from finetune_trainer.base.shape import BaseModel, read_base
 from finetune_trainer.base.trainable import refuse_untrainable
 from finetune_trainer.contracts import AcceleratorSpec, DatasetSpec, EvaluationSpec, GpuSpec, Job
 from finetune_trainer.data.load import Loaded, Watch, load, load_files
+from finetune_trainer.data.questions.suites import load_suite
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.flags import refuse_flags_of_gpus
 from finetune_trainer.local.gpus import accelerator, known_gpus, other_gpus
@@ -61,13 +62,18 @@ def _gpus(
 
 
 def load_local_data(job: Job, options: argparse.Namespace, scratch: Path, watch: Watch) -> Data:
-    """The rows of both data sets; UserError when they are neither within reach nor stood in for."""
+    """The rows of both data sets; UserError when they are neither within reach nor stood in for.
+
+    Suites in the cluster are left out: they say nothing of memory, and prepare looks at them before a GPU.
+    """
     evaluation = job.spec.evaluation
     if options.holdout and evaluation is None:
         raise UserError("--holdout stands in for evaluation.dataset, which the job does not have; remove it.")
     train = _load(job.spec.dataset, options.data, "train", scratch, watch)
     holdout = _load(evaluation.dataset, options.holdout, "holdout", scratch, watch) if evaluation else None
-    return Data(train, holdout, job.spec.dataset.severities or {})
+    within_reach = [suite for suite in (evaluation.suites if evaluation else ()) if _in_reach(suite.dataset)]
+    suites = {suite.name: load_suite(suite, scratch / "suites" / suite.name, watch) for suite in within_reach}
+    return Data(train, holdout, job.spec.dataset.severities or {}, suites)
 
 
 def load_local_holdout(
@@ -112,10 +118,14 @@ def _load(spec: DatasetSpec, stand_in: Path | None, dataset: str, scratch: Path,
     if stand_in is not None:
         located = locate_local(stand_in, dataset)
         return load_files(str(stand_in), located, dataset, scratch / f"{dataset}.rows", watch)
-    if spec.source.startswith(_OF_VOLUMES):
+    if not _in_reach(spec):
         flag = "--data" if dataset == "train" else "--holdout"
         raise UserError(f"{dataset} data {_beyond(spec.source)}; give the rows with {flag}.")
     return load(spec, scratch / dataset, dataset, watch)
+
+
+def _in_reach(spec: DatasetSpec) -> bool:
+    return not spec.source.startswith(_OF_VOLUMES)
 
 
 def _beyond(source: str) -> str:

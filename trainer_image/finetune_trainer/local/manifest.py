@@ -21,6 +21,9 @@ _OF_THE_CLUSTER = {
     ("dataset",): {"credentialsSecretRef"},
     ("evaluation",): {"accept", "engine"},
     ("evaluation", "dataset"): {"credentialsSecretRef"},
+    ("evaluation", "regression"): set(),
+    ("evaluation", "regression", "suites"): set(),
+    ("evaluation", "regression", "suites", "dataset"): {"credentialsSecretRef"},
     ("evaluation", "judge"): {"credentialsSecretRef"},
     ("evaluation", "export"): set(),
     ("evaluation", "export", "mlflow"): {"credentialsSecretRef"},
@@ -94,12 +97,14 @@ def _is_job(item: Any) -> bool:
     )
 
 
-def _told(part: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    """A part of the spec without what only concerns the cluster."""
-    left_out = _OF_THE_CLUSTER.get(path, set())
-    told = {key: value for key, value in part.items() if key not in left_out}
-    nested = [key for key in told if (*path, key) in _OF_THE_CLUSTER and isinstance(told[key], dict)]
-    return told | {key: _told(told[key], (*path, key)) for key in nested}
+def _told(part: Any, path: tuple[str, ...]) -> Any:
+    """A part of the spec without what only concerns the cluster; what is no object is left as it is."""
+    if isinstance(part, list):
+        return [_told(item, path) for item in part]
+    if not isinstance(part, dict) or path not in _OF_THE_CLUSTER:
+        return part
+    kept = {key: value for key, value in part.items() if key not in _OF_THE_CLUSTER[path]}
+    return {key: _told(value, (*path, key)) for key, value in kept.items()}
 
 
 def _evaluated(spec: dict[str, Any], given: dict[str, Any], where: str) -> dict[str, Any]:

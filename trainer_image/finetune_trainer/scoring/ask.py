@@ -1,4 +1,4 @@
-"""Ask one model all questions of the hold-out at once, and grade what it answers."""
+"""Ask one model all questions of a set at once, and grade what it answers."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,10 +6,31 @@ from itertools import count
 
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.errors import UserError
+from finetune_trainer.progress import ProgressServer
 from finetune_trainer.scoring.client import Answer, Engine, Refused, all_of
 from finetune_trainer.scoring.drift import check_rendering
 from finetune_trainer.scoring.perplexity import grade_perplexity
+from finetune_trainer.scoring.question_sets import QuestionSet
 from finetune_trainer.scoring.rows import GradedRow, Question, graded
+
+
+async def answer_sets(
+    engine: Engine,
+    model: str,
+    sets: Sequence[QuestionSet],
+    server: ProgressServer,
+    keep: Callable[[QuestionSet, list[GradedRow]], None],
+) -> None:
+    """Ask the sets one after the other; `keep` gets the rows of each as soon as it is answered."""
+    before = 0
+    for asked in sets:
+        server.update(message=f"asking the questions of {asked.title}")
+
+        def done(rows: int, before: int = before) -> None:
+            server.stepped(step=before + rows)
+
+        keep(asked, await answer_all(engine, model, asked.questions, asked.evaluation, done, asked.title))
+        before += len(asked.questions)
 
 
 async def answer_all(
@@ -18,12 +39,13 @@ async def answer_all(
     questions: Sequence[Question],
     evaluation: EvaluationSpec,
     done: Callable[[int], None],
+    title: str = "the hold-out",
 ) -> list[GradedRow]:
     """Rows in the order of the questions; UserError when the engine accepted none of the prompts.
 
     TemplateDrift when it renders one otherwise than prepare.
 
-    `done` is called with the number of rows that are finished.
+    `done` is called with the number of rows that are finished; `title` names the questions in messages.
     """
     await check_rendering(engine, model, questions)
     places, finished = asyncio.Semaphore(engine.places), count(1)
@@ -36,7 +58,7 @@ async def answer_all(
 
     rows = await all_of(map(one, questions))
     if rows and all(row.problem for row in rows):
-        raise UserError(f"The engine refused every hold-out prompt; it said: {rows[0].problem}")
+        raise UserError(f"The engine refused every prompt of {title}; it said: {rows[0].problem}")
     return await grade_perplexity(engine, model, questions, rows, evaluation)
 
 

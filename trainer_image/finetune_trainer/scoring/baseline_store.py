@@ -15,13 +15,18 @@ _FORMAT = 3  # changed when the meaning of stored rows or the way of asking chan
 _log = logging.getLogger(__name__)
 
 
-def baseline_key(summary: dict[str, Any], evaluation: EvaluationSpec, engine: EngineSpec | None) -> str:
-    """What the base's graded answers depend on: base, engine, hold-out, graders, decoding (64 hex digits)."""
+def baseline_key(
+    summary: dict[str, Any], evaluation: EvaluationSpec, engine: EngineSpec | None, asked: str | None = None
+) -> str:
+    """What the base's graded answers depend on: base, engine, questions, graders, decoding (64 hex digits).
+
+    `asked` is the digest of the questions, where they are not those of the hold-out as it is.
+    """
     parts = {
         "format": _FORMAT,
         "base": summary["baseFingerprint"],
         "engine": _runs_by(engine or EngineSpec()),
-        "holdout": summary["holdoutDigest"],
+        "holdout": asked or summary["holdoutDigest"],
         "graders": [
             spec.model_dump(mode="json", by_alias=True, exclude={"margin"}) for spec in evaluation.graders
         ],

@@ -19,7 +19,6 @@ from finetune_trainer.statistics import (
 from finetune_trainer.verdicts import NonInferiority
 
 _REASON = 300  # characters of a grader's reason in a summary
-_NO_REGRESSION: Mapping[str, NonInferiority] = {}
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,21 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class SuiteResult:
+    """Both models on a suite outside of the task; None where no row could be graded for both."""
+
+    coverage: Coverage
+    base: float | None
+    tuned: float | None
+    found: NonInferiority | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is shown that the tuned model lost less than the margin."""
+        return self.found is not None and self.found.holds
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Base against tuned: the primary grader decides, over the rows that it graded for both."""
 
@@ -66,7 +80,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """The scores of the rows that one grader graded for both models."""
 
     base: tuple[float, ...]
@@ -96,19 +110,23 @@ def compare(
     base: Sequence[GradedRow],
     tuned: Sequence[GradedRow],
     evaluation: EvaluationSpec,
-    regression: Mapping[str, NonInferiority] = _NO_REGRESSION,
+    suites: Sequence[SuiteResult] = (),
 ) -> Comparison:
-    """Pair the rows by id; UserError when the primary grader graded no row for both models."""
+    """Pair the rows by id; UserError when the primary grader graded no row for both models.
+
+    `suites` are the results on questions outside of the task.
+    """
     primary = evaluation.primary_grader
-    pairs = _pairs(base, tuned, primary.name)
+    pairs = paired(base, tuned, primary.name)
     if not pairs.base:
         reason = coverage([base, tuned], [primary]).reason
         raise UserError(f"Grader {primary.name} could grade no row for both models: {reason}")
     delta = paired_delta(pairs.base, pairs.tuned, pairs.groups)
     before, after = (score_interval(scores, pairs.groups) for scores in (pairs.base, pairs.tuned))
-    covered = coverage([base, tuned], evaluation.graders)
+    of_all = [coverage([base, tuned], evaluation.graders), *(suite.coverage for suite in suites)]
+    covered = min(of_all, key=lambda found: found.share)
     secondary = _secondary(base, tuned, evaluation)
-    others = (*secondary.values(), *regression.values())
+    others = (*secondary.values(), *(suite.found for suite in suites if suite.found))
     verdict = verdicts.after(delta, evaluation.min_delta, covered.share, others)
     return Comparison(before, after, delta, covered, secondary, verdict)
 
@@ -142,23 +160,25 @@ def _secondary(
 ) -> dict[str, NonInferiority]:
     """What the graders that do not decide say; of those that graded no row the coverage tells."""
     others = [spec for spec in evaluation.graders if spec is not evaluation.primary_grader]
-    found = [(spec, _pairs(base, tuned, spec.name)) for spec in others]
-    return {spec.name: _non_inferiority(pairs, spec.allowed_loss) for spec, pairs in found if pairs.base}
+    found = [(spec, paired(base, tuned, spec.name)) for spec in others]
+    return {spec.name: non_inferiority(pairs, spec.allowed_loss) for spec, pairs in found if pairs.base}
 
 
-def _non_inferiority(pairs: _Pairs, margin: float) -> NonInferiority:
+def non_inferiority(pairs: Pairs, margin: float) -> NonInferiority:
+    """Whether the tuned model lost less than the margin on the rows of the pairs; ValueError without any."""
     low = paired_lower_bound(pairs.base, pairs.tuned, pairs.groups)
     return NonInferiority(fmean(pairs.tuned) - fmean(pairs.base), low, margin)
 
 
-def _pairs(base: Sequence[GradedRow], tuned: Sequence[GradedRow], grader: str) -> _Pairs:
+def paired(base: Sequence[GradedRow], tuned: Sequence[GradedRow], grader: str) -> Pairs:
+    """The rows that the grader graded for both models, by id."""
     before = {row.id: row.score(grader) for row in base}
     pairs = [
         (first, second, row.group)
         for row in tuned
         if (first := before.get(row.id)) is not None and (second := row.score(grader)) is not None
     ]
-    return _Pairs(tuple(p[0] for p in pairs), tuple(p[1] for p in pairs), tuple(p[2] for p in pairs))
+    return Pairs(tuple(p[0] for p in pairs), tuple(p[1] for p in pairs), tuple(p[2] for p in pairs))
 
 
 def _covered(models: Sequence[Sequence[GradedRow]], grader: str) -> Coverage:

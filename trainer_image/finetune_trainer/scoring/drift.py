@@ -26,7 +26,7 @@ async def _check(engine: Engine, model: str, question: Question) -> None:
         return
     ours, theirs = [await engine.text(model, ids) for ids in (question.prompt_ids, seen)]
     raise TemplateDrift(
-        f"The engine renders hold-out row {question.id} otherwise than prepare: {difference(ours, theirs)}; "
+        f"The engine renders row {question.id} otherwise than prepare: {difference(ours, theirs)}; "
         "let the engine's arguments change neither chat template nor tokenizer, and run the job again."
     )
 

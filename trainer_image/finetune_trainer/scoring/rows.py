@@ -21,7 +21,8 @@ class Question:
     """A hold-out row: prompt and expected answer.
 
     `prompt_ids` are the prompt's tokens where prepare recorded them; `opened` says that it ends inside a
-    reasoning block, `syntax` how the base's template writes calls where the row offers functions.
+    reasoning block, `syntax` how the base's template writes calls where the row offers functions; `tests` is
+    code that an answer has to pass.
     """
 
     id: str
@@ -31,6 +32,11 @@ class Question:
     opened: bool = False
     group: str | None = None
     syntax: CallSyntax | None = None
+    tests: str | None = None
+
+    def content(self, answer: str) -> str:
+        """What an answer says after its reasoning."""
+        return split_reasoning(answer, opened=self.opened)[1]
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,8 @@ def _question(row: dict[str, Any], template_kwargs: Mapping[str, Any]) -> Questi
     prompt = Prompt(tuple(row["messages"]), tuple(row.get("tools", ())), template_kwargs)
     ids = tuple(row.get("promptIds", ()))
     syntax = CallSyntax(**row["callSyntax"]) if "callSyntax" in row else None
-    return Question(
-        str(row["id"]), prompt, row["reference"], ids, row.get("opened", False), row.get("group"), syntax
-    )
+    opened, group, tests = row.get("opened", False), row.get("group"), row.get("tests")
+    return Question(str(row["id"]), prompt, row["reference"], ids, opened, group, syntax, tests)
 
 
 def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpec]) -> GradedRow:
@@ -97,8 +102,8 @@ def regraded(question: Question, row: GradedRow, graders: Sequence[GraderSpec]) 
 
 
 def _grade(spec: GraderSpec, answer: str, question: Question) -> Grade:
-    _, content = split_reasoning(answer, opened=question.opened)
-    output, reference = (as_read(spec, text, question.syntax) for text in (content, question.reference))
+    texts = (question.content(answer), question.reference)
+    output, reference = (as_read(spec, text, question.syntax) for text in texts)
     return grade(spec, output, reference)
 
 

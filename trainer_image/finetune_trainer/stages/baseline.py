@@ -1,6 +1,8 @@
-"""baseline: score the untuned base on the hold-out, before any accelerator is spent on training."""
+"""baseline: score the untuned base on everything that is asked, before any accelerator trains."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer import verdicts
@@ -8,55 +10,95 @@ from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.grading import DEFERRED
-from finetune_trainer.judging.session import decisions, examine_references, judge_one
+from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.session import JudgeAccess, decisions, examine_references, judge_one
 from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
-from finetune_trainer.scoring.ask import answer_all
-from finetune_trainer.scoring.baseline_store import (
-    baseline_key,
-    cache_baseline,
-    cached_baseline,
-    rows_path,
-    template_kwargs,
-)
-from finetune_trainer.scoring.compare import coverage, grouped, means, rounded, score
+from finetune_trainer.scoring.ask import answer_sets
+from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
+from finetune_trainer.scoring.code import programs
+from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
-from finetune_trainer.scoring.rows import (
-    MANY_CUT,
-    GradedRow,
-    Question,
-    cut,
-    read_questions,
-    regraded,
-    write_rows,
-)
+from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
+from finetune_trainer.scoring.regression import covered
+from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, cut, read_rows, regraded, write_rows
 from finetune_trainer.scoring.server import engine_for
+from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
-from finetune_trainer.statistics import count_groups
+from finetune_trainer.statistics import Interval, count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
+_WARNINGS = 5
+Answered = dict[str, list[GradedRow]]  # by the title of the questions
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the base scores on the hold-out, there with the prompt of each rival, and on each suite.
+
+    Left out are rivals with too few answers that could be graded, and suites without any.
+    """
+
+    base: Interval
+    rivals: Mapping[str, Interval]
+    suites: Mapping[str, Interval]
+
+    @property
+    def best_rival(self) -> str | None:
+        """The rival that scores highest, if it beats the base as it is."""
+        best = max(self.rivals, key=lambda name: self.rivals[name].score, default=None)
+        return best if best is not None and self.rivals[best].score > self.base.score else None
+
+    @property
+    def best(self) -> Interval:
+        """What the base reaches with the best prompt that it was given: training has to beat that."""
+        return self.base if self.best_rival is None else self.rivals[self.best_rival]
+
 
 def run(job: Job, workspace: Workspace) -> Result:
-    """Ask the base every question, or take what an earlier run of the same base and hold-out stored."""
+    """Ask the base every question, or take what an earlier run stored of the same base and questions.
+
+    Asked are the hold-out, the same under the prompt of each rival, and the suites outside of the task.
+    """
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    key = baseline_key(prepared.summary, evaluation, job.engine)
-    questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
-    access, cached = judge_access(job, workspace), _usable(cached_baseline(job, key), questions, evaluation)
+    asked = asked_of(workspace, prepared, evaluation, job.engine)
+    access = judge_access(job, workspace)
     with ProgressServer("baseline") as server:
-        warnings, use = asyncio.run(examine_references(evaluation, access, questions))
-        rows = cached or _ask(job, questions, evaluation, server)
-        if not cached and _worth_keeping(rows, evaluation):
-            cache_baseline(job, key, rows)  # without a judge's grades, which its own cache holds
-        watch = judging_progress(job, server, decisions(evaluation, len(rows), paired=False), use)
-        judged = asyncio.run(judge_one(evaluation, access, questions, rows, watch))
-    write_rows(rows_path(workspace, "base", key), judged.rows)
+        warnings, use = asyncio.run(examine_references(evaluation, access, asked.holdout.questions))
+        stored = _stored(job, workspace, asked.of_base)
+        missing = [found for found in asked.of_base if found.title not in stored]
+        rows = stored | _ask(job, workspace, missing, server)
+        rows, use = _judged(job, access, asked.of_base, rows, server, use)
+    for found in asked.of_base:
+        write_rows(rows_path(workspace, found.answers_of("base"), found.key), rows[found.title])
     share_replies(job, access)
-    told = judge_summary(job, use + judged.use, warnings)
     uses = earlier_uses(job, prepared.summary["holdoutDigest"])
-    return _result(job, evaluation, judged.rows, {"cached": bool(cached), "holdoutUses": uses, **told})
+    told = {"cached": not missing, "holdoutUses": uses, **judge_summary(job, use, warnings)}
+    if evaluation.runs_code:
+        return ask_sandbox(job, workspace, "base", programs(asked.of_base, rows), told)
+    return _conclude(job, asked, rows, told)
+
+
+def grade_programs(job: Job, workspace: Workspace) -> Result:
+    """grade-base: what baseline says once the base's programs have run."""
+    prepared = check_prepared(workspace, job)
+    asked = asked_of(workspace, prepared, required_evaluation(job), job.engine)
+    rows = run_rows(workspace, "base", asked.of_base)
+    return _conclude(job, asked, rows, answered(workspace, "baseline"))
+
+
+def _conclude(job: Job, asked: Asked, rows: Mapping[str, list[GradedRow]], told: dict[str, Any]) -> Result:
+    """The scores and the verdict of rows that are graded; `told` is what else is known of them."""
+    evaluation = required_evaluation(job)
+    holdout = rows[asked.holdout.title]
+    rivals = graded_scores(asked.rivals, rows, verdicts.GRADED_SHARE)
+    scored = Scored(_score(asked.holdout, rows), rivals, graded_scores(asked.suites, rows))
+    suites = {name: rows[found.title] for name, found in asked.suites.items()}
+    doubts = [*told.get("warnings", []), *_doubts(evaluation, scored)][:_WARNINGS]
+    return _result(job, holdout, scored, _coverage(evaluation, holdout, suites), {**told, "warnings": doubts})
 
 
 def required_evaluation(job: Job) -> EvaluationSpec:
@@ -66,65 +108,155 @@ def required_evaluation(job: Job) -> EvaluationSpec:
     return job.spec.evaluation
 
 
-def _usable(
-    rows: list[GradedRow] | None, questions: list[Question], evaluation: EvaluationSpec
-) -> list[GradedRow] | None:
-    if not rows or [row.id for row in rows] != [question.id for question in questions]:
+def _stored(job: Job, workspace: Workspace, sets: Sequence[QuestionSet]) -> Answered:
+    """The answers that an earlier run, or an earlier attempt of this one, stored."""
+    found: Answered = {}
+    for asked in sets:
+        here = rows_path(workspace, asked.answers_of("base"), asked.key)
+        rows = _usable(cached_baseline(job, asked.key), asked) or _usable(read_rows(here), asked)
+        if rows:
+            found[asked.title] = rows
+    return found
+
+
+def _usable(rows: list[GradedRow] | None, asked: QuestionSet) -> list[GradedRow] | None:
+    if not rows or [row.id for row in rows] != [question.id for question in asked.questions]:
         return None
-    pairs = zip(questions, rows, strict=True)
-    return [regraded(question, row, evaluation.graders) for question, row in pairs]
+    pairs, graders = zip(asked.questions, rows, strict=True), asked.evaluation.graders
+    found = [regraded(question, row, graders) for question, row in pairs]
+    return found if _worth_keeping(found, asked.evaluation) else None
 
 
 def _worth_keeping(rows: list[GradedRow], evaluation: EvaluationSpec) -> bool:
-    """Whether the next run may start from these rows: nothing that can be graded here was left ungraded."""
+    """Whether a run may start from these rows: nothing that can be graded here was left ungraded."""
     here = [spec for spec in evaluation.graders if spec.type not in DEFERRED]
     return not here or coverage([rows], here).share >= verdicts.GRADED_SHARE
 
 
-def _ask(
-    job: Job, questions: list[Question], evaluation: EvaluationSpec, server: ProgressServer
-) -> list[GradedRow]:
-    server.update(total_steps=len(questions), message="waiting for the engine")
-    return asyncio.run(_answers(job, questions, evaluation, server))
+def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
+    if not sets:
+        return {}
+    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
+    return asyncio.run(_answers(job, workspace, sets, server))
 
 
 async def _answers(
-    job: Job, questions: list[Question], evaluation: EvaluationSpec, server: ProgressServer
-) -> list[GradedRow]:
+    job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
+) -> Answered:
+    answered: Answered = {}
+
+    def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:
+        answered[asked.title] = rows
+        write_rows(rows_path(workspace, asked.answers_of("base"), asked.key), rows)
+        if _worth_keeping(rows, asked.evaluation):
+            cache_baseline(job, asked.key, rows)  # without a judge's grades, which its own cache holds
+
     async with engine_for(job.engine) as engine:
         await engine.wait_ready()
-        model = await engine.base_name()
-        server.update(message="asking the base model")
-        return await answer_all(engine, model, questions, evaluation, lambda done: server.stepped(step=done))
+        await answer_sets(engine, await engine.base_name(), sets, server, keep)
+    return answered
+
+
+def _judged(
+    job: Job,
+    access: JudgeAccess,
+    sets: Sequence[QuestionSet],
+    rows: Answered,
+    server: ProgressServer,
+    use: JudgeUse,
+) -> tuple[Answered, JudgeUse]:
+    """The rows with the judge's grades, and all that the judge took so far."""
+    found: Answered = {}
+    for asked in sets:
+        given = rows[asked.title]
+        watch = judging_progress(job, server, decisions(asked.evaluation, len(given), paired=False), use)
+        judged = asyncio.run(judge_one(asked.evaluation, access, asked.questions, given, watch))
+        found[asked.title], use = judged.rows, use + judged.use
+    return found, use
+
+
+def _score(asked: QuestionSet, rows: Mapping[str, list[GradedRow]]) -> Interval:
+    return score(rows[asked.title], asked.evaluation.baseline_grader.name)
+
+
+def graded_scores(
+    sets: Mapping[str, QuestionSet], rows: Mapping[str, list[GradedRow]], share: float = 0.0
+) -> dict[str, Interval]:
+    """The base's scores on the sets of which at least a share, and any answer, could be graded."""
+    return {name: _score(asked, rows) for name, asked in sets.items() if _is_graded(asked, rows, share)}
+
+
+def _is_graded(asked: QuestionSet, rows: Mapping[str, list[GradedRow]], share: float) -> bool:
+    found = coverage([rows[asked.title]], (asked.evaluation.baseline_grader,))
+    return found.graded > 0 and found.share >= share
+
+
+def _coverage(
+    evaluation: EvaluationSpec, rows: list[GradedRow], suites: Mapping[str, list[GradedRow]]
+) -> Coverage:
+    of_suites = (covered(suite, suites) for suite in evaluation.suites)
+    return min([coverage([rows], evaluation.baseline_graders), *of_suites], key=lambda found: found.share)
+
+
+def _doubts(evaluation: EvaluationSpec, scored: Scored) -> list[str]:
+    """Rivals that could not be scored, and suites on which no loss could be shown."""
+    unscored = [rival.name for rival in evaluation.rivals or () if rival.name not in scored.rivals]
+    low = [
+        suite
+        for suite in evaluation.suites
+        if (found := scored.suites.get(suite.name)) and found.score < suite.grader.allowed_loss
+    ]
+    return [
+        *(f"Too few answers with the prompt {name} could be graded to compare it." for name in unscored),
+        *(
+            f"On the suite {suite.name} the base scores {scored.suites[suite.name].score:.1%}, too little "
+            f"for a drop of {suite.grader.allowed_loss:.1%} to show: choose easier questions."
+            for suite in low
+        ),
+    ]
 
 
 def _result(
-    job: Job, evaluation: EvaluationSpec, rows: list[GradedRow], circumstances: dict[str, Any]
+    job: Job, rows: list[GradedRow], scored: Scored, found: Coverage, circumstances: dict[str, Any]
 ) -> Result:
-    metric = evaluation.baseline_grader.name
-    interval, covered = score(rows, metric), coverage([rows], evaluation.baseline_graders)
-    judged = verdicts.baseline(interval, covered.share)
-    effect = detectable(count_groups([row.group for row in rows]), interval.score)
+    evaluation, base = required_evaluation(job), scored.base
+    judged = verdicts.baseline(scored.best, found.share)
+    effect = detectable(count_groups([row.group for row in rows]), base.score)
     summary: dict[str, Any] = {
-        "metric": metric,
+        "metric": evaluation.baseline_grader.name,
         "rows": len(rows),
         **grouped(rows),
-        **rounded(interval),
+        **rounded(base),
         "graders": means(rows, evaluation),
-        **covered.summary(),
+        **found.summary(),
         "verdict": judged.verdict,
         "blocking": judged.blocking,
         "detectable": None if effect is None else round(effect, 4),
-        "rowsNeeded": _rows_needed(interval.score, evaluation.min_delta),
+        "rowsNeeded": _rows_needed(base.score, evaluation.min_delta),
         "cut": cut(rows),
+        **_if_any("rivals", {name: rounded(found) for name, found in scored.rivals.items()}),
+        **_if_any("regression", {name: {"base": round(s.score, 4)} for name, s in scored.suites.items()}),
         **circumstances,
     }
-    text = (
-        f"The base scores {interval.score:.1%} by {metric} on {plural(len(rows), 'row')} "
-        f"(95 % interval {interval.low:.1%} to {interval.high:.1%}): {judged.verdict}."
-    )
+    text = _sentence(evaluation, len(rows), scored, judged.verdict)
     said = text + _cut_sentence(cut(rows), len(rows), evaluation.output_tokens)
-    return succeeded(job, " ".join(filter(None, [said, covered.sentence()])), summary)
+    return succeeded(
+        job, " ".join([*filter(None, [said, found.sentence()]), *circumstances["warnings"]]), summary
+    )
+
+
+def _if_any(key: str, entries: dict[str, Any]) -> dict[str, Any]:
+    return {key: entries} if entries else {}
+
+
+def _sentence(evaluation: EvaluationSpec, rows: int, scored: Scored, verdict: str) -> str:
+    name, metric = scored.best_rival, evaluation.baseline_grader.name
+    rival = "" if name is None else f", and with the prompt {name} {_in_words(scored.rivals[name])}"
+    return f"The base scores {_in_words(scored.base)} by {metric} on {plural(rows, 'row')}{rival}: {verdict}."
+
+
+def _in_words(interval: Interval) -> str:
+    return f"{interval.score:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%})"
 
 
 def _rows_needed(base: float, min_delta: float) -> int | None:

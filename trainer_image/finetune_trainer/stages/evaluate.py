@@ -2,30 +2,43 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from finetune_trainer.contracts import EvaluationSpec, Job, Result
+from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
-from finetune_trainer.errors import UserError
 from finetune_trainer.evaluation.report import evaluated_report
 from finetune_trainer.judging.judge import JudgeUse
 from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
-from finetune_trainer.scoring.ask import answer_all
-from finetune_trainer.scoring.baseline_store import baseline_key, rows_path, template_kwargs
-from finetune_trainer.scoring.compare import Comparison, compare, grouped, kept, means, rounded
+from finetune_trainer.scoring.ask import answer_sets
+from finetune_trainer.scoring.baseline_store import rows_path
+from finetune_trainer.scoring.code import programs
+from finetune_trainer.scoring.compare import (
+    Comparison,
+    SuiteResult,
+    compare,
+    grouped,
+    kept,
+    means,
+    rounded,
+)
 from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
-from finetune_trainer.scoring.rows import GradedRow, Question, cut, read_questions, read_rows, write_rows
+from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, is_stored, stored_rows
+from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
+from finetune_trainer.scoring.rows import GradedRow, cut, write_rows
 from finetune_trainer.scoring.server import Offer, engine_for
 from finetune_trainer.stages import baseline
-from finetune_trainer.stages.baseline import required_evaluation
+from finetune_trainer.stages.baseline import Answered, graded_scores, required_evaluation
+from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.stages.publish import publish_candidate, withdraw_candidate
+from finetune_trainer.statistics import Interval
+from finetune_trainer.verdicts import GRADED_SHARE
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
@@ -36,50 +49,81 @@ def run(job: Job, workspace: Workspace) -> Result:
     """Ask the tuned model every question and judge the paired difference to the stored baseline."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
-    key = baseline_key(prepared.summary, evaluation, job.engine)
-    base = read_rows(rows_path(workspace, "base", key))
-    if base is None and job.engine is not None and job.engine.server is not None:
+    asked = asked_of(workspace, prepared, evaluation, job.engine)
+    on_server = job.engine is not None and job.engine.server is not None
+    if on_server and not all(is_stored(workspace, "base", found) for found in asked.of_base):
         baseline.run(job, workspace)  # the server runs otherwise than when the base was scored
-        base = read_rows(rows_path(workspace, "base", key))
-    if base is None:
-        raise UserError("The workspace holds no answers of the base to compare with; run the job again.")
-    questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
+    base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
     access = judge_access(job, workspace)
+    title = asked.holdout.title
     with ProgressServer("evaluate") as server:
-        server.update(total_steps=len(questions), message="waiting for the engine")
-        tuned = asyncio.run(_answers(job, workspace, questions, evaluation, server))
-        write_rows(rows_path(workspace, "tuned", key), tuned)  # before a judge, which may fail
-        watch = judging_progress(job, server, decisions(evaluation, len(tuned), paired=True), JudgeUse())
-        judged = asyncio.run(judge_two(evaluation, access, questions, base, tuned, watch))
-    base = judged.base or base
-    write_rows(rows_path(workspace, "base", key), base)
-    write_rows(rows_path(workspace, "tuned", key), judged.rows)
+        tuned = _ask(job, workspace, asked.of_tuned, server)
+        decided = decisions(evaluation, len(tuned[title]), paired=True)
+        watch = judging_progress(job, server, decided, JudgeUse())
+        judged = asyncio.run(
+            judge_two(evaluation, access, asked.holdout.questions, base[title], tuned[title], watch)
+        )
+    base[title], tuned[title] = judged.base or base[title], judged.rows
+    for model, rows in (("base", base), ("tuned", tuned)):
+        write_rows(rows_path(workspace, asked.holdout.answers_of(model), asked.holdout.key), rows[title])
     uses = record_use(job, prepared.summary["holdoutDigest"])
     told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
-    result = _result(job, evaluation, base, judged.rows, told)
+    if evaluation.runs_code:
+        return ask_sandbox(job, workspace, "tuned", programs(asked.of_tuned, tuned), told)
+    return _conclude(job, workspace, asked, base, tuned, told)
+
+
+def grade_programs(job: Job, workspace: Workspace) -> Result:
+    """grade-tuned: what evaluate says once the tuned model's programs have run."""
+    prepared = check_prepared(workspace, job)
+    asked = asked_of(workspace, prepared, required_evaluation(job), job.engine)
+    base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
+    tuned = run_rows(workspace, "tuned", asked.of_tuned)
+    return _conclude(job, workspace, asked, base, tuned, answered(workspace, "evaluate"))
+
+
+def _conclude(
+    job: Job, workspace: Workspace, asked: Asked, base: Answered, tuned: Answered, told: dict[str, Any]
+) -> Result:
+    """The comparison of graded rows, its verdict and the report; `told` is what else is known of them."""
+    evaluation = required_evaluation(job)
+    before, after = (
+        {name: rows[found.title] for name, found in asked.suites.items()} for rows in (base, tuned)
+    )
+    regression = judge_suites(evaluation.suites, before, after)
+    # The base alone is scored by another grader where the one that decides compares two models.
+    comparable = evaluation.primary_grader == evaluation.baseline_grader
+    rivals = graded_scores(asked.rivals, base, GRADED_SHARE) if comparable else {}
+    title = asked.holdout.title
+    result = _result(job, base[title], tuned[title], regression, rivals, told)
     if report := evaluated_report(job, workspace, result.summary):
         write_reports(workspace, report)
     return result
 
 
+def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
+    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
+    return asyncio.run(_answers(job, workspace, sets, server))
+
+
 async def _answers(
-    job: Job,
-    workspace: Workspace,
-    questions: list[Question],
-    evaluation: EvaluationSpec,
-    server: ProgressServer,
-) -> list[GradedRow]:
+    job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
+) -> Answered:
+    answered: Answered = {}
+
+    def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:  # before a judge, which may fail
+        answered[asked.title] = rows
+        write_rows(rows_path(workspace, asked.answers_of("tuned"), asked.key), rows)
+
     with _offering(job, workspace, server) as offer:
         async with engine_for(job.engine, offer) as engine:
             await engine.wait_ready()
             base = model = await engine.base_name()
             if job.spec.trains_adapter:
                 model = await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-                await check_effect(engine, base, model, questions)
-            server.update(message="asking the tuned model")
-            return await answer_all(
-                engine, model, questions, evaluation, lambda done: server.stepped(step=done)
-            )
+                await check_effect(engine, base, model, sets[0].questions)
+            await answer_sets(engine, model, sets, server, keep)
+    return answered
 
 
 @contextmanager
@@ -104,12 +148,14 @@ def _offering(job: Job, workspace: Workspace, server: ProgressServer) -> Iterato
 
 def _result(
     job: Job,
-    evaluation: EvaluationSpec,
     base: list[GradedRow],
     tuned: list[GradedRow],
+    regression: Mapping[str, SuiteResult],
+    rivals: Mapping[str, Interval],
     told: dict[str, Any],
 ) -> Result:
-    outcome = compare(base, tuned, evaluation)
+    evaluation = required_evaluation(job)
+    outcome = compare(base, tuned, evaluation, list(regression.values()))
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
     summary: dict[str, Any] = {
@@ -124,10 +170,24 @@ def _result(
         **outcome.coverage.summary(),
         "verdict": outcome.verdict,
         "cut": {"base": cut(base), "tuned": cut(tuned)},
+        **({"regression": in_summary(regression)} if regression else {}),
+        **({"rivals": {name: rounded(found) for name, found in rivals.items()}} if rivals else {}),
         **told,
     }
-    cuts = _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
-    return succeeded(job, _sentence(metric, outcome) + cuts, summary)
+    said = _sentence(metric, outcome) + _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
+    beside = [*_rivalled(outcome.tuned, rivals), *sentences(regression)]
+    return succeeded(job, " ".join([said, *beside]), summary)
+
+
+def _rivalled(tuned: Interval, rivals: Mapping[str, Interval]) -> list[str]:
+    """The best prompt, where the tuned model is not clearly better than the base with it."""
+    best = max(rivals, key=lambda name: rivals[name].score, default=None)
+    if best is None or rivals[best].score < tuned.low:
+        return []
+    return [
+        f"With the prompt {best} the base alone scores {rivals[best].score:.1%}, which is within the tuned "
+        "model's interval or above it: the prompt may be enough."
+    ]
 
 
 def _cut_sentence(base: int, tuned: int, limit: int) -> str:

@@ -1,7 +1,7 @@
 """What is done with rows that were read, in a pod and on a laptop: compare, tokenise, plan and judge."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from finetune_trainer.data.check import (
     check_graders,
     check_holdout,
     check_paraphrases,
-    check_prompts,
     check_references,
     check_tokenizer,
     measure_holdout,
@@ -24,7 +23,7 @@ from finetune_trainer.data.check import (
 )
 from finetune_trainer.data.corpus.related import Related, related_rows
 from finetune_trainer.data.findings import Finding, Override, errors, override, warnings
-from finetune_trainer.data.holdout import HoldoutRow, split_reference, with_calls, with_prompts
+from finetune_trainer.data.holdout import split_reference, with_calls
 from finetune_trainer.data.load import Loaded, Watch
 from finetune_trainer.data.severities import check_names
 from finetune_trainer.data.survey import Survey, Target, survey
@@ -40,6 +39,7 @@ from finetune_trainer.report.duplicates import count_duplicates
 from finetune_trainer.report.lengths import measure_lengths
 from finetune_trainer.report.mask import first_example
 from finetune_trainer.stages.outlook import Outlook, look_ahead, report_parts, summarise
+from finetune_trainer.stages.questions import Questions, about_suites, questions_of
 from finetune_trainer.trained_rows import WriteRows
 from finetune_trainer.words import plural
 
@@ -57,15 +57,23 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Data:
-    """What was read; `severities` are those that the job gives to rules."""
+    """What was read; `severities` are those that the job gives to rules, `suites` those within reach."""
 
     train: Loaded
     holdout: Loaded | None
     severities: Mapping[str, Override]
+    suites: Mapping[str, Loaded] = field(default_factory=dict)
+
+    @property
+    def by_field(self) -> dict[str, Loaded]:
+        """The data sets by the field of the job that names each."""
+        held_out = {"evaluation.dataset": self.holdout} if self.holdout else {}
+        suites = {f"evaluation.regression.suites[{name}]": loaded for name, loaded in self.suites.items()}
+        return {"dataset": self.train, **held_out, **suites}
 
     def findings(self) -> list[Finding]:
-        """What is said of the structure of both."""
-        return self.overridden(self.train.findings + (self.holdout.findings if self.holdout else []))
+        """What is said of the structure of all."""
+        return self.overridden(found for loaded in self.by_field.values() for found in loaded.findings)
 
     def overridden(self, findings: Iterable[Finding]) -> list[Finding]:
         """Findings under the job's severities."""
@@ -82,7 +90,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Examined:
-    """What a job that may run is: its plan, its outlook, the held-out rows and the report.
+    """What a job that may run is: its plan, its outlook, what is asked of its models, and the report.
 
     `related` are the training rows that each held-out row resembles.
     """
@@ -92,7 +100,7 @@ class Examined:
     plan: Plan
     outlook: Outlook
     findings: list[Finding]
-    holdout: list[HoldoutRow]
+    questions: Questions
     related: list[Related]
     report: Report
     lengths: Lengths
@@ -116,8 +124,13 @@ class Examined:
             "lora": self.plan.lora(),
             "warnings": [f"{item.dataset}: {item.message}" for item in warnings(self.findings)[:_WARNINGS]],
             **({"overrides": severities} if severities else {}),
+            **({"suites": self._suites()} if data.suites else {}),
             **summarise(job, self.outlook),
         }
+
+    def _suites(self) -> dict[str, Any]:
+        read = self.data.suites.items()
+        return {name: {"rows": len(loaded.rows), "digest": loaded.digest} for name, loaded in read}
 
 
 def check_request(job: Job) -> None:
@@ -126,7 +139,8 @@ def check_request(job: Job) -> None:
     if job.spec.training and (batch := job.spec.training.effective_batch_size):
         share_of_batch(batch, job.spec.resources.processes)
     if job.spec.evaluation:
-        check_graders(job.spec.evaluation.graders)
+        suites = [suite.grader for suite in job.spec.evaluation.suites]
+        check_graders([*job.spec.evaluation.graders, *suites])
 
 
 def checked_fingerprint(job: Job, base: Path) -> str:
@@ -143,10 +157,10 @@ def checked_fingerprint(job: Job, base: Path) -> str:
 def refuse_unsound(job: Job, data: Data) -> None:
     """RefusedError for rows that are errors by themselves; they are looked at before a base is fetched."""
     _refuse_errors(job, data, data.findings())
-    for loaded, field in ((data.train, "dataset"), (data.holdout, "evaluation.dataset")):
-        if loaded is not None and not len(loaded.rows):
+    for name, loaded in data.by_field.items():
+        if not len(loaded.rows):
             # Rules that a job ignores can leave no row over.
-            raise UserError(f"{field}: no row is sound; correct the rows that the report lists.")
+            raise UserError(f"{name}: no row is sound; correct the rows that the report lists.")
 
 
 def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | None = None) -> Examined:
@@ -158,24 +172,25 @@ def examine(job: Job, data: Data, base: Base, watch: Watch, write: WriteRows | N
     _refuse_errors(job, data, findings)
     held = [split_reference(row) for row in data.holdout.rows] if data.holdout else []
     holdout = with_calls(tokenizer, held)
+    questions = questions_of(job.spec.evaluation, data.train.rows, holdout, data.suites, tokenizer)
     target = Target(base.folder, length_limit(job.spec, positions), write, options.kwargs)
     surveyed = survey(data.train.rows, holdout, target, watch)
     table = _tokens(surveyed)
     lengths = measure(table.kept.tolist())
     plan = make_plan(job.spec, lengths, positions, _adapted(job, base))
     found = [*table.findings(tokenizer, positions), *check_corpus(data.train, surveyed, plan.epochs)]
-    about_holdout, related = _about_holdout(job, data, surveyed, holdout, base.folder, tokenizer, positions)
-    found += about_holdout
+    about, related = _about_questions(job, data, surveyed, questions, base.folder, tokenizer, positions)
+    found += about
     findings += data.overridden(found)
     _refuse_errors(job, data, findings)
-    outlook = look_ahead(job, base.model, plan, lengths, len(holdout))
+    outlook = look_ahead(job, base.model, plan, lengths, questions.answers // 2)
     report = _full_report(_report(job, data, findings), data, surveyed, table, tokenizer, plan)
     report = report.model_copy(update=report_parts(job, outlook))
     if isinstance(outlook.memory, NoFit):
         raise RefusedError(f"{outlook.memory.gpu.name}: {outlook.memory.message}", report)
     if isinstance(outlook.scoring, NoScoring):
         raise RefusedError(outlook.scoring.message, report)
-    asked = with_prompts(tokenizer, holdout, fixed=not options.clock)
+    asked = questions.with_prompts(tokenizer, fixed=not options.clock)
     return Examined(data, table, plan, outlook, findings, asked, related, report, lengths, options)
 
 
@@ -191,24 +206,26 @@ def _tokens(surveyed: Survey) -> TokenTable:
     return surveyed.tokens
 
 
-def _about_holdout(
+def _about_questions(
     job: Job,
     data: Data,
     surveyed: Survey,
-    holdout: list[HoldoutRow],
+    questions: Questions,
     base: Path,
     tokenizer: ChatTokenizer,
     positions: int,
 ) -> tuple[list[Finding], list[Related]]:
-    """What is found, and the training rows that resemble each row."""
-    if job.spec.evaluation is None:
+    """What is found, and the training rows that resemble each row of the hold-out."""
+    evaluation, holdout = job.spec.evaluation, questions.holdout
+    if evaluation is None:
         return [], []
     facts = measure_holdout(surveyed, holdout)
-    found = check_prompts(tokenizer, holdout, positions - job.spec.evaluation.output_tokens)
-    found += check_references(tokenizer, holdout, job.spec.evaluation)
-    found += check_holdout(data.train, surveyed, holdout, facts, job.spec.evaluation.graders)
+    found = questions.prompt_findings(tokenizer, positions - evaluation.output_tokens)
+    found += check_references(tokenizer, holdout, evaluation)
+    found += check_holdout(data.train, surveyed, holdout, facts, evaluation.graders)
     if compares_meaning(job):
         found += check_paraphrases(data.train, surveyed, holdout, base, tokenizer)
+    found += about_suites(evaluation, questions)
     return found, related_rows(surveyed.facts, holdout, facts)
 
 

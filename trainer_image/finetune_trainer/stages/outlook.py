@@ -50,8 +50,10 @@ class Outlook:
     advice: tuple[Advice, ...]
 
 
-def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_rows: int) -> Outlook:
+def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, scored: int) -> Outlook:
     """The outlook of a job whose rows are tokenised; `lengths` are those of one epoch.
+
+    `scored` are the answers of one model, on average of base and tuned model.
 
     Without GPUs nothing is planned, so nothing of it can refuse the base.
     """
@@ -66,7 +68,7 @@ def look_ahead(job: Job, base: BaseModel, plan: Plan, lengths: Lengths, holdout_
     fitting = memory if isinstance(memory, MemoryPlan) else None
     method = fitting.layout.setup.method if fitting else job.spec.method
     efficiency = _efficiency(job, fitting)
-    time = _time(job, work, method, plan, lengths, efficiency, holdout_rows) if efficiency else None
+    time = _time(job, work, method, plan, lengths, efficiency, scored) if efficiency else None
     cost = _cost(job, time) if time else None
     advice = advise(_intent(job), work, fitting)
     scoring = _scoring(job, base, plan, lengths, work) if known and job.scores_on_own_engine else None
@@ -142,19 +144,19 @@ def _time(
     plan: Plan,
     lengths: Lengths,
     efficiency: Efficiency,
-    holdout_rows: int,
+    scored: int,
 ) -> TimeEstimate:
     peak = work.gpu.peak_tflops or 0.0
     run = TimedRun(work.shape, method, lengths, plan.epochs, work.gpus, peak)
-    scoring = _scoring_seconds(job, work, lengths, holdout_rows, peak) if job.scores_on_own_engine else 0.0
+    scoring = _scoring_seconds(job, work, lengths, scored, peak) if job.scores_on_own_engine else 0.0
     return estimate(run, efficiency, startup_seconds(work.shape) + scoring)
 
 
-def _scoring_seconds(job: Job, work: Workload, lengths: Lengths, holdout_rows: int, peak: float) -> float:
+def _scoring_seconds(job: Job, work: Workload, lengths: Lengths, scored: int, peak: float) -> float:
     """Of base and tuned model together."""
-    answers = job.spec.evaluation.output_tokens * holdout_rows if job.spec.evaluation else 0
-    asked = holdout_rows * lengths.tokens // max(lengths.rows, 1)
-    return 2 * evaluation_seconds(work.shape, holdout_rows, asked, answers, peak)
+    answers = job.spec.evaluation.output_tokens * scored if job.spec.evaluation else 0
+    asked = scored * lengths.tokens // max(lengths.rows, 1)
+    return 2 * evaluation_seconds(work.shape, scored, asked, answers, peak)
 
 
 def _cost(job: Job, time: TimeEstimate) -> Band | None:

@@ -15,6 +15,7 @@ from finetune_trainer.data.corpus.related import Related
 from finetune_trainer.data.holdout import HoldoutRow
 from finetune_trainer.data.load import Watch, load
 from finetune_trainer.data.prepared import read_prepared, record_of, write_prepared
+from finetune_trainer.data.questions.suites import load_suite
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluation.card import license_of
 from finetune_trainer.files import write_lines
@@ -33,6 +34,7 @@ from finetune_trainer.stages.examine import (
     refuse_unsound,
 )
 from finetune_trainer.stages.publication import artifact, published_manifest
+from finetune_trainer.stages.questions import Questions
 from finetune_trainer.trained_rows import writing_rows
 from finetune_trainer.training.checkpoints import newest_marker
 from finetune_trainer.words import plural
@@ -74,7 +76,9 @@ def _load_data(job: Job, workspace: Workspace, watch: Watch) -> Data:
     evaluation = job.spec.evaluation
     train = load(job.spec.dataset, scratch / "train", "train", watch)
     holdout = load(evaluation.dataset, scratch / "holdout", "holdout", watch) if evaluation else None
-    return Data(train, holdout, job.spec.dataset.severities or {})
+    asked = evaluation.suites if evaluation else ()
+    suites = {suite.name: load_suite(suite, scratch / "suites" / suite.name, watch) for suite in asked}
+    return Data(train, holdout, job.spec.dataset.severities or {}, suites)
 
 
 def _check_writable(job: Job, destination: Path) -> None:
@@ -140,6 +144,8 @@ def discard_rows(workspace: Workspace) -> None:
     """Remove what an earlier prepare wrote: nothing of it may stay beside rows that are refused."""
     for path in (workspace.prepared, workspace.dataset_train, workspace.holdout, workspace.related):
         path.unlink(missing_ok=True)
+    for folder in (workspace.rivals_dir, workspace.suites_dir):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def examine_and_write(job: Job, workspace: Workspace, data: Data, base: Base, watch: Watch) -> Examined:
@@ -147,9 +153,17 @@ def examine_and_write(job: Job, workspace: Workspace, data: Data, base: Base, wa
     with writing_rows(workspace.dataset_train) as write:
         examined = examine(job, data, base, watch, write)
     if job.spec.evaluation:
-        _write_rows(workspace.holdout, examined.holdout)
+        _write_questions(workspace, examined.questions)
         _write_rows(workspace.related, examined.related)
     return examined
+
+
+def _write_questions(workspace: Workspace, questions: Questions) -> None:
+    _write_rows(workspace.holdout, questions.holdout)
+    groups = {workspace.rivals_dir: questions.rivals, workspace.suites_dir: questions.suites}
+    for folder, group in groups.items():
+        for name, rows in group.items():
+            _write_rows(folder / f"{name}.jsonl", rows)
 
 
 def _write_rows(path: Path, rows: Sequence[HoldoutRow] | Sequence[Related]) -> None:
@@ -188,12 +202,18 @@ def _check_same_data(job: Job, workspace: Workspace, manifest: AdapterManifest, 
     """A volume's content can change under an equal spec; then the publication is not this job's result."""
     where = f"{job.spec.output.destination} already holds a result of this spec"
     digests = data.train.digest, data.holdout.digest if data.holdout else None
-    if (manifest.data.train, manifest.data.holdout) != digests:
+    judged_on = {name: loaded.digest for name, loaded in data.suites.items()}
+    if (manifest.data.train, manifest.data.holdout) != digests or _suites(manifest) != judged_on:
         raise UserError(f"{where}, made from other data; choose another output.destination or delete it.")
     # A pinned hf revision cannot change, so only a volume is looked at again.
     pinned = job.spec.base_model.revision is not None
     if not pinned and checked_fingerprint(job, workspace.base_dir(job)) != manifest.base_model.fingerprint:
         raise UserError(f"{where}, made from another base; choose another output.destination or delete it.")
+
+
+def _suites(manifest: AdapterManifest) -> dict[str, str]:
+    suites = manifest.training.get("prepare", {}).get("suites", {})
+    return {name: suite["digest"] for name, suite in suites.items()}
 
 
 def _adopt(job: Job, manifest: AdapterManifest, destination: Path) -> Result:

@@ -196,10 +196,8 @@ def _made_by_job(pod: Manifest) -> bool:
 
 def _sources(job: FineTuneJob) -> list[Source]:
     spec = job.spec
-    addresses = [spec.base_model.source, spec.dataset.source, spec.output.destination]
-    if spec.evaluation is not None and spec.evaluation.dataset is not None:
-        addresses.append(spec.evaluation.dataset.source)
-    return list(_parsed(addresses))
+    rows = (dataset.source for dataset in spec.datasets.values())
+    return list(_parsed([spec.base_model.source, spec.output.destination, *rows]))
 
 
 def _parsed(addresses: Iterable[str]) -> Iterable[Source]:

@@ -13,7 +13,9 @@ RawRow = dict[str, Any]
 
 _LISTS = {"messages": ("messages",), "sharegpt": ("conversations",)}
 # What a row may have beside its content, in every format; pictures have rules of their own.
-_ABOUT_ROW = {"id", "group", "source", "source_id", "reviewed", "label", "rating", *PICTURE_COLUMNS}
+_ABOUT_ROW = {
+    "id", "group", "source", "source_id", "reviewed", "label", "rating", "tests", *PICTURE_COLUMNS,
+}  # fmt: skip
 _OF_CHATS = _ABOUT_ROW | {"system", "tools"}
 _COLUMNS = {
     "messages": _OF_CHATS | {"messages"},
