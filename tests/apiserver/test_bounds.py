@@ -80,10 +80,10 @@ def test_a_value_beyond_its_bound_is_refused(api: Api, plural: str, path: str, v
 
 
 def _with(plural: str, path: str, value: Any) -> dict[str, Any]:
-    """The full sample with one value; the first grader and list entries exist so that the path leads on."""
+    """The full sample with one value; for an entry of a list of words there is a list with one entry."""
     body = sample(FULL[plural])
-    if path.startswith("spec.evaluation.graders.0.fields"):
-        body["spec"]["evaluation"]["graders"][0]["fields"] = ["a"]
+    if path.endswith(".0") and isinstance(value, str):
+        body = changed(body, path.removesuffix(".0"), ["a"])
     return changed(body, path, value)
 
 
