@@ -25,7 +25,8 @@ def tables(measured: Iterable[Measured], kept: Iterable[Kept]) -> str:
         [
             f"Written by `python -m tests.gate.report`, do not edit: {RUNS:,} evaluations of a base that scores "
             f"{BASE:.0%} in each line. *Promoted* is the share of models as good as their base whose interval "
-            "lies above 0 (`gate.minDelta` lets even fewer pass).\n",
+            "lies above 0 (`gate.minDelta` lets even fewer pass). *Detectable* takes the rows of a group for "
+            "equal; where they are not, more shows.\n",
             "| hold-out | promoted | if groups were not known | detectable | its power, stated 80 % |",
             "|---|---|---|---|---|",
             *map(_measured, measured),
