@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="seccomp is Linux's")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(platform.system() != "Linux", reason="seccomp is Linux's"),
+]
 
 PACKAGE = Path(__file__).parents[3] / "trainer_image"
 NOBODY = 65534
