@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from finetune_operator.api.finetunejobstatus import Interval
+from finetune_operator.api.evaluation.scores import Interval
 from finetune_operator.api.objects import ApiObject, Status
 from finetune_operator.api.parts import PVC_FOLDER, Digest, ObjectName
 from finetune_operator.api.rollout import Rollout, RolloutProgress

@@ -9,7 +9,8 @@ from pydantic import Field
 from finetune_operator.api.bases import BaseModelSource
 from finetune_operator.api.datasets import DatasetSource, TrainingDataset
 from finetune_operator.api.economics import Budget, Savings
-from finetune_operator.api.evaluation import Acceptance, Evaluation, ScoringEngine
+from finetune_operator.api.evaluation.services import ScoringEngine
+from finetune_operator.api.evaluation.spec import Acceptance, Evaluation
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
 from finetune_operator.api.objects import ApiObject
 from finetune_operator.api.parts import (

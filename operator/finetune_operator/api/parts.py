@@ -8,6 +8,9 @@ from pydantic import Field
 
 from finetune_operator.api.schema import ApiModel, Cel
 
+Number: TypeAlias = Annotated[str, Field(max_length=32)]
+"""A number that is no count, as a status holds it (API conventions)."""
+
 ORG_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 OBJECT = "[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 # A part starts with a letter, a digit or an underscore: no "..", no hidden files, no empty parts.

@@ -5,15 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation import (
-    Evaluation,
-    Export,
-    Grader,
-    GraderType,
-    Judge,
-    SimilarityMetric,
-    Suite,
-)
+from finetune_operator.api.evaluation.graders import Grader, GraderType, SimilarityMetric
+from finetune_operator.api.evaluation.services import Export, Judge
+from finetune_operator.api.evaluation.spec import Evaluation
+from finetune_operator.api.evaluation.suites import Suite
 from finetune_operator.contracts.document import Written
 
 

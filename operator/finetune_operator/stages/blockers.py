@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from finetune_operator.api.evaluation import ScoringEngine
+from finetune_operator.api.evaluation.services import ScoringEngine
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import StageName
 from finetune_operator.api.modelserver import ModelServer

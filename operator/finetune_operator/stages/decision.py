@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from finetune_operator.api.conditions import Fact, clip, with_facts
+from finetune_operator.api.evaluation.scores import Scores
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
@@ -20,7 +21,6 @@ from finetune_operator.api.finetunejobstatus import (
     Pinned,
     Progress,
     Resolved,
-    Scores,
     StageName,
     Waiting,
 )

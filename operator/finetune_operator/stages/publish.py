@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from finetune_operator.api.conditions import Fact
-from finetune_operator.api.evaluation import ACCEPTABLE
+from finetune_operator.api.evaluation.scores import Scores
+from finetune_operator.api.evaluation.spec import ACCEPTABLE
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Artifact, Attempt, Scores
+from finetune_operator.api.finetunejobstatus import Artifact, Attempt
 from finetune_operator.contracts.job import PublishSpec
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.observe.outcome import AttemptOutcome

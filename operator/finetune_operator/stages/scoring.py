@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 from finetune_operator.api.conditions import Fact
-from finetune_operator.api.evaluation import ACCEPTABLE
+from finetune_operator.api.evaluation.scores import GraderScore, Scores
+from finetune_operator.api.evaluation.spec import ACCEPTABLE
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt, Candidate, GraderScore, Scores
+from finetune_operator.api.finetunejobstatus import Attempt, Candidate
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Emit
 from finetune_operator.core.manifests import integer, number, text

@@ -10,18 +10,15 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_operator.api.conditions import clip
+from finetune_operator.api.evaluation.scores import CutAnswers, GraderScore, Interval, Scores
 from finetune_operator.api.finetunejobstatus import (
     Artifact,
     Cost,
-    CutAnswers,
-    GraderScore,
-    Interval,
     MemoryPlan,
     Progress,
     Resolved,
     ResolvedLora,
     ResolvedTraining,
-    Scores,
 )
 from finetune_operator.core.manifests import integer, items, mapping, number, text
 

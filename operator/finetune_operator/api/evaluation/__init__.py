@@ -1,0 +1,1 @@
+"""spec.evaluation of a FineTuneJob, and the scores in its status."""
