@@ -185,7 +185,7 @@ def price_problem(job: FineTuneJob, settings: Settings) -> str | None:
 
 
 def excess(job: FineTuneJob, status: FineTuneJobStatus, now: datetime) -> str | None:
-    """Why the budget lets nothing work that costs, in a sentence with numbers and remedy; None when it does."""
+    """Why the budget lets nothing work that costs, in a sentence with numbers and remedy; None if it does."""
     budget = job.spec.budget
     if budget is None:
         return None
