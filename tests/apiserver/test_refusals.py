@@ -405,6 +405,7 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
     ("no alias", DEPLOYMENT, "spec.alias", REMOVED, ["spec.alias: Required value"]),
     ("an alias with a slash", DEPLOYMENT, "spec.alias", "team/model", ["spec.alias", "starting with a letter"]),
     ("an alias of 64 characters", DEPLOYMENT, "spec.alias", "a" * 64, ["spec.alias", "63"]),
+    ("the name of a candidate", DEPLOYMENT, "spec.alias", "candidate.run", ["spec.alias", "must not start with"]),
     ("no adapter", DEPLOYMENT, "spec.adapter", REMOVED, ["spec.adapter: Required value"]),
     ("an empty adapter", DEPLOYMENT, "spec.adapter", {}, ["spec.adapter", "exactly one form"]),
     ("both adapter forms", DEPLOYMENT, "spec.adapter",
