@@ -151,7 +151,7 @@ def _at_rest(server: ModelServer) -> Iterator[Blocker]:
     if None not in (asked, status.base_fingerprint) and asked != status.base_fingerprint:
         message = (
             f"ModelServer {name} asks for the base {str(asked)[:19]} in spec.baseModel.fingerprint, and its "
-            f"pods have {str(status.base_fingerprint)[:19]}; scoring begins once they have the one it asks for."
+            f"pods have {str(status.base_fingerprint)[:19]}; scoring begins once they have that one."
         )
         yield Blocker("ServerRolling", message, stalled=False)
 
@@ -163,7 +163,7 @@ def _same_base(run: Run, server: ModelServer) -> Iterator[Blocker]:
     if here is None:
         message = f"No replica of ModelServer {name} has told the fingerprint of its base yet."
         yield Blocker("ServerNotReady", message, stalled=False)
-    elif trained is not None and trained != here:
+    elif trained is not None and trained not in (here, server.spec.base_model.derived_from):
         yield Blocker(
             "OtherBase",
             f"The run tunes the base {trained[:19]}, and ModelServer {name} has {here[:19]}: create a "

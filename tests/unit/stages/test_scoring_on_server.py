@@ -137,6 +137,11 @@ def test_after_prepare_the_base_is_compared(found: ModelServer, reason: str, sta
     assert "-baseline-" in world.settle().running()
 
 
+def test_a_server_of_a_quantised_form_of_the_base_scores_its_adapters() -> None:
+    quantised = {"source": "pvc://models/small-fp8", "derivedFrom": BASE}
+    assert "-baseline-" in to(simulation(server(OTHER, baseModel=quantised), **NO_QUEUE), "baseline").running()
+
+
 def rolling(proven: bool = False, seen: int = 2, told: str = BASE, **spec: Any) -> ModelServer:
     """A server whose operator has seen this generation of its spec, of 2."""
     found = server(told, **spec)
