@@ -139,7 +139,9 @@ def test_after_prepare_the_base_is_compared(found: ModelServer, reason: str, sta
 
 def test_a_server_of_a_quantised_form_of_the_base_scores_its_adapters() -> None:
     quantised = {"source": "pvc://models/small-fp8", "derivedFrom": BASE}
-    assert "-baseline-" in to(simulation(server(OTHER, baseModel=quantised), **NO_QUEUE), "baseline").running()
+    assert (
+        "-baseline-" in to(simulation(server(OTHER, baseModel=quantised), **NO_QUEUE), "baseline").running()
+    )
 
 
 def rolling(proven: bool = False, seen: int = 2, told: str = BASE, **spec: Any) -> ModelServer:
@@ -222,6 +224,21 @@ def test_a_candidate_that_waits_for_a_slot_is_shown_with_the_reason() -> None:
 @pytest.mark.parametrize("held", ["Ready", "Loading"])
 def test_a_candidate_on_its_way_is_no_trouble(held: str) -> None:
     assert "waiting" not in scoring(state(held, held)).status
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        pytest.param({"stage": "evaluate", "candidate": None}, False, id="its judge works"),
+        pytest.param(None, True, id="it is silent"),
+    ],
+)
+def test_the_wish_ends_once_the_scorer_says_that_every_question_is_answered(told: Any, kept: bool) -> None:
+    world = scoring()
+    world.progress = told
+    world.settle()
+    assert ("candidate" in world.status) == kept
+    assert "-evaluate-" in world.running()
 
 
 ENDS = [
