@@ -130,6 +130,7 @@ async def test_a_candidate_is_loaded_and_no_pod_waits_for_it(
     pod.write(1, [routed, entry], candidates=(tried["name"],), reviews=routed["name"])
     await pod.until(lambda s: s.ready and pod.phases().get(tried["name"]) == "Ready")
     assert dict(pod.book.table.candidates) == {tried["name"]: None}
+    assert pod.agent.state().candidates == (tried["name"],)
     assert [alias.alias for alias in pod.agent.state().aliases] == ["reviews"]
     pod.write(2, [routed], reviews=routed["name"])
     await pod.until(lambda s: [v.name for v in s.versions] == [routed["name"]])

@@ -37,7 +37,14 @@ class EngineUnavailable(StageError):  # noqa: N818
 
 
 class Refused(Exception):  # noqa: N818
-    """The engine refuses this one request (HTTP 4xx), such as a prompt longer than its context."""
+    """The engine refuses this one request (HTTP 4xx), such as a prompt longer than its context.
+
+    `code` is its word for why, "" where it says none.
+    """
+
+    def __init__(self, message: str, status: int = 400, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
 
 
 # The first tokens of an answer with their log-probabilities.
@@ -213,7 +220,7 @@ class Engine:
                 return _json(response)
             problem = f"HTTP {response.status_code}: {error_text(response)}"
             if response.status_code < 500 and response.status_code != 429:
-                raise Refused(error_text(response))
+                raise Refused(error_text(response), response.status_code, error_code(response))
         text = f"The engine failed {_TRIES} times at {path} ({problem})"
         raise EngineUnavailable(f"{text}; its container's log says why.")
 
@@ -244,3 +251,11 @@ def error_text(response: httpx.Response) -> str:
         return str(document.get("error", document).get("message", document))[:300]
     except (ValueError, AttributeError):
         return response.text[:300]
+
+
+def error_code(response: httpx.Response) -> str:
+    """The word by which an error answer tells programs why, "" where it has none."""
+    try:
+        return str(response.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -143,6 +143,7 @@ def _offering(job: Job, workspace: Workspace, server: ProgressServer) -> Iterato
     try:
         yield offer
     finally:
+        server.update(candidate=None)  # the slot is free for others while a judge works
         withdraw_candidate(asked.source)
 
 
