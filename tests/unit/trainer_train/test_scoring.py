@@ -398,6 +398,35 @@ async def test_rows_that_the_engine_refuses_are_ungraded_not_zero(
     assert result.summary["score"] == 1.0
 
 
+HALF = "\ud83d"  # of a character, which no file can hold
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        pytest.param(f"right {HALF}", "right \ufffd", id="in an answer"),
+        pytest.param(
+            '{"name": "\\ud83d", "arguments": {}}', '{"name": "\\ud83d", "arguments": {}}', id="in a call"
+        ),
+    ],
+)
+async def test_half_of_a_character_ends_no_stage(
+    make_run: Any, stand_in: Start, chat_answer: Answer, text: str, kept: str
+) -> None:
+    refusal = (400, {"error": {"message": f"no {HALF}"}})
+    await stand_in(
+        lambda body: refusal if body["messages"][0]["content"] == "question 1" else chat_answer(text)
+    )
+    calls = GraderSpec(name="calls", type="ToolCall")
+    reference = '{"name": "f", "arguments": {}}'
+    run = graded_by(make_run("baseline", holdout=[{**row, "reference": reference} for row in HOLDOUT]), calls)
+    await stage("baseline", run)
+    [path] = (run.workspace.results_dir / "rows").iterdir()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (rows[0]["output"], rows[0]["grades"]["calls"]["score"]) == (kept, 0.0)
+    assert rows[1]["problem"] == "no \ufffd"
+
+
 async def test_an_engine_that_refuses_everything_is_named(make_run: Any, stand_in: Start) -> None:
     await stand_in(lambda _: (400, {"error": {"message": "no chat template"}}))
     with pytest.raises(UserError, match="every prompt of the hold-out; it said: no chat template"):

@@ -15,6 +15,7 @@ from finetune_trainer.chat.messages import requested, served_tools
 from finetune_trainer.chat.reasoning import with_reasoning
 from finetune_trainer.environment import hang_seconds
 from finetune_trainer.errors import Hang, StageError, UserError
+from finetune_trainer.words import printable
 
 T = TypeVar("T")
 # Everything that generation_config.json may set and the engine would take from there.
@@ -243,6 +244,6 @@ def error_text(response: httpx.Response) -> str:
     """What an error answer says, cut to a length for messages."""
     try:
         document = response.json()
-        return str(document.get("error", document).get("message", document))[:300]
+        return printable(str(document.get("error", document).get("message", document)))[:300]
     except (ValueError, AttributeError):
         return response.text[:300]
