@@ -183,6 +183,32 @@ def test_a_number_may_be_off_by_the_tolerance(tolerance: str | None, given_: Any
     assert grade(spec, json.dumps({"v": given_}), '{"v": 100}').score == score
 
 
+@pytest.mark.parametrize(
+    ("field", "output", "reference", "score"),
+    [
+        pytest.param("v", {"v": [101, 50]}, {"v": [50, 100]}, 1.0, id="numbers of a list"),
+        pytest.param("v", {"v": [100, 100]}, {"v": [100, 101]}, 1.0, id="one given number for each expected"),
+        pytest.param("v", {"v": [100]}, {"v": [100, 101]}, 2 / 3, id="one given number for two expected"),
+        pytest.param("v", {"v": [99.5, 100.9]}, {"v": [100, 99]}, 1.0, id="pairs that only one order allows"),
+        pytest.param("v", {"v": [0, "a"]}, {"v": [False, "A"]}, 0.5, id="numbers are no truth values"),
+        pytest.param("v", {"v": {"x": 100.5}}, {"v": {"X": 100}}, 1.0, id="a number of an object"),
+        pytest.param(
+            "v", {"v": {"x": [1.005]}}, {"v": {"x": [1]}}, 1.0, id="a number of a list of an object"
+        ),
+        pytest.param("v", {"v": {"x": 102}}, {"v": {"x": 100}}, 0.0, id="a number too far off"),
+        pytest.param("v", {"v": {"x": 1, "y": 2}}, {"v": {"x": 1}}, 0.0, id="a key too many"),
+        pytest.param(
+            "$.v[*].x", {"v": [{"x": 2.01}, {"x": 1}]}, {"v": [{"x": 1}, {"x": 2}]}, 1.0, id="a path"
+        ),
+    ],
+)
+def test_the_tolerance_holds_in_lists_objects_and_paths(
+    field: str, output: Any, reference: Any, score: float
+) -> None:
+    spec = GraderSpec(name="n", type="FieldMatch", fields=(field,), tolerance="0.01")
+    assert grade(spec, json.dumps(output), json.dumps(reference)).score == pytest.approx(score)
+
+
 TOTAL = r"(?P<what>\w+) costs (?P<price>[\d.]+)"
 
 

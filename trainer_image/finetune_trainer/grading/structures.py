@@ -126,7 +126,7 @@ def _share(spec: GraderSpec, given: list[Any], expected: list[Any]) -> float:
     if len(expected) == len(given) == 1:
         read = _number if spec.pattern is not None and spec.tolerance is not None else _as_it_is
         return equal_share(read(given[0]), read(expected[0]), spec.tolerance)
-    return equal_share(given, expected)
+    return equal_share(given, expected, spec.tolerance)
 
 
 def _as_it_is(value: Any) -> Any:
