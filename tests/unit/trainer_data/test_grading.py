@@ -184,6 +184,24 @@ def test_a_number_may_be_off_by_the_tolerance(tolerance: str | None, given_: Any
 
 
 @pytest.mark.parametrize(
+    ("tolerance", "given_", "expected", "score"),
+    [
+        pytest.param(None, 2e-10, 1e-10, 0.0, id="twice a small number"),
+        pytest.param(None, 1e-12, 0, 0.0, id="little instead of nothing"),
+        pytest.param(None, 0.1 + 0.2, 0.3, 1.0, id="a rounded sum"),
+        pytest.param("0.1", 7.7, 7, 1.0, id="just within a tenth"),
+        pytest.param("0.1", 1.1e-12, 1e-12, 1.0, id="just within a tenth of a small number"),
+        pytest.param("0", [0], [1e-12], 0.0, id="nothing instead of little in a list"),
+    ],
+)
+def test_small_numbers_are_compared_as_large_ones(
+    tolerance: str | None, given_: Any, expected: Any, score: float
+) -> None:
+    spec = GraderSpec(name="n", type="FieldMatch", fields=("v",), tolerance=tolerance)
+    assert grade(spec, json.dumps({"v": given_}), json.dumps({"v": expected})).score == score
+
+
+@pytest.mark.parametrize(
     ("field", "output", "reference", "score"),
     [
         pytest.param("v", {"v": [101, 50]}, {"v": [50, 100]}, 1.0, id="numbers of a list"),

@@ -98,7 +98,9 @@ def _is_finite_number(value: Any) -> bool:
 
 def _paired(given: list[float], expected: list[float], tolerance: float) -> int:
     """The most pairs of a given and an expected number: each given one takes the range that ends first."""
-    ranges = [(number - width, number + width) for number in expected for width in [tolerance * abs(number)]]
+    ranges = [
+        (number - width, number + width) for number in expected for width in [_width(number, tolerance)]
+    ]
     starts, ends, pairs = sorted(ranges, reverse=True), list[float](), 0
     for number in sorted(given):
         while starts and starts[-1][0] <= number:
@@ -134,9 +136,14 @@ def _by_key(value: dict[str, Any]) -> dict[str, Any]:
 
 def _close(given: float, expected: float, tolerance: float) -> bool:
     try:
-        return math.isclose(given, expected, rel_tol=0, abs_tol=max(tolerance * abs(expected), 1e-9))
+        return math.isclose(given, expected, rel_tol=0, abs_tol=_width(expected, tolerance))
     except OverflowError:  # integers beyond what a float holds
         return given == expected
+
+
+def _width(expected: float, tolerance: float) -> float:
+    """How far a number may be off: rounded up, as 7.7 is not within a tenth of 7 in binary digits."""
+    return tolerance * abs(expected) * (1 + 1e-9)
 
 
 def _plain(value: Any) -> Any:
