@@ -246,6 +246,23 @@ def test_groups_of_a_pattern_are_fields_of_a_text(output: str, score: float, rea
 
 
 @pytest.mark.parametrize(
+    ("output", "reference", "score"),
+    [
+        pytest.param("42.0", "42", 1.0, id="another spelling of a number"),
+        pytest.param("10000001", "10000002", 0.0, id="the next number: it may be an order's"),
+        pytest.param("4111111111111111112", "4111111111111111113", 0.0, id="more digits than a float holds"),
+        pytest.param("nan", "NaN", 1.0, id="a word that Python takes for a number"),
+        pytest.param("seven", "7", 0.0, id="a word"),
+    ],
+)
+def test_groups_that_are_numbers_are_equal_by_value_without_a_tolerance(
+    output: str, reference: str, score: float
+) -> None:
+    spec = GraderSpec(name="p", type="FieldMatch", fields=("it",), pattern=r"(?P<it>\S+)")
+    assert grade(spec, output, reference).score == score
+
+
+@pytest.mark.parametrize(
     ("path", "output", "score"),
     [
         ("$.order.id", '{"order": {"id": 7}}', 1.0),
