@@ -33,7 +33,7 @@ from finetune_operator.stages.attempts import (
     retry,
     with_checkpoint,
 )
-from finetune_operator.stages.blockers import Blocker, blocker, halt
+from finetune_operator.stages.blockers import Blocker, blocker, halt, unfit_server
 from finetune_operator.stages.cleanup import leftovers
 from finetune_operator.stages.decision import Decision, Ending, Stage, event
 from finetune_operator.stages.money import calibration, judged, priced
@@ -181,12 +181,14 @@ def _queued(run: Run, attempt: Attempt, child: Manifest) -> bool:
 def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
     """Give the Job what its pods mount, which it owns, and let it have them.
 
+    job.json names the ModelServer that scores, which may be gone since the Job was created.
+
     The same write says so of what may hold GPUs, or a crash could have it run twice; of others it is said
     once their pods have nodes, which saves a write.
     """
     if terminating(child):
         return Decision(again=run.settings.progress_seconds)
-    held = halt(run, stage.name, reemits=attempt.reemits is True)
+    held = halt(run, stage.name, reemits=attempt.reemits is True) or unfit_server(run, stage.name)
     if held is not None:
         return _halted(run, stage, attempt, child, held)
     mounted: list[Action] = [
