@@ -250,6 +250,15 @@ def test_a_result_that_could_not_be_graded_says_why_and_cannot_be_accepted() -> 
     assert world.status["scores"]["ungraded"] == 9
 
 
+def test_a_reason_for_ungraded_rows_goes_with_their_number() -> None:
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", ungraded=1, ungradedReason="judge: HTTP 500", graded=0.99))
+    assert world.status["scores"]["ungradedReason"] == "judge: HTTP 500"
+    world.to("evaluate").end(result_of("evaluate", ungraded=0, graded=1.0))
+    assert world.status["scores"]["ungraded"] == 0
+    assert "ungradedReason" not in world.status["scores"]
+
+
 def test_a_base_that_could_not_be_graded_stops_the_run_before_training() -> None:
     world = KubernetesSimulation().to("baseline")
     world.end(result_of("baseline", blocking=True, **UNGRADED))
