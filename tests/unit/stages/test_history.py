@@ -692,6 +692,14 @@ def test_programs_of_both_models_run_in_pods_of_their_own_before_a_verdict() -> 
     ]  # fmt: skip
 
 
+def test_the_network_is_closed_before_a_pod_can_start_that_runs_programs() -> None:
+    world = KubernetesSimulation(evaluation=CODE).to("baseline")
+    name = world.end(result_of("baseline", verdict=None, awaits="code")).running()
+    assert "-grade-base-" in name
+    created = [kind for kind, owner in world.others if owner == name]
+    assert created == ["NetworkPolicy", "ConfigMap"]
+
+
 def test_a_base_whose_programs_fail_blocks_before_training() -> None:
     world = KubernetesSimulation(evaluation=CODE).to("baseline")
     world.end(result_of("baseline", verdict=None, awaits="code"))
