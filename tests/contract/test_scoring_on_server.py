@@ -23,6 +23,7 @@ from finetune_trainer.progress import ProgressServer
 from finetune_trainer.stages import baseline, evaluate
 from finetune_trainer.workspace import Workspace
 from tests.engine_stand_in import StandInEngine
+from tests.judge_stand_in import judge_stand_in, judges_by_words, texts_of
 from tests.unit.server import builders
 from tests.unit.server.test_candidates import candidate, run
 from tests.unit.serving.conftest import tiny_weights
@@ -71,11 +72,12 @@ class Cluster:
         """The claim `adapters`, as pods and stages mount it."""
         return self.folder / "sources" / "pvc" / "adapters"
 
-    def job(self, stage: str) -> tuple[Job, Workspace]:
+    def job(self, stage: str, **changes: Any) -> tuple[Job, Workspace]:
         """The job of a stage as the operator writes it, and the workspace after prepare."""
         found = server()
         status = found.status.model_copy(update={"endpoint": f"{self.url}/v1"})
-        world = to(simulation(found.model_copy(update={"status": status}), scheduling=None), stage)
+        told = found.model_copy(update={"status": status})
+        world = to(simulation(told, scheduling=None, **changes), stage)
         path = self.folder / f"{stage}.json"
         path.write_text(world.others["ConfigMap", world.running()]["data"]["job.json"])
         job, workspace = read_job(path), Workspace(self.folder / "workspace")
@@ -212,6 +214,26 @@ async def test_a_server_that_runs_otherwise_since_is_asked_for_the_base_again(cl
     operating.cancel()
     assert result.summary["verdict"] == "Promote"
     assert cluster.engine.seen.count("small") >= asked + ROWS
+
+
+async def test_what_judging_a_base_costs_that_is_asked_again_counts_too(cluster: Cluster) -> None:
+    async with judge_stand_in(judges_by_words) as judge:
+        prices = {"pricePerMillionInputTokens": "1", "pricePerMillionOutputTokens": "10"}
+        style = {"name": "style", "type": "JudgeCriteria", "criteria": ["It says acne"]}
+        evaluation = {
+            "graders": [{"name": "fields", "type": "FieldMatch", "fields": ["condition"]}, style],
+            "primary": "fields",
+            "judge": {"url": judge.url, "model": "judge", **prices},
+        }
+        job, workspace = cluster.job("evaluate", evaluation=evaluation)
+        operating = asyncio.create_task(cluster.operate(job))
+        cluster.train(workspace)
+        result = await asyncio.to_thread(evaluate.run, job, workspace)
+        operating.cancel()
+    told = result.summary["judge"]
+    assert {"none", "acne"} <= {json.loads(texts_of(body)["answer"])["condition"] for body in judge.bodies}
+    assert told["requests"] == len(judge.bodies)
+    assert told["cost"] == pytest.approx(len(judge.bodies) * 0.0002)
 
 
 def test_the_version_that_the_scorer_asks_for_is_the_one_that_the_operator_lists() -> None:

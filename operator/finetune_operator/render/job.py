@@ -121,8 +121,9 @@ def _engine(
 
     A run that recorded no profile, not even an empty one, keeps a trainer that knows no `engine`.
     """
-    if server is not None and stage in {"prepare", *_SCORING_STAGES}:
-        return JobEngine(server=_server(job, server))
+    if job.spec.scoring_engine is not None:
+        asked = stage in {"prepare", *_SCORING_STAGES}
+        return JobEngine(server=_server(job, server)) if asked and server is not None else None
     recorded = job.status.pinned
     if stage not in _SCORING_STAGES or (recorded is not None and recorded.engine_profile is None):
         return None

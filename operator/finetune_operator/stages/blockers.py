@@ -45,6 +45,11 @@ def halt(run: Run, stage: StageName, *, reemits: bool) -> Blocker | None:
     return None if message is None else Blocker("BudgetExceeded", message, stalled=False)
 
 
+def unfit_server(run: Run, stage: StageName) -> Blocker | None:
+    """What keeps the ModelServer of a run from scoring a stage; None for stages and runs without one."""
+    return next(_scoring_server(run, stage), None)
+
+
 def blocker(run: Run, stage: StageName, *, reemits: bool) -> Blocker | None:
     """The first thing that keeps a stage from starting; one that `reemits` needs neither GPU nor queue."""
     observed = run.observed

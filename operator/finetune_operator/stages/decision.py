@@ -169,7 +169,7 @@ def fold(status: FineTuneJobStatus, decision: Decision, generation: int, now: da
         "resolved": merged(status.resolved, decision.resolved),
         "plan": merged(status.plan, decision.plan),
         "cost": merged(status.cost, decision.cost),
-        "scores": merged(status.scores, decision.scores),
+        "scores": _scores(status.scores, decision.scores),
         "artifact": decision.artifact or status.artifact,
         "candidate": (decision.candidate or status.candidate) if scores else None,
     }
@@ -185,6 +185,14 @@ def merged(before: Section | None, new: Section | None) -> Section | None:
         name: value for name in type(new).model_fields if (value := getattr(new, name)) not in (None, (), {})
     }
     return before.model_copy(update=known)
+
+
+def _scores(before: Scores | None, new: Scores | None) -> Scores | None:
+    """The scores with the new ones over them; the reason for ungraded rows goes with their number."""
+    after = merged(before, new)
+    if after is None or new is None or new.ungraded is None:
+        return after
+    return after.model_copy(update={"ungraded_reason": new.ungraded_reason})
 
 
 def _worded(fact: Fact) -> Fact:

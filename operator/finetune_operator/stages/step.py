@@ -5,7 +5,7 @@ Every function returns a Decision; nothing is changed here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from finetune_operator.api.conditions import Fact, is_true
@@ -33,7 +33,7 @@ from finetune_operator.stages.attempts import (
     retry,
     with_checkpoint,
 )
-from finetune_operator.stages.blockers import Blocker, blocker, halt
+from finetune_operator.stages.blockers import Blocker, blocker, halt, unfit_server
 from finetune_operator.stages.cleanup import leftovers
 from finetune_operator.stages.decision import Decision, Ending, Stage, event
 from finetune_operator.stages.money import calibration, judged, priced
@@ -181,22 +181,17 @@ def _queued(run: Run, attempt: Attempt, child: Manifest) -> bool:
 def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Decision:
     """Give the Job what its pods mount, which it owns, and let it have them.
 
+    job.json names the ModelServer that scores, which may be gone since the Job was created.
+
     The same write says so of what may hold GPUs, or a crash could have it run twice; of others it is said
     once their pods have nodes, which saves a write.
     """
     if terminating(child):
         return Decision(again=run.settings.progress_seconds)
-    held = halt(run, stage.name, reemits=attempt.reemits is True)
+    held = halt(run, stage.name, reemits=attempt.reemits is True) or unfit_server(run, stage.name)
     if held is not None:
         return _halted(run, stage, attempt, child, held)
-    mounted: list[Action] = [
-        Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
-    ]
-    if (mapping(child, "spec").get("completions") or 1) != 1:
-        mounted.extend(Create(needed) for needed in children.rendezvous(run.job, attempt, child))
-    if attempt.stage in CODE_STAGES:
-        mounted.append(Create(children.isolated(run.job, attempt, child)))
-    actions = (*mounted, *_resuming(run, attempt, child))
+    actions = (*_needed(run, attempt, child), *_resuming(run, attempt, child))
     on_cpu = attempt.reemits or not on_gpus(run.job, stage.name)
     if on_cpu and not _queued(run, attempt, child):
         return Decision(actions=actions, again=run.settings.progress_seconds)
@@ -207,6 +202,17 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
         title=stage.title,
         again=run.settings.progress_seconds,
     )
+
+
+def _needed(run: Run, attempt: Attempt, child: Manifest) -> Iterator[Create]:
+    """What the pods of a Job need. The ConfigMap that they mount comes last: where Kueue has resumed the Job
+    already, they run once it is there, and their network must be closed by then.
+    """
+    if (mapping(child, "spec").get("completions") or 1) != 1:
+        yield from map(Create, children.rendezvous(run.job, attempt, child))
+    if attempt.stage in CODE_STAGES:
+        yield Create(children.isolated(run.job, attempt, child))
+    yield Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
 
 
 def _current(reason: str, message: str) -> Fact:

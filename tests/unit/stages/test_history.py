@@ -250,6 +250,15 @@ def test_a_result_that_could_not_be_graded_says_why_and_cannot_be_accepted() -> 
     assert world.status["scores"]["ungraded"] == 9
 
 
+def test_a_reason_for_ungraded_rows_goes_with_their_number() -> None:
+    world = KubernetesSimulation().to("baseline")
+    world.end(result_of("baseline", ungraded=1, ungradedReason="judge: HTTP 500", graded=0.99))
+    assert world.status["scores"]["ungradedReason"] == "judge: HTTP 500"
+    world.to("evaluate").end(result_of("evaluate", ungraded=0, graded=1.0))
+    assert world.status["scores"]["ungraded"] == 0
+    assert "ungradedReason" not in world.status["scores"]
+
+
 def test_a_base_that_could_not_be_graded_stops_the_run_before_training() -> None:
     world = KubernetesSimulation().to("baseline")
     world.end(result_of("baseline", blocking=True, **UNGRADED))
@@ -681,6 +690,14 @@ def test_programs_of_both_models_run_in_pods_of_their_own_before_a_verdict() -> 
     assert [s for s, _, _ in stages_of(world)] == [
         "prepare", "baseline", "grade-base", "train", "evaluate", "grade-tuned", "publish",
     ]  # fmt: skip
+
+
+def test_the_network_is_closed_before_a_pod_can_start_that_runs_programs() -> None:
+    world = KubernetesSimulation(evaluation=CODE).to("baseline")
+    name = world.end(result_of("baseline", verdict=None, awaits="code")).running()
+    assert "-grade-base-" in name
+    created = [kind for kind, owner in world.others if owner == name]
+    assert created == ["NetworkPolicy", "ConfigMap"]
 
 
 def test_a_base_whose_programs_fail_blocks_before_training() -> None:

@@ -185,6 +185,25 @@ def test_a_run_without_an_evaluation_needs_no_server() -> None:
     assert "-prepare-" in world.settle().running()
 
 
+@pytest.mark.parametrize("stage", ["prepare", "baseline", "evaluate"])
+def test_a_server_that_goes_before_job_json_is_written_is_waited_for(stage: str) -> None:
+    world = simulation(server(), **NO_QUEUE)
+    while not any(f"-{stage}-" in name for name in world.jobs):
+        if not world.reconcile():
+            prepares = "-prepare-" in world.running()
+            world.end_job(result_of("prepare", baseFingerprint=BASE) if prepares else None)
+    world.server = None
+    name = world.settle().running()
+    assert f"-{stage}-" in name
+    assert ("ConfigMap", name) not in world.others
+    assert world.condition("Stalled") == ("True", "ServerNotFound")
+    world.server = server()
+    world.settle()
+    document = json.loads(world.others["ConfigMap", name]["data"]["job.json"])
+    assert document["engine"]["server"]["model"] == "small"
+    assert world.condition("Stalled")[0] == "False"
+
+
 def scoring(candidates: Any = (), told: str = DIGEST) -> KubernetesSimulation:
     """A run whose scorer has just published its candidate."""
     world = to(simulation(server(), **NO_QUEUE), "evaluate")

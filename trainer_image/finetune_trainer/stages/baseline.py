@@ -57,15 +57,36 @@ class Scored:
         return self.base if self.best_rival is None else self.rivals[self.best_rival]
 
 
-def run(job: Job, workspace: Workspace) -> Result:
-    """Ask the base every question, or take what an earlier run stored of the same base and questions.
+@dataclass(frozen=True)
+class AskedBase:
+    """The graded rows of the base, and what the judge took and misses in the references.
 
-    Asked are the hold-out, the same under the prompt of each rival, and the suites outside of the task.
+    `cached` where all answers were known.
     """
+
+    rows: Answered
+    use: JudgeUse
+    warnings: Sequence[str]
+    cached: bool
+
+
+def run(job: Job, workspace: Workspace) -> Result:
+    """Score the base: on the hold-out, with the prompt of each rival there, and on the suites."""
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
     asked = asked_of(workspace, prepared, evaluation, job.engine)
-    access = judge_access(job, workspace)
+    found = ask_base(job, workspace, asked, judge_access(job, workspace))
+    uses = earlier_uses(job, prepared.summary["holdoutDigest"])
+    judge = judge_summary(job, found.use, found.warnings)
+    told = {"cached": found.cached, "holdoutUses": uses, **judge}
+    if evaluation.runs_code:
+        return ask_sandbox(job, workspace, "base", programs(asked.of_base, found.rows), told)
+    return _conclude(job, asked, found.rows, told)
+
+
+def ask_base(job: Job, workspace: Workspace, asked: Asked, access: JudgeAccess) -> AskedBase:
+    """Ask the base every question, or take what an earlier run stored of the same base; store graded rows."""
+    evaluation = required_evaluation(job)
     with ProgressServer("baseline") as server:
         warnings, use = asyncio.run(examine_references(evaluation, access, asked.holdout.questions))
         stored = _stored(job, workspace, asked.of_base)
@@ -75,11 +96,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     for found in asked.of_base:
         write_rows(rows_path(workspace, found.answers_of("base"), found.key), rows[found.title])
     share_replies(job, access)
-    uses = earlier_uses(job, prepared.summary["holdoutDigest"])
-    told = {"cached": not missing, "holdoutUses": uses, **judge_summary(job, use, warnings)}
-    if evaluation.runs_code:
-        return ask_sandbox(job, workspace, "base", programs(asked.of_base, rows), told)
-    return _conclude(job, asked, rows, told)
+    return AskedBase(rows, use, warnings, cached=not missing)
 
 
 def grade_programs(job: Job, workspace: Workspace) -> Result:

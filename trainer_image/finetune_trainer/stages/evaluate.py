@@ -32,8 +32,7 @@ from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of,
 from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
 from finetune_trainer.scoring.rows import GradedRow, cut, write_rows
 from finetune_trainer.scoring.server import Offer, engine_for
-from finetune_trainer.stages import baseline
-from finetune_trainer.stages.baseline import Answered, graded_scores, required_evaluation
+from finetune_trainer.stages.baseline import Answered, ask_base, graded_scores, required_evaluation
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.stages.publish import publish_candidate, withdraw_candidate
@@ -51,15 +50,16 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     asked = asked_of(workspace, prepared, evaluation, job.engine)
     on_server = job.engine is not None and job.engine.server is not None
+    access, before = judge_access(job, workspace), JudgeUse()
     if on_server and not all(is_stored(workspace, "base", found) for found in asked.of_base):
-        baseline.run(job, workspace)  # the server runs otherwise than when the base was scored
+        # The server runs otherwise than when the base was scored.
+        before = ask_base(job, workspace, asked, access).use
     base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
-    access = judge_access(job, workspace)
     title = asked.holdout.title
     with ProgressServer("evaluate") as server:
         tuned = _ask(job, workspace, asked.of_tuned, server)
         decided = decisions(evaluation, len(tuned[title]), paired=True)
-        watch = judging_progress(job, server, decided, JudgeUse())
+        watch = judging_progress(job, server, decided, before)
         judged = asyncio.run(
             judge_two(evaluation, access, asked.holdout.questions, base[title], tuned[title], watch)
         )
@@ -67,7 +67,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     for model, rows in (("base", base), ("tuned", tuned)):
         write_rows(rows_path(workspace, asked.holdout.answers_of(model), asked.holdout.key), rows[title])
     uses = record_use(job, prepared.summary["holdoutDigest"])
-    told = {"holdoutUses": uses, **judge_summary(job, judged.use, judged.warnings, judged.flip_rate)}
+    told = {"holdoutUses": uses, **judge_summary(job, before + judged.use, judged.warnings, judged.flip_rate)}
     if evaluation.runs_code:
         return ask_sandbox(job, workspace, "tuned", programs(asked.of_tuned, tuned), told)
     return _conclude(job, workspace, asked, base, tuned, told)
