@@ -10,7 +10,7 @@ from dev.cluster.pki import Identity, Pki, write_private
 from dev.cluster.process import Command, Supervisor
 from dev.cluster.readiness import answers, client_context, wait_until
 
-SERVICE_RANGE = "10.96.0.0/24"
+SERVICE_RANGE = "10.96.0.0/16"  # the plays of the fault report keep more than a thousand Services
 KUBERNETES_SERVICE = "10.96.0.1"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 STRONG_TLS = "VersionTLS12"

@@ -18,7 +18,7 @@ from finetune_operator.render.names import workspace_name
 from finetune_operator.render.resources import gpus
 from finetune_operator.render.volumes import sources, workspace_claim
 from finetune_operator.stages.decision import evaluated
-from finetune_operator.stages.money import excess, price_problem
+from finetune_operator.stages.money import excess, pays_judge, price_problem
 from finetune_operator.stages.observed import Observed, Run
 
 SUSPENDED = "spec.suspend is true; set it to false to go on from where the run stopped."
@@ -40,7 +40,7 @@ def halt(run: Run, stage: StageName, *, reemits: bool) -> Blocker | None:
     """Why a stage must not run although it could: the run is suspended, or its budget used up."""
     if run.job.spec.suspend:
         return Blocker("Suspended", SUSPENDED, stalled=False)
-    costs = gpus(run.job, stage) and not reemits
+    costs = (gpus(run.job, stage) or pays_judge(run.job, stage)) and not reemits
     message = excess(run.job, run.status, run.now) if costs else None
     return None if message is None else Blocker("BudgetExceeded", message, stalled=False)
 

@@ -185,8 +185,9 @@ async def test_a_restarted_engine_gets_everything_again_before_the_pod_is_ready(
     pod.write(1, [entry], reviews=entry["name"])
     await pod.until(lambda s: s.ready)
     await stand_in.stop()
-    await pod.until(lambda s: s.message == "waiting for the engine")
-    assert not pod.book.can_answer(entry["name"])
+    await pod.until(
+        lambda s: s.message == "waiting for the engine" and not pod.book.can_answer(entry["name"])
+    )
     await stand_in.restart()
     await pod.until(lambda s: s.ready and s.engine_id == "engine-1+")
     assert entry["name"] in stand_in.loras

@@ -183,6 +183,50 @@ def test_a_number_may_be_off_by_the_tolerance(tolerance: str | None, given_: Any
     assert grade(spec, json.dumps({"v": given_}), '{"v": 100}').score == score
 
 
+@pytest.mark.parametrize(
+    ("tolerance", "given_", "expected", "score"),
+    [
+        pytest.param(None, 2e-10, 1e-10, 0.0, id="twice a small number"),
+        pytest.param(None, 1e-12, 0, 0.0, id="little instead of nothing"),
+        pytest.param(None, 0.1 + 0.2, 0.3, 1.0, id="a rounded sum"),
+        pytest.param("0.1", 7.7, 7, 1.0, id="just within a tenth"),
+        pytest.param("0.1", 1.1e-12, 1e-12, 1.0, id="just within a tenth of a small number"),
+        pytest.param("0", [0], [1e-12], 0.0, id="nothing instead of little in a list"),
+    ],
+)
+def test_small_numbers_are_compared_as_large_ones(
+    tolerance: str | None, given_: Any, expected: Any, score: float
+) -> None:
+    spec = GraderSpec(name="n", type="FieldMatch", fields=("v",), tolerance=tolerance)
+    assert grade(spec, json.dumps({"v": given_}), json.dumps({"v": expected})).score == score
+
+
+@pytest.mark.parametrize(
+    ("field", "output", "reference", "score"),
+    [
+        pytest.param("v", {"v": [101, 50]}, {"v": [50, 100]}, 1.0, id="numbers of a list"),
+        pytest.param("v", {"v": [100, 100]}, {"v": [100, 101]}, 1.0, id="one given number for each expected"),
+        pytest.param("v", {"v": [100]}, {"v": [100, 101]}, 2 / 3, id="one given number for two expected"),
+        pytest.param("v", {"v": [99.5, 100.9]}, {"v": [100, 99]}, 1.0, id="pairs that only one order allows"),
+        pytest.param("v", {"v": [0, "a"]}, {"v": [False, "A"]}, 0.5, id="numbers are no truth values"),
+        pytest.param("v", {"v": {"x": 100.5}}, {"v": {"X": 100}}, 1.0, id="a number of an object"),
+        pytest.param(
+            "v", {"v": {"x": [1.005]}}, {"v": {"x": [1]}}, 1.0, id="a number of a list of an object"
+        ),
+        pytest.param("v", {"v": {"x": 102}}, {"v": {"x": 100}}, 0.0, id="a number too far off"),
+        pytest.param("v", {"v": {"x": 1, "y": 2}}, {"v": {"x": 1}}, 0.0, id="a key too many"),
+        pytest.param(
+            "$.v[*].x", {"v": [{"x": 2.01}, {"x": 1}]}, {"v": [{"x": 1}, {"x": 2}]}, 1.0, id="a path"
+        ),
+    ],
+)
+def test_the_tolerance_holds_in_lists_objects_and_paths(
+    field: str, output: Any, reference: Any, score: float
+) -> None:
+    spec = GraderSpec(name="n", type="FieldMatch", fields=(field,), tolerance="0.01")
+    assert grade(spec, json.dumps(output), json.dumps(reference)).score == pytest.approx(score)
+
+
 TOTAL = r"(?P<what>\w+) costs (?P<price>[\d.]+)"
 
 
@@ -199,6 +243,23 @@ def test_groups_of_a_pattern_are_fields_of_a_text(output: str, score: float, rea
     spec = GraderSpec(name="p", type="FieldMatch", fields=("what", "price"), pattern=TOTAL, tolerance="0.01")
     result = grade(spec, output, "Tea costs 2.5 today")
     assert (result.score, result.reason) == (score, reason)
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "score"),
+    [
+        pytest.param("42.0", "42", 1.0, id="another spelling of a number"),
+        pytest.param("10000001", "10000002", 0.0, id="the next number: it may be an order's"),
+        pytest.param("4111111111111111112", "4111111111111111113", 0.0, id="more digits than a float holds"),
+        pytest.param("nan", "NaN", 1.0, id="a word that Python takes for a number"),
+        pytest.param("seven", "7", 0.0, id="a word"),
+    ],
+)
+def test_groups_that_are_numbers_are_equal_by_value_without_a_tolerance(
+    output: str, reference: str, score: float
+) -> None:
+    spec = GraderSpec(name="p", type="FieldMatch", fields=("it",), pattern=r"(?P<it>\S+)")
+    assert grade(spec, output, reference).score == score
 
 
 @pytest.mark.parametrize(

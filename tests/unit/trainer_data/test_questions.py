@@ -53,6 +53,13 @@ def test_the_examples_do_not_depend_on_the_order_of_the_training_data() -> None:
     assert rival_rows(rival, TRAIN, HELD_OUT) == rival_rows(rival, reversed(TRAIN), HELD_OUT)
 
 
+def test_rows_that_ask_the_same_do_not_displace_others_as_examples() -> None:
+    often = [row(100 + n, question.messages[1]["content"], "again") for question in TRAIN for n in range(50)]
+    asked = rival_rows(RivalSpec(name="shots", few_shot=32), [*TRAIN, *often], HELD_OUT)
+    questions = {message["content"] for message in asked[0].messages[:-1] if message["role"] == "user"}
+    assert len(questions) == 32
+
+
 def test_a_rivals_system_message_takes_the_place_of_the_rows_own() -> None:
     asked = rival_rows(RivalSpec(name="written", system="Answer in JSON."), [], HELD_OUT)
     assert shown(asked) == ["Answer in JSON.", "held out 1"]

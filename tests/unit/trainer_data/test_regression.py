@@ -9,7 +9,7 @@ from finetune_trainer.scoring.regression import ALL_SUITES, in_summary, judge_su
 from finetune_trainer.scoring.rows import GradedRow
 
 
-def suite(name: str = "general", margin: str = "0.05") -> SuiteSpec:
+def suite(name: str = "general", margin: str | None = None) -> SuiteSpec:
     source = {"source": "configmap://general/rows.jsonl"}
     return SuiteSpec.model_validate(
         {
@@ -29,7 +29,7 @@ def rows(scores: list[float | None]) -> list[GradedRow]:
     ]
 
 
-def judged(base: list[float | None], tuned: list[float | None], margin: str = "0.05") -> SuiteResult:
+def judged(base: list[float | None], tuned: list[float | None], margin: str | None = None) -> SuiteResult:
     given = suite(margin=margin)
     return judge_suites([given], {"general": rows(base)}, {"general": rows(tuned)})["general"]
 
@@ -66,15 +66,34 @@ def test_a_suite_without_a_graded_row_holds_nothing() -> None:
     assert in_summary({"general": result}) == {}
 
 
+def lost_of_250(count: int, margins: dict[str, str | None]) -> dict[str, SuiteResult]:
+    """What is said of suites with 250 rows each, of which the tuned model lost so many."""
+    base, tuned = rows([1.0] * 250), rows([0.0] * count + [1.0] * (250 - count))
+    suites = [suite(name, margin) for name, margin in margins.items()]
+    return judge_suites(suites, dict.fromkeys(margins, base), dict.fromkeys(margins, tuned))
+
+
 def test_suites_with_500_rows_together_are_also_judged_as_one_with_a_margin_of_three_points() -> None:
-    base, tuned = rows([1.0] * 250), rows([0.0] * 7 + [1.0] * 243)
-    names = ("facts", "sums")
-    found = judge_suites(
-        [suite(n, "0.1") for n in names], dict.fromkeys(names, base), dict.fromkeys(names, tuned)
-    )
+    found = lost_of_250(6, {"facts": None, "sums": None})
     assert [name for name, result in found.items() if not result.holds] == [ALL_SUITES]
     assert in_summary(found)[ALL_SUITES]["margin"] == 0.03
     assert in_summary(found)[ALL_SUITES]["rows"] == 500
+
+
+@pytest.mark.parametrize(
+    ("margins", "names"),
+    [
+        pytest.param({"facts": "1", "sums": "1"}, {"facts", "sums"}, id="any loss is allowed"),
+        pytest.param({"facts": "0.1", "sums": None}, {"facts", "sums"}, id="one is left"),
+        pytest.param({"a": "0.1", "b": "0.03", "c": None}, {"a", "b", "c", ALL_SUITES}, id="two are left"),
+    ],
+)
+def test_suites_that_may_lose_more_are_judged_by_their_own_margin_alone(
+    margins: dict[str, str | None], names: set[str]
+) -> None:
+    found = lost_of_250(0, margins)
+    assert set(found) == names
+    assert found.get(ALL_SUITES) is None or found[ALL_SUITES].coverage.rows == 500
 
 
 def test_few_rows_of_two_suites_are_not_judged_as_one() -> None:

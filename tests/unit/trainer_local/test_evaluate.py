@@ -161,6 +161,40 @@ async def test_rows_that_nobody_could_grade_are_told_and_end_with_1(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["ungraded"] == 6
 
 
+LIMITS = {"max_tokens", "max_completion_tokens"}
+
+
+async def test_a_row_that_is_too_long_is_ungraded_and_every_answer_keeps_its_limit(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
+) -> None:
+    said = "'max_tokens' is too large: 16. This model's maximum context length is 20 tokens."
+
+    def script(body: dict[str, Any]) -> Reply:
+        too_long = "number 7?" in str(body["messages"]) and LIMITS & body.keys()
+        return Reply(status=400, body=json.dumps({"error": said})) if too_long else answers(body)
+
+    endpoint.script = script
+    named = ("--endpoint", endpoint.url, "--model", "good", "--output", "json")
+    assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
+    assert json.loads(capsys.readouterr().out)["ungraded"] == 1
+    assert {body.get("max_tokens") for body in endpoint.bodies} == {16}
+
+
+async def test_the_limit_is_sent_by_its_newer_name_where_the_endpoint_asks_for_it(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
+) -> None:
+    said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+
+    def script(body: dict[str, Any]) -> Reply:
+        return Reply(status=400, body=json.dumps({"error": said})) if "max_tokens" in body else answers(body)
+
+    endpoint.script = script
+    named = ("--endpoint", endpoint.url, "--model", "good", "--output", "json")
+    assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
+    assert json.loads(capsys.readouterr().out)["graded"] == 1.0
+    assert all(len(LIMITS & body.keys()) == 1 for body in endpoint.bodies)
+
+
 WRONG = [
     (["--model", "good"], "--model needs --endpoint URL"),
     (["--endpoint", "http://x/v1"], "--endpoint needs --model NAME"),

@@ -60,9 +60,10 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         evaluation: Any = EVALUATION,
         rivals: Mapping[str, Any] = MappingProxyType({}),
         suites: Mapping[str, Any] = MappingProxyType({}),
+        suite_margin: str | None = None,
         **summary: Any,
     ) -> Run:
-        document = _job(stage, method, with_questions(evaluation, list(rivals), list(suites)))
+        document = _job(stage, method, with_questions(evaluation, list(rivals), list(suites), suite_margin))
         root = tmp_path / name
         root.mkdir()
         (root / "job.json").write_text(json.dumps(document))
@@ -236,11 +237,13 @@ def _application(server: StandIn) -> web.Application:
     return application
 
 
-def with_questions(evaluation: Any, rivals: list[str], suites: list[str]) -> Any:
+def with_questions(
+    evaluation: Any, rivals: list[str], suites: list[str], suite_margin: str | None = None
+) -> Any:
     """The evaluation with rivals and suites of these names."""
     asked = {
         "dataset": {"source": "configmap://d/suite.jsonl"},
-        "grader": {"name": "word", "type": "ExactMatch"},
+        "grader": {"name": "word", "type": "ExactMatch", "margin": suite_margin},
     }
     return evaluation | {
         "rivals": [{"name": name, "fewShot": 1} for name in rivals],

@@ -162,6 +162,14 @@ async def test_a_suite_that_the_base_cannot_answer_is_told_before_training(
     assert "On the suite general the base scores 0.0%, too little for a drop of 5.0% to show" in warning
 
 
+async def test_a_suite_that_may_lose_everything_needs_no_easier_questions(
+    make_run: Any, engine: Callable[..., Awaitable[Any]]
+) -> None:
+    await engine(lambda body: said(body).startswith("task"))
+    run = make_run("baseline", holdout=HOLDOUT, suites=GENERAL, suite_margin="1")
+    assert (await scored(run)).summary["warnings"] == []
+
+
 async def test_a_rival_of_which_few_answers_exist_is_not_compared(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:

@@ -1,8 +1,11 @@
 """Graders that read the output's structure: FieldMatch and JsonSchema."""
 
 import json
+import math
 import re
+import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -123,22 +126,20 @@ def _found(name: str, value: Any) -> list[Any]:
 
 
 def _share(spec: GraderSpec, given: list[Any], expected: list[Any]) -> float:
+    if spec.pattern is not None and given and expected:
+        return equal_share(_number(given[0]), _number(expected[0]), spec.tolerance or Decimal(0))
     if len(expected) == len(given) == 1:
-        read = _number if spec.pattern is not None and spec.tolerance is not None else _as_it_is
-        return equal_share(read(given[0]), read(expected[0]), spec.tolerance)
-    return equal_share(given, expected)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+        return equal_share(given[0], expected[0], spec.tolerance)
+    return equal_share(given, expected, spec.tolerance)
 
 
 def _number(text: str) -> float | str:
-    """What a group of a pattern says, as a number where it is one."""
+    """What a group of a pattern says, as a number where it is one and no longer than a float holds."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return text
+    return value if math.isfinite(value) and len(text) <= sys.float_info.dig else text
 
 
 def _group_problem(spec: GraderSpec) -> str | None:

@@ -23,6 +23,7 @@ _OTHER_NAMES = {
     "max_tokens": ("context length", "completion tokens"),
     "max_completion_tokens": ("context length", "completion tokens"),
 }
+_LIMITS = ("max_tokens", "max_completion_tokens")
 T = TypeVar("T")
 
 
@@ -113,12 +114,14 @@ class Endpoint:
         request: Mapping[str, Any],
         parameters: Mapping[str, Any],
         read: Callable[[Completion], T],
+        limited: bool = False,
     ) -> T:
         """What `read` makes of the answer; EndpointFailed after three tries.
 
         `read` raises Unusable for an answer that is worth another try. `request` (messages, tools) is sent as
         it is; one of the parameters that the endpoint does not take is left out, and once that has helped, it
-        is left out of every later request.
+        is left out of every later request. With `limited`, `max_tokens` is never left out: where
+        the endpoint does not take it, it gets its newer name.
         """
         untaken = self._untaken
         while True:
@@ -127,7 +130,7 @@ class Endpoint:
                 found = await self._tried(body, read)
             except _BadRequest as error:
                 name = untaken_parameter(str(error), [key for key in body if key not in ("model", *request)])
-                if name is None:
+                if name is None or (limited and name in _LIMITS and not _is_renamed(name, str(error))):
                     raise RequestRefused(f"it refuses the request: {error}") from error
                 untaken |= {name}
                 continue
@@ -211,6 +214,11 @@ def retry_after(value: str | None) -> float:
     except ValueError:
         seconds = _until(value or "")
     return min(seconds, _MOST_WAIT) if seconds > 0 else 0.0
+
+
+def _is_renamed(name: str, said: str) -> bool:
+    """Whether a limit may be taken by its newer name: not if it, or the prompt, is too long for the model."""
+    return name == "max_tokens" and "context length" not in said.lower()
 
 
 def _until(value: str) -> float:

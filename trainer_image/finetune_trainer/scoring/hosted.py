@@ -43,6 +43,6 @@ async def _answer(endpoint: Endpoint, question: Question, max_tokens: int) -> An
         return Answer(answer.text, answer.finish, answer.output_tokens, round(time.monotonic() - began, 3))
 
     try:
-        return await endpoint.ask({**question.prompt.asked(), **choice}, parameters, read)
+        return await endpoint.ask({**question.prompt.asked(), **choice}, parameters, read, limited=True)
     except EndpointFailed as error:
         return str(error)

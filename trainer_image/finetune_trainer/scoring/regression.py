@@ -16,15 +16,19 @@ Answers = Mapping[str, Sequence[GradedRow]]
 
 
 def judge_suites(suites: Sequence[SuiteSpec], base: Answers, tuned: Answers) -> dict[str, SuiteResult]:
-    """The result of each suite by its name; two or more with enough rows are also judged as one."""
+    """The result of each suite by its name; two or more with enough rows are also judged as one.
+
+    Left out of that are suites whose own margin allows a larger loss.
+    """
     pairs = {suite.name: _pairs(suite, base, tuned) for suite in suites}
     found = {
         suite.name: _judged(pairs[suite.name], suite.grader.allowed_loss, covered(suite, base, tuned))
         for suite in suites
     }
-    together = _joined(list(pairs.values()))
-    if len(suites) > 1 and len(together.base) >= _POOLED_ROWS:
-        whole = Coverage(sum(len(tuned[name]) for name in pairs), len(together.base), ALL_SUITES)
+    pooled = [suite.name for suite in suites if float(suite.grader.margin or 0) <= _POOLED_MARGIN]
+    together = _joined([pairs[name] for name in pooled])
+    if len(pooled) > 1 and len(together.base) >= _POOLED_ROWS:
+        whole = Coverage(sum(len(tuned[name]) for name in pooled), len(together.base), ALL_SUITES)
         found[ALL_SUITES] = _judged(together, _POOLED_MARGIN, whole)
     return found
 

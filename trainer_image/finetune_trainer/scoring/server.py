@@ -88,9 +88,8 @@ class ServerEngine(Engine):
 
     async def prompt_ids(self, model: str, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, as an answer of one token tells them."""
-        choice = {"tool_choice": "none"} if prompt.tools else {}  # it only says that the answer is text
-        only = {"max_tokens": 1, "return_token_ids": True, **choice, **GREEDY}
-        answer = await self._send("POST", _CHAT, {"model": model, **prompt.to_json(), **only})
+        only = {"max_tokens": 1, "return_token_ids": True, **GREEDY}
+        answer = await self._send("POST", _CHAT, {"model": model, **prompt.to_chat(), **only})
         return [int(token) for token in answer["prompt_token_ids"]]
 
     async def tokens(self, model: str, text: str) -> list[int]:

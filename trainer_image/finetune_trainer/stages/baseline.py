@@ -204,7 +204,7 @@ def _doubts(evaluation: EvaluationSpec, scored: Scored) -> list[str]:
     low = [
         suite
         for suite in evaluation.suites
-        if (found := scored.suites.get(suite.name)) and found.score < suite.grader.allowed_loss
+        if (found := scored.suites.get(suite.name)) and found.score < suite.grader.allowed_loss < 1
     ]
     return [
         *(f"Too few answers with the prompt {name} could be graded to compare it." for name in unscored),

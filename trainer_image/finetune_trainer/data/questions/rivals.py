@@ -1,7 +1,7 @@
 """The hold-out under a rival's prompt: another system message, examples from the training data, or both."""
 
-import heapq
 import json
+from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -35,13 +35,26 @@ def _examples(rival: RivalSpec, train: Iterable[Row], holdout: Sequence[HoldoutR
     rows = filter(None, map(_example, train))
     by_content = ((_digest(row), row) for row in rows)
     unseen = ((digest, row) for digest, row in by_content if digest not in held_out)
-    candidates = heapq.nsmallest(_CANDIDATES * wanted, unseen, key=lambda pair: pair[0])
-    distinct = list(dict(candidates).values())
+    distinct = _first_by_digest(unseen, _CANDIDATES * wanted)
     if len(distinct) < wanted:
         text = f"evaluation.rivals: {rival.name} shows {wanted} rows of the training data as examples, which"
         raise UserError(f"{text} has {len(distinct)} with a question and a text answer; lower fewShot.")
     shown = sorted(distinct, key=_length)[:wanted]
     return tuple(message for row in shown for message in (*_conversation(row), _answer(row)))
+
+
+def _first_by_digest(rows: Iterable[tuple[str, HoldoutRow]], most: int) -> list[HoldoutRow]:
+    """The rows with the smallest digests, one of each; no more of them are held than asked for."""
+    order: list[str] = []
+    kept: dict[str, HoldoutRow] = {}
+    for digest, row in rows:
+        if digest in kept or (len(order) == most and digest > order[-1]):
+            continue
+        insort(order, digest)
+        kept[digest] = row
+        if len(order) > most:
+            del kept[order.pop()]
+    return [kept[digest] for digest in order]
 
 
 def _example(row: Row) -> HoldoutRow | None:
