@@ -98,6 +98,11 @@ class Attempt(ApiModel):
     judge_cost: Number | None = Field(
         None, description="What its judge cost so far, by the prices of spec.evaluation.judge."
     )
+    server_template: str | None = Field(
+        None,
+        description="The ControllerRevision that the pods of its ModelServer ran by when it began to score.",
+        max_length=253,
+    )
     disruption: str | None = Field(
         None,
         description="What takes its pods away, while something does: they may be gone before their result is "

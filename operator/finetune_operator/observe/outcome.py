@@ -24,8 +24,12 @@ from finetune_operator.core.manifests import (
     unfinished,
 )
 
-DISRUPTIONS = frozenset({"Interrupted", "Preempted", "NodeLost", "ChildDeleted", "PeersMissing"})
-"""The cluster took the pods away: they say nothing about the work, which goes on where it was saved."""
+DISRUPTIONS = frozenset(
+    {"Interrupted", "Preempted", "NodeLost", "ChildDeleted", "PeersMissing", "ServerRolled"}
+)
+"""The cluster took the pods away, or changed the server that answers them: they say nothing about the work,
+which goes on where it was saved.
+"""
 FAULTS = frozenset({"Unknown", "ResultLost", "Hang", "EngineFailed", "NotStarted", "ImagePull"})
 """The work or its node failed in a way that another attempt may not repeat."""
 RETRIED = DISRUPTIONS | FAULTS

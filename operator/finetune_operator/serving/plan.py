@@ -59,7 +59,7 @@ def _decided(observed: Observed, settings: Settings, now: datetime) -> Decided:
     current = current_table(observed, asked)
     wanted = with_rollouts(observed, current, asked, now)
     tried = trials(observed, current.versions)
-    step = next_step(current, wanted, observed.live, slots, tried[0].version if tried else None)
+    step = next_step(current, wanted, observed.live, slots, tried[0] if tried else None)
     answering, replicas = observed.answering(now), observed.server.spec.replicas
     reports = [report(want, step, observed.live, answering, replicas) for want in wanted]
     deployment = None

@@ -10,6 +10,7 @@ from finetune_operator.canary.machine import PROMOTED
 from finetune_operator.core.manifests import integer, text
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.routing import Step, followed, verified
+from finetune_operator.serving.table import alias_of
 from finetune_operator.serving.wanted import Trial, Wanted
 
 SHOWN = 8  # aliases in a sentence
@@ -107,11 +108,12 @@ def _on_its_way(
 def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Progress:
     """A slot that is used for a moment comes free by itself; aliases that fill the server do not go."""
     passing = sorted(step.holding - {route.stable for route in step.table.routes.values()})
-    uses = ", ".join(f"{name}{_in_flight(name, pods)}" for name in passing[:SHOWN])
+    uses = ", ".join(f"{_in_words(name, step)}{_in_flight(name, pods)}" for name in passing[:SHOWN])
     if want.alias in step.table.routes and passing:
         return Progress("Loading", "WaitingForSlot", f"The surge slot is in use by {uses}.")
     if not step.full:
-        busy = f"The free slots are in use by {uses}; they come free when those are routed or unloaded."
+        busy = f"The free slots are in use by {uses}; they come free when those are routed or unloaded"
+        busy += ", a candidate's when its questions are answered." if _tries(step, passing) else "."
         fewer = "Pods run that were started with fewer slots; waiting until they are replaced."
         return Progress("Pending", "WaitingForSlot", busy if passing else fewer)
     if want.alias in step.table.routes:
@@ -121,12 +123,26 @@ def _no_slot(want: Wanted, step: Step, pods: Sequence[PodState]) -> Progress:
             "The engines were started without a surge slot, so a full server cannot roll: set "
             "spec.upgrade.revision of the ModelServer to a new value to start its pods with one.",
         )
-    count, shown = len(step.aliases), ", ".join(step.aliases[:SHOWN])
-    more = f" and {count - SHOWN} more" if count > SHOWN else ""
-    message = (
-        f"All {count} adapter slots of the ModelServer are taken ({shown}{more}); raise its spec.maxCpuLoras."
-    )
+    count, taken = len(step.aliases), _listed([_in_words(alias, step) for alias in step.aliases])
+    message = f"All {count} adapter slots of the ModelServer are taken ({taken}); raise its spec.maxCpuLoras."
     return Progress("Failed", "InsufficientSlots", message)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _tries(step: Step, versions: Sequence[str]) -> bool:
+    return step.trial is not None and step.trial.version.name in versions
+
+
+def _in_words(name: str, step: Step) -> str:
+    """A version or alias by its name, a candidate by the run that asks for it."""
+    trial = step.trial
+    if trial is not None and name in (trial.version.name, alias_of(trial.version.name)):
+        return f"the candidate of FineTuneJob {trial.run}"
+    return name
 
 
 def _in_flight(version: str, pods: Sequence[PodState]) -> str:
@@ -159,9 +175,9 @@ def trial_report(
 
 def _tried(version: str, step: Step, pods: Sequence[PodState]) -> Progress:
     if version in step.without_slot:
-        count, shown = len(step.aliases), ", ".join(step.aliases[:SHOWN])
         message = (
-            f"All {count} adapter slots are taken ({shown}); waiting until one is free, or raise maxCpuLoras."
+            f"The adapter slots are taken by {_listed(sorted(step.holding))}; waiting until one is free, or "
+            "raise spec.maxCpuLoras of the ModelServer."
         )
         return Progress("Pending", "WaitingForSlot", message)
     older = next((pod for pod in pods if not pod.takes_candidates), None)

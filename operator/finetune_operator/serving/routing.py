@@ -23,7 +23,7 @@ from finetune_operator.contracts.server_manifest import (
 from finetune_operator.core.manifests import integer
 from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.table import Table, alias_of, whole_route
-from finetune_operator.serving.wanted import Wanted
+from finetune_operator.serving.wanted import Trial, Wanted
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ class Slots:
 @dataclass(frozen=True)
 class Step:
     """The table after one step. `holding` are the versions that take a slot of the engines, `without_slot`
-    the wanted ones for which there is none. `full`: aliases that stay take every slot.
+    the wanted ones for which there is none. `full`: aliases that stay take every slot. `trial` is the run
+    whose candidate is held or waits for a slot.
     """
 
     table: Table
     holding: frozenset[str]
     without_slot: frozenset[str]
     full: bool
+    trial: Trial | None = None
 
     @cached_property
     def aliases(self) -> tuple[str, ...]:
@@ -59,13 +61,14 @@ def next_step(
     wanted: Sequence[Wanted],
     pods: Sequence[PodState],
     slots: Slots,
-    candidate: ManifestVersion | None = None,
+    trial: Trial | None = None,
 ) -> Step:
     """One step towards what is wanted; `pods` are the live ones. Without a change the generation stays.
 
     The candidate of a run is held without a route, in a slot that no alias needs: never the surge slot, also
     while a version that is being rolled takes one of the others.
     """
+    candidate = trial.version if trial is not None else None
     routes = _routes(current, wanted, pods)
     versions = _still_needed(current, routes, wanted, pods, candidate)
     holding = {name for name in versions if not refused(name, pods)}
@@ -96,7 +99,7 @@ def next_step(
     generation = current.generation + 1 if changed or current.generation == 0 else current.generation
     staying = aliases & {want.alias for want in wanted if want.keeps_route}
     full = len(staying) >= slots.aliases
-    return Step(Table(generation, versions, routes), frozenset(holding), frozenset(without_slot), full)
+    return Step(Table(generation, versions, routes), frozenset(holding), frozenset(without_slot), full, trial)
 
 
 def followed(generation: int, pods: Sequence[PodState]) -> bool:

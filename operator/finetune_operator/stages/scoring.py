@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from finetune_operator.api.conditions import Fact
 from finetune_operator.api.evaluation.scores import GraderScore, Scores
@@ -116,6 +117,28 @@ def candidate_trouble(run: Run) -> Trouble | None:
     if found is None or found.state in ("Ready", "Loading"):
         return None
     return Trouble(found.reason, f"ModelServer {asked.server}: {found.message}")
+
+
+def on_template(run: Run, attempt: Attempt, before: Sequence[Attempt]) -> Attempt:
+    """The attempt with what the server's pods run by as it begins; one that only reads has the last one's."""
+    if attempt.reemits:
+        return attempt.model_copy(update={"server_template": before[-1].server_template})
+    scores = attempt.stage in ("baseline", "evaluate")
+    return attempt.model_copy(update={"server_template": _template(run)}) if scores else attempt
+
+
+def of_one_template(run: Run, attempt: Attempt, outcome: AttemptOutcome) -> AttemptOutcome:
+    """The outcome; ServerRolled where pods of two templates may have answered, which compare badly."""
+    now = _template(run)
+    if not outcome.succeeded or None in (now, attempt.server_template) or now == attempt.server_template:
+        return outcome
+    message = "The ModelServer replaced its pods while they were asked, so every question is asked again."
+    return replace(outcome, succeeded=False, reason="ServerRolled", message=message)
+
+
+def _template(run: Run) -> str | None:
+    record = run.observed.server.status.template if run.observed.server is not None else None
+    return None if record is None else record.controller_revision
 
 
 def grading_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:

@@ -101,6 +101,7 @@ def _start(run: Run, stage: Stage, attempts: Sequence[Attempt]) -> Decision:
     if found is not None:
         return blocked(run, stage, found)
     attempt = next_attempt(run.job, stage.name, attempts, run.now)
+    attempt = scoring.on_template(run, attempt, attempts)
     return _begin(run, stage, attempt if attempt.reemits else priced(run.job, run.settings, attempt))
 
 
@@ -310,6 +311,7 @@ def _record(
     lacking = stage.lacks(outcome.summary) if outcome.succeeded else None
     if lacking is not None:
         outcome = AttemptOutcome(False, "Unknown", f"The result of {stage.name} lacks {lacking}.")
+    outcome = scoring.of_one_template(run, attempt, outcome)
     closed = judged(ended_as(attempt, outcome, run.now), summaries.judge_cost(outcome.summary))
     admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} had their nodes.")
     if not outcome.succeeded:

@@ -171,7 +171,8 @@ def test_an_alias_that_comes_while_a_run_scores_waits_for_its_end() -> None:
     serve(world, V1, candidate())
     told = world.adapters()["tickets"]
     assert (told["state"], told["reason"]) == ("Pending", "WaitingForSlot")
-    assert candidate() in told["message"]
+    assert "in use by the candidate of FineTuneJob run;" in told["message"]
+    assert "when its questions are answered" in told["message"]
     world.more = {}
     serve(world, V1, candidate())
     serve(world, V1, version("tickets"))

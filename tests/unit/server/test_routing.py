@@ -14,7 +14,7 @@ from finetune_operator.serving.observed import PodState
 from finetune_operator.serving.report import AliasReport, report
 from finetune_operator.serving.routing import Slots, next_step
 from finetune_operator.serving.table import Table, read_table, whole_route, write_table
-from finetune_operator.serving.wanted import Rejection, Wanted
+from finetune_operator.serving.wanted import Rejection, Trial, Wanted
 from tests.unit.server.builders import entry, held, pod, server, want
 
 V1, V2, V3 = "reviews--aaaaaaaaaaaa", "reviews--bbbbbbbbbbbb", "reviews--cccccccccccc"
@@ -203,9 +203,9 @@ def test_a_new_alias_waits_for_a_slot_that_comes_free_by_itself(
 def test_a_candidate_waits_while_a_roll_leaves_the_surge_slot_alone() -> None:
     current = table(2, (V1, V2, OTHER), reviews=V1, other=OTHER)
     pods = [pod(V1, held(V2, "Loading"), OTHER, applied=2)]
-    slots, tried = Slots(aliases=3, engine=4), entry("candidate.run--dddddddddddd")
+    slots, tried = Slots(aliases=3, engine=4), Trial("run", entry("candidate.run--dddddddddddd"), None)
     rolling = next_step(current, [want(V2), want(OTHER, "other")], pods, slots, tried)
-    assert rolling.without_slot == {tried.name}
+    assert rolling.without_slot == {tried.version.name}
     after = next_step(rolling.table, [want(V2), want(NEXT_OTHER, "other")], pods, slots, tried)
     assert NEXT_OTHER in after.holding, "the next alias rolls at once"
 

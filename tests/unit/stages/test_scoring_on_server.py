@@ -144,11 +144,13 @@ def test_a_server_of_a_quantised_form_of_the_base_scores_its_adapters() -> None:
     )
 
 
-def rolling(proven: bool = False, seen: int = 2, told: str = BASE, **spec: Any) -> ModelServer:
+def rolling(
+    proven: bool = False, seen: int = 2, told: str = BASE, template: str = "shared-template-1", **spec: Any
+) -> ModelServer:
     """A server whose operator has seen this generation of its spec, of 2."""
     found = server(told, **spec)
     record = {
-        "controllerRevision": "shared-template-1",
+        "controllerRevision": template,
         "specDigest": OTHER,
         "cause": "Spec",
         "proven": proven,
@@ -177,6 +179,19 @@ def test_scoring_waits_until_a_server_has_come_to_rest(found: ModelServer) -> No
     assert world.condition("Stalled")[0] == "False"
     world.server = rolling(proven=True)
     assert "-baseline-" in world.settle().running()
+
+
+@pytest.mark.parametrize("stage", ["baseline", "evaluate"])
+def test_answers_of_pods_of_two_templates_are_asked_again(stage: str) -> None:
+    world = to(simulation(rolling(proven=True), **NO_QUEUE), stage)
+    world.server = rolling(proven=True, template="shared-template-2")
+    world.end()
+    first, second = [one for one in world.status["attempts"] if one["stage"] == stage]
+    assert (first["state"], first["reason"]) == ("Failed", "ServerRolled")
+    assert second["serverTemplate"] == "shared-template-2"
+    assert f"-{stage}-2-" in world.running()
+    world.end()
+    assert f"-{stage}-" not in (world.running() or "")
 
 
 def test_a_run_without_an_evaluation_needs_no_server() -> None:
