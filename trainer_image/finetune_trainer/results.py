@@ -103,7 +103,7 @@ def latest_succeeded(workspace: Workspace, stage: str) -> Result | None:
 
 
 def latest_evaluation(workspace: Workspace) -> Result | None:
-    """What compared the tuned model with the base: evaluate, or grade-tuned where programs had to run first."""
+    """What compared both models: evaluate, or grade-tuned where programs had to run first."""
     evaluated = latest_succeeded(workspace, "evaluate")
     if evaluated is not None and "awaits" in evaluated.summary:
         return latest_succeeded(workspace, "grade-tuned")
