@@ -16,8 +16,9 @@ from finetune_trainer.statistics import (
     score_interval,
 )
 from finetune_trainer.verdicts import NonInferiority
+from finetune_trainer.words import shortened
 
-_REASON = 300  # characters of a grader's reason in a summary
+_REASON = 300  # bytes of a grader's reason in a summary, which has to fit into a termination message
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ class Coverage:
 
     def summary(self) -> dict[str, Any]:
         """As it stands in a stage's summary."""
-        why = {"ungradedReason": f"{self.grader}: {self.reason}"[:_REASON]} if self.ungraded else {}
+        why = {"ungradedReason": shortened(f"{self.grader}: {self.reason}", _REASON)} if self.ungraded else {}
         return {"graded": round(self.share, 4), "ungraded": self.ungraded, **why}
 
     def sentence(self) -> str:
         """What is said about the rows that could not be graded, "" when all could."""
         if not self.ungraded:
             return ""
-        return f"{self.grader} could not grade {self.ungraded} of {self.rows} rows: {self.reason[:_REASON]}."
+        why = shortened(self.reason, _REASON)
+        return f"{self.grader} could not grade {self.ungraded} of {self.rows} rows: {why}."
 
 
 @dataclass(frozen=True)
