@@ -32,6 +32,7 @@ StageFunction = Callable[[Job, Workspace], Result]
 # What the kubelet keeps of a container; of all containers of a pod it keeps 12 KiB.
 TERMINATION_LIMIT = 4096
 _SHORTEST_MESSAGE = 200
+_KEPT = frozenset({"metric", "verdict", "blocking", "score", "low", "high", "base", "tuned", "delta"})
 _log = logging.getLogger(__name__)
 
 
@@ -103,7 +104,7 @@ def latest_succeeded(workspace: Workspace, stage: str) -> Result | None:
 
 
 def latest_evaluation(workspace: Workspace) -> Result | None:
-    """What compared tuned model and base: evaluate, or grade-tuned where programs had to run first."""
+    """What compared both models: evaluate, or grade-tuned where programs had to run first."""
     evaluated = latest_succeeded(workspace, "evaluate")
     if evaluated is not None and "awaits" in evaluated.summary:
         return latest_succeeded(workspace, "grade-tuned")
@@ -111,21 +112,24 @@ def latest_evaluation(workspace: Workspace) -> Result | None:
 
 
 def termination_message(result: Result) -> str:
-    """The result as one JSON line of at most 4 KiB: cut are the message, then whole lists, then the summary.
+    """The result as one JSON line of at most 4 KiB: cut are the message, then whole parts of the summary.
 
-    The longest list goes first.
+    Of those, lists go first and then what is longest; the scores and the verdict of an evaluation stay.
     """
     summary = dict(result.summary)
-    lists = sorted(
-        (key for key, value in summary.items() if isinstance(value, list)),
-        key=lambda key: len(str(summary[key])),
-    )
+    parts = sorted((key for key in summary if key not in _KEPT), key=lambda key: _weight(summary[key]))
     line = _fit(result)
     while summary and len(line.encode()) > TERMINATION_LIMIT:
-        longest = lists.pop() if lists else None
-        summary = {key: value for key, value in summary.items() if key != longest} if longest else {}
+        if parts:
+            del summary[parts.pop()]
+        else:
+            summary = {}
         line = _fit(result.model_copy(update={"summary": summary}))
     return line
+
+
+def _weight(part: object) -> tuple[bool, int]:
+    return isinstance(part, list), len(json.dumps(part, ensure_ascii=False, default=str).encode())
 
 
 def _fit(result: Result) -> str:

@@ -10,6 +10,7 @@ SMALL_HEADROOM = 0.70
 GOOD_CANDIDATE = 0.50
 UNCERTAIN = 0.40
 GRADED_SHARE = 0.98
+UNGRADED = "Ungraded"
 _ROUNDING = 1e-9  # 0.55 - 0.50 must count as 0.05
 
 
@@ -35,14 +36,14 @@ class NonInferiority:
         return self.low > -self.margin
 
 
-def baseline(score: Interval, graded: float = 1.0) -> BaselineVerdict:
+def baseline(score: Interval | None, graded: float = 1.0) -> BaselineVerdict:
     """Judge the base: blocking only when the whole interval lies beyond the threshold.
 
     `graded` is the share of rows that every grader could grade: with too few of them the tuned model could
-    not be judged either, which must be known before it is trained.
+    not be judged either, which must be known before it is trained. Without a score there is none at all.
     """
-    if graded < GRADED_SHARE:
-        return BaselineVerdict("Ungraded", blocking=True)
+    if score is None or graded < GRADED_SHARE:
+        return BaselineVerdict(UNGRADED, blocking=True)
     if score.score > PROMPTING_ENOUGH:
         return BaselineVerdict("PromptingLikelyEnough", score.low >= PROMPTING_ENOUGH)
     if score.score < UNCERTAIN:
@@ -61,7 +62,7 @@ def after(delta: Interval, min_delta: float, graded: float, others: Iterable[Non
     elsewhere is Regressed also where its improvement is not clear, since NoClearImprovement may be accepted.
     """
     if graded < GRADED_SHARE:
-        return "Ungraded"
+        return UNGRADED
     if delta.high < 0:
         return "WorseThanBase"
     if not all(other.holds for other in others):

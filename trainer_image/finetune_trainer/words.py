@@ -72,3 +72,8 @@ def printable(text: str, keep: str = "") -> str:
 def encodable(text: str) -> str:
     """Text in which halves of a character (lone surrogates), which no file can hold, are replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def shortened(text: str, most: int) -> str:
+    """The beginning of a text that has at most so many bytes in UTF-8."""
+    return text.encode()[:most].decode(errors="ignore")

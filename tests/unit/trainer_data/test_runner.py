@@ -22,6 +22,7 @@ from finetune_trainer.errors import (
     TemplateDrift,
     UserError,
 )
+from finetune_trainer.scoring.compare import Coverage
 from finetune_trainer.workspace import Workspace
 
 Make = Callable[..., dict[str, Any]]
@@ -179,6 +180,24 @@ def test_the_names_of_all_layers_and_the_advice_reach_the_operator() -> None:
 def test_of_too_many_lists_the_longest_is_left_out_first() -> None:
     summary = {"checkpointBytes": 1, "warnings": ["w" * 3000], "advice": ["a" * 2000], "empty": []}
     assert _cut(summary) == {"checkpointBytes": 1, "advice": ["a" * 2000], "empty": []}
+
+
+def test_scores_and_verdict_of_an_evaluation_reach_the_operator_whatever_stands_beside_them() -> None:
+    interval = {"score": 0.1234, "low": 0.1234, "high": 0.1234}
+    scores = {"verdict": "Regressed", "base": interval, "tuned": interval, "delta": interval}
+    names = [f"{place}{'n' * 39}" for place in range(8)]
+    margins = {name: {"delta": -0.1234, "low": -0.1234, "margin": 0.05, "holds": False} for name in names}
+    beside = {
+        "graders": {name: {"base": 0.1234, "tuned": 0.1234} for name in names},
+        "secondary": margins,
+        "regression": margins,
+        "rivals": dict.fromkeys(names, interval),
+        "ungradedReason": Coverage(9, 0, "n" * 40, "因" * 500).summary()["ungradedReason"],
+        "warnings": ["因" * 300],
+    }
+    cut = _cut({**beside, **scores})
+    assert cut.items() >= scores.items()
+    assert len(cut) > len(scores) + 2
 
 
 WRONG_JOBS = [

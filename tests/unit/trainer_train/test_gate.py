@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from finetune_trainer.contracts import Result
-from finetune_trainer.errors import UserError
+from finetune_trainer.report.store import write_reports
 from finetune_trainer.scoring.holdout_uses import earlier_uses, record_use
 from finetune_trainer.stages import baseline, evaluate
+from tests.unit.trainer_report.examples import clean
 
 HOLDOUT = [
     {"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}], "reference": "right"}
@@ -152,7 +153,7 @@ async def test_the_summaries_of_eight_graders_fit_into_a_termination_message(
     assert len(json.dumps(result.summary)) < 3000
 
 
-async def test_a_primary_grader_that_graded_nothing_of_one_model_says_why(
+async def test_nothing_graded_of_one_model_is_a_verdict_and_says_why(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:
     await stand_in(lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("no"))
@@ -163,5 +164,22 @@ async def test_a_primary_grader_that_graded_nothing_of_one_model_says_why(
     for row in rows:
         row["grades"]["exact"] = {"score": None, "passed": None, "reason": "it timed out"}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match="no row for both models: it timed out"):
-        await stage(run, evaluate)
+    write_reports(run.workspace, clean())
+    result = await stage(run, evaluate)
+    assert result.summary["verdict"] == "Ungraded"
+    assert {result.summary[key]["score"] for key in ("base", "tuned", "delta")} == {None}
+    assert "exact could grade no row for both models, Ungraded." in result.message
+    assert "it timed out" in result.message
+
+
+async def test_nothing_graded_of_the_base_is_a_verdict_that_blocks(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    await stand_in(lambda _: chat_answer("no"))
+    run = make_run("baseline", holdout=HOLDOUT)
+    given = run.job.model_dump(by_alias=True, mode="json")
+    own = {"name": "own", "type": "Python", "grader": "tests.unit.trainer_data.own_graders:Raises"}
+    given["spec"]["evaluation"] |= {"graders": [own], "primary": "own"}
+    result = await stage(replace(run, job=type(run.job).model_validate(given)), baseline)
+    assert (result.summary["verdict"], result.summary["blocking"]) == ("Ungraded", True)
+    assert (result.summary["score"], result.summary["ungraded"]) == (None, 60)

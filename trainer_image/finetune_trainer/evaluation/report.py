@@ -27,9 +27,12 @@ Summary = Mapping[str, Any]
 
 
 def evaluated_report(job: Job, workspace: Workspace, summary: Summary | None) -> Report | None:
-    """prepare's report with the evaluation that has this summary; None where prepare left no report."""
+    """prepare's report with the evaluation that has this summary; None where prepare left no report.
+
+    An evaluation that could grade no row has nothing to report.
+    """
     report, spec = read_report(workspace), job.spec.evaluation
-    if report is None or spec is None or summary is None:
+    if report is None or spec is None or summary is None or summary["delta"]["score"] is None:
         return report
     pairs = stored_pairs(workspace)
     train = latest_succeeded(workspace, "train")

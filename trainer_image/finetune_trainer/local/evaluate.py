@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -34,7 +34,6 @@ from finetune_trainer.scoring.hosted import answer_hosted
 from finetune_trainer.scoring.rows import GradedRow, Question
 from finetune_trainer.stages.examine import check_request
 from finetune_trainer.stages.judging import judge_summary
-from finetune_trainer.statistics import Interval
 
 _ANSWER_SECONDS = 120.0
 
@@ -216,17 +215,19 @@ def _table(summary: dict[str, Any]) -> str:
 
 def _scores(summary: dict[str, Any]) -> list[str]:
     if "against" not in summary:
-        return [_line(summary["model"], Interval(summary["score"], summary["low"], summary["high"]), ".1%")]
+        return [_line(summary["model"], summary, ".1%")]
     named = (
         (summary["against"], "base", ".1%"),
         (summary["model"], "tuned", ".1%"),
         ("difference", "delta", "+.1%"),
     )
-    return [_line(name, Interval(**summary[key]), form) for name, key, form in named]
+    return [_line(name, summary[key], form) for name, key, form in named]
 
 
-def _line(what: str, value: Interval, form: str) -> str:
-    return f"{what:<32} {format(value.score, form):>6}  {value.low:{form}} to {value.high:{form}}"
+def _line(what: str, value: Mapping[str, Any], form: str) -> str:
+    if value["score"] is None:
+        return f"{what:<32} {'?':>6}"
+    return f"{what:<32} {format(value['score'], form):>6}  {value['low']:{form}} to {value['high']:{form}}"
 
 
 def _grader(name: str, value: Any) -> str:

@@ -1,13 +1,12 @@
 """Scores of one model, and the paired comparison of two, as pure functions of graded rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 from typing import Any
 
 from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec
-from finetune_trainer.errors import UserError
 from finetune_trainer.scoring.rows import GradedRow
 from finetune_trainer.statistics import (
     Interval,
@@ -17,8 +16,9 @@ from finetune_trainer.statistics import (
     score_interval,
 )
 from finetune_trainer.verdicts import NonInferiority
+from finetune_trainer.words import shortened
 
-_REASON = 300  # characters of a grader's reason in a summary
+_REASON = 300  # bytes of a grader's reason in a summary, which has to fit into a termination message
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class Coverage:
 
     def summary(self) -> dict[str, Any]:
         """As it stands in a stage's summary."""
-        why = {"ungradedReason": f"{self.grader}: {self.reason}"[:_REASON]} if self.ungraded else {}
+        why = {"ungradedReason": shortened(f"{self.grader}: {self.reason}", _REASON)} if self.ungraded else {}
         return {"graded": round(self.share, 4), "ungraded": self.ungraded, **why}
 
     def sentence(self) -> str:
         """What is said about the rows that could not be graded, "" when all could."""
         if not self.ungraded:
             return ""
-        return f"{self.grader} could not grade {self.ungraded} of {self.rows} rows: {self.reason[:_REASON]}."
+        why = shortened(self.reason, _REASON)
+        return f"{self.grader} could not grade {self.ungraded} of {self.rows} rows: {why}."
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,14 @@ class SuiteResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Base against tuned: the primary grader decides, over the rows that it graded for both."""
+    """Base against tuned: the primary grader decides, over the rows that it graded for both.
 
-    base: Interval
-    tuned: Interval
-    delta: Interval
+    Scores and difference are None where there is no such row.
+    """
+
+    base: Interval | None
+    tuned: Interval | None
+    delta: Interval | None
     coverage: Coverage
     secondary: Mapping[str, NonInferiority]
     verdict: str
@@ -88,11 +92,11 @@ class Pairs:
     groups: tuple[str | None, ...]
 
 
-def score(rows: Sequence[GradedRow], grader: str) -> Interval:
-    """The score by one grader over the rows that could be graded; UserError when none could."""
+def score(rows: Sequence[GradedRow], grader: str) -> Interval | None:
+    """The score by one grader over the rows that could be graded; None when none could."""
     scored = [(value, row.group) for row in rows if (value := row.score(grader)) is not None]
     if not scored:
-        raise UserError(f"Grader {grader} could grade no row: {_first_reason(rows, grader)}")
+        return None
     return score_interval([value for value, _ in scored], [group for _, group in scored])
 
 
@@ -112,27 +116,24 @@ def compare(
     evaluation: EvaluationSpec,
     suites: Sequence[SuiteResult] = (),
 ) -> Comparison:
-    """Pair the rows by id; UserError when the primary grader graded no row for both models.
-
-    `suites` are the results on questions outside of the task.
-    """
-    primary = evaluation.primary_grader
-    pairs = paired(base, tuned, primary.name)
-    if not pairs.base:
-        reason = coverage([base, tuned], [primary]).reason
-        raise UserError(f"Grader {primary.name} could grade no row for both models: {reason}")
-    delta = paired_delta(pairs.base, pairs.tuned, pairs.groups)
-    before, after = (score_interval(scores, pairs.groups) for scores in (pairs.base, pairs.tuned))
+    """Pair the rows by id; `suites` are the results on questions outside of the task."""
     of_all = [coverage([base, tuned], evaluation.graders), *(suite.coverage for suite in suites)]
     covered = min(of_all, key=lambda found: found.share)
     secondary = _secondary(base, tuned, evaluation)
     others = (*secondary.values(), *(suite.found for suite in suites if suite.found))
+    pairs = paired(base, tuned, evaluation.primary_grader.name)
+    if not pairs.base:
+        return Comparison(None, None, None, covered, secondary, verdicts.UNGRADED)
+    delta = paired_delta(pairs.base, pairs.tuned, pairs.groups)
+    before, after = (score_interval(scores, pairs.groups) for scores in (pairs.base, pairs.tuned))
     verdict = verdicts.after(delta, evaluation.min_delta, covered.share, others)
     return Comparison(before, after, delta, covered, secondary, verdict)
 
 
-def rounded(interval: Interval) -> dict[str, Any]:
-    """An interval as it stands in a summary: four digits."""
+def rounded(interval: Interval | None) -> dict[str, Any]:
+    """An interval as it stands in a summary: four digits, or None for each of its numbers."""
+    if interval is None:
+        return {field.name: None for field in fields(Interval)}
     return {name: round(value, 4) for name, value in asdict(interval).items()}
 
 

@@ -38,10 +38,11 @@ Answered = dict[str, list[GradedRow]]  # by the title of the questions
 class Scored:
     """What the base scores on the hold-out, there with the prompt of each rival, and on each suite.
 
-    Left out are rivals with too few answers that could be graded, and suites without any.
+    Left out are rivals with too few answers that could be graded, and suites without any. The base is None
+    where no answer could be graded.
     """
 
-    base: Interval
+    base: Interval | None
     rivals: Mapping[str, Interval]
     suites: Mapping[str, Interval]
 
@@ -49,10 +50,12 @@ class Scored:
     def best_rival(self) -> str | None:
         """The rival that scores highest, if it beats the base as it is."""
         best = max(self.rivals, key=lambda name: self.rivals[name].score, default=None)
-        return best if best is not None and self.rivals[best].score > self.base.score else None
+        if best is None or (self.base is not None and self.rivals[best].score <= self.base.score):
+            return None
+        return best
 
     @property
-    def best(self) -> Interval:
+    def best(self) -> Interval | None:
         """What the base reaches with the best prompt that it was given: training has to beat that."""
         return self.base if self.best_rival is None else self.rivals[self.best_rival]
 
@@ -192,7 +195,7 @@ def _judged(
     return found, use
 
 
-def _score(asked: QuestionSet, rows: Mapping[str, list[GradedRow]]) -> Interval:
+def _score(asked: QuestionSet, rows: Mapping[str, list[GradedRow]]) -> Interval | None:
     return score(rows[asked.title], asked.evaluation.baseline_grader.name)
 
 
@@ -200,12 +203,16 @@ def graded_scores(
     sets: Mapping[str, QuestionSet], rows: Mapping[str, list[GradedRow]], share: float = 0.0
 ) -> dict[str, Interval]:
     """The base's scores on the sets of which at least a share, and any answer, could be graded."""
-    return {name: _score(asked, rows) for name, asked in sets.items() if _is_graded(asked, rows, share)}
+    return {
+        name: found
+        for name, asked in sets.items()
+        if _is_graded(asked, rows, share) and (found := _score(asked, rows)) is not None
+    }
 
 
 def _is_graded(asked: QuestionSet, rows: Mapping[str, list[GradedRow]], share: float) -> bool:
     found = coverage([rows[asked.title]], (asked.evaluation.baseline_grader,))
-    return found.graded > 0 and found.share >= share
+    return found.share >= share
 
 
 def _coverage(
@@ -238,7 +245,7 @@ def _result(
 ) -> Result:
     evaluation, base = required_evaluation(job), scored.base
     judged = verdicts.baseline(scored.best, found.share)
-    effect = detectable(count_groups([row.group for row in rows]), base.score)
+    effect = None if base is None else detectable(count_groups([row.group for row in rows]), base.score)
     summary: dict[str, Any] = {
         "metric": evaluation.baseline_grader.name,
         "rows": len(rows),
@@ -249,7 +256,7 @@ def _result(
         "verdict": judged.verdict,
         "blocking": judged.blocking,
         "detectable": None if effect is None else round(effect, 4),
-        "rowsNeeded": _rows_needed(base.score, evaluation.min_delta),
+        "rowsNeeded": None if base is None else _rows_needed(base.score, evaluation.min_delta),
         "cut": cut(rows),
         **_if_any("rivals", {name: rounded(found) for name, found in scored.rivals.items()}),
         **_if_any("regression", {name: {"base": round(s.score, 4)} for name, s in scored.suites.items()}),
@@ -272,7 +279,9 @@ def _sentence(evaluation: EvaluationSpec, rows: int, scored: Scored, verdict: st
     return f"The base scores {_in_words(scored.base)} by {metric} on {plural(rows, 'row')}{rival}: {verdict}."
 
 
-def _in_words(interval: Interval) -> str:
+def _in_words(interval: Interval | None) -> str:
+    if interval is None:
+        return "nothing that could be graded"
     return f"{interval.score:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%})"
 
 

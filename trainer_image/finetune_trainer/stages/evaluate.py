@@ -180,10 +180,10 @@ def _result(
     return succeeded(job, " ".join([said, *beside]), summary)
 
 
-def _rivalled(tuned: Interval, rivals: Mapping[str, Interval]) -> list[str]:
+def _rivalled(tuned: Interval | None, rivals: Mapping[str, Interval]) -> list[str]:
     """The best prompt, where the tuned model is not clearly better than the base with it."""
     best = max(rivals, key=lambda name: rivals[name].score, default=None)
-    if best is None or rivals[best].score < tuned.low:
+    if best is None or tuned is None or rivals[best].score < tuned.low:
         return []
     return [
         f"With the prompt {best} the base alone scores {rivals[best].score:.1%}, which is within the tuned "
@@ -199,11 +199,7 @@ def _cut_sentence(base: int, tuned: int, limit: int) -> str:
 
 
 def _sentence(metric: str, outcome: Comparison) -> str:
-    delta = outcome.delta
-    text = (
-        f"The tuned model scores {outcome.tuned.score:.1%} by {metric}, the base {outcome.base.score:.1%}: "
-        f"{delta.score:+.1%} (95 % interval {delta.low:+.1%} to {delta.high:+.1%}), {outcome.verdict}."
-    )
+    text = f"{_difference(metric, outcome)}, {outcome.verdict}."
     lost = [
         f"By {name} it may have lost more than {found.margin:.1%}: {found.delta:+.1%}, lower bound "
         f"{found.low:+.1%}."
@@ -211,3 +207,13 @@ def _sentence(metric: str, outcome: Comparison) -> str:
         if not found.holds
     ]
     return " ".join(filter(None, [text, *lost, outcome.coverage.sentence()]))
+
+
+def _difference(metric: str, outcome: Comparison) -> str:
+    base, tuned, delta = outcome.base, outcome.tuned, outcome.delta
+    if base is None or tuned is None or delta is None:
+        return f"{metric} could grade no row for both models"
+    return (
+        f"The tuned model scores {tuned.score:.1%} by {metric}, the base {base.score:.1%}: "
+        f"{delta.score:+.1%} (95 % interval {delta.low:+.1%} to {delta.high:+.1%})"
+    )
