@@ -72,10 +72,10 @@ async def test_a_hosted_model_is_scored_by_the_graders_of_the_job(
         0.5,
     )
     assert (summary["graders"], summary["graded"]) == ({"exact": 0.5}, 1.0)
-    assert endpoint.bodies[0] == {
+    assert {
         "model": "fair", "messages": [{"role": "user", "content": "Which is number 0?"}],
         "temperature": 0, "seed": 0, "max_tokens": 16,
-    }  # fmt: skip
+    } in endpoint.bodies  # fmt: skip
     assert {headers["Authorization"] for headers in endpoint.headers} == {"Bearer sk-1"}
 
 
@@ -193,6 +193,49 @@ async def test_the_limit_is_sent_by_its_newer_name_where_the_endpoint_asks_for_i
     assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
     assert json.loads(capsys.readouterr().out)["graded"] == 1.0
     assert all(len(LIMITS & body.keys()) == 1 for body in endpoint.bodies)
+
+
+ELSEWHERE = [
+    {"name": "certain", "type": "Perplexity"},
+    {"name": "runs", "type": "CodeAssert", "tests": "assert True"},
+    {"name": "calls", "type": "ToolCall"},
+]
+
+
+@pytest.mark.parametrize("grader", ELSEWHERE, ids=[str(grader["type"]) for grader in ELSEWHERE])
+async def test_a_grader_that_needs_the_cluster_is_left_out_and_told(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture, grader: dict[str, str]
+) -> None:
+    evaluation = {
+        "dataset": {"source": "configmap://rows/holdout.jsonl"},
+        "graders": [{"name": "exact", "type": "ExactMatch"}, grader],
+        "primary": "exact",
+    }
+    named = ("--holdout", holdout, "--endpoint", endpoint.url, "--model", "good", "--output", "json")
+    assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["graders"], summary["graded"]) == ({"exact": 1.0}, 1.0)
+    assert summary["warnings"] == [
+        f"Grader {grader['name']} is left out: {grader['type']} is graded in the cluster only."
+    ]
+
+
+@pytest.mark.parametrize(
+    "primary", ["calls", "pairs"], ids=["it is the primary", "it scores one model alone"]
+)
+async def test_a_grader_that_decides_and_needs_the_cluster_ends_with_64(
+    write_job: Write, holdout: Path, capsys: Capture, primary: str
+) -> None:
+    pairs = {"name": "pairs", "type": "JudgePairwise", "criteria": ["It is better"]}
+    evaluation = {
+        "dataset": {"source": "configmap://rows/holdout.jsonl"},
+        "graders": [ELSEWHERE[2], pairs],
+        "primary": primary,
+        "judge": {"url": "http://127.0.0.1:9/v1", "model": "judge"},
+    }
+    named = ("--holdout", holdout, "--endpoint", "http://127.0.0.1:9/v1", "--model", "good")
+    assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 64
+    assert "Grader calls decides, and ToolCall is graded in the cluster only" in capsys.readouterr().err
 
 
 WRONG = [

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from finetune_trainer import verdicts
-from finetune_trainer.contracts import EvaluationSpec, Job
+from finetune_trainer.contracts import EvaluationSpec, GraderSpec, GraderType, Job
 from finetune_trainer.data.findings import errors
 from finetune_trainer.data.holdout import duplicate_ids, eval_no_reference, split_reference
 from finetune_trainer.data.load import Watch
@@ -37,6 +37,9 @@ from finetune_trainer.stages.judging import judge_summary
 from finetune_trainer.statistics import Interval
 
 _ANSWER_SECONDS = 120.0
+# Perplexity asks the engine itself, programs run in a pod without network, and calls are read as the base's
+# chat template writes them.
+_ONLY_IN_THE_CLUSTER: frozenset[GraderType] = frozenset({"Perplexity", "CodeAssert", "ToolCall"})
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,15 @@ class _Scored:
 
 def run(options: argparse.Namespace) -> int:
     """Print the scores; 1 when too few rows could be graded or `--against` is not beaten; UserError."""
-    job, evaluation = _job(options)
+    job, in_cluster = _job(options)
+    evaluation, left_out = _scored_here(in_cluster)
     with TemporaryDirectory() as scratch, terminal_progress() as watch:
         questions = _questions(evaluation, options, Path(scratch), watch)
         scored = asyncio.run(_score(job, evaluation, options, questions, watch))
     if options.rows is not None:
         _write_scores(options.rows, scored.rows, evaluation)
     summary = _summary(evaluation, options, scored)
+    summary |= _warnings([*left_out, *summary.get("warnings", ())])
     print(json.dumps(summary) if options.output == "json" else _table(summary))
     good = summary["graded"] >= verdicts.GRADED_SHARE and summary.get("verdict", "Promote") == "Promote"
     return FINE if good else REFUSED
@@ -74,6 +79,28 @@ def _job(options: argparse.Namespace) -> tuple[Job, EvaluationSpec]:
             "The job has no evaluation, so nothing can be scored; give it a hold-out and graders."
         )
     return job, job.spec.evaluation
+
+
+def _scored_here(evaluation: EvaluationSpec) -> tuple[EvaluationSpec, list[str]]:
+    """The evaluation with the graders that need no cluster, and what to know of the others.
+
+    UserError when one of these decides.
+    """
+    for spec in (evaluation.primary_grader, evaluation.baseline_grader):
+        if spec.type in _ONLY_IN_THE_CLUSTER:
+            text = f"Grader {spec.name} decides, and {spec.type} is graded in the cluster only"
+            raise UserError(f"{text}; set evaluation.primary to a grader of another type.")
+    here = tuple(spec for spec in evaluation.graders if spec.type not in _ONLY_IN_THE_CLUSTER)
+    others = [spec for spec in evaluation.graders if spec.type in _ONLY_IN_THE_CLUSTER]
+    return evaluation.model_copy(update={"graders": here}), list(map(_left_out, others))
+
+
+def _left_out(spec: GraderSpec) -> str:
+    return f"Grader {spec.name} is left out: {spec.type} is graded in the cluster only."
+
+
+def _warnings(texts: list[str]) -> dict[str, list[str]]:
+    return {"warnings": texts} if texts else {}
 
 
 def _is_address(text: str) -> bool:
