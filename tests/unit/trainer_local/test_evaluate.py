@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,27 @@ async def test_rows_that_nobody_could_grade_are_told_and_end_with_1(
     endpoint.script = lambda body: Reply(status=404) if "7?" in str(body["messages"]) else answers(body)
     assert await evaluated("--job", write_job(), "--holdout", holdout, *monkey) == 1
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["ungraded"] == 6
+
+
+async def test_answers_that_ended_at_the_limit_of_tokens_are_told(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
+) -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        return replace(answers(body), finish="length") if body["model"] == "bad" else answers(body)
+
+    endpoint.script = script
+    named = ("--job", write_job(), "--holdout", holdout, "--endpoint", endpoint.url, "--output", "json")
+    assert await evaluated(*named, "--model", "bad") == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["cut"] == 60
+    assert alone["warnings"] == [
+        "60 of 60 answers reached evaluation.maxTokens (16) and ended there; raise it, for a right answer "
+        "that is cut fails."
+    ]
+    assert await evaluated(*named, "--model", "good", "--against", "bad") == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both["cut"] == {"base": 60, "tuned": 0}
+    assert "0 answers of the tuned model and 60 of the base reached" in both["warnings"][0]
 
 
 LIMITS = {"max_tokens", "max_completion_tokens"}

@@ -31,7 +31,7 @@ from finetune_trainer.scoring.client import Prompt
 from finetune_trainer.scoring.compare import compare, coverage, kept, means, rounded, score
 from finetune_trainer.scoring.endpoint import Endpoint
 from finetune_trainer.scoring.hosted import answer_hosted
-from finetune_trainer.scoring.rows import GradedRow, Question
+from finetune_trainer.scoring.rows import GradedRow, Question, cut, cut_of_both, cut_sentence
 from finetune_trainer.stages.examine import check_request
 from finetune_trainer.stages.judging import judge_summary
 from finetune_trainer.statistics import Interval
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if options.rows is not None:
         _write_scores(options.rows, scored.rows, evaluation)
     summary = _summary(evaluation, options, scored)
-    summary |= _warnings([*left_out, *summary.get("warnings", ())])
+    summary |= _warnings([*left_out, _cut(evaluation, scored), *summary.get("warnings", ())])
     print(json.dumps(summary) if options.output == "json" else _table(summary))
     good = summary["graded"] >= verdicts.GRADED_SHARE and summary.get("verdict", "Promote") == "Promote"
     return FINE if good else REFUSED
@@ -99,8 +99,15 @@ def _left_out(spec: GraderSpec) -> str:
     return f"Grader {spec.name} is left out: {spec.type} is graded in the cluster only."
 
 
+def _cut(evaluation: EvaluationSpec, scored: _Scored) -> str:
+    if scored.against is None:
+        return cut_sentence(cut(scored.rows), len(scored.rows), evaluation.output_tokens)
+    return cut_of_both(cut(scored.against), cut(scored.rows), evaluation.output_tokens)
+
+
 def _warnings(texts: list[str]) -> dict[str, list[str]]:
-    return {"warnings": texts} if texts else {}
+    found = list(filter(None, texts))
+    return {"warnings": found} if found else {}
 
 
 def _is_address(text: str) -> bool:
@@ -211,6 +218,7 @@ def _summary(evaluation: EvaluationSpec, options: argparse.Namespace, scored: _S
         "delta": rounded(outcome.delta),
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
         "secondary": kept(outcome.secondary),
+        "cut": {"base": cut(scored.against), "tuned": cut(scored.rows)},
         **outcome.coverage.summary(),
         "verdict": outcome.verdict,
         **scored.judge,
@@ -225,6 +233,7 @@ def _alone(evaluation: EvaluationSpec, model: str, scored: _Scored) -> dict[str,
         "rows": len(scored.rows),
         **rounded(score(scored.rows, metric)),
         "graders": means(scored.rows, evaluation),
+        "cut": cut(scored.rows),
         **coverage([scored.rows], evaluation.baseline_graders).summary(),
         **scored.judge,
     }
