@@ -146,6 +146,24 @@ async def test_scores_are_written_for_compare(
     assert json.loads(capsys.readouterr().out)["delta"] == 0.5
 
 
+async def test_scores_of_rows_that_could_not_be_graded_are_written_as_null(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, tmp_path: Path, capsys: Capture
+) -> None:
+    files = [tmp_path / "fair.jsonl", tmp_path / "good.jsonl"]
+    endpoint.script = lambda body: (
+        Reply(status=404)
+        if "number 7?" in str(body["messages"]) and body["model"] == "good"
+        else answers(body)
+    )
+    for path in files:
+        named = ("--endpoint", endpoint.url, "--model", path.stem, "--rows", path)
+        assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
+    capsys.readouterr()
+    assert main(["compare", "--base", str(files[0]), "--tuned", str(files[1]), "--output", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["ungraded"]) == (59, 1)
+
+
 async def test_rows_that_nobody_could_grade_are_told_and_end_with_1(
     write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
 ) -> None:

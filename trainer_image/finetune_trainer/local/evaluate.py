@@ -190,12 +190,11 @@ def _key(variable: str | None) -> str | None:
 
 
 def _write_scores(path: Path, rows: Sequence[GradedRow], evaluation: EvaluationSpec) -> None:
-    """One line for each row that the deciding grader could grade, as `compare` reads them."""
+    """One line for each row as `compare` reads it; null is the score of one that could not be graded."""
     grader = evaluation.baseline_grader.name
     lines = (
-        {"id": row.id, "score": value, **({} if row.group is None else {"group": row.group})}
+        {"id": row.id, "score": row.score(grader), **({} if row.group is None else {"group": row.group})}
         for row in rows
-        if (value := row.score(grader)) is not None
     )
     try:
         write_lines(path, (json.dumps(line) + "\n" for line in lines))
