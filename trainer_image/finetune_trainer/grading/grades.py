@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Grade:
-    """A score in [0, 1], whether it is full marks, and why not; score and passed are None if ungraded."""
+    """A score in [0, 1], whether it is full marks, and why not; score and passed are None if ungraded.
+
+    Of a tie between two models only `passed` is None.
+    """
 
     score: float | None
     passed: bool | None
