@@ -201,6 +201,20 @@ async def test_answers_that_ended_at_the_limit_of_tokens_are_told(
     assert "0 answers of the tuned model and 60 of the base reached" in both["warnings"][0]
 
 
+async def test_what_an_endpoint_says_cannot_steer_the_terminal(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
+) -> None:
+    said = json.dumps({"error": {"message": "gone \x1b[2J\u202e"}})
+    endpoint.script = lambda body: (
+        Reply(status=404, body=said) if "number 7?" in str(body["messages"]) else answers(body)
+    )
+    named = ("--endpoint", endpoint.url, "--model", "good")
+    assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
+    shown = capsys.readouterr().out
+    assert "HTTP 404 gone \ufffd[2J\ufffd" in shown
+    assert not {"\x1b", "\u202e"} & set(shown)
+
+
 LIMITS = {"max_tokens", "max_completion_tokens"}
 
 

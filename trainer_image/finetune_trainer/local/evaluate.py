@@ -35,6 +35,7 @@ from finetune_trainer.scoring.rows import GradedRow, Question, cut, cut_of_both,
 from finetune_trainer.stages.examine import check_request
 from finetune_trainer.stages.judging import judge_summary
 from finetune_trainer.statistics import Interval
+from finetune_trainer.words import printable
 
 _ANSWER_SECONDS = 120.0
 # Perplexity asks the engine itself, programs run in a pod without network, and calls are read as the base's
@@ -246,7 +247,9 @@ def _table(summary: dict[str, Any]) -> str:
     if summary["ungraded"]:
         lines.append(f"{summary['ungraded']} rows could not be graded: {summary['ungradedReason']}")
     lines += [f"warning: {text}" for text in summary.get("warnings", ())]
-    return "\n".join([*lines, *([summary["verdict"]] if "verdict" in summary else [])])
+    # Names and reasons come from endpoints and data.
+    shown = [printable(line) for line in lines]
+    return "\n".join([*shown, *([summary["verdict"]] if "verdict" in summary else [])])
 
 
 def _scores(summary: dict[str, Any]) -> list[str]:
