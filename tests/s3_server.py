@@ -1,12 +1,17 @@
-"""versitygw, a real S3 server over a folder, built from its Go module at a pinned version."""
+"""versitygw, a real S3 server over a folder, built from its Go module at a pinned version.
+
+And a stand-in for what it never says: the refusals of temporary keys.
+"""
 
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -45,6 +50,40 @@ def serving(root: Path, host: str = "127.0.0.1") -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+@contextmanager
+def refusing(code: str, status: int, head: int | None = None) -> Iterator[str]:
+    """A server that refuses every request as S3 does: with the code in the body, but a HEAD has none.
+
+    `head` is the status of a HEAD where it is another one.
+    """
+    body = f"<Error><Code>{code}</Code><Message>It is refused.</Message></Error>".encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._begin(status if head is None else head)
+
+        def do_GET(self) -> None:
+            self._begin(status)
+            self.wfile.write(body)
+
+        def _begin(self, answer: int) -> None:
+            self.send_response(answer)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def _wait(host: str, port: int) -> None:

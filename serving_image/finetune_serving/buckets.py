@@ -27,7 +27,9 @@ _KEYS = {"s3": "accessKeyId and secretAccessKey", "gs": "serviceAccountJson"}
 # What the two client libraries write into their errors, and what it means for the user.
 _REFUSED = r"ACCESS_DENIED|SIGNATURE|ACCESS_KEY|TOKEN|PERMISSION_DENIED|UNAUTHENTICATED|status 40[13]"
 _NO_BUCKET = r"NO_SUCH_BUCKET|bucket does not exist"
-_ELSEWHERE = r"status 301|AuthorizationHeaderMalformed|PermanentRedirect|HTTP status 400"
+_EXPIRED = r"ExpiredToken|InvalidToken|TokenRefreshRequired"
+_ELSEWHERE = r"status 301|AuthorizationHeaderMalformed|PermanentRedirect|IllegalLocationConstraint"
+_NO_REASON = r"HTTP status 400.*No response body"  # the answer to a HEAD has none
 
 
 class BucketError(Exception):
@@ -151,9 +153,16 @@ def _explained(source: str, scheme: str) -> Iterator[None]:
 def _sentence(source: str, scheme: str, error: str) -> str:
     if re.search(_NO_BUCKET, error):
         return f"{source}: there is no such bucket; check its name and the endpoint"
+    if re.search(_EXPIRED, error):
+        text = f"{source} refuses the session token ({_cause(error)}); write new temporary keys"
+        return f"{text} (accessKeyId, secretAccessKey, sessionToken) into credentialsSecretRef"
     if re.search(_ELSEWHERE, error):
         text = f"{source} is refused as a request to another region ({_cause(error)})"
         return f"{text}; the administrator sets region and endpoint"
+    if re.search(_NO_REASON, error):
+        text = f"{source} is refused without a reason (HTTP status 400): sessionToken in"
+        text = f"{text} credentialsSecretRef is expired or malformed, or it is a request to another region"
+        return f"{text}; renew the token, or the administrator sets region and endpoint"
     if re.search(_REFUSED, error):
         text = f"{source} refuses access ({_cause(error)}); check {_KEYS[scheme]} in credentialsSecretRef"
         return f"{text} and that they may read and list the bucket"
@@ -162,6 +171,8 @@ def _sentence(source: str, scheme: str, error: str) -> str:
 
 def _cause(error: str) -> str:
     """The telling part of a client library's text."""
-    found = re.search(r"AWS Error (\w+)|Message: ([^(]+)|google::cloud::Status\((\w+)", error)
+    found = re.search(
+        r"AWS Error (?:UNKNOWN.*ExceptionName: )?(\w+)|Message: ([^(]+)|google::cloud::Status\((\w+)", error
+    )
     named = next((group for group in found.groups() if group), "") if found else ""
     return named.strip() or error.splitlines()[0][:120]

@@ -232,7 +232,7 @@ class State(_Written):
     """What the agent answers on /state (agent -> operator).
 
     Counts start at 0 with the process `process_id`; `engine_id` is new in every engine process, which holds
-    `slots` adapters at most.
+    `slots` adapters at most. `candidates` are those that may be asked for here.
     """
 
     schema_version: Literal[1] = 1
@@ -245,6 +245,7 @@ class State(_Written):
     base: BaseState
     versions: tuple[VersionState, ...]
     aliases: tuple[AliasState, ...] = ()
+    candidates: tuple[str, ...] = ()
     message: str = ""
 
 

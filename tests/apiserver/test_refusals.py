@@ -188,6 +188,11 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
      ["spec.evaluation.engineProfile", "has a profile of its own; remove one of them"]),
     ("a whole model on a shared server", SHARED, "spec.method", "Full",
      ["spec.evaluation.engine", "a ModelServer loads adapters"]),
+    ("programs on a shared server", SHARED, "spec.evaluation.graders", [{"name": "runs", "type": "CodeAssert"}],
+     ["spec.evaluation.engine", "graders of type CodeAssert", "remove engine"]),
+    ("a suite of programs on a shared server", SHARED, "spec.evaluation.regression.suites",
+     [{**SUITE, "grader": {"name": "runs", "type": "CodeAssert"}}],
+     ["spec.evaluation.engine", "graders of type CodeAssert", "remove engine"]),
     ("a scoring engine without a server", SHARED, "spec.evaluation.engine.serverRef", REMOVED,
      ["spec.evaluation.engine.serverRef: Required value"]),
     ("an entry of a Secret that cannot exist", SHARED, "spec.evaluation.engine.apiKey.key", "my key",
@@ -400,6 +405,7 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
     ("no alias", DEPLOYMENT, "spec.alias", REMOVED, ["spec.alias: Required value"]),
     ("an alias with a slash", DEPLOYMENT, "spec.alias", "team/model", ["spec.alias", "starting with a letter"]),
     ("an alias of 64 characters", DEPLOYMENT, "spec.alias", "a" * 64, ["spec.alias", "63"]),
+    ("the name of a candidate", DEPLOYMENT, "spec.alias", "candidate.run", ["spec.alias", "must not start with"]),
     ("no adapter", DEPLOYMENT, "spec.adapter", REMOVED, ["spec.adapter: Required value"]),
     ("an empty adapter", DEPLOYMENT, "spec.adapter", {}, ["spec.adapter", "exactly one form"]),
     ("both adapter forms", DEPLOYMENT, "spec.adapter",
@@ -558,3 +564,13 @@ def test_no_field_of_a_run_can_be_taken_away(api: Api, stored: dict[str, Any], p
     response = api.check_update(stored[FULL], changed(sample(FULL), f"spec.{path}", REMOVED))
     assert response.status_code == 422, response.text
     assert "spec cannot be changed" in response.json()["message"]
+
+
+def test_a_run_on_the_cpu_may_limit_what_its_judge_costs(api: Api) -> None:
+    prices = {"pricePerMillionInputTokens": "2.5", "pricePerMillionOutputTokens": "10"}
+    graders = [{"name": "style", "type": "JudgeCriteria", "criteria": ["It is kind"]}]
+    body = changed(sample(CPU), "spec.budget", {"limit": "5", "currency": "USD"})
+    body = changed(body, "spec.evaluation.graders", graders)
+    body = changed(body, "spec.evaluation.judge", {"url": "https://judge.example/v1", "model": "m", **prices})
+    response = api.check(changed(body, "spec.evaluation.primary", "style"))
+    assert response.status_code in (200, 201), response.text

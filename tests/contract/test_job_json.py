@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from finetune_trainer.contracts import Job, read_job
+from finetune_trainer.errors import UserError
 from finetune_trainer.local.manifest import job_of
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
 
@@ -157,6 +158,20 @@ def test_a_laptop_needs_no_server_to_look_at_a_run_that_scores_on_one() -> None:
     evaluation = job_of(body, "job.yaml").spec.evaluation
     assert evaluation is not None
     assert evaluation.dataset.source == "configmap://drug-reviews/holdout.jsonl"
+
+
+def test_programs_that_a_server_answers_with_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    job = json.loads(documents(evaluation={"graders": [{"name": "runs", "type": "CodeAssert"}]})["prepare"])
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job))
+    assert read_job(path).spec.evaluation is not None
+    server = {
+        "endpoint": "http://shared-server.demo.svc:8000/v1", "model": "small", "template": job["specDigest"],
+        "candidate": "candidate.run", "source": "pvc://adapters/_candidates/run",
+    }  # fmt: skip
+    path.write_text(json.dumps({**job, "engine": {"server": server}}))
+    with pytest.raises(UserError, match=r"CodeAssert .* remove `engine.server`"):
+        read_job(path)
 
 
 def test_a_run_without_evaluation_is_read_too(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from finetune_operator.serving.observed import PodState
 from finetune_trainer.contracts import Job, Result, read_job
 from finetune_trainer.data.prepared import write_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.progress import ProgressServer
 from finetune_trainer.stages import baseline, evaluate
 from finetune_trainer.workspace import Workspace
 from tests.engine_stand_in import StandInEngine
@@ -159,8 +160,19 @@ async def scored(cluster: Cluster) -> tuple[Result, Result]:
     return before, after
 
 
-async def test_a_run_is_scored_by_a_server_that_keeps_nothing_of_it(cluster: Cluster) -> None:
+async def test_a_run_is_scored_by_a_server_that_keeps_nothing_of_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+    watching = evaluate.judging_progress
+
+    def watched(job: Job, server: ProgressServer, *more: Any) -> Any:
+        told.append(server.progress.candidate)
+        return watching(job, server, *more)
+
+    monkeypatch.setattr(evaluate, "judging_progress", watched)
     before, after = await scored(cluster)
+    assert told == [None], "no candidate is asked for while a judge works"
     assert (before.summary["score"], after.summary["tuned"]["score"]) == (0.0, 1.0)
     assert after.summary["verdict"] == "Promote"
     loaded = [name for name in cluster.engine.loras if name != "small"]

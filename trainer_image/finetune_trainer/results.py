@@ -102,6 +102,14 @@ def latest_succeeded(workspace: Workspace, stage: str) -> Result | None:
     return None
 
 
+def latest_evaluation(workspace: Workspace) -> Result | None:
+    """What compared tuned model and base: evaluate, or grade-tuned where programs had to run first."""
+    evaluated = latest_succeeded(workspace, "evaluate")
+    if evaluated is not None and "awaits" in evaluated.summary:
+        return latest_succeeded(workspace, "grade-tuned")
+    return evaluated
+
+
 def termination_message(result: Result) -> str:
     """The result as one JSON line of at most 4 KiB: cut are the message, then whole lists, then the summary.
 

@@ -67,3 +67,8 @@ def plural(count: int, noun: str) -> str:
 def printable(text: str, keep: str = "") -> str:
     """Text from data without the characters that steer a terminal, turn text around or break an XML file."""
     return _STEERING.sub(lambda found: found[0] if found[0] in keep else "\N{REPLACEMENT CHARACTER}", text)
+
+
+def encodable(text: str) -> str:
+    """Text in which halves of a character (lone surrogates), which no file can hold, are replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -19,6 +19,13 @@ ALIAS = Cel(
     "must be 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit",
 )
 
+CANDIDATES = "candidate."
+"""What the names begin with under which runs ask a ModelServer for their candidates."""
+NO_CANDIDATE = Cel(
+    f"!self.startsWith('{CANDIDATES}')",
+    f"must not start with '{CANDIDATES}': runs that are scored on the server are asked under such names",
+)
+
 
 class ServerRef(ApiModel):
     """The ModelServer that serves the adapter."""
@@ -74,7 +81,7 @@ class AdapterDeploymentSpec(ApiModel):
     )
 
     server_ref: ServerRef = Field(description="The ModelServer to serve on. Cannot be changed.")
-    alias: Annotated[str, ALIAS] = Field(
+    alias: Annotated[str, ALIAS, NO_CANDIDATE] = Field(
         description="The model name that applications send in their requests. Cannot be changed. If two "
         "objects claim one alias on one server, the older one has it, and the other does not get it when the "
         "older one is deleted; see takeOverAlias.",

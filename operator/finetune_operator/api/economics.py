@@ -9,7 +9,7 @@ from finetune_operator.api.schema import ApiModel
 
 
 class Budget(ApiModel):
-    """What the GPUs of the run may cost. Prices are the administrator's; none is built in."""
+    """What the GPUs and the judge of the run may cost. No price is built in."""
 
     limit: Amount = Field(
         description="The most that the run may cost, a decimal number as a string. A run that is expected to "
@@ -17,7 +17,8 @@ class Budget(ApiModel):
         "Raising the limit lets it go on; it cannot be lowered."
     )
     currency: Currency = Field(
-        description="Currency of the limit, which must be that of the price of the gpuType, for example USD."
+        description="Currency of the limit, which must be that of the price of the gpuType, for example USD. "
+        "Without GPUs it is that of the judge's prices."
     )
 
 

@@ -214,9 +214,10 @@ class FineTuneJobSpec(ApiModel):
             ".evaluation.engine",
         ),
         Cel(
-            "!has(self.budget) || self.?resources.?gpusPerNode.orValue(1) > 0",
-            "spec.budget limits what GPUs cost, of which resources.gpusPerNode: 0 asks for none; remove "
-            "budget",
+            "!has(self.budget) || self.?resources.?gpusPerNode.orValue(1) > 0 || "
+            "self.?evaluation.?judge.?pricePerMillionInputTokens.hasValue()",
+            "spec.budget limits what GPUs and a judge with prices cost, and with resources.gpusPerNode: 0 "
+            "this run has neither; remove budget, or give the prices of spec.evaluation.judge",
             ".budget",
         ),
     )
@@ -267,7 +268,9 @@ class FineTuneJobSpec(ApiModel):
     )
     workspace: Workspace = Field(Workspace(), description="The volume that the run works on.")
     output: Output = Field(description="Where the result is published.")
-    budget: Budget | None = Field(None, description="What the GPUs of the run may cost. Default: no limit.")
+    budget: Budget | None = Field(
+        None, description="What the GPUs and the judge of the run may cost. Default: no limit."
+    )
     savings: Savings | None = Field(
         None, description="What the tuned model saves in use, for the break-even in status.cost."
     )

@@ -280,7 +280,9 @@ class Pinned(ApiModel):
         (), description="The administrator's arguments for the engine.", max_length=64
     )
     engine_profile: PinnedProfile | None = Field(
-        None, description="What the profile that spec.evaluation.engineProfile names adds to them."
+        None,
+        description="What the profile that spec.evaluation.engineProfile names adds to them; empty without "
+        "one, absent in runs that an operator without engine profiles started.",
     )
 
 

@@ -16,7 +16,7 @@ Digest: TypeAlias = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{6
 
 
 class Written(BaseModel):
-    """A part of a document that the operator writes; what the user left out is null."""
+    """A part of a document that the operator writes."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -162,6 +162,9 @@ class JobDocument(Written):
 
     Accelerator, budget and calibration are beside the spec: they change what is known in advance, never what
     a stage does, and so no digest. Nor does `engine`, which a run keeps from its first attempt on.
+
+    It says nothing of what is not set: a run keeps its trainer image through upgrades of the operator, and
+    that trainer refuses the fields that came after it, null or not.
     """
 
     schema_version: Literal[1] = 1
@@ -179,6 +182,10 @@ class JobDocument(Written):
     calibration: JobCalibration | None = None
     engine: JobEngine | None = None
     publish: PublishSpec | None = None
+
+    def to_json_value(self) -> dict[str, Any]:
+        """Plain JSON values under their public names, without what is null."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def job_spec(spec: FineTuneJobSpec) -> JobSpec:

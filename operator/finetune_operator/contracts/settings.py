@@ -235,12 +235,13 @@ class Settings(_Part):
 
 def pins(job: FineTuneJob, settings: Settings) -> Pinned:
     """What a run records of the settings at its first attempt."""
-    images, profile = settings.images, settings.engine_profiles.get(_profile_name(job) or "")
+    images = settings.images
+    profile = settings.engine_profiles.get(_profile_name(job) or "", EngineProfile())
     return Pinned(
         trainer_image=images.trainer,
         serving_image=images.serving,
         engine_args=settings.engine_args,
-        engine_profile=None if profile is None else PinnedProfile(args=profile.args, env=profile.env),
+        engine_profile=PinnedProfile(args=profile.args, env=profile.env),
     )
 
 

@@ -117,10 +117,14 @@ def candidate_source(job: FineTuneJob) -> str:
 def _engine(
     job: FineTuneJob, settings: Settings, stage: StageName, server: ModelServer | None
 ) -> JobEngine | None:
-    """For the stages that score; of a server prepare is told too, as it plans no GPUs for scoring then."""
+    """For the stages that score; of a server prepare is told too, as it plans no GPUs for scoring then.
+
+    A run that recorded no profile, not even an empty one, keeps a trainer that knows no `engine`.
+    """
     if server is not None and stage in {"prepare", *_SCORING_STAGES}:
         return JobEngine(server=_server(job, server))
-    if stage not in _SCORING_STAGES:
+    recorded = job.status.pinned
+    if stage not in _SCORING_STAGES or (recorded is not None and recorded.engine_profile is None):
         return None
     profile = scoring_profile(job, settings)
     return JobEngine(args=(*pinned(job, settings).engine_args, *profile.args), env=profile.env)

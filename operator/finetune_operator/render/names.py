@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from finetune_operator.api.adapterdeployment import CANDIDATES
 from finetune_operator.api.objects import GROUP, ApiObject
 
 MANAGED_BY = "finetune-operator"
@@ -65,8 +66,8 @@ def version_name(alias: str, digest: str) -> str:
 
 
 def candidate_name(owner: ApiObject) -> str:
-    """What stands for the alias in the version of a run's candidate."""
-    return f"candidate.{owner.metadata.name}"
+    """What stands for the alias in the version of a run's candidate; no alias may be called so."""
+    return f"{CANDIDATES}{owner.metadata.name}"
 
 
 def labels(owner: ApiObject, kind: str | None = None) -> dict[str, str]:

@@ -24,7 +24,8 @@ class Origin:
 
 _UNKNOWN = EvaluationRecord(
     outcome="Unknown",
-    message="No FineTuneJob of this namespace published this digest, so how good it is is not known here.",
+    message="No FineTuneJob of this namespace shows this digest as its artifact (it may have been deleted), "
+    "so how good it is is not known here; its manifest.json has what its own run found.",
 )
 
 

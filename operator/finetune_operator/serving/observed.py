@@ -110,6 +110,11 @@ class PodState:
             text(one, "alias"): one for one in items(self.state, "aliases") if one.get("answers") is False
         }
 
+    @property
+    def takes_candidates(self) -> bool:
+        """Whether its image knows versions that are asked without an alias; an older agent lists none."""
+        return self.state is None or "candidates" in self.state
+
     def _number(self, key: str) -> int:
         told = integer(self.state, key) or 0
         return told if 0 < told < MOST_GENERATIONS else 0

@@ -164,6 +164,13 @@ def _tried(version: str, step: Step, pods: Sequence[PodState]) -> Progress:
             f"All {count} adapter slots are taken ({shown}); waiting until one is free, or raise maxCpuLoras."
         )
         return Progress("Pending", "WaitingForSlot", message)
+    older = next((pod for pod in pods if not pod.takes_candidates), None)
+    if older is not None:
+        message = (
+            f"{older.name} runs an image that is older than candidates and answers them with 404; set "
+            "spec.upgrade.revision to a new value to start the pods with the operator's image."
+        )
+        return Progress("Failed", "ImageTooOld", message)
     if verified(version, step.table, pods):
         return Progress("Serving", "Ready", "Every ready replica holds it.")
     return _failure(version, pods) or Progress("Loading", "Loading", "It is being loaded and verified.")

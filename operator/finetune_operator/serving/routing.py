@@ -63,7 +63,8 @@ def next_step(
 ) -> Step:
     """One step towards what is wanted; `pods` are the live ones. Without a change the generation stays.
 
-    The candidate of a run is held without a route, in a slot that no alias needs: never the surge slot.
+    The candidate of a run is held without a route, in a slot that no alias needs: never the surge slot, also
+    while a version that is being rolled takes one of the others.
     """
     routes = _routes(current, wanted, pods)
     versions = _still_needed(current, routes, wanted, pods, candidate)
@@ -85,7 +86,7 @@ def next_step(
         else:
             without_slot.add(name)
     if candidate is not None and candidate.name not in versions:
-        if len(aliases) < slots.aliases and len(holding) < slots.engine:
+        if len(holding) < min(slots.aliases, slots.engine):
             versions[candidate.name] = candidate
             holding.add(candidate.name)
             aliases.add(alias_of(candidate.name))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from pydantic import ValidationError
 
@@ -17,6 +18,8 @@ from finetune_operator.serving.observed import Observed, Unreadable
 
 _WITHOUT_ALIAS = frozenset({"AliasConflict", "AliasOfBaseModel", "BaseOnly", "Unreadable"})
 """Reasons of the server for which an AdapterDeployment has no alias, or may have none."""
+Holders: TypeAlias = Mapping[str, str]
+"""The AdapterDeployment that has an alias, by alias."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +105,17 @@ def wanted_versions(observed: Observed) -> tuple[Wanted, ...]:
     The younger one does not inherit it: whoever deletes an object to create it anew would lose the alias to
     one that happened to wait.
     """
-    askers: list[AdapterDeployment | Unreadable] = [*observed.deployments, *observed.unreadable]
+    staying = [one for one in observed.deployments if one.metadata.deletion_timestamp is None]
+    askers: list[AdapterDeployment | Unreadable] = [*staying, *observed.unreadable]
+    holders = _holders(observed.server, askers)
     taken: dict[str, str] = {}
     wanted: list[Wanted] = []
     for one in sorted(askers, key=_age):
         if isinstance(one, Unreadable):
             unreadable = Rejection("Unreadable", one.message, keeps_route=one.alias not in taken)
             request = Wanted(one.alias, one.name, rejection=unreadable)
-        elif one.metadata.deletion_timestamp is None:
-            request = _wanted(observed.server, one, taken)
         else:
-            continue
+            request = _wanted(observed.server, one, taken, holders)
         if request.keeps_route:
             taken.setdefault(request.alias, request.deployment)
         wanted.append(request)
@@ -125,11 +128,28 @@ def _age(one: AdapterDeployment | Unreadable) -> tuple[str, str]:
     return str(one.metadata.creation_timestamp), one.metadata.name
 
 
-def _wanted(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Wanted:
+def _name(one: AdapterDeployment | Unreadable) -> str:
+    return one.name if isinstance(one, Unreadable) else one.metadata.name
+
+
+def _holders(server: ModelServer, askers: Sequence[AdapterDeployment | Unreadable]) -> Holders:
+    """Who has each alias by what the server told last. One that is gone keeps it from nobody, so that an
+    object may be replaced by one of another name in a single step.
+    """
+    there = set(map(_name, askers))
+    told = (one for one in server.status.adapters if one.reason not in _WITHOUT_ALIAS)
+    return {one.alias: one.deployment for one in told if one.deployment in there}
+
+
+def _wanted(
+    server: ModelServer, deployment: AdapterDeployment, taken: Mapping[str, str], holders: Holders
+) -> Wanted:
     looked_at = deployment.status.observed_generation == deployment.metadata.generation
     resolved = deployment.status.condition("Resolved")
     rejection = (
-        _conflict(server, deployment, taken) or _base_only(server) or _outside_store(server, deployment)
+        _conflict(server, deployment, taken, holders)
+        or _base_only(server)
+        or _outside_store(server, deployment)
     )
     return Wanted(
         alias=deployment.spec.alias,
@@ -169,7 +189,9 @@ def _entry(name: str, source: str, digest: str, allow_unpromoted: bool) -> Manif
         return None
 
 
-def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[str, str]) -> Rejection | None:
+def _conflict(
+    server: ModelServer, deployment: AdapterDeployment, taken: Mapping[str, str], holders: Holders
+) -> Rejection | None:
     alias = deployment.spec.alias
     if alias == server.spec.base_name:
         message = f"{alias} is the name of the server's base model; create the object with another alias."
@@ -177,7 +199,7 @@ def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[st
     if alias in taken:
         message = f"{alias} is already served by AdapterDeployment {taken[alias]}, which is older."
         return Rejection("AliasConflict", message, keeps_route=False)
-    if _was_anothers(server, deployment) and not deployment.spec.take_over_alias:
+    if _was_anothers(server, deployment, holders) and not deployment.spec.take_over_alias:
         message = (
             f"{alias} was served by another AdapterDeployment when this one asked for it; set "
             "spec.takeOverAlias to true to serve it from here, or delete this object."
@@ -186,17 +208,17 @@ def _conflict(server: ModelServer, deployment: AdapterDeployment, taken: dict[st
     return None
 
 
-def _was_anothers(server: ModelServer, deployment: AdapterDeployment) -> bool:
-    """Whether another one had the alias: by its own status, or by what the server told last, which still
-    knows whose it was before the operator was away, and is written first.
+def _was_anothers(server: ModelServer, deployment: AdapterDeployment, holders: Holders) -> bool:
+    """Whether another one had the alias when this one asked: by its own status, or by the server's, which is
+    written first.
     """
-    mine = deployment.metadata.name
-    told = {
-        one.deployment: one.reason for one in server.status.adapters if one.alias == deployment.spec.alias
-    }
-    others = [name for name, reason in told.items() if name != mine and reason not in _WITHOUT_ALIAS]
-    refused = told.get(mine) == "AliasConflict"
-    return bool(deployment.status.alias_conflict) or refused or bool(others)
+    asked = (deployment.metadata.name, deployment.spec.alias)
+    refused = any(
+        (one.deployment, one.alias) == asked and one.reason == "AliasConflict"
+        for one in server.status.adapters
+    )
+    held = holders.get(deployment.spec.alias, deployment.metadata.name) != deployment.metadata.name
+    return bool(deployment.status.alias_conflict) or refused or held
 
 
 def _base_only(server: ModelServer) -> Rejection | None:

@@ -18,7 +18,7 @@ from finetune_operator.render.names import workspace_name
 from finetune_operator.render.resources import gpus
 from finetune_operator.render.volumes import sources, workspace_claim
 from finetune_operator.stages.decision import evaluated
-from finetune_operator.stages.money import excess, price_problem
+from finetune_operator.stages.money import excess, pays_judge, price_problem
 from finetune_operator.stages.observed import Observed, Run
 
 SUSPENDED = "spec.suspend is true; set it to false to go on from where the run stopped."
@@ -40,7 +40,7 @@ def halt(run: Run, stage: StageName, *, reemits: bool) -> Blocker | None:
     """Why a stage must not run although it could: the run is suspended, or its budget used up."""
     if run.job.spec.suspend:
         return Blocker("Suspended", SUSPENDED, stalled=False)
-    costs = gpus(run.job, stage) and not reemits
+    costs = (gpus(run.job, stage) or pays_judge(run.job, stage)) and not reemits
     message = excess(run.job, run.status, run.now) if costs else None
     return None if message is None else Blocker("BudgetExceeded", message, stalled=False)
 
@@ -104,6 +104,7 @@ def _scoring_server(run: Run, stage: StageName) -> Iterator[Blocker]:
         return
     yield from _fits(run.job, engine, server)
     if stage != "prepare":
+        yield from _at_rest(server)
         yield from _same_base(run, server)
 
 
@@ -137,17 +138,32 @@ def _fits(job: FineTuneJob, engine: ScoringEngine, server: ModelServer) -> Itera
         )
 
 
-def _same_base(run: Run, server: ModelServer) -> Iterator[Blocker]:
-    name, resolved = server.metadata.name, run.status.resolved
+def _at_rest(server: ModelServer) -> Iterator[Blocker]:
+    """Answers are kept under the pod template that gave them, so all pods must be of one, the server's."""
+    name, status, asked = server.metadata.name, server.status, server.spec.base_model.fingerprint
     if server.spec.replicas == 0:
         message = f"ModelServer {name} is scaled to zero; set its spec.replicas to 1 or more."
         yield Blocker("ServerStopped", message, stalled=False)
+    behind = (status.observed_generation or 0) < (server.metadata.generation or 0)
+    if behind or (status.template is not None and status.template.proven is False):
+        message = f"ModelServer {name} is rolling out its pods; scoring begins once all of them are replaced."
+        yield Blocker("ServerRolling", message, stalled=False)
+    if None not in (asked, status.base_fingerprint) and asked != status.base_fingerprint:
+        message = (
+            f"ModelServer {name} asks for the base {str(asked)[:19]} in spec.baseModel.fingerprint, and its "
+            f"pods have {str(status.base_fingerprint)[:19]}; scoring begins once they have that one."
+        )
+        yield Blocker("ServerRolling", message, stalled=False)
+
+
+def _same_base(run: Run, server: ModelServer) -> Iterator[Blocker]:
+    name, resolved = server.metadata.name, run.status.resolved
     trained = resolved.base_fingerprint if resolved is not None else None
     here = server.status.base_fingerprint
     if here is None:
         message = f"No replica of ModelServer {name} has told the fingerprint of its base yet."
         yield Blocker("ServerNotReady", message, stalled=False)
-    elif trained is not None and trained != here:
+    elif trained is not None and trained not in (here, server.spec.base_model.derived_from):
         yield Blocker(
             "OtherBase",
             f"The run tunes the base {trained[:19]}, and ModelServer {name} has {here[:19]}: create a "

@@ -54,8 +54,8 @@ class Decision:
     """What one step of a run decides. What is left out stays as it is, but `waiting` must be said each time.
 
     `attempts` are new or changed ones; of `resolved`, `plan`, `cost` and `scores` what is known replaces what
-    was, `pinned` is kept; `title` is the stage as kubectl shows it; `idle` when there are no pods, of which
-    progress could be shown; `again` is in seconds.
+    was, `pinned` is kept; `title` is the stage as kubectl shows it; `scored` when the scorer has said that it
+    asks no candidate; `idle` when there are no pods, of which progress could be shown; `again` is in seconds.
     """
 
     actions: tuple[Action, ...] = ()
@@ -71,6 +71,7 @@ class Decision:
     scores: Scores | None = None
     artifact: Artifact | None = None
     candidate: Candidate | None = None
+    scored: bool = False
     ending: Ending | None = None
     idle: bool = False
     again: float | None = None
@@ -151,11 +152,13 @@ def ended(status: FineTuneJobStatus) -> bool:
 def fold(status: FineTuneJobStatus, decision: Decision, generation: int, now: datetime) -> FineTuneJobStatus:
     """The status after a decision.
 
-    A candidate is asked for while pods score it: whatever ends them, the server may forget it.
+    A candidate is asked for while pods score it: when they say that they have, and whatever ends them, the
+    server may forget it. A scorer that is silent still needs it.
     """
     closes = decision.idle or any(attempt.finish_time for attempt in decision.attempts)
     attempts = recorded(status.attempts, decision.attempts)
-    scores = any(a.stage == "evaluate" and a.state in ("Recorded", "Running") for a in attempts)
+    works = any(a.stage == "evaluate" and a.state in ("Recorded", "Running") for a in attempts)
+    scores = works and not closes and not decision.scored
     update = {
         "conditions": with_facts(status.conditions, map(_worded, decision.facts), generation, now),
         "attempts": attempts,
@@ -168,7 +171,7 @@ def fold(status: FineTuneJobStatus, decision: Decision, generation: int, now: da
         "cost": merged(status.cost, decision.cost),
         "scores": merged(status.scores, decision.scores),
         "artifact": decision.artifact or status.artifact,
-        "candidate": (decision.candidate or status.candidate) if scores and not closes else None,
+        "candidate": (decision.candidate or status.candidate) if scores else None,
     }
     after = status.model_copy(update=update)
     return after if decision.ending is None else _ended(after, decision.ending, generation, now)

@@ -9,7 +9,7 @@ from statistics import median
 
 from finetune_operator.api.economics import Budget
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt, Cost, FineTuneJobStatus
+from finetune_operator.api.finetunejobstatus import Attempt, Cost, FineTuneJobStatus, StageName
 from finetune_operator.contracts.job import JobCalibration
 from finetune_operator.contracts.settings import Settings
 from finetune_operator.core.actions import Manifest
@@ -27,6 +27,13 @@ def priced(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Attempt:
     found = accelerator(job, settings)
     price = None if found is None else found.price_per_hour
     return attempt.model_copy(update={"gpus": held_gpus, "price_per_hour": price})
+
+
+def pays_judge(job: FineTuneJob, stage: StageName) -> bool:
+    """Whether a stage asks a judge whose prices are known, wherever its pods run."""
+    judge = job.spec.evaluation.judge if job.spec.evaluation is not None else None
+    priced = judge is not None and judge.price_per_million_input_tokens is not None
+    return priced and stage in ("baseline", "evaluate")
 
 
 def accounted(
@@ -49,7 +56,9 @@ def cost_so_far(
     if amount is None:
         return None
     known = status.cost.currency if status.cost is not None else None
-    return Cost(spent=in_money(amount), currency=known or (gpu.currency if gpu is not None else None))
+    of_gpu = gpu.currency if gpu is not None else None
+    limited = job.spec.budget.currency if job.spec.budget is not None else None
+    return Cost(spent=in_money(amount), currency=known or of_gpu or limited)
 
 
 def spent(attempts: Iterable[Attempt], now: datetime) -> Decimal | None:
@@ -149,9 +158,12 @@ _REMEDY = "raise spec.budget.limit, which may grow, and the run goes on"
 
 
 def price_problem(job: FineTuneJob, settings: Settings) -> str | None:
-    """Why the budget of a run cannot be kept, in a sentence that names the field or the setting to change."""
+    """Why the budget of a run cannot be kept, in a sentence that names the field or the setting to change.
+
+    Without GPUs it limits what the judge costs, whose prices are in its currency.
+    """
     budget, found = job.spec.budget, accelerator(job, settings)
-    if budget is None:
+    if budget is None or not job.spec.resources.gpus_per_node:
         return None
     if found is None:
         return (
@@ -173,7 +185,7 @@ def price_problem(job: FineTuneJob, settings: Settings) -> str | None:
 
 
 def excess(job: FineTuneJob, status: FineTuneJobStatus, now: datetime) -> str | None:
-    """Why the budget lets no GPU work, in a sentence with the numbers and the remedy; None when it does."""
+    """Why the budget lets nothing work that costs, in a sentence with numbers and remedy; None if it does."""
     budget = job.spec.budget
     if budget is None:
         return None
@@ -182,7 +194,7 @@ def excess(job: FineTuneJob, status: FineTuneJobStatus, now: datetime) -> str | 
     if amount >= limit:
         return (
             f"The run has cost {in_money(amount)} {budget.currency} and spec.budget.limit is {budget.limit}; "
-            f"its GPUs are given back, training after a checkpoint: {_REMEDY}."
+            f"its pods are stopped, training after a checkpoint: {_REMEDY}."
         )
     return _too_expensive(status.cost, budget, limit)
 

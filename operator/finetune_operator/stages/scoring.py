@@ -84,7 +84,7 @@ def candidate(run: Run) -> Candidate | None:
     """What the scorer published for its ModelServer, as far as it has told: it says the digest alone."""
     job, engine = run.job, run.job.spec.scoring_engine
     digest = text(run.observed.progress, "candidate")
-    if engine is None or text(run.observed.progress, "stage") != "evaluate" or not _DIGEST.fullmatch(digest):
+    if engine is None or not _told(run) or not _DIGEST.fullmatch(digest):
         return None
     return Candidate(
         server=engine.server_ref.name,
@@ -93,6 +93,15 @@ def candidate(run: Run) -> Candidate | None:
         digest=digest,
         key=engine.api_key.key if engine.api_key is not None else None,
     )
+
+
+def scored(run: Run) -> bool:
+    """Whether the scorer says that it asks no candidate: not yet, or not any more, as its judge works."""
+    return _told(run) and not text(run.observed.progress, "candidate")
+
+
+def _told(run: Run) -> bool:
+    return text(run.observed.progress, "stage") == "evaluate"
 
 
 def candidate_trouble(run: Run) -> Trouble | None:

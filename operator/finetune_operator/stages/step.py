@@ -235,7 +235,7 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
         return _suspended(run, stage, attempt, child)
     progress = progress_now(run, stage)
     trouble = trouble_now(run, attempt, child, pods, progress) or scoring.candidate_trouble(run)
-    asked = scoring.candidate(run)
+    asked, scored = scoring.candidate(run), scoring.scored(run)
     if trouble is None and not scheduled(child, pods) and attempt.state == "Recorded":
         return Decision(again=run.settings.progress_seconds)  # its pods are about to come
     begun = at_work(attempt, pods)
@@ -243,13 +243,15 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
         works = _works(run, stage, begun, pods, placed=scheduled(child, pods))
         hang = seconds_until_hang(run, begun, progress)
         looks = [seconds for seconds in (works.again, hang) if seconds is not None]
-        return replace(works, progress=progress, candidate=asked, again=min(looks, default=None))
+        again = min(looks, default=None)
+        return replace(works, progress=progress, candidate=asked, scored=scored, again=again)
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
         return _record(run, stage, attempt, outcome, had_nodes=False)
     shows = waits(run, stage, wait, stalled=trouble.stalled)
-    return replace(shows, attempts=(begun,), candidate=asked).adding(_current(wait.reason, wait.message))
+    shows = replace(shows, attempts=(begun,), candidate=asked, scored=scored)
+    return shows.adding(_current(wait.reason, wait.message))
 
 
 def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blocker) -> Decision:

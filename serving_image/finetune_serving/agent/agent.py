@@ -25,6 +25,7 @@ from finetune_serving.agent.routes import (
     ready_versions,
     refusals,
     refused_candidates,
+    versions_of,
 )
 from finetune_serving.agent.slowdown import Subject
 from finetune_serving.agent.steps import Steps
@@ -84,8 +85,12 @@ class Agent:
         return state(self._snapshot(), process, self._ledger.tally)
 
     def at_rest(self) -> Subject | None:
-        """What the slowdown can be measured with: None unless all is done and an adapter answers."""
-        ready = sorted(ready_versions(self._world.records))
+        """What the slowdown can be measured with: None unless all is done and an alias answers.
+
+        A candidate is none: it goes as soon as its run has scored it.
+        """
+        routed = {name for route in self._world.routes.values() for name in versions_of(route)}
+        ready = sorted(ready_versions(self._world.records) & routed)
         busy = self._due is not None or self._world.folders or self._book.closing
         if busy or not self._book.ready or not ready:
             return None

@@ -62,6 +62,7 @@ def state(world: World, process: Process, tally: Callable[[str], Counts]) -> Sta
         base=BaseState(name=manifest.base.name if manifest else "", fingerprint=process.fingerprint),
         versions=tuple(_version(r, tally(name)) for name, r in sorted(world.records.items())),
         aliases=alias_states(manifest, world.routes, world.records, engine_up=up) if manifest else (),
+        candidates=tuple(sorted(manifest.on_trial())) if manifest else (),
         message=reason or process.problem,
     )
 

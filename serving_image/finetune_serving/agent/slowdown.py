@@ -91,12 +91,14 @@ class SlowdownWatch(Collector):
         return not self._ledger.in_flight and time.monotonic() - self._ledger.last_asked > QUIET_SECONDS
 
     async def _try(self, subject: Subject) -> None:
-        """Measure; an engine that cannot now is asked again, one that refuses is not."""
+        """Measure; an engine that cannot now is asked again, one that refuses what it still holds is not."""
         try:
             found = await self._unless_asked(subject)
         except (EngineLostError, EngineSlowError):
             return
         except Exception as error:
+            if self._at_rest() != subject:
+                return  # the version was removed between the check and our request
             logger.warning("the slowdown by LoRA cannot be measured: %s", error)
             self._done_with = subject.engine_id
             return

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_operator.api.adapterdeployment import AdapterDeploymentSpec
 from finetune_operator.api.finetunejobstatus import STAGES
 from finetune_operator.api.objects import ApiObject, Metadata
 from finetune_operator.core.sources import Source, SourceError, parse_source
@@ -47,6 +48,14 @@ def test_a_version_names_its_alias_and_digest() -> None:
     assert names.version_name("drug-reviews", "sha256:" + "0123456789ab" * 5 + "cdef") == (
         "drug-reviews--0123456789ab"
     )
+
+
+def test_no_alias_may_have_the_name_of_a_candidate() -> None:
+    alias = AdapterDeploymentSpec.model_json_schema()["properties"]["alias"]
+    rules = " ".join(rule["rule"] for rule in alias["x-kubernetes-validations"])
+    refused = re.findall(r"!self\.startsWith\('(.+)'\)", rules)
+    assert refused == ["candidate."]
+    assert names.candidate_name(_owner("run")).startswith(refused[0])
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ OUTCOMES = [
         run("Promote", promoted=True), DIRECT, "Passed", "FineTuneJob run", id="it is named by its digest"
     ),
     pytest.param(None, DIRECT, "Unknown", "not known here", id="its run is not in this namespace"),
+    pytest.param(None, DIRECT, "Unknown", "may have been deleted", id="its run is gone"),
     pytest.param(
         run("Promote", promoted=True), {"adapter": {**DIRECT["adapter"], "digest": OTHER}}, "Unknown",
         "not known here", id="the run published another digest by now",

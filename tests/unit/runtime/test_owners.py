@@ -169,6 +169,20 @@ def test_who_published_an_artifact_is_found_by_its_digest(owners: Owners) -> Non
     assert owners.publishing("demo", "sha256:a") is None, "it was created anew and has published nothing"
 
 
+def test_a_run_wakes_who_names_its_artifact_by_the_digest(owners: Owners) -> None:
+    pinned = {"serverRef": {"name": "s"}, "adapter": {"source": "pvc://a/b", "digest": "sha256:a"}}
+    published = {"artifact": {"digest": "sha256:a"}}
+    owners.brought(ADAPTER, manifest(1, spec=pinned), deleted=False)
+    assert owners.brought(RUN, manifest(2), deleted=False) == {RUN}
+    owners.rewritten(RUN, manifest(3, status=published))
+    assert owners.brought(RUN, manifest(3, status=published), deleted=False) == {ADAPTER}
+    assert owners.brought(RUN, manifest(4, "another"), deleted=False) == {RUN, ADAPTER}, "created anew"
+    owners.brought(RUN, manifest(5, "another", status=published), deleted=False)
+    assert owners.brought(RUN, manifest(6, "another"), deleted=True) == {RUN, ADAPTER}
+    other = Key("FineTuneJob", "other", "run")
+    assert owners.brought(other, manifest(7, status=published), deleted=False) == {other}
+
+
 def test_an_artifact_whose_run_is_gone_is_published_by_nobody(owners: Owners) -> None:
     owners.brought(RUN, manifest(1, status={"artifact": {"digest": "sha256:a"}}), deleted=False)
     owners.brought(RUN, manifest(2), deleted=True)

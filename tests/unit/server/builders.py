@@ -95,7 +95,7 @@ def pod(
 ) -> PodState:
     """A pod whose agent says that it holds these versions; a name alone is a version that is Ready."""
     said = [held(one) if isinstance(one, str) else one for one in versions]
-    state: dict[str, Any] = {"processId": name, "ready": ready, "versions": said}
+    state: dict[str, Any] = {"processId": name, "ready": ready, "versions": said, "candidates": []}
     state |= {"generation": applied, "appliedGeneration": applied}
     spec = {"nodeName": "node-1"}
     manifest = {"metadata": {"name": name}, "spec": spec, "status": {"phase": phase, **status}}

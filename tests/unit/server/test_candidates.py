@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,6 +96,17 @@ def test_where_a_candidate_stands_is_told(held: Any, expected: tuple[str, str]) 
     world = scoring(run())
     serve(world, *held)
     assert states(world) == {"run": expected}
+
+
+def test_a_pod_whose_image_is_older_than_candidates_is_not_said_to_have_one() -> None:
+    world = scoring(run())
+    older = pod(V1, candidate(), applied=world.status["manifestGeneration"])
+    told = {key: value for key, value in (older.state or {}).items() if key != "candidates"}
+    world.pods = (replace(older, state=told),)
+    world.reconcile()
+    assert states(world) == {"run": ("Failed", "ImageTooOld")}
+    (entry,) = world.status["candidates"]
+    assert "spec.upgrade.revision" in entry["message"]
 
 
 def test_a_run_that_has_ended_or_is_gone_leaves_nothing_behind() -> None:

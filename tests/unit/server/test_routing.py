@@ -200,6 +200,16 @@ def test_a_new_alias_waits_for_a_slot_that_comes_free_by_itself(
     assert "come free" in told.message
 
 
+def test_a_candidate_waits_while_a_roll_leaves_the_surge_slot_alone() -> None:
+    current = table(2, (V1, V2, OTHER), reviews=V1, other=OTHER)
+    pods = [pod(V1, held(V2, "Loading"), OTHER, applied=2)]
+    slots, tried = Slots(aliases=3, engine=4), entry("candidate.run--dddddddddddd")
+    rolling = next_step(current, [want(V2), want(OTHER, "other")], pods, slots, tried)
+    assert rolling.without_slot == {tried.name}
+    after = next_step(rolling.table, [want(V2), want(NEXT_OTHER, "other")], pods, slots, tried)
+    assert NEXT_OTHER in after.holding, "the next alias rolls at once"
+
+
 def test_two_rolls_on_a_full_server_take_turns_and_the_second_names_the_first() -> None:
     wanted = [want(V2), want(NEXT_OTHER, "other")]
     pods = [pod(V1, OTHER, held(V2, "Loading"), applied=2)]

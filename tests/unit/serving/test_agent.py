@@ -130,6 +130,7 @@ async def test_a_candidate_is_loaded_and_no_pod_waits_for_it(
     pod.write(1, [routed, entry], candidates=(tried["name"],), reviews=routed["name"])
     await pod.until(lambda s: s.ready and pod.phases().get(tried["name"]) == "Ready")
     assert dict(pod.book.table.candidates) == {tried["name"]: None}
+    assert pod.agent.state().candidates == (tried["name"],)
     assert [alias.alias for alias in pod.agent.state().aliases] == ["reviews"]
     pod.write(2, [routed], reviews=routed["name"])
     await pod.until(lambda s: [v.name for v in s.versions] == [routed["name"]])
@@ -184,8 +185,9 @@ async def test_a_restarted_engine_gets_everything_again_before_the_pod_is_ready(
     pod.write(1, [entry], reviews=entry["name"])
     await pod.until(lambda s: s.ready)
     await stand_in.stop()
-    await pod.until(lambda s: s.message == "waiting for the engine")
-    assert not pod.book.can_answer(entry["name"])
+    await pod.until(
+        lambda s: s.message == "waiting for the engine" and not pod.book.can_answer(entry["name"])
+    )
     await stand_in.restart()
     await pod.until(lambda s: s.ready and s.engine_id == "engine-1+")
     assert entry["name"] in stand_in.loras

@@ -11,7 +11,7 @@ from finetune_serving import buckets
 from finetune_serving.fetch_base import MARKER, Base, fetch_base
 from finetune_serving.fingerprint import base_fingerprint
 from tests.google_storage import google_storage
-from tests.s3_server import ACCESS_KEY, REGION, SECRET_KEY, serving
+from tests.s3_server import ACCESS_KEY, REGION, SECRET_KEY, refusing, serving
 from tests.unit.serving.conftest import tiny_weights
 
 pytestmark = pytest.mark.slow  # builds the server once, and the client library tries again for seconds
@@ -157,6 +157,30 @@ def test_what_is_wrong_is_said_in_one_line(
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.message.startswith(source)
     assert text in record.message
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "text"),
+    [
+        pytest.param("ExpiredToken", 400, "refuses the session token (ExpiredToken)", id="an expired token"),
+        pytest.param("InvalidToken", 400, "refuses the session token (InvalidToken)", id="a malformed token"),
+        pytest.param("AuthorizationHeaderMalformed", 400, "another region", id="another region"),
+        pytest.param("PermanentRedirect", 301, "another region", id="a bucket that is elsewhere"),
+        pytest.param("InvalidArgument", 400, "cannot be read now", id="an error that says neither"),
+    ],
+)
+def test_an_old_token_and_a_wrong_region_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, status: int, text: str
+) -> None:
+    (tmp_path / "secret").mkdir()
+    for key in ("accessKeyId", "secretAccessKey", "sessionToken"):
+        (tmp_path / "secret" / key).write_text("temporary")
+    monkeypatch.setenv("FT_S3_REGION", REGION)
+    with refusing(code, status) as address:
+        monkeypatch.setenv("FT_S3_ENDPOINT", address)
+        with pytest.raises(buckets.BucketError) as caught:
+            buckets.copy_folder("s3://models/base", tmp_path / "base", tmp_path / "secret", bool)
+    assert text in str(caught.value)
 
 
 def test_a_store_that_is_away_and_a_full_disk_are_told_apart(

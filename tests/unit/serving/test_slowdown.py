@@ -125,6 +125,19 @@ async def test_an_engine_that_gives_no_answer(error: Exception, repeated: bool) 
     assert (len(engine.asked) > 1, one.found) == (repeated, None)
 
 
+async def test_a_version_that_goes_while_it_is_asked_does_not_end_the_measurement() -> None:
+    class Removing(Engine):
+        async def answer_seconds(self, model: str, tokens: int) -> float:
+            if model == SUBJECT.version:
+                raise EngineAnswerError("404")
+            return await super().answer_seconds(model, tokens)
+
+    one = watch(Removing(base=[1.0], b_1=[2.0]), SUBJECT, SUBJECT, Subject("engine-1", "base", "b--1"))
+    await ran(one)
+    assert one.found is not None
+    assert (one.found.version, one.found.ratio) == ("b--1", 2.0)
+
+
 @pytest.fixture
 async def client(stand_in: StandInEngine) -> AsyncIterator[EngineClient]:
     async with session(stand_in.path, force_close=True) as calls:
@@ -161,6 +174,15 @@ async def test_a_pod_is_at_rest_once_an_adapter_answers_and_nothing_is_left_to_d
     await pod.until(lambda _: pod.agent.at_rest() == Subject("engine-1", "base", entry["name"]))
     pod.book.closing = True
     assert pod.agent.at_rest() is None
+
+
+async def test_a_candidate_is_not_measured(pod: Pod, publish: Publish) -> None:
+    tried, routed = publish("a"), publish("b")
+    pod.write(1, [tried], candidates=(tried["name"],))
+    await pod.until(lambda _: pod.phases() == {tried["name"]: "Ready"})
+    assert pod.agent.at_rest() is None
+    pod.write(2, [tried, routed], candidates=(tried["name"],), reviews=routed["name"])
+    await pod.until(lambda _: pod.agent.at_rest() == Subject("engine-1", "base", routed["name"]))
 
 
 async def test_the_result_is_a_metric_with_its_time_and_none_before() -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import Attempt
+from finetune_operator.api.finetunejobstatus import Attempt, StageName
 from finetune_operator.contracts.digests import spec_digest
-from finetune_operator.stages.money import judged
+from finetune_operator.stages.money import judged, pays_judge
 from tests.unit.stages.kubernetes_simulation import KubernetesSimulation, merged, result_of
 from tests.unit.stages.rendered import STAGES, engine_of, main_of, mounts_of, pod_of
+from tests.unit.stages.test_scoring_on_server import BASE, server
 
 Object = dict[str, Any]
 HOUR = 3600
@@ -94,6 +95,43 @@ def test_a_running_judge_is_stopped_when_the_budget_is_used_up() -> None:
     assert world.condition("Admitted") == ("False", "BudgetExceeded")
     world.change(budget={"limit": "50"})
     assert world.condition("Admitted") == ("True", "Scheduled")
+
+
+SCORED_ELSEWHERE = {"evaluation": {"engine": {"serverRef": {"name": "shared"}}}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"resources": {"gpusPerNode": 0, "cpu": "2"}}, id="on the CPU"),
+        pytest.param({**GPUS, **SCORED_ELSEWHERE}, id="on a ModelServer"),
+    ],
+)
+def test_a_judge_is_stopped_at_the_budget_where_scoring_holds_no_gpu(changes: Object) -> None:
+    budget = {"budget": {"limit": "5", "currency": "USD"}}
+    world = KubernetesSimulation(**merged({**changes, **budget}, JUDGED))
+    world.server = server()
+    world.settle().end(result_of("prepare", baseFingerprint=BASE))
+    assert "-baseline-" in world.running()
+    world.progress = {"stage": "baseline", "step": 9, "judgeCost": 5.5}
+    world.pass_time(60)
+    world.pass_time(60)
+    assert world.condition("Admitted") == ("False", "BudgetExceeded")
+    assert world.pods.get(world.running(), []) == []
+    assert cost(world) == {"spent": "5.50", "currency": "USD"}
+    world.change(budget={"limit": "50"})
+    assert world.condition("Admitted") == ("True", "Scheduled")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_judge_without_prices_costs_nothing_that_a_budget_could_count(stage: StageName) -> None:
+    unpriced = {**JUDGE, **dict.fromkeys(PRICES)}
+    assert not pays_judge(run_of(merged(JUDGED, {"evaluation": {"judge": unpriced}})), stage)
+    assert pays_judge(run_of(JUDGED), stage) == (stage in ("baseline", "evaluate"))
+
+
+def run_of(changes: Object) -> FineTuneJob:
+    return FineTuneJob.model_validate(KubernetesSimulation(**changes).object)
 
 
 def test_an_attempt_that_is_lost_keeps_what_its_judge_cost_and_reading_its_result_costs_nothing() -> None:

@@ -428,7 +428,6 @@ def test_the_engine_beside_a_scorer_runs_by_its_profile_and_the_scorer_is_told(s
     assert job["engine"] == {
         "args": ["--enforce-eager", "--quantization", "fp8"],
         "env": {"A": "1", "PROXY": "mine"},
-        "server": None,
     }
 
 

@@ -137,6 +137,48 @@ def test_after_prepare_the_base_is_compared(found: ModelServer, reason: str, sta
     assert "-baseline-" in world.settle().running()
 
 
+def test_a_server_of_a_quantised_form_of_the_base_scores_its_adapters() -> None:
+    quantised = {"source": "pvc://models/small-fp8", "derivedFrom": BASE}
+    assert (
+        "-baseline-" in to(simulation(server(OTHER, baseModel=quantised), **NO_QUEUE), "baseline").running()
+    )
+
+
+def rolling(proven: bool = False, seen: int = 2, told: str = BASE, **spec: Any) -> ModelServer:
+    """A server whose operator has seen this generation of its spec, of 2."""
+    found = server(told, **spec)
+    record = {
+        "controllerRevision": "shared-template-1",
+        "specDigest": OTHER,
+        "cause": "Spec",
+        "proven": proven,
+    }
+    body = found.model_dump(mode="json", by_alias=True)
+    body["status"] |= {"template": record, "observedGeneration": seen}
+    body["metadata"] |= {"generation": 2}
+    return ModelServer.model_validate(body)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(rolling(), id="pods of the template before may answer"),
+        pytest.param(rolling(proven=True, seen=1), id="its spec was changed a moment ago"),
+        pytest.param(
+            rolling(proven=True, baseModel={"source": "pvc://models/small", "fingerprint": OTHER}),
+            id="its pods have another base than its spec asks for",
+        ),
+    ],
+)
+def test_scoring_waits_until_a_server_has_come_to_rest(found: ModelServer) -> None:
+    world = simulation(found, **NO_QUEUE).settle()
+    world.end(result_of("prepare", baseFingerprint=BASE))
+    assert world.condition("Admitted") == ("False", "ServerRolling")
+    assert world.condition("Stalled")[0] == "False"
+    world.server = rolling(proven=True)
+    assert "-baseline-" in world.settle().running()
+
+
 def test_a_run_without_an_evaluation_needs_no_server() -> None:
     world = simulation(None, **NO_QUEUE)
     world.object["spec"]["evaluation"] = {**ON_GPUS["evaluation"], "accept": ["EvalMissing"]}
@@ -182,6 +224,21 @@ def test_a_candidate_that_waits_for_a_slot_is_shown_with_the_reason() -> None:
 @pytest.mark.parametrize("held", ["Ready", "Loading"])
 def test_a_candidate_on_its_way_is_no_trouble(held: str) -> None:
     assert "waiting" not in scoring(state(held, held)).status
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        pytest.param({"stage": "evaluate", "candidate": None}, False, id="its judge works"),
+        pytest.param(None, True, id="it is silent"),
+    ],
+)
+def test_the_wish_ends_once_the_scorer_says_that_every_question_is_answered(told: Any, kept: bool) -> None:
+    world = scoring()
+    world.progress = told
+    world.settle()
+    assert ("candidate" in world.status) == kept
+    assert "-evaluate-" in world.running()
 
 
 ENDS = [

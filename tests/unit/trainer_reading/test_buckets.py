@@ -11,7 +11,7 @@ from finetune_trainer.errors import SourceUnavailableError, UserError
 from finetune_trainer.sources.fetch import locate
 from finetune_trainer.sources.located import Located
 from tests.google_storage import google_storage
-from tests.s3_server import ACCESS_KEY, REGION, SECRET_KEY, serving
+from tests.s3_server import ACCESS_KEY, REGION, SECRET_KEY, refusing, serving
 
 Fetch = Callable[[str], Located]
 OBJECTS = {
@@ -115,6 +115,24 @@ def test_a_wrong_region_is_the_administrators(s3: Fetch, monkeypatch: pytest.Mon
     monkeypatch.setenv("FT_S3_REGION", "us-other-1")
     with pytest.raises(UserError, match="another region"):
         s3("s3://data/rows")
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        pytest.param(404, r"refuses the session token \(ExpiredToken\)", id="by the answer to a listing"),
+        pytest.param(400, "expired or malformed, or it is a request to another region", id="by no reason"),
+    ],
+)
+def test_an_old_token_is_named(
+    head: int, text: str, secret: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret(accessKeyId="temporary", secretAccessKey="temporary", sessionToken="old")
+    monkeypatch.setenv("FT_S3_REGION", REGION)
+    with refusing("ExpiredToken", 400, head) as address:
+        monkeypatch.setenv("FT_S3_ENDPOINT", address)
+        with pytest.raises(UserError, match=text):
+            locate(DatasetSpec(source="s3://data/rows"), tmp_path / "scratch", "train")
 
 
 def test_a_server_that_is_away_is_tried_again(s3: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """CodeAssert through baseline, the sandbox, grade-base, evaluate and grade-tuned, against a stand-in engine."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -14,10 +15,13 @@ import pytest
 from finetune_trainer.contracts import Result
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import write_atomically
+from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import result_path
 from finetune_trainer.scoring.code import code_of
-from finetune_trainer.stages import baseline, evaluate
-from tests.unit.trainer_train.conftest import EVALUATION
+from finetune_trainer.stages import baseline, evaluate, publish
+from finetune_trainer.workspace import destination_dir
+from tests.unit.trainer_report.examples import clean
+from tests.unit.trainer_train.conftest import DIGEST, EVALUATION
 
 PACKAGE = Path(__file__).parents[3] / "trainer_image"
 HOLDOUT = [
@@ -56,25 +60,31 @@ def run_programs(run: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_SANDBOX_RESULTS", str(results))
 
 
-async def stage(function: Callable[..., Result], run: Any) -> Result:
+async def stage(function: Callable[..., Result], run: Any, name: str = "baseline") -> Result:
     """Run the stage in a thread, as it has an event loop of its own, and keep its result as the runner does."""
-    result = await asyncio.to_thread(function, run.job, run.workspace)
-    write_atomically(result_path(run.workspace, run.job.stage, run.job.input_digest), result.to_json())
+    job = run.job.model_copy(update={"stage": name})
+    result = await asyncio.to_thread(function, job, run.workspace)
+    write_atomically(result_path(run.workspace, name, job.input_digest), result.to_json())
     return result
+
+
+def right_when_tuned(chat_answer: Answer) -> Callable[[dict[str, Any]], tuple[int, Any]]:
+    """Models of which only the tuned one writes what passes the tests."""
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        asked = body["messages"][-1]["content"].split()[-1].rstrip(".")
+        right = f"Here it is:\n```python\ndef f():\n    return {asked}\n```\nThat is all."
+        wrong = "```python\ndef f():\n    return None\n```"
+        tuned = body["model"] == "tuned"
+        return chat_answer(right if tuned else wrong, -0.1 if tuned else -1)
+
+    return answer
 
 
 async def test_the_code_of_both_models_is_run_and_decides(
     make_run: Any, stand_in: Start, chat_answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer(body: dict[str, Any]) -> tuple[int, Any]:
-        asked = body["messages"][-1]["content"].split()[-1].rstrip(".")
-        right = f"Here it is:\n```python\ndef f():\n    return {asked}\n```\nThat is all."
-        wrong = "```python\ndef f():\n    return None\n```"
-        return chat_answer(
-            right if body["model"] == "tuned" else wrong, -0.1 if body["model"] == "tuned" else -1
-        )
-
-    await stand_in(answer)
+    await stand_in(right_when_tuned(chat_answer))
     run = make_run("baseline", holdout=HOLDOUT, evaluation=RUN)
     answered = await stage(baseline.run, run)
     assert (answered.summary["awaits"], "verdict" in answered.summary) == ("code", False)
@@ -86,6 +96,28 @@ async def test_the_code_of_both_models_is_run_and_decides(
     run_programs(run, "tuned", monkeypatch)
     compared = evaluate.grade_programs(run.job, run.workspace)
     assert (compared.summary["tuned"]["score"], compared.summary["verdict"]) == (1.0, "Promote")
+
+
+async def test_what_is_published_after_programs_ran_has_their_scores_and_the_report(
+    make_run: Any, stand_in: Start, chat_answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stand_in(right_when_tuned(chat_answer))
+    run = make_run("baseline", holdout=HOLDOUT, evaluation=RUN, datasetDigest=DIGEST)
+    write_reports(run.workspace, clean())
+    write_atomically(run.workspace.adapter_dir / "adapter_config.json", "{}")
+    write_atomically(run.workspace.adapter_dir / "adapter_model.safetensors", "weights")
+    await stage(baseline.run, run)
+    run_programs(run, "base", monkeypatch)
+    await stage(baseline.grade_programs, run, "grade-base")
+    await stage(evaluate.run, run, "evaluate")
+    run_programs(run, "tuned", monkeypatch)
+    compared = await stage(evaluate.grade_programs, run, "grade-tuned")
+    await stage(publish.run, run, "publish")
+    folder = destination_dir(run.job)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["scores"] == compared.summary
+    assert "Promote" in (folder / "report.html").read_text()
+    assert list((folder / "evaluation").iterdir())
 
 
 async def test_rows_whose_expected_answer_fails_its_tests_are_ungraded_and_stop_the_run_before_training(

@@ -334,6 +334,50 @@ async def test_an_adapter_that_changes_nothing_is_an_error(
         await stage("evaluate", run)
 
 
+async def test_a_row_with_tools_is_probed_for_text_too(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        if body.get("tool_choice") != "none":
+            return 400, {"error": {"message": '"auto" tool choice requires --enable-auto-tool-choice'}}
+        return chat_answer("right", -0.1 if body["model"] == "tuned" else -0.5)
+
+    await stand_in(answer)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    run = make_run("evaluate", holdout=[{**row, "tools": tools} for row in HOLDOUT])
+    await stage("baseline", run)
+    _, result = await stage("evaluate", run)
+    assert result.summary["verdict"] == "NoClearImprovement"
+
+
+async def test_rows_that_the_engine_refuses_are_no_probes(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        if body["messages"][0]["content"] in ("question 0", "question 1", "question 2"):
+            return 400, {"error": {"message": "the prompt is too long"}}
+        return chat_answer("no", -0.5)
+
+    await stand_in(answer)
+    run = make_run("evaluate", holdout=HOLDOUT)
+    await stage("baseline", run)
+    with pytest.raises(UserError, match="changes nothing"):
+        await stage("evaluate", run)
+
+
+async def test_an_engine_that_refuses_every_probe_says_nothing_of_the_adapter(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        return (400, {"error": {"message": "no"}}) if body.get("logprobs") else chat_answer("no")
+
+    await stand_in(answer)
+    run = make_run("evaluate", holdout=HOLDOUT)
+    await stage("baseline", run)
+    _, result = await stage("evaluate", run)
+    assert result.summary["verdict"] == "NoClearImprovement"
+
+
 async def test_a_full_model_is_asked_under_its_own_name(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:
@@ -352,6 +396,35 @@ async def test_rows_that_the_engine_refuses_are_ungraded_not_zero(
     await stand_in(lambda b: refusal if b["messages"][0]["content"].endswith(" 7") else chat_answer("right"))
     _, result = await stage("baseline", make_run("baseline", holdout=HOLDOUT))
     assert result.summary["score"] == 1.0
+
+
+HALF = "\ud83d"  # of a character, which no file can hold
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        pytest.param(f"right {HALF}", "right \ufffd", id="in an answer"),
+        pytest.param(
+            '{"name": "\\ud83d", "arguments": {}}', '{"name": "\\ud83d", "arguments": {}}', id="in a call"
+        ),
+    ],
+)
+async def test_half_of_a_character_ends_no_stage(
+    make_run: Any, stand_in: Start, chat_answer: Answer, text: str, kept: str
+) -> None:
+    refusal = (400, {"error": {"message": f"no {HALF}"}})
+    await stand_in(
+        lambda body: refusal if body["messages"][0]["content"] == "question 1" else chat_answer(text)
+    )
+    calls = GraderSpec(name="calls", type="ToolCall")
+    reference = '{"name": "f", "arguments": {}}'
+    run = graded_by(make_run("baseline", holdout=[{**row, "reference": reference} for row in HOLDOUT]), calls)
+    await stage("baseline", run)
+    [path] = (run.workspace.results_dir / "rows").iterdir()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (rows[0]["output"], rows[0]["grades"]["calls"]["score"]) == (kept, 0.0)
+    assert rows[1]["problem"] == "no \ufffd"
 
 
 async def test_an_engine_that_refuses_everything_is_named(make_run: Any, stand_in: Start) -> None:

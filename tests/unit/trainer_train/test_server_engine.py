@@ -12,7 +12,8 @@ from aiohttp.test_utils import TestServer
 from finetune_trainer.contracts import EngineSpec, ServerSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.progress import Progress
-from finetune_trainer.scoring.client import Prompt
+from finetune_trainer.scoring import server as scoring_server
+from finetune_trainer.scoring.client import EngineUnavailable, Prompt, Refused
 from finetune_trainer.scoring.drift import check_rendering
 from finetune_trainer.scoring.rows import Question
 from finetune_trainer.scoring.server import ServerEngine, engine_for
@@ -29,8 +30,8 @@ def answer(**more: Any) -> Reply:
     return 200, {"choices": [choice], "usage": {"completion_tokens": 1}, **more}
 
 
-def refusal(status: int, message: str = "no") -> Reply:
-    return status, {"error": {"message": message, "code": "x"}}
+def refusal(status: int, message: str = "no", code: str = "x") -> Reply:
+    return status, {"error": {"message": message, "code": code}}
 
 
 class Gateway:
@@ -97,6 +98,49 @@ async def test_a_busy_server_is_asked_again_for_as_long_as_it_takes(start: Start
     assert len(gateway.seen) == 13
 
 
+async def test_a_replica_that_has_just_started_and_lacks_the_model_is_asked_again(start: Start) -> None:
+    gateway = await start(*[refusal(404, code="model_not_found")] * 5, answer())
+    async with engine(gateway) as asked:
+        assert (await asked.chat(VERSION, PROMPT, 8)).text == "right"
+
+
+async def test_a_model_that_no_replica_has_any_more_ends_the_stage(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring_server, "_BUSY_SECONDS", 0.05)
+    gateway = await start(refusal(404, "The model does not exist.", "model_not_found"))
+    async with engine(gateway) as asked:
+        with pytest.raises(EngineUnavailable, match="The model does not exist"):
+            await asked.chat(VERSION, PROMPT, 8)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param(401, id="the key was taken away"),
+        pytest.param(403, id="the key may not call the model any more"),
+        pytest.param(404, id="the address is none of the server's"),
+        pytest.param(409, id="a replica refuses the candidate"),
+    ],
+)
+async def test_a_refusal_of_every_question_ends_the_stage_and_is_no_answer_of_a_row(
+    start: Start, status: int
+) -> None:
+    gateway = await start(answer(), refusal(status, "The key is wrong."))
+    async with engine(gateway) as asked:
+        await asked.chat(VERSION, PROMPT, 8)
+        with pytest.raises(UserError, match="The key is wrong"):
+            await asked.chat(VERSION, PROMPT, 8)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_prompt_that_the_server_refuses_is_its_rows_matter(start: Start, status: int) -> None:
+    gateway = await start(refusal(status, "too long"))
+    async with engine(gateway) as asked:
+        with pytest.raises(Refused, match="too long"):
+            await asked.chat(VERSION, PROMPT, 8)
+
+
 def test_few_questions_are_under_way_at_once() -> None:
     assert ServerEngine.places == 2
 
@@ -109,7 +153,12 @@ async def test_a_candidate_is_offered_once_and_waited_for(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "status", [pytest.param(401, id="no key"), pytest.param(409, id="a candidate that it never can have")]
+    "status",
+    [
+        pytest.param(400, id="a request that it does not take"),
+        pytest.param(401, id="no key"),
+        pytest.param(409, id="a candidate that it never can have"),
+    ],
 )
 async def test_what_a_server_refuses_for_good_ends_the_stage_with_its_words(
     start: Start, status: int

@@ -204,6 +204,16 @@ class Job(Document):
             raise ValueError("`publish` must be given in the publish stage and only there")
         return self
 
+    @model_validator(mode="after")
+    def _programs_come_from_an_own_engine(self) -> "Job":
+        runs_code = self.spec.evaluation is not None and self.spec.evaluation.runs_code
+        if runs_code and self.engine is not None and self.engine.server is not None:
+            raise ValueError(
+                "graders of type CodeAssert run the programs of the base once, and a ModelServer may roll "
+                "before the tuned model is asked; remove `engine.server`"
+            )
+        return self
+
 
 def read_job(path: Path) -> Job:
     """Read and check job.json; raise UserError that names every wrong field."""

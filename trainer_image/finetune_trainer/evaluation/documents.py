@@ -10,7 +10,7 @@ from finetune_trainer.evaluation.report import evaluated_report
 from finetune_trainer.evaluation.traces import write_traces
 from finetune_trainer.files import write_atomically
 from finetune_trainer.report.html import report_html
-from finetune_trainer.results import latest_succeeded
+from finetune_trainer.results import latest_evaluation
 from finetune_trainer.workspace import Workspace
 
 CARD, PAGE, FOLDER = "README.md", "report.html", "evaluation"
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 def write_documents(job: Job, workspace: Workspace, manifest: AdapterManifest, folder: Path) -> None:
     """Write those that can be made from what the workspace holds; the card always can."""
-    evaluated = latest_succeeded(workspace, "evaluate")
+    evaluated = latest_evaluation(workspace)
     report = evaluated_report(job, workspace, evaluated.summary if evaluated else None)
     write_atomically(folder / CARD, model_card(job, manifest, report))
     if report:

@@ -12,7 +12,7 @@ from finetune_trainer.evaluation.report import evaluated_report
 from finetune_trainer.exporting.connection import Connection, ExportFailed
 from finetune_trainer.exporting.mlflow import send_run
 from finetune_trainer.exporting.open_telemetry import send_spans
-from finetune_trainer.results import latest_succeeded
+from finetune_trainer.results import latest_evaluation
 from finetune_trainer.sources.credentials import Purpose, credential
 from finetune_trainer.workspace import Workspace
 
@@ -68,7 +68,7 @@ def _failure(target: _Target) -> str | None:
 
 def _to_mlflow(published: Published, spec: MlflowSpec, connection: Connection) -> None:
     job, workspace = published.job, published.workspace
-    evaluated = latest_succeeded(workspace, "evaluate")
+    evaluated = latest_evaluation(workspace)
     report = evaluated_report(job, workspace, evaluated.summary if evaluated else None)
     if report is None or report.evaluation is None:
         raise ExportFailed("the workspace holds no evaluation any more")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from finetune_trainer.words import printable
+
 
 @dataclass(frozen=True)
 class Grade:
@@ -16,10 +18,10 @@ class Grade:
 
 
 def scored(score: float, reason: str) -> Grade:
-    """A grade; only 1 passes."""
-    return Grade(score, score >= 1.0, reason)
+    """A grade; only 1 passes. The reason may hold text of a model or of a user's code."""
+    return Grade(score, score >= 1.0, printable(reason, "\n\t"))
 
 
 def ungraded(reason: str) -> Grade:
     """The grader could not judge this row."""
-    return Grade(None, None, reason)
+    return Grade(None, None, printable(reason, "\n\t"))

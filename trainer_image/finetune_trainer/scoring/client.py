@@ -15,6 +15,7 @@ from finetune_trainer.chat.messages import requested, served_tools
 from finetune_trainer.chat.reasoning import with_reasoning
 from finetune_trainer.environment import hang_seconds
 from finetune_trainer.errors import Hang, StageError, UserError
+from finetune_trainer.words import printable
 
 T = TypeVar("T")
 # Everything that generation_config.json may set and the engine would take from there.
@@ -37,7 +38,14 @@ class EngineUnavailable(StageError):  # noqa: N818
 
 
 class Refused(Exception):  # noqa: N818
-    """The engine refuses this one request (HTTP 4xx), such as a prompt longer than its context."""
+    """The engine refuses this one request (HTTP 4xx), such as a prompt longer than its context.
+
+    `code` is its word for why, "" where it says none.
+    """
+
+    def __init__(self, message: str, status: int = 400, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
 
 
 # The first tokens of an answer with their log-probabilities.
@@ -55,6 +63,10 @@ class Prompt:
     def to_json(self) -> dict[str, Any]:
         """The part of a request to the engine that the chat template renders."""
         return {**self.asked(), "chat_template_kwargs": dict(self.template_kwargs)}
+
+    def to_chat(self) -> dict[str, Any]:
+        """The same for a chat completion whose answer is text, whatever functions the template is told of."""
+        return {**self.to_json(), **({"tool_choice": "none"} if self.tools else {})}
 
     def asked(self) -> dict[str, Any]:
         """The same for any OpenAI-compatible API, which may know no template."""
@@ -147,9 +159,7 @@ class Engine:
 
     async def chat(self, model: str, prompt: Prompt, max_tokens: int) -> Answer:
         """The model's greedy answer; Refused when the engine does not accept the prompt."""
-        # The template is told of the tools, as in training; what the model writes is text to be graded.
-        choice = {"tool_choice": "none"} if prompt.tools else {}
-        body = {"model": model, **prompt.to_json(), **choice, "max_tokens": max_tokens, **GREEDY}
+        body = {"model": model, **prompt.to_chat(), "max_tokens": max_tokens, **GREEDY}
         began = time.monotonic()
         answer = await self._send("POST", "/v1/chat/completions", body)
         seconds = round(time.monotonic() - began, 3)
@@ -160,8 +170,8 @@ class Engine:
         return Answer(text, str(first.get("finish_reason")), tokens, seconds)
 
     async def reading(self, model: str, prompt: Prompt) -> Reading:
-        """How the greedy answer begins: a fingerprint of the weights that answer."""
-        body = {"model": model, **prompt.to_json(), "max_tokens": 4, "logprobs": True, **GREEDY}
+        """How the greedy answer begins, a fingerprint of the weights that answer; Refused as in `chat`."""
+        body = {"model": model, **prompt.to_chat(), "max_tokens": 4, "logprobs": True, **GREEDY}
         answer = await self._send("POST", "/v1/chat/completions", body)
         steps = answer["choices"][0]["logprobs"]["content"]
         return [(str(step["token"]), float(step["logprob"])) for step in steps]
@@ -213,7 +223,7 @@ class Engine:
                 return _json(response)
             problem = f"HTTP {response.status_code}: {error_text(response)}"
             if response.status_code < 500 and response.status_code != 429:
-                raise Refused(error_text(response))
+                raise Refused(error_text(response), response.status_code, error_code(response))
         text = f"The engine failed {_TRIES} times at {path} ({problem})"
         raise EngineUnavailable(f"{text}; its container's log says why.")
 
@@ -241,6 +251,14 @@ def error_text(response: httpx.Response) -> str:
     """What an error answer says, cut to a length for messages."""
     try:
         document = response.json()
-        return str(document.get("error", document).get("message", document))[:300]
+        return printable(str(document.get("error", document).get("message", document)))[:300]
     except (ValueError, AttributeError):
         return response.text[:300]
+
+
+def error_code(response: httpx.Response) -> str:
+    """The word by which an error answer tells programs why, "" where it has none."""
+    try:
+        return str(response.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""

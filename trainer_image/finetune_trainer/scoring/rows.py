@@ -10,8 +10,9 @@ from finetune_trainer.chat.calls import CallSyntax
 from finetune_trainer.chat.reasoning import split_reasoning
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.files import stream_json_lines, write_lines
-from finetune_trainer.grading import Grade, as_read, grade
+from finetune_trainer.grading import Grade, as_read, grade, ungraded
 from finetune_trainer.scoring.client import Answer, Prompt
+from finetune_trainer.words import encodable
 
 _MANY_CUT = 0.05  # share of answers
 
@@ -84,12 +85,13 @@ def graded(question: Question, answer: Answer | str, graders: Sequence[GraderSpe
     A row without an answer is ungraded, not wrong.
     """
     if isinstance(answer, str):
-        nothing = Grade(None, None, answer)
+        nothing = ungraded(answer)
         grades = {spec.name: nothing for spec in graders}
-        return GradedRow(question.id, None, None, 0, answer, grades, question.group)
-    grades = {spec.name: _grade(spec, answer.text, question) for spec in graders}
+        return GradedRow(question.id, None, None, 0, nothing.reason, grades, question.group)
+    text = encodable(answer.text)
+    grades = {spec.name: _grade(spec, text, question) for spec in graders}
     return GradedRow(
-        question.id, answer.text, answer.finish, answer.tokens, None, grades, question.group, answer.seconds
+        question.id, text, answer.finish, answer.tokens, None, grades, question.group, answer.seconds
     )
 
 

@@ -21,6 +21,7 @@ from finetune_trainer.scoring.client import (
     Engine,
     EngineUnavailable,
     Prompt,
+    Refused,
     error_text,
     on_socket,
     socket_path,
@@ -33,7 +34,8 @@ _CHAT = "/v1/chat/completions"
 _BUSY_SECONDS = 3600.0  # how long a server may have no room for one question
 _HELD_SECONDS = 86400.0  # a full server may have a slot when an alias leaves it
 _LOOK_SECONDS = 5.0
-_FINAL = frozenset({401, 403, 409})
+_OF_THE_REQUEST = frozenset({400, 413, 422})  # what another question may not meet
+_FINAL = _OF_THE_REQUEST | {401, 403, 409}
 
 
 def engine_for(spec: EngineSpec | None, offer: Offer | None = None) -> Engine:
@@ -86,9 +88,8 @@ class ServerEngine(Engine):
 
     async def prompt_ids(self, model: str, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, as an answer of one token tells them."""
-        choice = {"tool_choice": "none"} if prompt.tools else {}  # it only says that the answer is text
-        only = {"max_tokens": 1, "return_token_ids": True, **choice, **GREEDY}
-        answer = await self._send("POST", _CHAT, {"model": model, **prompt.to_json(), **only})
+        only = {"max_tokens": 1, "return_token_ids": True, **GREEDY}
+        answer = await self._send("POST", _CHAT, {"model": model, **prompt.to_chat(), **only})
         return [int(token) for token in answer["prompt_token_ids"]]
 
     async def tokens(self, model: str, text: str) -> list[int]:
@@ -102,7 +103,9 @@ class ServerEngine(Engine):
         return " ".join(map(str, ids))
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        """A server that is busy says so, and is asked again until it has room."""
+        """A server that is busy says so, and is asked again until it has room; so is one that does not know
+        the model, as a replica does that has just started. Other refusals concern every question alike.
+        """
         until = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
@@ -110,6 +113,14 @@ class ServerEngine(Engine):
             except EngineUnavailable:
                 if time.monotonic() > until:
                     raise
+            except Refused as refusal:
+                if refusal.status in _OF_THE_REQUEST:
+                    raise
+                if (refusal.status, refusal.code) != (404, "model_not_found"):
+                    raise UserError(f"The ModelServer refuses to answer: {refusal}") from refusal
+                if time.monotonic() > until:
+                    raise EngineUnavailable(f"The ModelServer does not answer: {refusal}") from refusal
+                await asyncio.sleep(self._look_seconds)
 
     async def _holds(self, version: str) -> bool:
         """Whether the candidate answers; one that is not listed yet does not exist for the gateway."""

@@ -51,9 +51,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     asked = asked_of(workspace, prepared, evaluation, job.engine)
     on_server = job.engine is not None and job.engine.server is not None
-    # Programs of the base would have to run first, which is a stage of its own.
-    asks_again = on_server and not evaluation.runs_code
-    if asks_again and not all(is_stored(workspace, "base", found) for found in asked.of_base):
+    if on_server and not all(is_stored(workspace, "base", found) for found in asked.of_base):
         baseline.run(job, workspace)  # the server runs otherwise than when the base was scored
     base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
     access = judge_access(job, workspace)
@@ -145,6 +143,7 @@ def _offering(job: Job, workspace: Workspace, server: ProgressServer) -> Iterato
     try:
         yield offer
     finally:
+        server.update(candidate=None)  # the slot is free for others while a judge works
         withdraw_candidate(asked.source)
 
 

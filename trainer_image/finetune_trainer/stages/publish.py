@@ -26,7 +26,7 @@ from finetune_trainer.evaluation.documents import write_documents
 from finetune_trainer.exporting.export import Published, export
 from finetune_trainer.files import file_sha256, write_atomically
 from finetune_trainer.progress import ProgressServer
-from finetune_trainer.results import latest_succeeded, succeeded
+from finetune_trainer.results import latest_evaluation, latest_succeeded, succeeded
 from finetune_trainer.stages.publication import MANIFEST, artifact, published_manifest
 from finetune_trainer.workspace import Workspace, destination_dir, on_destination
 
@@ -136,7 +136,7 @@ def _name_base(job: Job, path: Path) -> None:
 
 def _manifest(job: Job, workspace: Workspace, prepared: Prepared, folder: Path) -> AdapterManifest:
     summary, publish = prepared.summary, job.publish or PublishSpec(promoted=False)
-    trained, evaluated = (latest_succeeded(workspace, stage) for stage in ("train", "evaluate"))
+    trained, evaluated = latest_succeeded(workspace, "train"), latest_evaluation(workspace)
     lora = summary["lora"]
     return AdapterManifest(
         kind="Adapter" if job.spec.trains_adapter else "Model",

@@ -70,9 +70,9 @@ class Judge(ApiModel):
     )
     price_per_million_input_tokens: Price | None = Field(
         None,
-        description="Price of a million tokens that the judge reads, in the currency of the gpuType, a "
-        "decimal number as a string. With prices, what judging costs counts in status.cost.spent and against "
-        "spec.budget.",
+        description="Price of a million tokens that the judge reads, in the currency of the gpuType (without "
+        "GPUs that of spec.budget), a decimal number as a string. With prices, what judging costs counts in "
+        "status.cost.spent and against spec.budget.",
     )
     price_per_million_output_tokens: Price | None = Field(
         None, description="Price of a million tokens that the judge writes, likewise."

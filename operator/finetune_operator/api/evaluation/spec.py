@@ -17,6 +17,8 @@ Acceptance: TypeAlias = Literal[
     "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement", "Regressed"
 ]
 ACCEPTABLE: tuple[str, ...] = get_args(Acceptance)
+_HAS_CODE_GRADER = "has(self.graders) && self.graders.exists(g, g.type == 'CodeAssert')"
+_HAS_CODE_SUITE = "has(self.regression) && self.regression.suites.exists(s, s.grader.type == 'CodeAssert')"
 _ASKS_A_JUDGE = f"has(self.graders) && self.graders.exists(g, g.type in {list(JUDGED)})"
 
 
@@ -86,6 +88,12 @@ class Evaluation(ApiModel):
             "of its own; remove one of them",
             ".engineProfile",
         ),
+        Cel(
+            f"!has(self.engine) || !(({_HAS_CODE_GRADER}) || ({_HAS_CODE_SUITE}))",
+            "graders of type CodeAssert run the programs of the base once, and a ModelServer may roll before "
+            "the tuned model is asked; remove engine, so that the run has an engine of its own",
+            ".engine",
+        ),
     )
 
     dataset: DatasetSource | None = Field(
@@ -124,8 +132,8 @@ class Evaluation(ApiModel):
     )
     engine: ScoringEngine | None = Field(
         None,
-        description="Score on a shared ModelServer, without GPUs for scoring. Default: an engine of the "
-        "run's own.",
+        description="Score on a shared ModelServer, without GPUs for scoring; not with CodeAssert. Default: "
+        "an engine of the run's own.",
     )
     judge: Judge | None = Field(None, description="The model that JudgeCriteria and JudgePairwise ask.")
     export: Export | None = Field(None, description="Where the evaluation is sent to as well.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import mapping, text
 from finetune_operator.runtime.cache.arrivals import Arrivals, is_newer
-from finetune_operator.runtime.cache.references import References
+from finetune_operator.runtime.cache.references import ARTIFACT, References
 from finetune_operator.runtime.cache.reports import Reports
 from finetune_operator.runtime.client import Object
 from finetune_operator.runtime.resources import Key
@@ -81,8 +81,9 @@ class Owners:
         if deleted:
             return {key, *self._gone(key, manifest)}
         self.arrivals.brought(key, version)
+        quoting = self._quoting(key)
         news = self.put(key, manifest)
-        others = self._references.changed(key, mapping(manifest, "spec"))
+        others = self._references.changed(key, mapping(manifest, "spec")) | quoting | self._quoting(key)
         if key.kind == "ModelServer":
             others = self._reports.concerned(key, manifest, others)
         elif key.kind == "FineTuneJob" and not self._asks_otherwise(key, manifest):
@@ -137,13 +138,14 @@ class Owners:
 
     def remove(self, key: Key) -> set[Key]:
         """Forget an object; returns the others that should look again."""
+        quoting = self._quoting(key)
         self._entries.pop(key, None)
         self._measured.get(key.namespace, {}).pop(key, None)
         self._published.pop(key, None)
         self._asked.pop(key, None)
         self._reports.forget(key)
         self.arrivals.brought(key, None)
-        return self._references.gone(key)
+        return self._references.gone(key) | quoting
 
     def listed(self, kind: str, versions: Mapping[Key, str], at: str) -> list[Key]:
         """Expect the watch of a kind to bring what a list shows; `at` is the resourceVersion of the list.
@@ -183,6 +185,11 @@ class Owners:
         digest = text(manifest, "status", "artifact", "digest")
         if key.kind == "FineTuneJob" and digest:
             self._published[key] = digest
+
+    def _quoting(self, key: Key) -> frozenset[Key]:
+        """Those that name the artifact of a run by its digest: they tell how good it is."""
+        digest = self._published.get(key)
+        return self._references.naming(Key(ARTIFACT, key.namespace, digest)) if digest else frozenset()
 
     def _asks_otherwise(self, key: Key, manifest: Manifest) -> bool:
         """Whether a run asks something else of the server that scores for it; its progress is not for it."""

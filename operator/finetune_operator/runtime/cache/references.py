@@ -6,6 +6,9 @@ from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
 from finetune_operator.runtime.resources import Key
 
+ARTIFACT = "Artifact"
+"""The kind of what a FineTuneJob publishes, named by its digest; no object of Kubernetes."""
+
 
 class References:
     """The AdapterDeployments and FineTuneJobs and what they name."""
@@ -45,6 +48,7 @@ def _named_by(key: Key, spec: Manifest) -> frozenset[Key]:
     found: dict[str, tuple[tuple[str, str], ...]] = {
         "AdapterDeployment": (
             ("FineTuneJob", text(spec, "adapter", "fineTuneJobRef", "name")),
+            (ARTIFACT, text(spec, "adapter", "digest")),
             ("ModelServer", text(spec, "serverRef", "name")),
         ),
         "FineTuneJob": (("ModelServer", text(spec, "evaluation", "engine", "serverRef", "name")),),
