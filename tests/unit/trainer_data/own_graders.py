@@ -28,6 +28,13 @@ class Exits:
         raise SystemExit(3)
 
 
+class Leaves:
+    """Ends the process when it is made."""
+
+    def __init__(self) -> None:
+        raise SystemExit("no licence")
+
+
 class Says:
     """Returns what the output says, which is no grade."""
 

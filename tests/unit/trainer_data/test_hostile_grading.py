@@ -129,10 +129,17 @@ def test_look_alikes(output: str, reference: str, score: float) -> None:
         (_spec("Python", grader=f"{OWN}Absent"), "has no attribute 'Absent'"),
         (_spec("Python", grader=f"{OWN}NeedsAFile"), "No such file"),
         (_spec("Python", grader="json:JSONDecoder"), "has no attribute 'grade'"),
+        (_spec("Python", grader=f"{OWN}Leaves"), "cannot be loaded (no licence)"),
     ],
 )
 def test_a_grader_that_cannot_work_is_refused_before_any_row(spec: GraderSpec, said: str) -> None:
     assert said in (settings_problem(spec) or "")
+
+
+@pytest.mark.parametrize("output", ["1e400", "-1e400", "1" + "0" * 400, "[1e400]"])
+def test_a_number_that_no_schema_can_be_applied_to_scores_0(output: str) -> None:
+    schema = '{"multipleOf": 0.01, "items": {"multipleOf": 0.01}}'
+    assert grade(_spec("JsonSchema", schema=schema), output, "").score == 0
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,11 +1,14 @@
 """Which rows a person is shown, in which order, and what could explain them."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_trainer.data.corpus.related import Related
 from finetune_trainer.data.findings import Finding
 from finetune_trainer.evaluation import rows
 from finetune_trainer.evaluation.document import Cut, RelatedRow, RowFinding
+from finetune_trainer.judging.pairwise import equal_answers
 from tests.unit.trainer_evaluation.builders import PRIMARY, pair
 
 NOWHERE = Finding(28, "too_few", "warning", 12, (), "12 rows")
@@ -29,6 +32,15 @@ def test_how_a_row_went(base: float | None, tuned: float | None, outcome: str) -
     assert judged.outcome == outcome
 
 
+def test_answers_of_which_neither_is_better_are_a_tie_and_not_wrong() -> None:
+    even = {PRIMARY: equal_answers().tuned}
+    both = pair("a", 0.5, 0.5)
+    tie = replace(both, base=replace(both.base, grades=even), tuned=replace(both.tuned, grades=even))
+    judged = rows.judge([tie, both], PRIMARY)
+    assert [row.outcome for row in judged] == ["tie", "wrong"]
+    assert rows.counts(judged)["tie"] == 1
+
+
 def test_losses_come_first_and_the_largest_loss_before_all() -> None:
     pairs = [
         pair("right", 1.0, 1.0), pair("small loss", 1.0, 0.5), pair("win", 0.0, 1.0), pair("wrong", 0.0, 0.0),
@@ -37,7 +49,7 @@ def test_losses_come_first_and_the_largest_loss_before_all() -> None:
     judged = rows.judge(pairs, PRIMARY)
     shown = rows.shown(pairs, rows.worst(judged), PRIMARY, {}, ())
     assert [row.id for row in shown] == ["large loss", "small loss", "ungraded", "wrong", "win", "right"]
-    assert rows.counts(judged) == {"loss": 2, "ungraded": 1, "wrong": 1, "win": 1, "right": 1}
+    assert rows.counts(judged) == {"loss": 2, "ungraded": 1, "wrong": 1, "tie": 0, "win": 1, "right": 1}
 
 
 def test_of_many_rows_of_one_kind_the_first_hundred_are_shown() -> None:

@@ -152,6 +152,12 @@ def test_a_span_has_the_form_that_otlp_asks_for() -> None:
     [
         pytest.param((500, b"no disk"), "HTTP 500: no disk", id="an error of the server"),
         pytest.param((403, {"error": "no"}), "HTTP 403", id="no permission"),
+        pytest.param(
+            (500, b"\x1b[2J no disk"), "HTTP 500: .\\[2J no disk", id="an error that steers a terminal"
+        ),
+        pytest.param((200, b"[" * 100_000), "is not JSON", id="a document without an end"),
+        pytest.param((200, b" " * (2 << 20)), "larger than 1 MiB", id="an answer too large"),
+        pytest.param((500, b"x" * (2 << 20)), "larger than 1 MiB", id="an error too large"),
         pytest.param((200, b"<html>"), "is not JSON", id="a web page"),
         pytest.param((200, []), "no JSON object", id="another document"),
         pytest.param((200, {"x": 1}), "not those of an MLflow tracking server", id="another API"),
@@ -165,11 +171,21 @@ def test_what_a_server_answers_wrongly_is_told(serve: Serve, answer: tuple[int, 
 
 def test_everything_together_has_a_time_limit(serve: Serve) -> None:
     receiver = serve(lambda path, document: (200, {}))
-    times = iter([0.0, 1.0, 500.0])
+    times = iter([0.0, 1.0, 2.0, 500.0])
     with Connection(receiver.address, None, lambda: next(times)) as connection:
         connection.post("/a", {})
         with pytest.raises(ExportFailed, match="longer than 180 s"):
             connection.post("/b", {})
+
+
+def test_an_answer_that_does_not_end_has_the_same_limit(serve: Serve) -> None:
+    receiver = serve(lambda path, document: (200, {}))
+    times = iter([0.0, 1.0, 500.0])
+    with (
+        Connection(receiver.address, None, lambda: next(times)) as connection,
+        pytest.raises(ExportFailed, match="longer than 180 s"),
+    ):
+        connection.post("/a", {})
 
 
 def test_a_target_that_fails_is_told_and_the_other_one_is_tried(tmp_path: Path) -> None:

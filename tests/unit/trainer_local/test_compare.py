@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from finetune_trainer.__main__ import main
 EQUAL = 100  # rows that both models get right
 
 
-def write(path: Path, scores: list[float], groups: list[str] | None = None) -> Path:
+def write(path: Path, scores: Sequence[float | None], groups: list[str] | None = None) -> Path:
     rows: list[dict[str, Any]] = [{"id": str(number), "score": score} for number, score in enumerate(scores)]
     for row, group in zip(rows, groups or [], strict=False):
         row["group"] = group
@@ -55,7 +56,18 @@ def test_the_published_tables_come_out(
     base, tuned = differing(tmp_path, wins, losses)
     code = compare(base, tuned, "--min-delta", "0.01", "--output", "json")
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"verdict", "n", "base", "tuned", "delta", "ciLow", "ciHigh", "pValue", "test"}
+    assert set(found) == {
+        "verdict",
+        "n",
+        "ungraded",
+        "base",
+        "tuned",
+        "delta",
+        "ciLow",
+        "ciHigh",
+        "pValue",
+        "test",
+    }
     assert (code, found["verdict"]) == (0 if verdict == "Promote" else 1, verdict)
     assert (found["n"], found["test"]) == (wins + losses + EQUAL, "exact McNemar")
     assert found["pValue"] == pytest.approx(p_value, abs=0.0005)
@@ -116,7 +128,13 @@ GOOD = '{"id": 1, "score": 1}\n{"id": 2, "score": 0.5}\n'
         pytest.param(
             '{"id": 1, "score": true}\n', GOOD, "its `score` is true", id="a score that is no number"
         ),
-        pytest.param('{"id": 1, "score": null}\n', GOOD, "its `score` is null", id="an ungraded row"),
+        pytest.param('{"id": 1}\n', GOOD, "its `score` is missing", id="no score"),
+        pytest.param(
+            GOOD.replace("0.5", "null"),
+            GOOD.replace(" 1}", " null}"),
+            "No row has a score in both files",
+            id="no row that both have a score of",
+        ),
         pytest.param('{"id": 1, "score": NaN}\n', GOOD, "NaN is not a JSON number", id="not a number"),
         pytest.param(GOOD + '\n{"id": 3, "score": 85}\n', GOOD, "line 4: its `score` is 85", id="per cent"),
         pytest.param(GOOD + '{"id": 3, "score": -0.1}\n', GOOD, "line 3: its `score` is -0.1", id="below 0"),
@@ -155,6 +173,25 @@ def test_wrong_files_are_refused_by_file_and_line(
     after.write_text(tuned)
     assert compare(before, after) == 64
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ungraded", "verdict"),
+    [
+        pytest.param(2, "Promote", id="2 of 100 rows"),
+        pytest.param(3, "Ungraded", id="3 of 100 rows"),
+    ],
+)
+def test_rows_without_a_score_in_one_file_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ungraded: int, verdict: str
+) -> None:
+    base = write(tmp_path / "base.jsonl", [None, *[0.0] * 99])
+    tuned = write(tmp_path / "tuned.jsonl", [1.0, *[None] * (ungraded - 1), *[1.0] * (100 - ungraded)])
+    assert compare(base, tuned, "--output", "json") == (0 if verdict == "Promote" else 1)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["n"], found["ungraded"]) == (verdict, 100 - ungraded, ungraded)
+    compare(base, tuned)
+    assert f"{ungraded} rows without a score in both files" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", ["5", "-0.1", "nan", "five"])

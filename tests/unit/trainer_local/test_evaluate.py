@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,10 @@ async def test_a_hosted_model_is_scored_by_the_graders_of_the_job(
         0.5,
     )
     assert (summary["graders"], summary["graded"]) == ({"exact": 0.5}, 1.0)
-    assert endpoint.bodies[0] == {
+    assert {
         "model": "fair", "messages": [{"role": "user", "content": "Which is number 0?"}],
         "temperature": 0, "seed": 0, "max_tokens": 16,
-    }  # fmt: skip
+    } in endpoint.bodies  # fmt: skip
     assert {headers["Authorization"] for headers in endpoint.headers} == {"Bearer sk-1"}
 
 
@@ -145,6 +146,24 @@ async def test_scores_are_written_for_compare(
     assert json.loads(capsys.readouterr().out)["delta"] == 0.5
 
 
+async def test_scores_of_rows_that_could_not_be_graded_are_written_as_null(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, tmp_path: Path, capsys: Capture
+) -> None:
+    files = [tmp_path / "fair.jsonl", tmp_path / "good.jsonl"]
+    endpoint.script = lambda body: (
+        Reply(status=404)
+        if "number 7?" in str(body["messages"]) and body["model"] == "good"
+        else answers(body)
+    )
+    for path in files:
+        named = ("--endpoint", endpoint.url, "--model", path.stem, "--rows", path)
+        assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
+    capsys.readouterr()
+    assert main(["compare", "--base", str(files[0]), "--tuned", str(files[1]), "--output", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["ungraded"]) == (59, 1)
+
+
 async def test_rows_that_nobody_could_grade_are_told_and_end_with_1(
     write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
 ) -> None:
@@ -159,6 +178,41 @@ async def test_rows_that_nobody_could_grade_are_told_and_end_with_1(
     endpoint.script = lambda body: Reply(status=404) if "7?" in str(body["messages"]) else answers(body)
     assert await evaluated("--job", write_job(), "--holdout", holdout, *monkey) == 1
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["ungraded"] == 6
+
+
+async def test_answers_that_ended_at_the_limit_of_tokens_are_told(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
+) -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        return replace(answers(body), finish="length") if body["model"] == "bad" else answers(body)
+
+    endpoint.script = script
+    named = ("--job", write_job(), "--holdout", holdout, "--endpoint", endpoint.url, "--output", "json")
+    assert await evaluated(*named, "--model", "bad") == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["cut"] == 60
+    assert alone["warnings"] == [
+        "60 of 60 answers reached evaluation.maxTokens (16) and ended there; raise it, for a right answer "
+        "that is cut fails."
+    ]
+    assert await evaluated(*named, "--model", "good", "--against", "bad") == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both["cut"] == {"base": 60, "tuned": 0}
+    assert "0 answers of the tuned model and 60 of the base reached" in both["warnings"][0]
+
+
+async def test_what_an_endpoint_says_cannot_steer_the_terminal(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
+) -> None:
+    said = json.dumps({"error": {"message": "gone \x1b[2J\u202e"}})
+    endpoint.script = lambda body: (
+        Reply(status=404, body=said) if "number 7?" in str(body["messages"]) else answers(body)
+    )
+    named = ("--endpoint", endpoint.url, "--model", "good")
+    assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
+    shown = capsys.readouterr().out
+    assert "HTTP 404 gone \ufffd[2J\ufffd" in shown
+    assert not {"\x1b", "\u202e"} & set(shown)
 
 
 LIMITS = {"max_tokens", "max_completion_tokens"}
@@ -193,6 +247,49 @@ async def test_the_limit_is_sent_by_its_newer_name_where_the_endpoint_asks_for_i
     assert await evaluated("--job", write_job(), "--holdout", holdout, *named) == 0
     assert json.loads(capsys.readouterr().out)["graded"] == 1.0
     assert all(len(LIMITS & body.keys()) == 1 for body in endpoint.bodies)
+
+
+ELSEWHERE = [
+    {"name": "certain", "type": "Perplexity"},
+    {"name": "runs", "type": "CodeAssert", "tests": "assert True"},
+    {"name": "calls", "type": "ToolCall"},
+]
+
+
+@pytest.mark.parametrize("grader", ELSEWHERE, ids=[str(grader["type"]) for grader in ELSEWHERE])
+async def test_a_grader_that_needs_the_cluster_is_left_out_and_told(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture, grader: dict[str, str]
+) -> None:
+    evaluation = {
+        "dataset": {"source": "configmap://rows/holdout.jsonl"},
+        "graders": [{"name": "exact", "type": "ExactMatch"}, grader],
+        "primary": "exact",
+    }
+    named = ("--holdout", holdout, "--endpoint", endpoint.url, "--model", "good", "--output", "json")
+    assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["graders"], summary["graded"]) == ({"exact": 1.0}, 1.0)
+    assert summary["warnings"] == [
+        f"Grader {grader['name']} is left out: {grader['type']} is graded in the cluster only."
+    ]
+
+
+@pytest.mark.parametrize(
+    "primary", ["calls", "pairs"], ids=["it is the primary", "it scores one model alone"]
+)
+async def test_a_grader_that_decides_and_needs_the_cluster_ends_with_64(
+    write_job: Write, holdout: Path, capsys: Capture, primary: str
+) -> None:
+    pairs = {"name": "pairs", "type": "JudgePairwise", "criteria": ["It is better"]}
+    evaluation = {
+        "dataset": {"source": "configmap://rows/holdout.jsonl"},
+        "graders": [ELSEWHERE[2], pairs],
+        "primary": primary,
+        "judge": {"url": "http://127.0.0.1:9/v1", "model": "judge"},
+    }
+    named = ("--holdout", holdout, "--endpoint", "http://127.0.0.1:9/v1", "--model", "good")
+    assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 64
+    assert "Grader calls decides, and ToolCall is graded in the cluster only" in capsys.readouterr().err
 
 
 WRONG = [

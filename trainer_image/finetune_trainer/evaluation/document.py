@@ -6,8 +6,9 @@ from pydantic import FiniteFloat, NonNegativeInt
 
 from finetune_trainer.contracts.document import Document
 
-# How a row went by the primary grader: worse than the base, better, as wrong or as right as before.
-Outcome = Literal["loss", "ungraded", "wrong", "win", "right"]
+# How a row went by the primary grader: worse than the base, better, as wrong or as right as before,
+# or neither of two answers is the better one.
+Outcome = Literal["loss", "ungraded", "wrong", "tie", "win", "right"]
 
 
 class Score(Document):

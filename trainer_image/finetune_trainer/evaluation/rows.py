@@ -56,6 +56,8 @@ def outcome_of(base: float | None, tuned: float | None, passed: bool | None) -> 
         return "ungraded"
     if tuned != base:
         return "win" if tuned > base else "loss"
+    if passed is None:
+        return "tie"
     return "right" if passed else "wrong"
 
 

@@ -7,7 +7,10 @@ from finetune_trainer.words import printable
 
 @dataclass(frozen=True)
 class Grade:
-    """A score in [0, 1], whether it is full marks, and why not; score and passed are None if ungraded."""
+    """A score in [0, 1], whether it is full marks, and why not; score and passed are None if ungraded.
+
+    Of a tie between two models only `passed` is None.
+    """
 
     score: float | None
     passed: bool | None

@@ -28,7 +28,7 @@ def class_problem(spec: GraderSpec) -> str | None:
     """Why the class cannot be used, or None."""
     try:
         _loaded(spec.grader or "")
-    except Exception as error:  # the module is the user's and may raise anything
+    except (Exception, SystemExit) as error:  # the module is the user's and may raise anything
         said = str(error) or type(error).__name__
         return f"{spec.grader} cannot be loaded ({said[:200]}); the trainer image has to hold it"
     return None

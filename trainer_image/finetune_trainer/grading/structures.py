@@ -73,6 +73,8 @@ def json_schema(spec: GraderSpec, output: str, _reference: str) -> Grade:
         error = _first_error(spec, parse_json(output))
     except UnreadableJson as unreadable:
         return scored(0.0, f"the output {unreadable}")
+    except OverflowError:  # `multipleOf` divides
+        return scored(0.0, "a number is larger than the schema can be applied to")
     except Unresolvable as missing:
         return ungraded(f"the schema refers to {missing.ref}, which is not part of it")
     return scored(1.0, "") if error is None else scored(0.0, error.message[:200])

@@ -76,7 +76,8 @@ def equal_answers() -> PairGrade:
 
 
 def _tie(reason: str, *, flipped: bool = False) -> PairGrade:
-    return PairGrade(scored(0.5, reason), scored(0.5, reason), flipped)
+    even = Grade(0.5, None, reason)  # neither passed nor failed
+    return PairGrade(even, even, flipped)
 
 
 def _read(text: str) -> Preference:

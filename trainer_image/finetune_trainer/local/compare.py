@@ -19,24 +19,26 @@ from finetune_trainer.statistics import (
     paired_test,
     score_interval,
 )
+from finetune_trainer.words import plural
 
 _SHOWN = 60  # characters of what a row holds
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """One line of a file: the score of a row of the hold-out."""
+    """One line of a file: the score of a row of the hold-out, None for one that could not be graded."""
 
     line: int
-    score: float
+    score: float | None
     group: str | None
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What the two files say."""
+    """What the two files say of the `rows` that have a score in both; `ungraded` have none in one."""
 
     rows: int
+    ungraded: int
     groups: int | None
     base: Interval
     tuned: Interval
@@ -49,24 +51,37 @@ def run(options: argparse.Namespace) -> int:
     """Print the comparison; 0 when the tuned model would be promoted, else 1; UserError for wrong files."""
     base, tuned = _read(options.base), _read(options.tuned)
     _refuse_unpaired(options, base, tuned)
-    outcome = _compare(base, tuned, [_group(options, name, base, tuned) for name in base], options.min_delta)
+    groups = {name: _group(options, name, base, tuned) for name in base}
+    outcome = _compare(base, tuned, groups, options.min_delta)
     print(json.dumps(_document(outcome)) if options.output == "json" else _table(outcome, options.min_delta))
     return FINE if outcome.verdict == "Promote" else REFUSED
 
 
 def _compare(
-    base: Mapping[str, _Scored], tuned: Mapping[str, _Scored], groups: list[str | None], min_delta: float
+    base: Mapping[str, _Scored],
+    tuned: Mapping[str, _Scored],
+    group_of: Mapping[str, str | None],
+    min_delta: float,
 ) -> _Outcome:
-    before, after = [row.score for row in base.values()], [tuned[name].score for name in base]
+    pairs = [
+        (first, second, group)
+        for name, group in group_of.items()
+        if (first := base[name].score) is not None and (second := tuned[name].score) is not None
+    ]
+    if not pairs:
+        raise UserError("No row has a score in both files; grade the rows before comparing them.")
+    before, after = [first for first, _, _ in pairs], [second for _, second, _ in pairs]
+    groups = [group for _, _, group in pairs]
     delta = paired_delta(before, after, groups)
     return _Outcome(
-        rows=len(groups),
+        rows=len(pairs),
+        ungraded=len(group_of) - len(pairs),
         groups=count_groups(groups) if any(group is not None for group in groups) else None,
         base=score_interval(before, groups),
         tuned=score_interval(after, groups),
         delta=delta,
         test=paired_test(before, after, groups),
-        verdict=verdicts.after(delta, min_delta, graded=1.0),
+        verdict=verdicts.after(delta, min_delta, graded=len(pairs) / len(group_of)),
     )
 
 
@@ -121,11 +136,13 @@ def _name(row: Mapping[str, Any], key: str) -> str | None:
     return str(value)
 
 
-def _score(row: Mapping[str, Any]) -> float:
+def _score(row: Mapping[str, Any]) -> float | None:
     value = row.get("score")
+    if value is None and "score" in row:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        said = "missing" if "score" not in row else _shown(value)
-        raise ValueError(f"its `score` is {said}; give a number from 0 to 1, and leave out ungraded rows")
+        said = _shown(value) if "score" in row else "missing"
+        raise ValueError(f"its `score` is {said}; give a number from 0 to 1, or null for an ungraded row")
     return float(value)
 
 
@@ -168,6 +185,7 @@ def _document(outcome: _Outcome) -> dict[str, Any]:
     return {
         "verdict": outcome.verdict,
         "n": outcome.rows,
+        "ungraded": outcome.ungraded,
         "base": round(outcome.base.score, 6),
         "tuned": round(outcome.tuned.score, 6),
         "delta": round(outcome.delta.score, 6),
@@ -184,6 +202,9 @@ def _three_figures(value: float) -> float:
 
 def _table(outcome: _Outcome, min_delta: float) -> str:
     groups = "" if outcome.groups is None else f" in {outcome.groups} groups"
+    ungraded = (
+        [f"{plural(outcome.ungraded, 'row')} without a score in both files"] if outcome.ungraded else []
+    )
     asked = f"promotion asks for an interval above 0 and a gain of at least {100 * min_delta:g} points"
     return "\n".join(
         [
@@ -191,6 +212,7 @@ def _table(outcome: _Outcome, min_delta: float) -> str:
             _line("base", outcome.base, ".1%"),
             _line("tuned", outcome.tuned, ".1%"),
             _line("tuned - base", outcome.delta, "+.1%"),
+            *ungraded,
             f"{outcome.test.name}: p = {_three_figures(outcome.test.p_value)}",
             f"{outcome.verdict} ({asked})",
         ]

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from finetune_trainer import verdicts
-from finetune_trainer.contracts import EvaluationSpec, Job
+from finetune_trainer.contracts import EvaluationSpec, GraderSpec, GraderType, Job
 from finetune_trainer.data.findings import errors
 from finetune_trainer.data.holdout import duplicate_ids, eval_no_reference, split_reference
 from finetune_trainer.data.load import Watch
@@ -31,11 +31,15 @@ from finetune_trainer.scoring.client import Prompt
 from finetune_trainer.scoring.compare import compare, coverage, kept, means, rounded, score
 from finetune_trainer.scoring.endpoint import Endpoint
 from finetune_trainer.scoring.hosted import answer_hosted
-from finetune_trainer.scoring.rows import GradedRow, Question
+from finetune_trainer.scoring.rows import GradedRow, Question, cut, cut_of_both, cut_sentence
 from finetune_trainer.stages.examine import check_request
 from finetune_trainer.stages.judging import judge_summary
+from finetune_trainer.words import printable
 
 _ANSWER_SECONDS = 120.0
+# Perplexity asks the engine itself, programs run in a pod without network, and calls are read as the base's
+# chat template writes them.
+_ONLY_IN_THE_CLUSTER: frozenset[GraderType] = frozenset({"Perplexity", "CodeAssert", "ToolCall"})
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,15 @@ class _Scored:
 
 def run(options: argparse.Namespace) -> int:
     """Print the scores; 1 when too few rows could be graded or `--against` is not beaten; UserError."""
-    job, evaluation = _job(options)
+    job, in_cluster = _job(options)
+    evaluation, left_out = _scored_here(in_cluster)
     with TemporaryDirectory() as scratch, terminal_progress() as watch:
         questions = _questions(evaluation, options, Path(scratch), watch)
         scored = asyncio.run(_score(job, evaluation, options, questions, watch))
     if options.rows is not None:
         _write_scores(options.rows, scored.rows, evaluation)
     summary = _summary(evaluation, options, scored)
+    summary |= _warnings([*left_out, _cut(evaluation, scored), *summary.get("warnings", ())])
     print(json.dumps(summary) if options.output == "json" else _table(summary))
     good = summary["graded"] >= verdicts.GRADED_SHARE and summary.get("verdict", "Promote") == "Promote"
     return FINE if good else REFUSED
@@ -73,6 +79,35 @@ def _job(options: argparse.Namespace) -> tuple[Job, EvaluationSpec]:
             "The job has no evaluation, so nothing can be scored; give it a hold-out and graders."
         )
     return job, job.spec.evaluation
+
+
+def _scored_here(evaluation: EvaluationSpec) -> tuple[EvaluationSpec, list[str]]:
+    """The evaluation with the graders that need no cluster, and what to know of the others.
+
+    UserError when one of these decides.
+    """
+    for spec in (evaluation.primary_grader, evaluation.baseline_grader):
+        if spec.type in _ONLY_IN_THE_CLUSTER:
+            text = f"Grader {spec.name} decides, and {spec.type} is graded in the cluster only"
+            raise UserError(f"{text}; set evaluation.primary to a grader of another type.")
+    here = tuple(spec for spec in evaluation.graders if spec.type not in _ONLY_IN_THE_CLUSTER)
+    others = [spec for spec in evaluation.graders if spec.type in _ONLY_IN_THE_CLUSTER]
+    return evaluation.model_copy(update={"graders": here}), list(map(_left_out, others))
+
+
+def _left_out(spec: GraderSpec) -> str:
+    return f"Grader {spec.name} is left out: {spec.type} is graded in the cluster only."
+
+
+def _cut(evaluation: EvaluationSpec, scored: _Scored) -> str:
+    if scored.against is None:
+        return cut_sentence(cut(scored.rows), len(scored.rows), evaluation.output_tokens)
+    return cut_of_both(cut(scored.against), cut(scored.rows), evaluation.output_tokens)
+
+
+def _warnings(texts: list[str]) -> dict[str, list[str]]:
+    found = list(filter(None, texts))
+    return {"warnings": found} if found else {}
 
 
 def _is_address(text: str) -> bool:
@@ -155,12 +190,11 @@ def _key(variable: str | None) -> str | None:
 
 
 def _write_scores(path: Path, rows: Sequence[GradedRow], evaluation: EvaluationSpec) -> None:
-    """One line for each row that the deciding grader could grade, as `compare` reads them."""
+    """One line for each row as `compare` reads it; null is the score of one that could not be graded."""
     grader = evaluation.baseline_grader.name
     lines = (
-        {"id": row.id, "score": value, **({} if row.group is None else {"group": row.group})}
+        {"id": row.id, "score": row.score(grader), **({} if row.group is None else {"group": row.group})}
         for row in rows
-        if (value := row.score(grader)) is not None
     )
     try:
         write_lines(path, (json.dumps(line) + "\n" for line in lines))
@@ -183,6 +217,7 @@ def _summary(evaluation: EvaluationSpec, options: argparse.Namespace, scored: _S
         "delta": rounded(outcome.delta),
         "graders": {name: {"base": before[name], "tuned": after[name]} for name in after},
         "secondary": kept(outcome.secondary),
+        "cut": {"base": cut(scored.against), "tuned": cut(scored.rows)},
         **outcome.coverage.summary(),
         "verdict": outcome.verdict,
         **scored.judge,
@@ -197,6 +232,7 @@ def _alone(evaluation: EvaluationSpec, model: str, scored: _Scored) -> dict[str,
         "rows": len(scored.rows),
         **rounded(score(scored.rows, metric)),
         "graders": means(scored.rows, evaluation),
+        "cut": cut(scored.rows),
         **coverage([scored.rows], evaluation.baseline_graders).summary(),
         **scored.judge,
     }
@@ -210,7 +246,9 @@ def _table(summary: dict[str, Any]) -> str:
     if summary["ungraded"]:
         lines.append(f"{summary['ungraded']} rows could not be graded: {summary['ungradedReason']}")
     lines += [f"warning: {text}" for text in summary.get("warnings", ())]
-    return "\n".join([*lines, *([summary["verdict"]] if "verdict" in summary else [])])
+    # Names and reasons come from endpoints and data.
+    shown = [printable(line) for line in lines]
+    return "\n".join([*shown, *([summary["verdict"]] if "verdict" in summary else [])])
 
 
 def _scores(summary: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from finetune_trainer.grading import Grade, as_read, grade, ungraded
 from finetune_trainer.scoring.client import Answer, Prompt
 from finetune_trainer.words import encodable
 
-MANY_CUT = 0.05  # share of answers
+_MANY_CUT = 0.05  # share of answers
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,22 @@ def _grade(spec: GraderSpec, answer: str, question: Question) -> Grade:
 def cut(rows: Sequence[GradedRow]) -> int:
     """How many answers ended at evaluation.maxTokens and not where the model would have ended them."""
     return sum(row.finish == "length" for row in rows)
+
+
+def cut_sentence(count: int, rows: int, limit: int) -> str:
+    """What to know of answers that were cut at the limit of tokens; "" when none was."""
+    if not count:
+        return ""
+    advice = "; raise it, for a right answer that is cut fails" if count > _MANY_CUT * rows else ""
+    return f"{count} of {rows} answers reached evaluation.maxTokens ({limit}) and ended there{advice}."
+
+
+def cut_of_both(base: int, tuned: int, limit: int) -> str:
+    """The same of two models."""
+    if not base and not tuned:
+        return ""
+    counts = f"{tuned} answers of the tuned model and {base} of the base"
+    return f"{counts} reached evaluation.maxTokens ({limit}) and ended there."
 
 
 def write_rows(path: Path, rows: Sequence[GradedRow]) -> None:

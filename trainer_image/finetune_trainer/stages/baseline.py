@@ -22,7 +22,7 @@ from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means,
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
 from finetune_trainer.scoring.regression import covered
-from finetune_trainer.scoring.rows import MANY_CUT, GradedRow, cut, read_rows, regraded, write_rows
+from finetune_trainer.scoring.rows import GradedRow, cut, cut_sentence, read_rows, regraded, write_rows
 from finetune_trainer.scoring.server import engine_for
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
@@ -263,10 +263,8 @@ def _result(
         **circumstances,
     }
     text = _sentence(evaluation, len(rows), scored, judged.verdict)
-    said = text + _cut_sentence(cut(rows), len(rows), evaluation.output_tokens)
-    return succeeded(
-        job, " ".join([*filter(None, [said, found.sentence()]), *circumstances["warnings"]]), summary
-    )
+    said = [text, cut_sentence(cut(rows), len(rows), evaluation.output_tokens), found.sentence()]
+    return succeeded(job, " ".join([*filter(None, said), *circumstances["warnings"]]), summary)
 
 
 def _if_any(key: str, entries: dict[str, Any]) -> dict[str, Any]:
@@ -290,11 +288,3 @@ def _rows_needed(base: float, min_delta: float) -> int | None:
     if not 0 < min_delta <= 1 - base:
         return None
     return rows_needed(min_delta, differing_share(base, min_delta))
-
-
-def _cut_sentence(count: int, rows: int, limit: int) -> str:
-    """What to know of answers that were cut, with a blank before it; "" when none was."""
-    if not count:
-        return ""
-    advice = "; raise it, for a right answer that is cut fails" if count > MANY_CUT * rows else ""
-    return f" {count} of {rows} answers reached evaluation.maxTokens ({limit}) and ended there{advice}."

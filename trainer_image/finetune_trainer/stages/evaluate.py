@@ -30,7 +30,7 @@ from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, is_stored, stored_rows
 from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
-from finetune_trainer.scoring.rows import GradedRow, cut, write_rows
+from finetune_trainer.scoring.rows import GradedRow, cut, cut_of_both, write_rows
 from finetune_trainer.scoring.server import Offer, engine_for
 from finetune_trainer.stages.baseline import Answered, ask_base, graded_scores, required_evaluation
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
@@ -175,9 +175,9 @@ def _result(
         **({"rivals": {name: rounded(found) for name, found in rivals.items()}} if rivals else {}),
         **told,
     }
-    said = _sentence(metric, outcome) + _cut_sentence(cut(base), cut(tuned), evaluation.output_tokens)
-    beside = [*_rivalled(outcome.tuned, rivals), *sentences(regression)]
-    return succeeded(job, " ".join([said, *beside]), summary)
+    cuts = cut_of_both(cut(base), cut(tuned), evaluation.output_tokens)
+    said = [_sentence(metric, outcome), cuts, *_rivalled(outcome.tuned, rivals), *sentences(regression)]
+    return succeeded(job, " ".join(filter(None, said)), summary)
 
 
 def _rivalled(tuned: Interval | None, rivals: Mapping[str, Interval]) -> list[str]:
@@ -189,13 +189,6 @@ def _rivalled(tuned: Interval | None, rivals: Mapping[str, Interval]) -> list[st
         f"With the prompt {best} the base alone scores {rivals[best].score:.1%}, which is within the tuned "
         "model's interval or above it: the prompt may be enough."
     ]
-
-
-def _cut_sentence(base: int, tuned: int, limit: int) -> str:
-    if not base and not tuned:
-        return ""
-    counts = f"{tuned} answers of the tuned model and {base} of the base"
-    return f" {counts} reached evaluation.maxTokens ({limit}) and ended there."
 
 
 def _sentence(metric: str, outcome: Comparison) -> str:
