@@ -18,10 +18,11 @@ from finetune_serving.gateway.errors import Refusal
 from finetune_serving.gateway.hold import Hold, deadline, pauses
 from finetune_serving.gateway.keys import KeyRing
 from finetune_serving.gateway.ledger import Call, Ledger
-from finetune_serving.gateway.limits import TokenRates, check_alias, check_candidate, check_pod, take_bytes
+from finetune_serving.gateway.limits import TokenRates, check_alias, check_pod, check_scoring, take_bytes
 from finetune_serving.gateway.peers import HOP_HEADER, Peers
 from finetune_serving.gateway.proxy import (
     REQUEST_ID_HEADER,
+    SCORING_HEADER,
     VERSION_HEADER,
     EngineGoneError,
     NotBegunError,
@@ -157,10 +158,10 @@ class Gateway:
         candidate = ask.model in table.candidates
         if not self.book.may_call(call.key, ask.model):
             raise errors.unknown_model(ask.model) if candidate else errors.not_allowed(call.key, ask.model)
-        call.alias = ask.model
+        call.alias, call.scores = ask.model, candidate or SCORING_HEADER in headers
         check_alias(self.book.limits, self.ledger, call)
-        if candidate:
-            check_candidate(self.book.limits, self.ledger, call)
+        if call.scores:
+            check_scoring(self.book.limits, self.ledger)
         if self.book.can_answer(version):
             return version
         if version in self.book.refused:

@@ -64,7 +64,8 @@ class Call:
     `alias` is the public name it asked for, "" until that is known to exist; `version` and `account` are
     those that answer it. `status` is the HTTP code of the answer, `begun` whether its head has been sent.
     `deadline` ends it early when its version has to go. `trace` holds the headers that join the engine's
-    spans to ours, if we make any. `texts` counts events with text. Times are monotonic seconds.
+    spans to ours, if we make any. `scores`: a run that scores asks, and users come before it. `texts`
+    counts events with text. Times are monotonic seconds.
     """
 
     started: float
@@ -76,6 +77,7 @@ class Call:
     request_id: str = ""
     trace: Mapping[str, str] | None = None
     shadow: bool = False
+    scores: bool = False
     status: int = CLIENT_LEFT
     begun: bool = False
     body_bytes: int = 0
@@ -135,6 +137,11 @@ class Ledger:
     def owed(self) -> bool:
         """Whether the engine has something to answer; a request whose client gave up is a question too."""
         return self.in_flight > 0 or self.last_asked > self.last_byte
+
+    @property
+    def scoring(self) -> int:
+        """Requests of runs that score which are not answered yet."""
+        return sum(call.scores for call in self._open)
 
     def busy(self, *, alias: str | None = None, key: str | None = None) -> int:
         """How many requests of an alias or of a key are not answered yet."""

@@ -9,7 +9,7 @@ from finetune_serving.gateway.ledger import Call, Ledger
 
 # Half of the memory that the operator gives to the gateway's container (1 GiB).
 MOST_BODY_BYTES = 512 * 1024 * 1024
-CANDIDATE_PLACES = 2
+SCORING_PLACES = 2
 
 
 def check_pod(limits: RequestLimits, ledger: Ledger, call: Call) -> None:
@@ -29,10 +29,10 @@ def check_alias(limits: RequestLimits, ledger: Ledger, call: Call) -> None:
         raise too_many(f"The model `{call.alias}` may have {most} requests in flight on a replica.")
 
 
-def check_candidate(limits: RequestLimits, ledger: Ledger, call: Call) -> None:
-    """Refuse a call of a candidate that would slow users: it gets few places, and none of a busy replica."""
-    if ledger.busy(alias=call.alias) > CANDIDATE_PLACES:
-        raise too_many(f"A candidate may have {CANDIDATE_PLACES} requests in flight on a replica.")
+def check_scoring(limits: RequestLimits, ledger: Ledger) -> None:
+    """Refuse a call of a run that scores: all runs have few places, and none of a replica that users need."""
+    if ledger.scoring > SCORING_PLACES:
+        raise too_many(f"Runs that score here may have {SCORING_PLACES} requests in flight on a replica.")
     most = limits.max_in_flight
     if most is not None and ledger.in_flight > most / 2:
         raise too_many("Users ask for more than half of what this replica takes; try again shortly.")

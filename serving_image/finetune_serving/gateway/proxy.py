@@ -17,6 +17,7 @@ from finetune_serving.gateway.ledger import Call, Ledger
 from finetune_serving.gateway.streams import pass_on
 
 VERSION_HEADER = "x-finetune-version"
+SCORING_HEADER = "x-finetune-scoring"
 REQUEST_ID_HEADER = "x-request-id"
 # vLLM joins its spans to the caller's by these.
 _TRACE_HEADERS = ("traceparent", "tracestate")

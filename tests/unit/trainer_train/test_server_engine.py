@@ -41,6 +41,7 @@ class Gateway:
         self.replies = list(replies)
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.marked: list[bool] = []
         self.server = TestServer(self._app())
 
     def spec(self, key: str | None = None) -> ServerSpec:
@@ -63,6 +64,7 @@ class Gateway:
     async def _chat(self, request: web.Request) -> web.Response:
         self.seen.append(await request.json())
         self.keys.append(request.headers.get("Authorization"))
+        self.marked.append("x-finetune-scoring" in request.headers)
         status, body = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         return web.json_response(body, status=status)
 
@@ -149,7 +151,9 @@ async def test_a_candidate_is_offered_once_and_waited_for(start: Start) -> None:
     gateway = await start(refusal(404), refusal(503), refusal(429), answer())
     async with engine(gateway) as asked:
         assert await asked.load_adapter("tuned", Path("unused")) == VERSION
-    assert {body["model"] for body in gateway.seen} == {VERSION}
+        await asked.chat("small", PROMPT, 8)
+    assert [body["model"] for body in gateway.seen] == [VERSION] * 4 + ["small"]
+    assert all(gateway.marked), "a server lets few of them in, so that users come first"
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,41 @@ async def test_a_candidate_has_two_places(client: Client, trial: Setup, engine: 
     assert [(await one).status for one in (*waiting, other)] == [200, 200, 200]
 
 
+SCORES = {"x-finetune-scoring": "1"}
+
+
+async def test_runs_that_score_share_two_places_whatever_they_ask(
+    client: Client, trial: Setup, engine: Engine
+) -> None:
+    engine.hold = asyncio.Event()
+    waiting = []
+    for asked in (ASKED, BODY | {"model": "base"}):
+        waiting.append(asyncio.create_task(client.post(CHAT, json=asked, headers=ANNA | SCORES)))
+        await engine.waiting.wait()
+        engine.waiting.clear()
+    async with asyncio.timeout(10):  # one that is let in is held
+        refused = await client.post(CHAT, json=BODY | {"model": "base"}, headers=BERT | SCORES)
+    assert (refused.status, "Retry-After" in refused.headers) == (429, True)
+    user = asyncio.create_task(client.post(CHAT, json=BODY | {"model": "base"}, headers=BERT))
+    await engine.waiting.wait()
+    engine.hold.set()
+    assert [(await one).status for one in (*waiting, user)] == [200, 200, 200]
+
+
+async def test_a_run_that_asks_the_base_waits_while_users_need_the_replica(
+    client: Client, trial: Setup, engine: Engine
+) -> None:
+    trial.manifest(limits={"maxInFlight": 2})
+    engine.hold = asyncio.Event()
+    user = asyncio.create_task(client.post(CHAT, json=BODY, headers=BERT))
+    await engine.waiting.wait()
+    async with asyncio.timeout(10):  # one that is let in is held
+        refused = await client.post(CHAT, json=BODY | {"model": "base"}, headers=BERT | SCORES)
+    assert refused.status == 429
+    engine.hold.set()
+    assert (await user).status == 200
+
+
 async def test_a_candidate_waits_while_users_need_the_replica(
     client: Client, trial: Setup, engine: Engine
 ) -> None:
