@@ -62,6 +62,16 @@ async def test_rows_of_a_group_count_as_one(make_run: Any, stand_in: Start, chat
     assert (result.summary["low"], result.summary["high"]) == (0.0, 1.0)
 
 
+async def test_stored_answers_are_in_the_groups_that_the_hold_out_says_now(
+    make_run: Any, stand_in: Start, chat_answer: Answer
+) -> None:
+    await stand_in(lambda _: chat_answer("no"))
+    await stage(make_run("baseline", "first", holdout=HOLDOUT), baseline)
+    grouped = [{**row, "group": f"g{place // 10}"} for place, row in enumerate(HOLDOUT)]
+    result = await stage(make_run("baseline", "second", holdout=grouped), baseline)
+    assert (result.summary["cached"], result.summary["groups"]) == (True, 6)
+
+
 async def test_too_many_ungraded_rows_are_named_block_and_are_asked_again_by_the_next_run(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_trainer import verdicts
@@ -143,7 +143,8 @@ def _usable(rows: list[GradedRow] | None, asked: QuestionSet) -> list[GradedRow]
     if not rows or [row.id for row in rows] != [question.id for question in asked.questions]:
         return None
     pairs, graders = zip(asked.questions, rows, strict=True), asked.evaluation.graders
-    found = [regraded(question, row, graders) for question, row in pairs]
+    # Groups are the hold-out's, which may say others of the same rows than when they were answered.
+    found = [replace(regraded(question, row, graders), group=question.group) for question, row in pairs]
     return found if _worth_keeping(found, asked.evaluation) else None
 
 
