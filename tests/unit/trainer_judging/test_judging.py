@@ -179,6 +179,18 @@ async def pairs(script: Script, base: str | None, tuned: str | None) -> Judged:
         return await judge_two(spec, JudgeAccess(None, Replies()), questions, before, after, lambda _: None)
 
 
+async def test_rows_of_the_base_that_the_judge_left_ungraded_are_asked_again() -> None:
+    async with judge_stand_in(judges_by_words) as server:
+        spec = evaluation(server.url, "JudgeCriteria")
+        questions, base = answered(spec, "red", None)
+        _, tuned = answered(spec, "red, blue", "blue")
+        access = JudgeAccess(None, Replies())
+        judged = await judge_two(spec, access, questions, base, tuned, lambda _: None)
+    assert judged.base is not None
+    assert scores(judged.base, "JudgeCriteria") == [0.5, None]
+    assert scores(judged.rows, "JudgeCriteria") == [1.0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("base", "tuned", "score"),
     [("red", "red, blue", 1.0), ("red, blue", "red", 0.0), ("red", "blue", 0.5), ("red", "red", 0.5)],

@@ -94,7 +94,10 @@ async def judge_two(
     tuned: list[GradedRow],
     watch: Watch,
 ) -> Judged:
-    """The tuned model's rows by the criteria, and both models' rows against each other."""
+    """The tuned model's rows by the criteria, and both models' rows against each other.
+
+    Rows of the base that the judge left ungraded before are asked again.
+    """
     if evaluation.judge is None:
         return Judged(tuned, base=base)
 
@@ -102,12 +105,22 @@ async def judge_two(
         def done() -> None:
             watch(judge.use)
 
+        left = [row for row in base if _is_left(row, evaluation)]
+        again = await grade_by_criteria(questions, left, evaluation, judge, lambda: None)
+        regraded = {row.id: row for row in again}
+        before = [regraded.get(row.id, row) for row in base]
         after = await grade_by_criteria(questions, tuned, evaluation, judge, done)
-        return await grade_pairs(questions, base, after, evaluation, judge, done)
+        return await grade_pairs(questions, before, after, evaluation, judge, done)
 
     count = decisions(evaluation, len(tuned), paired=True)
     pairs, use = await _ask(evaluation, access, count, grade)
     return Judged(pairs.tuned, use, pairs.base, pairs.flip_rate)
+
+
+def _is_left(row: GradedRow, evaluation: EvaluationSpec) -> bool:
+    """Whether the judge owes a grade of an answer."""
+    named = (spec.name for spec in evaluation.graders_of("JudgeCriteria"))
+    return row.output is not None and any(row.score(name) is None for name in named)
 
 
 def decisions(evaluation: EvaluationSpec, rows: int, *, paired: bool) -> int:
