@@ -75,7 +75,8 @@ async def test_a_server_at_rest_publishes_what_an_adapter_costs(
     monkeypatch.setattr(slowdown, "TOLERANCE", 100.0)  # this machine does other work too
     settings, stop, entry = options(stand_in, tmp_path), asyncio.Event(), publish("a")
     manifest = json.loads(settings.manifest.read_text())
-    settings.manifest.write_text(json.dumps(manifest | {"versions": [entry]}))
+    route = {"alias": "reviews", "targets": [{"version": entry["name"], "weight": 100}]}
+    settings.manifest.write_text(json.dumps(manifest | {"versions": [entry], "routes": [route]}))
     running = asyncio.create_task(serving.serve(settings, "sha256:" + "b" * 64, stop))
     agent = f"http://127.0.0.1:{settings.agent_port}"
     async with aiohttp.ClientSession() as client, asyncio.timeout(60):
