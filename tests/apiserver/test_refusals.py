@@ -568,9 +568,11 @@ def test_no_field_of_a_run_can_be_taken_away(api: Api, stored: dict[str, Any], p
 
 def test_a_run_on_the_cpu_may_limit_what_its_judge_costs(api: Api) -> None:
     prices = {"pricePerMillionInputTokens": "2.5", "pricePerMillionOutputTokens": "10"}
-    graders = [{"name": "style", "type": "JudgeCriteria", "criteria": ["It is kind"]}]
+    evaluation = {
+        "dataset": {"source": "configmap://reviews/holdout.jsonl"},
+        "graders": [{"name": "style", "type": "JudgeCriteria", "criteria": ["It is kind"]}],
+        "judge": {"url": "https://judge.example/v1", "model": "m", **prices},
+    }
     body = changed(sample(CPU), "spec.budget", {"limit": "5", "currency": "USD"})
-    body = changed(body, "spec.evaluation.graders", graders)
-    body = changed(body, "spec.evaluation.judge", {"url": "https://judge.example/v1", "model": "m", **prices})
-    response = api.check(changed(body, "spec.evaluation.primary", "style"))
+    response = api.check(changed(body, "spec.evaluation", evaluation))
     assert response.status_code in (200, 201), response.text

@@ -279,6 +279,7 @@ SCENARIOS = (
         "the training pod is evicted",
         ends(True),
         {"train": (trainer.be_evicted, trainer.succeed)},
+        vague=True,
     ),
     Scenario(
         "one pod of a gang is evicted",
@@ -287,6 +288,7 @@ SCENARIOS = (
             "train/0": (trainer.keep_running, trainer.succeed),
             "train/1": (trainer.be_evicted, trainer.succeed),
         },
+        vague=True,
     ),
     Scenario(
         "the training pod is preempted without a word",
