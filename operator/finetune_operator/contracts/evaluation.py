@@ -121,7 +121,7 @@ def job_evaluation(given: Evaluation | None) -> JobEvaluation | None:
     if given is None or given.dataset is None or not given.graders:
         return None
     suites = given.regression.suites if given.regression is not None else ()
-    rivals = tuple(JobRival(name=r.name, system=r.system, few_shot=r.few_shot) for r in given.rivals)
+    rivals = tuple(JobRival.model_validate(rival.to_dict()) for rival in given.rivals)
     return JobEvaluation(
         dataset=job_dataset(given.dataset),
         graders=tuple(map(_job_grader, given.graders)),
@@ -156,21 +156,7 @@ def _judge(given: Judge) -> JobJudge:
 
 
 def _job_grader(given: Grader) -> JobGrader:
-    return JobGrader(
-        name=given.name,
-        type=given.type,
-        fields=given.fields,
-        schema_text=given.schema_text,
-        values=given.values,
-        pattern=given.pattern,
-        tolerance=given.tolerance,
-        metric=given.metric,
-        grader=given.grader,
-        margin=given.margin,
-        criteria=given.criteria,
-        tests=given.tests,
-        timeout_seconds=given.timeout_seconds,
-    )
+    return JobGrader.model_validate(given.to_dict())
 
 
 def _suite(given: Suite) -> JobSuite:
