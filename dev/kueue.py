@@ -16,7 +16,9 @@ NAMESPACE = "kueue-system"
 _MODULE = "sigs.k8s.io/kueue"
 _PROGRAM = binaries.Program(f"{_MODULE}/cmd/kueue", VERSION)
 _REPOSITORY = f"{registry.PREFIX}/kueue"
-_WAIT_SECONDS = 120
+# Its certificate may reach the mounted Secret only at the kubelet's next sync of the pod, and Kueue looks for
+# it at intervals that double: 202 s were seen.
+_WAIT_SECONDS = 400
 _CONFIGURATION = {
     "apiVersion": "config.kueue.x-k8s.io/v1beta2",
     "kind": "Configuration",

@@ -25,16 +25,18 @@ TRAINING = {"learningRate": "1e-3", "effectiveBatchSize": 8, "maxLength": 256, "
 def queue(cluster: Cluster, running: Running) -> Iterator[str]:
     """Kueue with a LocalQueue in the namespace whose quota is one run, and a PriorityClass that users may name."""
     helm, images = running.binaries / "helm", references()
-    kueue.install(home(), running.kubeconfig, helm)
-    chart.install(running.kubeconfig, running.binaries, images, allowedPriorityClasses=[URGENT])
     made = [priority_class(), *queues(cluster.namespace)]
-    cluster.apply(*made)
-    yield "team"
-    cluster.kubectl("delete", "ftj", "--all", "--timeout=120s")
-    for manifest in reversed(made):
-        cluster.kubectl("delete", manifest["kind"], manifest["metadata"]["name"], "--timeout=60s")
-    kueue.uninstall(running.kubeconfig, helm)
-    chart.install(running.kubeconfig, running.binaries, images)
+    try:
+        kueue.install(home(), running.kubeconfig, helm)
+        chart.install(running.kubeconfig, running.binaries, images, allowedPriorityClasses=[URGENT])
+        cluster.apply(*made)
+        yield "team"
+        cluster.kubectl("delete", "ftj", "--all", "--timeout=120s")
+        for manifest in reversed(made):
+            cluster.kubectl("delete", manifest["kind"], manifest["metadata"]["name"], "--timeout=60s")
+    finally:  # its webhooks would refuse the Jobs of every later test
+        kueue.uninstall(running.kubeconfig, helm)
+        chart.install(running.kubeconfig, running.binaries, images)
 
 
 def priority_class() -> Object:
