@@ -36,7 +36,7 @@ CHECKS = (
 )
 OWN = tuple(resource.kind for resource in OURS)
 FINAL = ("Succeeded", "Failed")
-PRECISION = timedelta(seconds=2)
+PRECISION = timedelta(seconds=1)
 SEVERE = ("ERROR", "CRITICAL")
 
 
@@ -94,7 +94,7 @@ def _statuses(revisions: Sequence[Revision]) -> Iterator[str]:
         uid = revision.manifest["metadata"]["uid"]
         if uid in before and revision.event == "MODIFIED":
             status = mapping(revision.manifest, "status")
-            changes = _of_status(mapping(before[uid], "status"), status, _written(revision.manifest))
+            changes = _of_status(mapping(before[uid], "status"), status, _written(before[uid]))
             yield from (f"{'/'.join(revision.name)}: {change}" for change in changes)
         before[uid] = revision.manifest
 
@@ -108,7 +108,7 @@ def _written(manifest: Object) -> datetime | None:
 def _of_status(
     before: Mapping[str, Any], after: Mapping[str, Any], written: datetime | None
 ) -> Iterator[str]:
-    """What may not happen from one status to the next."""
+    """What may not happen from one status, stored at `written`, to the next."""
     if (integer(after, "observedGeneration") or 0) < (integer(before, "observedGeneration") or 0):
         yield "observedGeneration went back"
     old, new = ({c["type"]: c for c in items(status, "conditions")} for status in (before, after))
@@ -136,8 +136,9 @@ def _of_condition(
     moved = before["lastTransitionTime"] != after["lastTransitionTime"]
     if moved and before["status"] == after["status"]:
         yield f"lastTransitionTime of {kind} moved while it stayed {after['status']}"
-    late = written is not None and written - parse_time(after["lastTransitionTime"]) > PRECISION
-    if not moved and before["status"] != after["status"] and late:
+    # Both times are whole seconds; a change within the second of the one before is not seen in them.
+    kept = written is not None and parse_time(after["lastTransitionTime"]) < written - PRECISION
+    if not moved and before["status"] != after["status"] and kept:
         yield f"{kind} changed to {after['status']} and kept its lastTransitionTime"
     if kind == "Succeeded" and before["status"] not in ("Unknown", after["status"]):
         yield "the outcome of the run changed"

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from finetune_operator.runtime.reconciler import REWRITE_SECONDS
 from tests.faults.attacks import Attack, AttackFailed
 from tests.faults.cluster.client import Object
 from tests.faults.cluster.controlplane import Cluster
@@ -21,7 +22,7 @@ from tests.faults.operators.proxy import Write
 from tests.faults.oracles import OWN, log_violations, violations
 from tests.faults.scenarios.scenario import Scenario, World
 
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = REWRITE_SECONDS + 1.0
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,14 @@ class Player:
             await asyncio.gather(script, attacking, return_exceptions=True)
 
     async def _rest(self, operators: Operators) -> list[str]:
-        """After the end the operator may finish what it is at; from then on it writes nothing."""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < min(deadline, _last_write(operators) + SETTLE_SECONDS):  # noqa: ASYNC110
+        """After the end the operator, which may have begun just now, may finish what it is at; from then on it
+        writes nothing.
+        """
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not any(life.works for life in operators.lives):
+            await asyncio.sleep(0.2)  # nobody tells when another life begins
+        begun = time.monotonic()
+        while time.monotonic() < min(deadline, max(begun, _last_write(operators)) + SETTLE_SECONDS):
             await asyncio.sleep(0.2)
         before = _written(operators)
         await asyncio.sleep(self.quiet)

@@ -14,6 +14,15 @@ Manifest: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Confirm:
+    """Go on only if the owner, read live, still is the version that the plan was computed from.
+
+    For a child that may have been there before: its name is free again once it is gone, so a plan of an old
+    owner would create it once more.
+    """
+
+
+@dataclass(frozen=True)
 class Create:
     """Create a child. One that exists and has the manifest's controller is success (names are deterministic);
     an object of somebody else with this name is a Refusal.
@@ -54,6 +63,7 @@ class Patch:
 class Delete:
     """Delete a child in the background, only if it still is the object with this uid.
 
+    `resource_version` is the version that the decision was made from, where a later one may not be deleted.
     `grace_seconds` 0 removes a pod without waiting for its node, None leaves the pod its own grace period.
     `optional` as for a Patch.
     """
@@ -62,6 +72,7 @@ class Delete:
     kind: str
     name: str
     uid: str
+    resource_version: str | None = None
     grace_seconds: int | None = None
     optional: bool = False
 
@@ -77,7 +88,8 @@ class Emit:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A child that the API server refused for good at the last write (quota, webhook, role, name taken).
+    """A child that the API server refused for good at the last write (quota, webhook, role, name taken), or
+    keeps failing to write.
 
     `reason` is Refused, or NameConflict where an object of somebody else has the name; `message` is a
     sentence with the server's words. It is observed like anything else: the plan shows it in the status.
@@ -89,7 +101,7 @@ class Refusal:
     message: str
 
 
-Action: TypeAlias = Create | Apply | Patch | Delete | Emit
+Action: TypeAlias = Confirm | Create | Apply | Patch | Delete | Emit
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,15 @@ class Api(Protocol):
         ...
 
     async def delete(
-        self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        preconditions: Mapping[str, str],
+        grace_seconds: int | None = None,
     ) -> None:
-        """Delete an object in the background if it still has this uid (409 otherwise); `grace_seconds` 0
-        removes a pod without waiting for its node.
+        """Delete an object in the background if it still has this uid and resourceVersion (409 otherwise);
+        `grace_seconds` 0 removes a pod without waiting for its node.
         """
         ...
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import enum
 import logging
 
-from finetune_operator.core.actions import Action, Apply, Create, Delete, Emit, Manifest, Patch, Plan, Refusal
+from finetune_operator.core.actions import Action, Apply, Confirm, Create, Delete, Emit, Manifest, Patch, Plan, Refusal
 from finetune_operator.core.manifests import controller_uid, label, name_conflict, name_of, terminating, text
 from finetune_operator.render.names import UID_LABEL
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.events import Recorder
 from finetune_operator.runtime.metrics import Metrics
-from finetune_operator.runtime.resources import Key, Resource, resource_of
+from finetune_operator.runtime.resources import Key, Resource, own_resource, resource_of
 from finetune_operator.runtime.statuses import StatusWriter
 
 PERMANENT = frozenset({400, 403, 405, 413, 422})
@@ -38,6 +38,15 @@ class RefusedError(Exception):
         self.refusal = refusal
 
 
+class FailedError(Exception):
+    """An action failed in a way that may pass; `refusal` is what to tell of it once it lasts."""
+
+    def __init__(self, refusal: Refusal, cause: ApiError):
+        super().__init__(str(cause))
+        self.refusal = refusal
+        self.retry_after = cause.retry_after
+
+
 class Executor:
     """Executes plans. The first action that fails ends the plan: no status runs ahead of its manifests."""
 
@@ -50,7 +59,8 @@ class Executor:
     async def execute(self, key: Key, owner: Object, plan: Plan) -> ExecutionResult:
         """Run the actions, then write `plan.status` over the `owner` that it was computed from.
 
-        Raises RefusedError when an action is refused for good, ApiError when trying again may help.
+        Raises RefusedError when an action is refused for good; where trying again may help FailedError of an
+        action, ApiError of the status.
         """
         results = {ExecutionResult.UNCHANGED}
         for action in plan.actions:
@@ -68,12 +78,14 @@ class Executor:
         return ExecutionResult.WRITTEN if changed else ExecutionResult.UNCHANGED
 
     async def _attempt(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
+        if isinstance(action, Confirm):
+            return await self._confirm(key, owner)
         try:
             return await self._perform(key, owner, action)
         except ApiError as error:
-            if error.status not in PERMANENT:
-                raise
             refusal = _refusal(action, error)
+            if error.status not in PERMANENT:
+                raise FailedError(refusal, error) from error
             if isinstance(action, Patch | Delete) and action.optional:
                 log.warning("refused", extra={"namespace": key.namespace, "error": refusal.message})
                 return ExecutionResult.UNCHANGED
@@ -95,6 +107,12 @@ class Executor:
             case Emit(event_type, reason, message):
                 self._recorder.record(owner, event_type, reason, message)
         return ExecutionResult.UNCHANGED
+
+    async def _confirm(self, key: Key, owner: Object) -> ExecutionResult:
+        live = await self._api.get(own_resource(key.kind), key.namespace, key.name)
+        planned = text(owner, "metadata", "resourceVersion")
+        same = live is not None and text(live, "metadata", "resourceVersion") == planned
+        return ExecutionResult.UNCHANGED if same else ExecutionResult.STALE
 
     async def _create(self, namespace: str, manifest: Manifest) -> ExecutionResult:
         try:
@@ -138,10 +156,12 @@ class Executor:
         return True
 
     async def _delete(self, namespace: str, action: Delete) -> None:
-        """Gone (404) and replaced by another object (409) are both what was asked for."""
+        """One that is gone (404), replaced or changed since (409) is left alone."""
         resource = resource_of(action.api_version, action.kind)
+        asked = {"uid": action.uid, "resourceVersion": action.resource_version}
+        preconditions = {name: value for name, value in asked.items() if value is not None}
         try:
-            await self._api.delete(resource, namespace, action.name, action.uid, action.grace_seconds)
+            await self._api.delete(resource, namespace, action.name, preconditions, action.grace_seconds)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
@@ -177,7 +197,8 @@ def _refusal(action: Action, error: ApiError) -> Refusal:
         case _:
             kind, name = "Event", ""
     word = _WORDS.get(type(action), "write")
-    message = f"The API server refuses to {word} {kind} {name}: {error.message.rstrip('.')}."
+    verb = "refuses" if error.status in PERMANENT else "fails"
+    message = f"The API server {verb} to {word} {kind} {name}: {error.message.rstrip('.')}."
     return Refusal(kind, name, "Refused", message)
 
 

@@ -145,10 +145,15 @@ class KubernetesApi:
         return await self._call("patch", Request("PATCH", path, query, body, "application/merge-patch+json"))
 
     async def delete(
-        self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        preconditions: Mapping[str, str],
+        grace_seconds: int | None = None,
     ) -> None:
-        """Delete an object in the background if it still has this uid (409 otherwise); `grace_seconds` 0
-        removes a pod without waiting for its node.
+        """Delete an object in the background if it still has this uid and resourceVersion (409 otherwise);
+        `grace_seconds` 0 removes a pod without waiting for its node.
         """
         grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         body = {
@@ -156,7 +161,7 @@ class KubernetesApi:
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",
-            "preconditions": {"uid": uid},
+            "preconditions": preconditions,
         }
         await self._call("delete", Request("DELETE", resource.path(namespace, name), {}, body))
 

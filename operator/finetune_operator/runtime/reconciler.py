@@ -14,7 +14,7 @@ from finetune_operator.core.manifests import terminating
 from finetune_operator.runtime.cache.owners import Owners
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.events import Recorder
-from finetune_operator.runtime.executor import PERMANENT, ExecutionResult, Executor, RefusedError
+from finetune_operator.runtime.executor import PERMANENT, ExecutionResult, Executor, FailedError, RefusedError
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observers.controllers import AnyController, Decide
 from finetune_operator.runtime.observers.servers import first_problem
@@ -24,6 +24,10 @@ from finetune_operator.runtime.statuses import StatusWriter
 
 RESYNC_SECONDS = 600.0
 REWRITE_SECONDS = 5.0
+REFUSED_SECONDS = 60.0
+"""The longest between two tries of what is refused: nobody tells when a quota or a role was mended."""
+TOLD_SECONDS = 10.0
+"""How long an action fails before the status tells."""
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +54,7 @@ class Reconciler:
         self._metrics = metrics
         self._clock = clock
         self._leads = False
+        self._failing_since: dict[Key, float] = {}
         metrics.publish("queue_length", "Objects queued, now or for later", lambda: len(self.queue))
         metrics.publish(
             "queue_wait_seconds", "How long the object that is due longest has waited", self.queue.waited
@@ -117,6 +122,9 @@ class Reconciler:
             result = await self._execute(key, owner, plan)
         except RefusedError as error:
             return await self._refused(key, owner, decide, error.refusal)
+        except FailedError as error:
+            return await self._failed(key, owner, decide, error)
+        self._failing_since.pop(key, None)
         await self._follow_up(key, plan, result)
         return result.value
 
@@ -141,11 +149,28 @@ class Reconciler:
         try again later: most of it can be mended without a change of the object.
         """
         self._metrics.refused(refusal.kind, refusal.reason)
-        self._recorder.record(owner, "Warning", refusal.reason, refusal.message)
-        await self._execute(key, owner, Plan(status=decide(refusal).status))
-        delay = self.queue.backoff(key)
+        shown = await self._show(key, owner, decide, refusal)
+        delay = self.queue.backoff(key, at_most=REFUSED_SECONDS if shown else REWRITE_SECONDS)
         log.warning("refused", extra=_fields(key, error=refusal.message, retry_seconds=delay))
         return "refused"
+
+    async def _failed(self, key: Key, owner: Object, decide: Decide, error: FailedError) -> str:
+        """Try again later. What lasts (no address is free for a Service) is shown like a refusal."""
+        since = self._failing_since.setdefault(key, self._clock())
+        lasts = self._clock() - since >= TOLD_SECONDS
+        shown = not lasts or await self._show(key, owner, decide, error.refusal)
+        longest = REFUSED_SECONDS if shown else REWRITE_SECONDS
+        delay = self.queue.backoff(key, at_least=error.retry_after or 0.0, at_most=longest)
+        log.warning("reconcile failed", extra=_fields(key, error=str(error), retry_seconds=delay))
+        return "error"
+
+    async def _show(self, key: Key, owner: Object, decide: Decide, refusal: Refusal) -> bool:
+        """Whether the status shows it: the object may have changed, and is then read live."""
+        self._recorder.record(owner, "Warning", refusal.reason, refusal.message)
+        result = await self._execute(key, owner, Plan(status=decide(refusal).status))
+        if result is ExecutionResult.STALE:
+            await self._read_live(key)
+        return result is not ExecutionResult.STALE
 
     async def _follow_up(self, key: Key, plan: Plan, result: ExecutionResult) -> None:
         """What follows a write is not left to the watch, which may be cut. Writes in a row back off like
@@ -171,6 +196,7 @@ class Reconciler:
         """Children are garbage-collected by their owner references; a new object of this name begins anew."""
         self._controllers[key.kind].forget(key)
         self._statuses.forget(key)
+        self._failing_since.pop(key, None)
         self.queue.forget(key)
         self._metrics.forget(key)
 

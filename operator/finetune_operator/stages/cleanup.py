@@ -38,14 +38,16 @@ def leftovers(run: Run, attempts: Iterable[Attempt]) -> Leftovers | None:
 
 
 def stopping(run: Run, left: Leftovers) -> tuple[Action, ...]:
-    """Delete the Jobs, and by force what a dead node keeps once the administrator's deadline is over.
+    """Delete the Jobs, unless they have ended since they were seen, and by force what a dead node keeps once the administrator's deadline is over.
 
     A node that is only cut off may still run such a pod: the deadline is when its GPUs count as lost.
     """
     limit = timedelta(seconds=run.settings.stuck_deadline_seconds)
     dead = [pod for pod in left.pods if overdue(pod, run.now - limit)]
     forced = (Delete("v1", "Pod", name_of(pod), uid_of(pod), grace_seconds=0) for pod in dead)
-    return (*deleting("batch/v1", "Job", left.jobs), *forced)
+    jobs = {uid_of(job): text(job, "metadata", "resourceVersion") for job in left.jobs}
+    deletes = deleting("batch/v1", "Job", left.jobs)
+    return (*(replace(delete, resource_version=jobs[delete.uid]) for delete in deletes), *forced)
 
 
 def whereabouts(left: Leftovers) -> str:

@@ -12,7 +12,7 @@ from finetune_operator.api.conditions import Fact, is_true
 from finetune_operator.api.finetunejobstatus import CODE_STAGES, Attempt, MemoryPlan
 from finetune_operator.contracts.job import JobDocument
 from finetune_operator.contracts.settings import pins
-from finetune_operator.core.actions import Action, Create, Manifest
+from finetune_operator.core.actions import Action, Confirm, Create, Manifest
 from finetune_operator.core.manifests import integer, label, mapping, number, suspended, terminating, text
 from finetune_operator.core.times import format_time
 from finetune_operator.observe.outcome import AttemptOutcome, explained, outcome_of
@@ -134,14 +134,18 @@ def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
 
 
 def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
-    """The attempt is recorded, so its Job may be created: again and again, the name allows one."""
+    """The attempt is recorded, so its Job may be created: its name allows one at a time, and a run that is gone
+    or has gone on none.
+    """
     left = leftovers(run, [*_ended(run), attempt])
     if left is not None:
         return waiting_for_leftovers(run, stage, left)
     found = blocker(run, stage.name, reemits=attempt.reemits is True)
     if found is not None:
         return blocked(run, stage, found)
-    return Decision(actions=_creating(run, stage, attempt), again=run.settings.progress_seconds)
+    return Decision(
+        actions=(Confirm(), *_creating(run, stage, attempt)), again=run.settings.progress_seconds
+    )
 
 
 def _creating(run: Run, stage: Stage, attempt: Attempt) -> tuple[Action, ...]:

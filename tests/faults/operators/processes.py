@@ -107,6 +107,13 @@ class Operator:
             await asyncio.sleep(0.05)  # a file tells nobody that it grew
         raise AssertionError(self.log.read_text())
 
+    @property
+    def works(self) -> bool:
+        """Whether it has begun and not ended."""
+        return not self._ended.done() and "started" in {
+            _parsed(line)["message"] for line in self.log.read_text().splitlines()
+        }
+
     def kill(self) -> None:
         """SIGKILL: it ends between two instructions."""
         self.send(signal.SIGKILL)

@@ -109,7 +109,7 @@ class FaultyApiServer:
         known = self.objects.get(request.path)
         if known is None:
             return web.json_response({"reason": "NotFound", "message": "absent"}, status=404)
-        if known["metadata"]["uid"] != self.bodies[-1]["preconditions"]["uid"]:
+        if any(known["metadata"][name] != v for name, v in self.bodies[-1]["preconditions"].items()):
             return web.json_response({"reason": "Conflict", "message": "another object"}, status=409)
         del self.objects[request.path]
         return web.json_response({"kind": "Status"})

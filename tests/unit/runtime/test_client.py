@@ -76,7 +76,7 @@ async def test_a_fence_stops_writes_and_no_reads(server: Any) -> None:
     assert await api.get(JOB, "demo", "a")
     for write in (
         api.create(JOB, "demo", {}),
-        api.delete(JOB, "demo", "a", "u"),
+        api.delete(JOB, "demo", "a", {"uid": "u"}),
         api.patch(JOB, "demo", "a", {}),
     ):
         with pytest.raises(ApiError, match="another replica leads"):

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.core.actions import Apply, Create, Delete, Emit, Patch, Plan
+from finetune_operator.core.actions import Apply, Confirm, Create, Delete, Emit, Patch, Plan
 from finetune_operator.runtime.cache.arrivals import Arrivals
 from finetune_operator.runtime.cache.owners import Owners
-from finetune_operator.runtime.client import ApiError
 from finetune_operator.runtime.events import Recorder
-from finetune_operator.runtime.executor import ExecutionResult, Executor, RefusedError
+from finetune_operator.runtime.executor import ExecutionResult, Executor, FailedError, RefusedError
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.resources import Key
 from finetune_operator.runtime.statuses import StatusWriter
@@ -79,8 +78,39 @@ async def test_what_may_work_later_is_an_error_and_no_refusal(
     server: Any, executor: Executor, owner: Any
 ) -> None:
     server.fault("POST", JOBS, 500, "InternalError")
-    with pytest.raises(ApiError, match="InternalError on purpose"):
+    with pytest.raises(FailedError, match="InternalError on purpose") as caught:
         await executor.execute(KEY, owner, Plan((Create(JOB),), STATUS))
+    told = "The API server fails to create Job j: InternalError on purpose."
+    assert caught.value.refusal.message == told
+
+
+async def test_what_an_old_owner_asks_for_is_not_created(server: Any, executor: Executor, owner: Any) -> None:
+    server.put(OWNER, **{**owner, "spec": {"keep": False}})
+    assert await executor.execute(KEY, owner, Plan((Confirm(), Create(JOB)), STATUS)) is RESULT.STALE
+    assert server.seen == [("GET", OWNER)]
+
+
+async def test_nothing_is_created_for_an_owner_that_is_gone(
+    server: Any, executor: Executor, owner: Any
+) -> None:
+    del server.objects[OWNER]
+    assert await executor.execute(KEY, owner, Plan((Confirm(), Create(JOB)), STATUS)) is RESULT.STALE
+    assert server.seen == [("GET", OWNER)]
+
+
+async def test_a_child_of_a_confirmed_owner_is_created(server: Any, executor: Executor, owner: Any) -> None:
+    assert await executor.execute(KEY, owner, Plan((Confirm(), Create(JOB)), STATUS)) is RESULT.WRITTEN
+    assert f"{JOBS}/j" in server.objects
+
+
+async def test_a_job_that_changed_since_it_was_seen_is_not_deleted(
+    server: Any, executor: Executor, owner: Any
+) -> None:
+    seen = server.put(f"{JOBS}/j", **JOB)["metadata"]
+    server.put(f"{JOBS}/j", **JOB, status={"succeeded": 1})
+    delete = Delete("batch/v1", "Job", "j", seen["uid"], resource_version=seen["resourceVersion"])
+    await executor.execute(KEY, owner, Plan((delete,), STATUS))
+    assert f"{JOBS}/j" in server.objects
 
 
 async def test_creating_what_is_there_is_success(server: Any, executor: Executor, owner: Any) -> None:

@@ -19,7 +19,7 @@ from finetune_operator.runtime.events import Recorder
 from finetune_operator.runtime.metrics import Metrics
 from finetune_operator.runtime.observers.controllers import Decide
 from finetune_operator.runtime.queue import Schedule, WorkQueue
-from finetune_operator.runtime.reconciler import REWRITE_SECONDS, Reconciler
+from finetune_operator.runtime.reconciler import REFUSED_SECONDS, REWRITE_SECONDS, TOLD_SECONDS, Reconciler
 from finetune_operator.runtime.resources import Key
 
 RUN = "/apis/finetune.dev/v1alpha1/namespaces/demo/finetunejobs/run"
@@ -50,10 +50,11 @@ class Planned:
 
 
 class World:
-    """A reconciler of one run; its clock stands still, so a delay is what the queue says."""
+    """A reconciler of one run; the queue's clock stands still, so a delay is what it says."""
 
     def __init__(self, api: Any, server: Any, plan: Any):
         self.server = server
+        self.now = 0.0
         self.metrics = Metrics()
         self.schedule: Schedule[Key] = Schedule()
         queue = WorkQueue(lambda: 0.0, self.schedule)
@@ -62,7 +63,7 @@ class World:
         self.controllers = {"FineTuneJob": Planned(plan)}
         self.recorder = Recorder(api, lambda: NOW)
         self.reconciler = Reconciler(
-            api, self.owners, self.controllers, self.recorder, self.metrics, queue, lambda: 0.0
+            api, self.owners, self.controllers, self.recorder, self.metrics, queue, lambda: self.now
         )
         self.requests: list[tuple[str, str]] = server.seen
 
@@ -112,6 +113,40 @@ async def test_a_refusal_that_lasts_is_tried_less_and_less_often_and_written_onc
     assert world.requests.count(("PUT", f"{RUN}/status")) == 1
     await world.reconcile()
     assert world.status == {"stage": "Prepare"}, "the quota was raised"
+
+
+async def test_a_refusal_is_tried_again_every_minute_however_long_it_lasts(api: Any, server: Any) -> None:
+    world = World(api, server, shown)
+    for _ in range(20):
+        server.fault("POST", JOBS, 403, "exceeded quota")
+    assert [await world.reconcile() for _ in range(20)][-1] == REFUSED_SECONDS
+
+
+async def test_a_refusal_of_an_object_that_changed_is_shown_soon(api: Any, server: Any) -> None:
+    world = World(api, server, shown)
+    for _ in range(21):
+        server.fault("POST", JOBS, 403, "exceeded quota")
+        server.put(RUN, **server.objects[RUN])
+        delay = await world.reconcile()
+    assert (world.status, delay) == (None, REWRITE_SECONDS)
+    await world.reconcile()
+    assert world.status == {"stage": "Prepare"}
+
+
+async def test_what_fails_for_ten_seconds_is_told_and_forgotten_when_it_works(api: Any, server: Any) -> None:
+    world = World(api, server, shown)
+    for _ in range(2):
+        server.fault("POST", JOBS, 500, "range is full")
+    await world.reconcile()
+    assert world.status is None
+    world.now = TOLD_SECONDS
+    await world.reconcile()
+    assert world.status == {"stage": "The API server fails to create Job j: range is full on purpose."}
+    await world.reconcile()
+    assert world.status == {"stage": "Prepare"}
+    server.fault("POST", JOBS, 500, "range is full")
+    await world.reconcile()
+    assert world.status == {"stage": "Prepare"}, "a new failure has not lasted yet"
 
 
 async def test_a_name_that_is_taken_is_shown_too(api: Any, server: Any) -> None:

@@ -15,7 +15,7 @@ from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.api.finetunejobstatus import FineTuneJobStatus
 from finetune_operator.api.modelserver import ModelServer
 from finetune_operator.contracts.settings import Settings
-from finetune_operator.core.actions import Create, Delete, Emit, Patch, Plan, Refusal
+from finetune_operator.core.actions import Confirm, Create, Delete, Emit, Patch, Plan, Refusal
 from finetune_operator.stages.observed import Observed
 from finetune_operator.stages.plan import plan
 
@@ -260,6 +260,8 @@ class KubernetesSimulation:
                 return self._remove_pod(name)
             case Delete(_, kind, name, uid):
                 return self._delete(kind, name, uid)
+            case Confirm():
+                return False
             case Emit():
                 self.events.append(action)
                 return False
