@@ -107,10 +107,10 @@ class Player:
         writes nothing.
         """
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and not any(life.works for life in operators.lives):
-            await asyncio.sleep(0.2)  # nobody tells when another life begins
+        while time.monotonic() < deadline and not any(life.works for life in operators.lives):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
         begun = time.monotonic()
-        while time.monotonic() < min(deadline, max(begun, _last_write(operators)) + SETTLE_SECONDS):
+        while time.monotonic() < min(deadline, max(begun, _last_write(operators)) + SETTLE_SECONDS):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         before = _written(operators)
         await asyncio.sleep(self.quiet)

@@ -5,7 +5,18 @@ from __future__ import annotations
 import enum
 import logging
 
-from finetune_operator.core.actions import Action, Apply, Confirm, Create, Delete, Emit, Manifest, Patch, Plan, Refusal
+from finetune_operator.core.actions import (
+    Action,
+    Apply,
+    Confirm,
+    Create,
+    Delete,
+    Emit,
+    Manifest,
+    Patch,
+    Plan,
+    Refusal,
+)
 from finetune_operator.core.manifests import controller_uid, label, name_conflict, name_of, terminating, text
 from finetune_operator.render.names import UID_LABEL
 from finetune_operator.runtime.client import Api, ApiError, Object

@@ -38,7 +38,8 @@ def leftovers(run: Run, attempts: Iterable[Attempt]) -> Leftovers | None:
 
 
 def stopping(run: Run, left: Leftovers) -> tuple[Action, ...]:
-    """Delete the Jobs, unless they have ended since they were seen, and by force what a dead node keeps once the administrator's deadline is over.
+    """Delete the Jobs, unless they ended after they were seen, and by force what a dead node keeps once the
+    administrator's deadline is over.
 
     A node that is only cut off may still run such a pod: the deadline is when its GPUs count as lost.
     """

@@ -134,8 +134,8 @@ def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
 
 
 def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
-    """The attempt is recorded, so its Job may be created: its name allows one at a time, and a run that is gone
-    or has gone on none.
+    """The attempt is recorded, so its Job may be created: its name allows one at a time, and a run that
+    is gone or has gone on none.
     """
     left = leftovers(run, [*_ended(run), attempt])
     if left is not None:
@@ -143,9 +143,7 @@ def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     found = blocker(run, stage.name, reemits=attempt.reemits is True)
     if found is not None:
         return blocked(run, stage, found)
-    return Decision(
-        actions=(Confirm(), *_creating(run, stage, attempt)), again=run.settings.progress_seconds
-    )
+    return Decision(actions=(Confirm(), *_creating(run, stage, attempt)), again=run.settings.progress_seconds)
 
 
 def _creating(run: Run, stage: Stage, attempt: Attempt) -> tuple[Action, ...]:
