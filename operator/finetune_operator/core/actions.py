@@ -26,9 +26,12 @@ class Confirm:
 class Create:
     """Create a child. One that exists and has the manifest's controller is success (names are deterministic);
     an object of somebody else with this name is a Refusal.
+
+    `dependents` are created right after it; their owner reference gets its uid, which nobody knows before.
     """
 
     manifest: Manifest
+    dependents: tuple[Manifest, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,13 @@ def steady(pod: Manifest) -> bool:
     return text(pod, "status", "phase") == "Running" and not ended and not terminating(pod)
 
 
+def unmounted(pod: Manifest, now: datetime) -> bool:
+    """Whether a pod has waited on its node for longer than its volumes usually take."""
+    since = placed_at(pod)
+    ready = text(condition(pod, "PodReadyToStartContainers"), "status")
+    return ready == "False" and since is not None and now - since >= PLACE_PATIENCE
+
+
 def _of_gang(trouble: Trouble, wanted: int, placed: Sequence[Manifest], settings: Settings) -> Trouble:
     """A gang that is placed in part holds GPUs that compute nothing, so it may not wait for long.
 

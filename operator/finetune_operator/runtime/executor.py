@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Iterable
 
 from finetune_operator.core.actions import (
     Action,
@@ -17,7 +18,17 @@ from finetune_operator.core.actions import (
     Plan,
     Refusal,
 )
-from finetune_operator.core.manifests import controller_uid, label, name_conflict, name_of, terminating, text
+from finetune_operator.core.manifests import (
+    controller_uid,
+    items,
+    label,
+    mapping,
+    name_conflict,
+    name_of,
+    terminating,
+    text,
+    uid_of,
+)
 from finetune_operator.render.names import UID_LABEL
 from finetune_operator.runtime.client import Api, ApiError, Object
 from finetune_operator.runtime.events import Recorder
@@ -73,20 +84,27 @@ class Executor:
         Raises RefusedError when an action is refused for good; where trying again may help FailedError of an
         action, ApiError of the status.
         """
-        results = {ExecutionResult.UNCHANGED}
-        for action in plan.actions:
-            results.add(await self._attempt(key, owner, action))
-            if ExecutionResult.STALE in results:
-                return ExecutionResult.STALE
-            self._metrics.acted(type(action).__name__)
+        result = await self._act(key, owner, plan.actions)
+        if result is ExecutionResult.STALE:
+            return result
         try:
             written = await self._statuses.write(key, owner, plan.status)
         except ApiError as error:
             if error.status in (404, 409):
                 return ExecutionResult.STALE
             raise
-        changed = written or ExecutionResult.WRITTEN in results
-        return ExecutionResult.WRITTEN if changed else ExecutionResult.UNCHANGED
+        return ExecutionResult.WRITTEN if written else result
+
+    async def _act(self, key: Key, owner: Object, actions: Iterable[Action]) -> ExecutionResult:
+        """STALE as soon as one action is, WRITTEN when one changed something."""
+        result = ExecutionResult.UNCHANGED
+        for action in actions:
+            done = await self._attempt(key, owner, action)
+            if done is ExecutionResult.STALE:
+                return done
+            self._metrics.acted(type(action).__name__)
+            result = result if done is ExecutionResult.UNCHANGED else done
+        return result
 
     async def _attempt(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
         if isinstance(action, Confirm):
@@ -105,8 +123,12 @@ class Executor:
     async def _perform(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
         """STALE when the action was decided from something that has changed since, and was not done."""
         match action:
-            case Create(manifest):
-                return await self._create(key.namespace, manifest)
+            case Create(manifest, dependents):
+                result, made = await self._create(key.namespace, manifest)
+                if made is None:
+                    return result
+                rest = await self._act(key, owner, (Create(_owned(one, made)) for one in dependents))
+                return result if rest is ExecutionResult.UNCHANGED else rest
             case Apply(manifest, uid, version):
                 done = await self._apply(key.namespace, manifest, uid, version)
                 return ExecutionResult.WRITTEN if done else ExecutionResult.STALE
@@ -125,18 +147,19 @@ class Executor:
         same = live is not None and text(live, "metadata", "resourceVersion") == planned
         return ExecutionResult.UNCHANGED if same else ExecutionResult.STALE
 
-    async def _create(self, namespace: str, manifest: Manifest) -> ExecutionResult:
+    async def _create(self, namespace: str, manifest: Manifest) -> tuple[ExecutionResult, Object | None]:
+        """The result, and the object as it is on the server unless the result is STALE."""
         try:
-            await self._api.create(_resource(manifest), namespace, manifest)
+            return ExecutionResult.WRITTEN, await self._api.create(_resource(manifest), namespace, manifest)
         except ApiError as error:
             if (error.status, error.reason) != (409, "AlreadyExists"):
                 raise
-            live = await self._live(namespace, manifest)
-            if live is None:
-                return ExecutionResult.STALE
-            _refuse_foreign(manifest, live)
-            return ExecutionResult.UNCHANGED if _is_child(manifest, live) else ExecutionResult.STALE
-        return ExecutionResult.WRITTEN
+        live = await self._live(namespace, manifest)
+        if live is None:
+            return ExecutionResult.STALE, None
+        _refuse_foreign(manifest, live)
+        same = _is_child(manifest, live)
+        return (ExecutionResult.UNCHANGED, live) if same else (ExecutionResult.STALE, None)
 
     async def _apply(self, namespace: str, manifest: Manifest, uid: str | None, version: str | None) -> bool:
         if uid is None and (live := await self._live(namespace, manifest)) is not None:
@@ -176,6 +199,12 @@ class Executor:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+
+
+def _owned(manifest: Manifest, owner: Object) -> Manifest:
+    metadata = mapping(manifest, "metadata")
+    references = [{**entry, "uid": uid_of(owner)} for entry in items(metadata, "ownerReferences")]
+    return {**manifest, "metadata": {**metadata, "ownerReferences": references}}
 
 
 def _is_of_another_uid(error: ApiError) -> bool:

@@ -17,7 +17,7 @@ from finetune_operator.core.manifests import integer, label, mapping, number, su
 from finetune_operator.core.times import format_time
 from finetune_operator.observe.outcome import AttemptOutcome, explained, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
-from finetune_operator.observe.trouble import Trouble, scheduled, steady
+from finetune_operator.observe.trouble import Trouble, scheduled, steady, unmounted
 from finetune_operator.render import job as children
 from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY, workspace_name
 from finetune_operator.render.pod import PodParts
@@ -151,7 +151,13 @@ def _creating(run: Run, stage: Stage, attempt: Attempt) -> tuple[Action, ...]:
     missing = workspace_claim(run.job) == ours and ours not in run.observed.claims
     volumes = [Create(children.workspace(run.job))] if missing else []
     job = children.stage_job(run.job, run.settings, attempt, _parts(run, stage, attempt))
-    return (*volumes, Create(job))
+    if children.waits_for_release(run.job, attempt):
+        return (*volumes, Create(job))
+    return (*volumes, Create(job, (_job_file(run, attempt, job),)))
+
+
+def _job_file(run: Run, attempt: Attempt, child: Manifest) -> Manifest:
+    return children.job_config_map(run.job, attempt, _document(run, attempt), child)
 
 
 def _parts(run: Run, stage: Stage, attempt: Attempt) -> PodParts:
@@ -173,7 +179,12 @@ def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) ->
         return waiting_for_leftovers(run, stage, left) if left is not None else Decision()
     if attempt.state == "Recorded" and (_resuming(run, attempt, child) or _queued(run, attempt, child)):
         return _released(run, stage, attempt, child)
-    return _watch(run, stage, attempt, child, pods)
+    watched = _watch(run, stage, attempt, child, pods)
+    lacking = not terminating(child) and any(unmounted(pod, run.now) for pod in pods)
+    if not lacking or unfit_server(run, stage.name) is not None:
+        return watched
+    # The operator died before it created it, or somebody deleted it.
+    return watched.adding(actions=(Create(_job_file(run, attempt, child)),))
 
 
 def _queued(run: Run, attempt: Attempt, child: Manifest) -> bool:
@@ -215,7 +226,7 @@ def _needed(run: Run, attempt: Attempt, child: Manifest) -> Iterator[Create]:
         yield from map(Create, children.rendezvous(run.job, attempt, child))
     if attempt.stage in CODE_STAGES:
         yield Create(children.isolated(run.job, attempt, child))
-    yield Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
+    yield Create(_job_file(run, attempt, child))
 
 
 def _current(reason: str, message: str) -> Fact:

@@ -118,6 +118,37 @@ async def test_creating_what_is_there_is_success(server: Any, executor: Executor
     assert await executor.execute(KEY, owner, Plan((Create(JOB),), STATUS)) is RESULT.WRITTEN
 
 
+JOB_FILE: dict[str, Any] = {
+    **CONFIGMAP,
+    "metadata": {
+        "name": "c",
+        "namespace": "demo",
+        "ownerReferences": [{"kind": "Job", "name": "j", "uid": ""}],
+    },
+}
+
+
+async def test_a_dependent_is_created_after_its_owner_and_with_its_uid(
+    server: Any, executor: Executor, owner: Any
+) -> None:
+    await executor.execute(KEY, owner, Plan((Create(JOB, (JOB_FILE,)),), STATUS))
+    assert server.seen[:2] == [("POST", JOBS), ("POST", CONFIGMAPS)]
+    (reference,) = server.objects[f"{CONFIGMAPS}/c"]["metadata"]["ownerReferences"]
+    assert reference["uid"] == server.objects[f"{JOBS}/j"]["metadata"]["uid"]
+
+
+async def test_a_dependent_that_failed_is_created_when_its_owner_is_there_already(
+    server: Any, executor: Executor, owner: Any
+) -> None:
+    plan = Plan((Create(JOB, (JOB_FILE,)),), STATUS)
+    server.fault("POST", CONFIGMAPS, 500, "InternalError")
+    with pytest.raises(FailedError, match="InternalError") as caught:
+        await executor.execute(KEY, owner, plan)
+    assert caught.value.refusal.kind == "ConfigMap"
+    assert await executor.execute(KEY, owner, plan) is RESULT.WRITTEN
+    assert f"{CONFIGMAPS}/c" in server.objects
+
+
 _TAKEN = [
     ("another owner's", THEIRS, "is controlled by App shop"),
     ("nobody's", {}, "has no controller"),

@@ -62,7 +62,7 @@ class JobObserver:
             progress=answer.document,
             progress_at=answer.at,
             progress_failed=answer.failed,
-            runs=self._runs(job, jobs),
+            runs=self._runs(job),
             workloads=self._workloads(jobs),
             kueue=kueue.served,
             kueue_problem=kueue.problem,
@@ -142,13 +142,14 @@ class JobObserver:
         live, _ = await self.api.list_all(POD, job.metadata.namespace, f"{manifests.JOB_LABEL}={name}")
         return tuple(p for p in live if _made_by_job(p) and labelled_uid(p) == job.metadata.uid)
 
-    def _runs(self, job: FineTuneJob, jobs: Mapping[str, Manifest]) -> tuple[Manifest, ...]:
-        """What finished runs measured, for the calibration in the job.json of prepare, which is written while
-        its Job is still suspended.
+    def _runs(self, job: FineTuneJob) -> tuple[Manifest, ...]:
+        """What finished runs measured, for the calibration in the job.json of prepare, which is written with
+        its Job.
         """
-        preparing = [attempt.job for attempt in _open(job) if attempt.stage == "prepare"]
-        waiting = any(manifests.suspended(jobs[name]) for name in preparing if name in jobs)
-        return tuple(self.owners.measured(job.metadata.namespace)) if waiting else ()
+        starts = not job.status.attempts or any(
+            attempt.stage == "prepare" and attempt.state == "Recorded" for attempt in _open(job)
+        )
+        return tuple(self.owners.measured(job.metadata.namespace)) if starts else ()
 
     def _workloads(self, jobs: Mapping[str, Manifest]) -> Mapping[str, Manifest]:
         found = {name: self.stores.workloads.of(child) for name, child in jobs.items()}
