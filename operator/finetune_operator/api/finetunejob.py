@@ -302,11 +302,15 @@ class FineTuneJobSpec(ApiModel):
 
 
 def immutability() -> Cel:
-    """The one rule that lists what may change; every other field, also a new one, may not."""
+    """The one rule that lists what may change; every other field, also a new one, may not.
+
+    It begins with what holds for every write of a status: field by field the API server takes twice as long.
+    """
     fixed = _unchanged(FineTuneJobSpec, {"suspend", "ttlSecondsAfterFinished", "evaluation", "budget"})
     judged = _unchanged(Evaluation, {"accept"}, ".evaluation")
     evaluation = f"(has(self.evaluation) && has(oldSelf.evaluation) ? {judged} : !has(oldSelf.evaluation))"
-    return Cel(f"{fixed} && {evaluation} && {_ACCEPT_GROWS} && {_BUDGET_GROWS}", _IMMUTABLE)
+    changed = f"{fixed} && {evaluation} && {_ACCEPT_GROWS} && {_BUDGET_GROWS}"
+    return Cel(f"self == oldSelf || ({changed})", _IMMUTABLE)
 
 
 FineTuneJobSpec.rules = (immutability(), *FineTuneJobSpec.rules)

@@ -26,7 +26,8 @@ class Observed:
     document that the running stage served, None before the first, `progress_at` when it last answered, and
     `progress_failed` whether the last question got no answer; with many pods minutes lie between questions.
     `runs` are the finished FineTuneJobs of the namespace that measured an MFU, shown only while the job.json
-    of prepare may be written. `refusal` is what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
+    of prepare may be written. `refusal` is
+    what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
     by the Job's name; `kueue` says whether the cluster has Kueue, and `kueue_problem` why its Workloads
     cannot be listed, "" while they can. `server` is the ModelServer that scores, None while it does not exist
     and for a run with an engine of its own; `server_problem` says why one that exists cannot be read.
