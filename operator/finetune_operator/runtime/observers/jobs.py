@@ -87,8 +87,8 @@ class JobObserver:
         self._behind.discard(key)
 
     def _recorded_just_now(self, job: FineTuneJob) -> frozenset[str]:
-        """The Jobs of attempts that this process recorded and did not look at since. Nothing can have run
-        under these names before, so nothing is read live: creating such a Job once more changes nothing.
+        """The Jobs of attempts that this process recorded and did not look at since. One that the store lacks
+        was not created yet, or just now, so it is not looked for: creating it once more changes nothing.
         """
         key = _key(job)
         names = frozenset(attempt.job for attempt in job.status.attempts)
@@ -119,8 +119,9 @@ class JobObserver:
         kept = self.stores.pods.owned_by(job.metadata.namespace, job.metadata.uid)
         found = dict(manifests.by_job(pod for pod in kept if _made_by_job(pod)))
         doubted = self._doubted(job)
-        for name in (attempt.job for attempt in _open(job) if attempt.job not in never):
-            if doubted or name not in jobs or manifests.finished(jobs[name]):
+        for name in (attempt.job for attempt in _open(job)):
+            gone = name not in jobs and name not in never
+            if doubted or gone or (name in jobs and manifests.finished(jobs[name])):
                 live = await self._live_pods(job, name)
                 if doubted:
                     self._compare(_key(job), found.get(name, ()), live)
