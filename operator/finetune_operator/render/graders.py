@@ -13,7 +13,7 @@ from typing import Any
 from finetune_operator.api.evaluation.graders import Grader
 from finetune_operator.api.finetunejob import FineTuneJob
 from finetune_operator.contracts.settings import Settings, pinned
-from finetune_operator.render.containers import Container, container
+from finetune_operator.render.containers import Container, container, literal
 from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.resources import cpu_stage_resources, foreign_resources
 from finetune_operator.render.security import container_security
@@ -65,11 +65,11 @@ def _grader(
     mounts.claim(workspace_claim(job), QUESTIONS_PATH, read_only=True, folder=folder)
     mounts.memory_dir(f"results-{name}", RESULTS_PATH, _RESULTS_SIZE)
     mounts.memory_dir(f"tmp-{name}", "/tmp", _FILES_SIZE)  # noqa: S108
-    command: dict[str, Any] = {} if grader.command is None else {"command": list(grader.command)}
+    command: dict[str, Any] = {} if grader.command is None else {"command": [*map(literal, grader.command)]}
     return {
         "name": name,
         "image": grader.image,
-        "imagePullPolicy": "IfNotPresent",
+        "imagePullPolicy": settings.image_pull_policy,
         **command,
         "args": [f"{QUESTIONS_PATH}/questions.jsonl", f"{RESULTS_PATH}/results.jsonl"],
         "securityContext": container_security(),

@@ -17,6 +17,7 @@ from finetune_operator.core.actions import Emit
 from finetune_operator.core.manifests import integer, number, text
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.observe.trouble import Trouble
+from finetune_operator.render.containers import literal
 from finetune_operator.render.engine import scoring_engine
 from finetune_operator.render.graders import grading_containers
 from finetune_operator.render.job import candidate_source
@@ -151,7 +152,7 @@ def grading_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> Pod
     programs = (sandbox(job, settings, model, mounts),) if _has_programs(job) else ()
     failed = failed_graders(of_stage(job.status.attempts, attempt.stage))
     graders = grading_containers(job, settings, model, mounts, failed)
-    told = {"FT_FAILED_GRADERS": json.dumps(failed)} if failed else {}
+    told = {"FT_FAILED_GRADERS": literal(json.dumps(failed))} if failed else {}
     resources = cpu_stage_resources(settings)
     return PodParts(attempt.stage, mounts, resources, told, sidecars=(*graders, *programs))
 

@@ -60,7 +60,7 @@ def test_name_servers_are_those_of_resolv_conf(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_takes_effect_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(["the API server", "the API server", None])
+    answers = iter(["the API server", None, "the API server", None, None])
     monkeypatch.setattr(network, "reached", lambda *_: next(answers))
     assert network.reached_until(time.monotonic() + 60, pause=0) is None
 

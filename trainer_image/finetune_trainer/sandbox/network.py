@@ -15,6 +15,7 @@ from pathlib import Path
 
 FOUND = 3
 _PATIENCE, _PAUSE, _TIMEOUT = 30.0, 2.0, 2.0
+_LOOKS = 2  # a server may be silent for a moment
 _METADATA = ("169.254.169.254", 80)
 # A question for the name servers of the root: id, flags, counts, an empty name, type NS, class IN.
 _QUESTION = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01"
@@ -30,10 +31,15 @@ def main() -> int:
 
 
 def reached_until(deadline: float, pause: float = _PAUSE) -> str | None:
-    """What still answers at the deadline (of the monotonic clock); None as soon as nothing does."""
-    while (found := reached(os.environ, Path("/etc/resolv.conf"))) and time.monotonic() < deadline:
+    """What still answers at the deadline (of the monotonic clock); None once nothing does, more than once."""
+    silent = 0
+    while silent < _LOOKS:
+        found = reached(os.environ, Path("/etc/resolv.conf"))
+        if found and time.monotonic() >= deadline:
+            return found
+        silent = 0 if found else silent + 1
         time.sleep(pause)
-    return found
+    return None
 
 
 def reached(environment: Mapping[str, str], resolver: Path) -> str | None:
