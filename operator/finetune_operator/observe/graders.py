@@ -26,6 +26,7 @@ from finetune_operator.render.graders import NETWORK_CHECK, NETWORK_FOUND, conta
 
 FAILED = "GraderFailed"
 _LOG_LENGTH = 400
+_PULLS = "spec.podTemplate.imagePullSecrets may pull it"
 _OF_CONTAINERS = frozenset({"ImagePull", "ContainerConfig", "PodNotStarted"})
 
 
@@ -79,11 +80,11 @@ def _troubles(
     waiting = mapping(container, "state", "waiting")
     who, why = _described(job, name), text(waiting, "message")[-_LOG_LENGTH:] or text(waiting, "reason")
     if text(waiting, "reason") in PULL_REASONS:
-        message = f"The image of {who} cannot be pulled; check its name and spec.podTemplate: {why}"
+        message = f"{who}: its image cannot be pulled; check its name and that {_PULLS}: {why}"
         limit = stuck_seconds if found is None else found.deadline_seconds
         yield Trouble("ImagePull", message, FAILED, None, limit, stalled=True, node=node, grader=name)
     if text(waiting, "reason") in CONFIG_REASONS:
-        message = f"The container of {who} cannot be created: {why}"
+        message = f"{who}: its container cannot be created: {why}"
         yield Trouble(
             "ContainerConfig", message, FAILED, None, stuck_seconds, stalled=True, node=node, grader=name
         )

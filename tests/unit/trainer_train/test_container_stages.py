@@ -170,6 +170,37 @@ async def test_rows_whose_expected_answer_gets_less_than_full_marks_are_ungraded
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        pytest.param({"score": 0.9, "pass": True}, "gets 0.9 and not full marks", id="nearly full marks"),
+        pytest.param({"score": 1, "pass": False}, "does not pass", id="full marks without a pass"),
+        pytest.param({"score": None, "reason": "too long"}, "too long", id="no judgement"),
+    ],
+)
+async def test_an_answer_counts_only_where_the_expected_one_passes_with_full_marks(
+    make_run: Any,
+    stand_in: Start,
+    chat_answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    line: dict[str, Any],
+    why: str,
+) -> None:
+    await stand_in(polite_when_tuned(chat_answer))
+    run = make_run("baseline", holdout=rows(), evaluation=RUN)
+    await stage(baseline.run, run)
+    (tmp_path / "left" / "grader-polite").mkdir(parents=True)
+    written = [{"id": "1", **line}, *({"id": str(number), "score": 1} for number in range(2, 101))]
+    path = tmp_path / "left" / "grader-polite" / "results.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in written))
+    monkeypatch.setenv("FT_GRADER_RESULTS", str(tmp_path / "left"))
+    scored = baseline.grade_programs(run.job, run.workspace)
+    assert (scored.summary["score"], scored.summary["ungraded"]) == (1.0, 1)
+    assert "row r0" in scored.summary["ungradedReason"]
+    assert why in scored.summary["ungradedReason"]
+
+
 def test_the_page_about_graders_shows_the_example_as_it_is() -> None:
     page = (ROOT / "docs" / "graders.md").read_text()
     for name in ("grade.py", "Dockerfile"):

@@ -17,7 +17,7 @@ from finetune_trainer.scoring.rows import GradedRow, Question
 
 
 @dataclass(frozen=True)
-class Asked:
+class ContainerQuestion:
     """A question to a container: about the expected answer of a row or about the answer of the model."""
 
     container: str
@@ -49,7 +49,9 @@ def container_of(asked: QuestionSet, grader: GraderSpec) -> str:
     return f"grader-{grader.name}" if asked.suite is None else f"suite-{asked.suite}"
 
 
-def questions(sets: Iterable[QuestionSet], rows: Mapping[str, Sequence[GradedRow]]) -> Iterator[Asked]:
+def questions(
+    sets: Iterable[QuestionSet], rows: Mapping[str, Sequence[GradedRow]]
+) -> Iterator[ContainerQuestion]:
     """All that the containers are asked; the ids of a container count from 1."""
     numbers = Counter[str]()
     for asked in sets:
@@ -59,7 +61,7 @@ def questions(sets: Iterable[QuestionSet], rows: Mapping[str, Sequence[GradedRow
                 for kind in _kinds(question, row):
                     numbers[container] += 1
                     number = str(numbers[container])
-                    yield Asked(container, number, asked.title, question, row, grader, kind)
+                    yield ContainerQuestion(container, number, asked.title, question, row, grader, kind)
 
 
 def _kinds(question: Question, row: GradedRow) -> Iterator[Literal["reference", "answer"]]:
@@ -82,13 +84,14 @@ def graded_by_containers(
     return {asked.title: [_with(row, asked, found) for row in rows[asked.title]] for asked in sets}
 
 
-def _graded(asked: Asked, told: Grade) -> Grade:
+def _graded(asked: ContainerQuestion, told: Grade) -> Grade:
     who = f"grader {asked.grader.name}, row {asked.row.id}"
     of_reference = asked.kind == "reference"
     if told.score is None:
         return ungraded(f"{who}{', its expected answer' if of_reference else ''}: {told.reason}")
     if of_reference and not (told.score == 1 and told.passed):
-        text = f"the expected answer gets {told.score:g} and not full marks"
+        less = f"gets {told.score:g} and not full marks" if told.score < 1 else "does not pass"
+        text = f"the expected answer {less}"
         return ungraded(f"{who}: {text}{f' ({told.reason})' if told.reason else ''}")
     return told
 

@@ -12,7 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_trainer.container_graders.questions import Asked, container_of, graded_by_containers, questions
+from finetune_trainer.container_graders.questions import (
+    ContainerQuestion,
+    container_of,
+    graded_by_containers,
+    questions,
+)
 from finetune_trainer.container_graders.results import Said, read_results
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.errors import UserError
@@ -39,7 +44,7 @@ def await_code(
     return succeeded(job, message, {**told, "awaits": "code"}, "Answered")
 
 
-def _write_questions(folder: Path, asked: Sequence[Asked], sets: Iterable[QuestionSet]) -> None:
+def _write_questions(folder: Path, asked: Sequence[ContainerQuestion], sets: Iterable[QuestionSet]) -> None:
     """A file for each container, also where no answer is there to be graded."""
     for container in _containers(sets):
         own = (_line(question.line()) for question in asked if question.container == container)
@@ -52,7 +57,7 @@ def _containers(sets: Iterable[QuestionSet]) -> list[str]:
 
 
 def _line(document: dict[str, Any]) -> str:
-    return json.dumps(document, ensure_ascii=False) + "\n"
+    return json.dumps(document) + "\n"  # in ASCII: rows may hold halves of characters
 
 
 def answered(

@@ -135,8 +135,7 @@ class Evaluation(ApiModel):
     engine: ScoringEngine | None = Field(
         None,
         description="Score on a shared ModelServer, without GPUs for scoring; not with CodeAssert or "
-        "Container. Default: "
-        "an engine of the run's own.",
+        "Container. Default: an engine of the run's own.",
     )
     judge: Judge | None = Field(None, description="The model that JudgeCriteria and JudgePairwise ask.")
     export: Export | None = Field(None, description="Where the evaluation is sent to as well.")
