@@ -16,6 +16,8 @@ SERVER, BIG_SERVER = "modelserver-minimal", "modelserver-full"
 DEPLOYMENT, PINNED = "adapterdeployment-minimal", "adapterdeployment-full"
 DIGEST = "sha256:" + "0" * 64
 GRADER = {"name": "exact", "type": "ExactMatch"}
+IMAGE = "registry.example:5000/team/polite:1@sha256:" + "a" * 64
+CONTAINER = {"name": "polite", "type": "Container", "image": IMAGE}
 SUITE = {"name": "general", "dataset": {"source": "configmap://general/rows.jsonl"}, "grader": GRADER}
 
 # what is wrong, sample, dotted path, value, what the message says
@@ -283,6 +285,20 @@ WRONG: list[tuple[str, str, str, Any, list[str]]] = [
     ("a timeout of an hour", JOB, "spec.evaluation.graders",
      [{"name": "f", "type": "CodeAssert", "timeoutSeconds": 3600}],
      ["spec.evaluation.graders[0].timeoutSeconds", "60"]),
+    ("a container without an image", JOB, "spec.evaluation.graders", [{"name": "f", "type": "Container"}],
+     ["spec.evaluation.graders[0].image", "belongs to type Container, which needs it"]),
+    ("an image of another type", JOB, "spec.evaluation.graders", [{**GRADER, "image": IMAGE}],
+     ["spec.evaluation.graders[0].image", "belongs to type Container"]),
+    ("an image by its tag", JOB, "spec.evaluation.graders", [{**CONTAINER, "image": "r.example/polite:1"}],
+     ["spec.evaluation.graders[0].image", "must name the image with its digest"]),
+    ("a command of another type", JOB, "spec.evaluation.graders", [{**GRADER, "command": ["go"]}],
+     ["spec.evaluation.graders[0].command", "belongs to type Container; remove it"]),
+    ("a command of no words", JOB, "spec.evaluation.graders", [{**CONTAINER, "command": []}],
+     ["spec.evaluation.graders[0].command", "at least 1"]),
+    ("a container that may run for a day", JOB, "spec.evaluation.graders",
+     [{**CONTAINER, "timeoutSeconds": 86400}], ["spec.evaluation.graders[0].timeoutSeconds", "3600"]),
+    ("a container on a shared server", SHARED, "spec.evaluation.graders", [CONTAINER],
+     ["spec.evaluation.engine", "CodeAssert and Container", "remove engine"]),
     ("a suite that asks a judge", JOB, "spec.evaluation.regression",
      {"suites": [{**SUITE, "grader": {"name": "f", "type": "JudgeCriteria", "criteria": ["a"]}}]},
      ["spec.evaluation.regression.suites[0].grader", "decides without a judge"]),

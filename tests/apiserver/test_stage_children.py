@@ -53,11 +53,31 @@ SHARED = {
         "imagePullSecrets": [{"name": "registry"}],
     },
 }
+IMAGE = {"type": "Container", "image": "registry.example/polite@sha256:" + "a" * 64}
+FOREIGN = {
+    "evaluation": {
+        "graders": [
+            {"name": "n" * 40, **IMAGE},
+            {"name": "tests", "type": "CodeAssert", "tests": "assert f()"},
+        ],
+        "primary": "tests",
+        "regression": {
+            "suites": [
+                {
+                    "name": "s" * 40,
+                    "dataset": {"source": "configmap://reviews/holdout.jsonl"},
+                    "grader": {"name": "polite", **IMAGE, "command": ["sh", "-c", "echo $1"]},
+                }
+            ]
+        },
+    }
+}
 RUNS = [
     pytest.param({}, id="a small run"),
     pytest.param(HUB, id="a base from a hub"),
     pytest.param(GANG, id="a gang on GPUs"),
     pytest.param({"method": "Full"}, id="a full fine-tune"),
+    pytest.param(FOREIGN, id="programs and images that grade"),
     pytest.param({**GANG, **SHARED}, id="a gang on a shared workspace"),
     pytest.param({"resources": {"gpusPerNode": 2, "cpu": None, "memory": None}}, id="nobody says how large"),
 ]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from finetune_operator.render.graders import NETWORK_FOUND
+from finetune_trainer.container_graders.questions import container_of
 from finetune_trainer.contracts import Job, read_job
 from finetune_trainer.errors import UserError
 from finetune_trainer.local.manifest import job_of
-from tests.unit.stages.kubernetes_simulation import KubernetesSimulation
+from finetune_trainer.sandbox import network
+from finetune_trainer.scoring.question_sets import QuestionSet
+from finetune_trainer.workspace import Workspace
+from tests.unit.stages.kubernetes_simulation import KubernetesSimulation, result_of
 
 SAMPLES = Path(__file__).parents[2] / "crds" / "samples"
 STAGES = ("prepare", "baseline", "train", "evaluate", "publish")
@@ -172,6 +178,34 @@ def test_programs_that_a_server_answers_with_are_refused_before_anything_is_trai
     path.write_text(json.dumps({**job, "engine": {"server": server}}))
     with pytest.raises(UserError, match=r"CodeAssert .* remove `engine.server`"):
         read_job(path)
+
+
+def test_a_container_finds_its_questions_where_the_trainer_wrote_them(tmp_path: Path) -> None:
+    grader = {
+        "name": "polite",
+        "type": "Container",
+        "image": "r/polite@sha256:" + "a" * 64,
+        "command": ["go"],
+    }
+    suite = {"name": "letters", "dataset": {"source": "configmap://reviews/holdout.jsonl"}, "grader": grader}
+    world = KubernetesSimulation(evaluation={"graders": [grader], "regression": {"suites": [suite]}})
+    world.to("baseline").end(result_of("baseline", verdict=None, awaits="code"))
+    path = tmp_path / "job.json"
+    path.write_text(world.others["ConfigMap", world.running()]["data"]["job.json"])
+    evaluation = read_job(path).spec.evaluation
+    assert evaluation is not None
+    [own] = evaluation.graders_of("Container")
+    holdout = QuestionSet("the hold-out", "", [], evaluation, "key")
+    sets = [holdout, replace(holdout, suite=evaluation.suites[0].name)]
+    folder = Workspace(tmp_path).questions_for_containers("base").relative_to(tmp_path)
+    containers = world.jobs[world.running()]["spec"]["template"]["spec"]["initContainers"][1:]
+    assert [container["volumeMounts"][0]["subPath"] for container in containers] == [
+        str(folder / container_of(asked, own)) for asked in sets
+    ]
+
+
+def test_the_exit_code_of_a_network_is_the_one_that_the_operator_knows() -> None:
+    assert NETWORK_FOUND == network.FOUND
 
 
 def test_a_run_without_evaluation_is_read_too(tmp_path: Path) -> None:

@@ -100,6 +100,10 @@ class Workspace:
         """The programs that `base` or `tuned` wrote, for the sandbox (CodeAssert)."""
         return self.results_dir / "code" / f"{model}.jsonl"
 
+    def questions_for_containers(self, model: str) -> Path:
+        """A folder for each container that grades: what it is asked about `base` or `tuned`."""
+        return self.results_dir / "graders" / model
+
     @property
     def of_one_run(self) -> tuple[Path, ...]:
         """The folders that belong to one run; only the base may serve the next."""

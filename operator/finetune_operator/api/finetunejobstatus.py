@@ -22,7 +22,9 @@ STAGES: tuple[StageName, ...] = (
 GPU_STAGES: frozenset[str] = frozenset({"baseline", "train", "evaluate"})
 """The stages whose pods hold GPUs, where the run has any; re-emitting their results takes none."""
 CODE_STAGES: frozenset[str] = frozenset({"grade-base", "grade-tuned"})
-"""The stages that run what a model wrote, cut off from the network; only of runs with CodeAssert."""
+"""The stages that run what a model wrote or a user's image holds, cut off from the network; only of runs
+with graders that do (IN_OWN_POD).
+"""
 
 
 class Progress(ApiModel):
@@ -102,6 +104,12 @@ class Attempt(ApiModel):
         None,
         description="The ControllerRevision that the pods of its ModelServer ran by when it began to score.",
         max_length=253,
+    )
+    failed_grader: str | None = Field(
+        None,
+        description="The container of the grader that ended it. The next attempts do without that grader, "
+        "which leaves its rows ungraded.",
+        max_length=63,
     )
     disruption: str | None = Field(
         None,

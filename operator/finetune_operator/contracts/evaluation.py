@@ -35,6 +35,8 @@ class JobGrader(Written):
     grader: str | None = None
     tests: str | None = None
     timeout_seconds: int | None = None
+    image: str | None = None
+    command: tuple[str, ...] | None = None
 
 
 class JobGate(Written):

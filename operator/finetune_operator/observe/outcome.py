@@ -65,7 +65,8 @@ _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"}
 class AttemptOutcome:
     """A recorded end of an attempt; `summary` has the shapes of docs/contracts.md.
 
-    `node` is where it failed, for failures that may be the node's.
+    `node` is where it failed, for failures that may be the node's; `grader` the container of the grader that
+    failed.
     """
 
     succeeded: bool
@@ -73,6 +74,7 @@ class AttemptOutcome:
     message: str
     summary: Mapping[str, Any] = field(default_factory=dict)
     node: str | None = None
+    grader: str | None = None
 
 
 def outcome_of(

@@ -52,7 +52,8 @@ class Trouble:
 
     `since` is when it began as far as the cluster tells. `deadline_seconds` is how long it may last (None: as
     long as it takes); then the attempt ends as `outcome`, at once where the deadline is 0.
-    `stalled`: only a person can mend it. `node` is the node that it happened on.
+    `stalled`: only a person can mend it. `node` is the node that it happened on, `grader` the container of
+    the grader whose fault it is.
     """
 
     reason: str
@@ -62,6 +63,7 @@ class Trouble:
     deadline_seconds: float | None = None
     stalled: bool = False
     node: str | None = None
+    grader: str | None = None
 
 
 def trouble_of(

@@ -15,6 +15,11 @@ Container = dict[str, Any]
 _HOME = {"HOME": "/tmp", "USER": "finetune"}  # noqa: S108
 
 
+def literal(text: str) -> str:
+    """A text in which Kubernetes replaces no `$(NAME)`."""
+    return text.replace("$", "$$")
+
+
 def container(
     name: str, image: str, settings: Settings, env: Mapping[str, str], capabilities: Sequence[str] = ()
 ) -> Container:

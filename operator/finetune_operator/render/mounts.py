@@ -43,9 +43,10 @@ class Mounts:
         content = {} if size is None else {"sizeLimit": size}
         self._add({"name": name, "emptyDir": content}, path, read_only=read_only)
 
-    def memory_dir(self, name: str, path: str, size: str) -> None:
+    def memory_dir(self, name: str, path: str, size: str, *, read_only: bool = False) -> None:
         """A folder in memory, which refuses what goes beyond its size."""
-        self._add({"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": size}}, path)
+        volume = {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": size}}
+        self._add(volume, path, read_only=read_only)
 
     def config_map(self, config_map: str, path: str) -> None:
         """The keys of a ConfigMap as files."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_operator.api.finetunejob import FineTuneJob
-from finetune_operator.api.finetunejobstatus import GPU_STAGES, Attempt
+from finetune_operator.api.finetunejobstatus import CODE_STAGES, GPU_STAGES, Attempt
 from finetune_operator.contracts.settings import Settings, pinned
 from finetune_operator.core.actions import Manifest
 from finetune_operator.render.containers import Container, container
@@ -59,7 +59,14 @@ def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
     if affinity := {**away_from(parts.avoided_nodes), **gang}:
         special["affinity"] = affinity
     labels = stage_labels(job, attempt.stage, attempt.number)
-    return place.pod_template(settings, labels, parts.mounts, special)
+    template = place.pod_template(settings, labels, parts.mounts, special)
+    return _without_account(template) if attempt.stage in CODE_STAGES else template
+
+
+def _without_account(template: Manifest) -> Manifest:
+    """Where code of a model or of a user runs, no cloud's webhook may mount a token for the account."""
+    spec = {key: value for key, value in template["spec"].items() if key != "serviceAccountName"}
+    return {**template, "spec": spec}
 
 
 def _main(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Container:

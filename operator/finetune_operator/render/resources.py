@@ -59,6 +59,12 @@ def cpu_stage_resources(settings: Settings) -> dict[str, Any]:
     return Amounts({"memory": own.memory}, {"cpu": own.cpu}).resources({}, own.ephemeral_storage)
 
 
+def foreign_resources(settings: Settings) -> dict[str, Any]:
+    """What a container of the user's own gets: as much as such a stage, and no CPUs beyond it."""
+    own = settings.cpu_stages
+    return Amounts({"cpu": own.cpu, "memory": own.memory}, {}).resources({}, own.ephemeral_storage)
+
+
 def train_resources(job: FineTuneJob, settings: Settings) -> dict[str, Any]:
     """What a training pod gets: CPU, memory, all GPUs of the node, and as part of a gang network devices."""
     asked, gpu = job.spec.resources, gpu_type(job, settings)

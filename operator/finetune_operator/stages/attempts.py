@@ -51,6 +51,8 @@ def of_stage(attempts: Iterable[Attempt], stage: StageName) -> list[Attempt]:
 def retry(attempts: Sequence[Attempt]) -> Retry | None:
     """What follows the last attempt of a stage, which failed; None when the stage is given up."""
     last = attempts[-1]
+    if last.failed_grader is not None:
+        return Retry(_ended_at(last), reemits=False)  # without that grader, so no attempt fails by it again
     if last.reason in UNREAD and _reemissions(attempts) < REEMISSIONS:
         return Retry(_ended_at(last), reemits=True)
     if last.reason != "NotStored" and last.reason not in RETRIED:
@@ -91,6 +93,7 @@ def ended_as(attempt: Attempt, outcome: AttemptOutcome, now: datetime) -> Attemp
             "message": clip(outcome.message) or None,
             "finish_time": format_time(now),
             "node": outcome.node or attempt.node,
+            "failed_grader": outcome.grader,
             "disruption": None,
             "checkpoint_step": _newest(attempt.checkpoint_step, integer(outcome.summary, "checkpointStep")),
         }
@@ -109,6 +112,11 @@ def _newest(known: int | None, told: int | None) -> int | None:
 def bad_nodes(attempts: Iterable[Attempt]) -> tuple[str, ...]:
     """The nodes that attempts failed on, the newest last: other ones are preferred."""
     return tuple(dict.fromkeys(attempt.node for attempt in attempts if attempt.node))[-AVOIDED:]
+
+
+def failed_graders(attempts: Iterable[Attempt]) -> dict[str, str]:
+    """The containers of graders that failed in attempts of a stage, and how."""
+    return {a.failed_grader: a.message or "it failed" for a in attempts if a.failed_grader is not None}
 
 
 def condensed(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:

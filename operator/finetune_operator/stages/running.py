@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from finetune_operator.api.conditions import clip
-from finetune_operator.api.finetunejobstatus import Attempt, Progress, Waiting
+from finetune_operator.api.finetunejobstatus import CODE_STAGES, Attempt, Progress, Waiting
 from finetune_operator.core.actions import Manifest
 from finetune_operator.core.manifests import text
 from finetune_operator.core.times import format_time, moment_of
+from finetune_operator.observe.graders import grader_trouble
 from finetune_operator.observe.outcome import SUSPECT, AttemptOutcome
 from finetune_operator.observe.trouble import Trouble, trouble_of
 from finetune_operator.render.resources import on_gpus
@@ -27,7 +28,10 @@ def trouble_now(
     run: Run, attempt: Attempt, child: Manifest, pods: Sequence[Manifest], progress: Progress | None
 ) -> Trouble | None:
     """What keeps the attempt from working: its pods, or a step that does not end."""
-    return trouble_of(run.job, child, pods, run.settings, run.now) or _hang(run, attempt, pods, progress)
+    found = trouble_of(run.job, child, pods, run.settings, run.now)
+    if attempt.stage in CODE_STAGES:
+        return grader_trouble(run.job, pods, found, run.settings.stuck_deadline_seconds, run.now)
+    return found or _hang(run, attempt, pods, progress)
 
 
 def waiting_for(run: Run, trouble: Trouble) -> Waiting:
@@ -64,7 +68,8 @@ def given_up(run: Run, trouble: Trouble, waiting: Waiting) -> AttemptOutcome | N
         else ""
     )
     node = trouble.node if trouble.outcome in SUSPECT else None
-    return AttemptOutcome(False, trouble.outcome, trouble.message + limit, node=node or None)
+    message = trouble.message + limit
+    return AttemptOutcome(False, trouble.outcome, message, node=node or None, grader=trouble.grader)
 
 
 def progress_now(run: Run, stage: Stage) -> Progress | None:

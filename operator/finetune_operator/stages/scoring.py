@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +17,9 @@ from finetune_operator.core.actions import Emit
 from finetune_operator.core.manifests import integer, number, text
 from finetune_operator.observe.outcome import AttemptOutcome
 from finetune_operator.observe.trouble import Trouble
+from finetune_operator.render.containers import literal
 from finetune_operator.render.engine import scoring_engine
+from finetune_operator.render.graders import grading_containers
 from finetune_operator.render.job import candidate_source
 from finetune_operator.render.names import candidate_name, version_name
 from finetune_operator.render.pod import PodParts
@@ -32,6 +35,7 @@ from finetune_operator.render.volumes import (
     common,
 )
 from finetune_operator.stages import summaries
+from finetune_operator.stages.attempts import failed_graders, of_stage
 from finetune_operator.stages.decision import Decision, Ending, Stage, Summary, event
 from finetune_operator.stages.observed import Run
 from finetune_operator.stages.summaries import (
@@ -142,11 +146,21 @@ def _template(run: Run) -> str | None:
 
 
 def grading_parts(job: FineTuneJob, settings: Settings, attempt: Attempt) -> PodParts:
-    """A CPU pod without network whose first container runs the programs, and whose second grades them."""
+    """A CPU pod without network: what runs programs, graders of the user's own, then what reads both."""
     mounts = common(job, attempt.job)
     model = "base" if attempt.stage == "grade-base" else "tuned"
-    runs = sandbox(job, settings, model, mounts)
-    return PodParts(attempt.stage, mounts, cpu_stage_resources(settings), sidecars=(runs,))
+    programs = (sandbox(job, settings, model, mounts),) if _has_programs(job) else ()
+    failed = failed_graders(of_stage(job.status.attempts, attempt.stage))
+    graders = grading_containers(job, settings, model, mounts, failed)
+    told = {"FT_FAILED_GRADERS": literal(json.dumps(failed))} if failed else {}
+    resources = cpu_stage_resources(settings)
+    return PodParts(attempt.stage, mounts, resources, told, sidecars=(*graders, *programs))
+
+
+def _has_programs(job: FineTuneJob) -> bool:
+    evaluation = job.spec.evaluation
+    graders = {} if evaluation is None else evaluation.named_graders
+    return any(grader.type == "CodeAssert" for grader in graders.values())
 
 
 def read_baseline(job: FineTuneJob, outcome: AttemptOutcome) -> Decision:

@@ -15,6 +15,7 @@ from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Confirm, Create, Manifest
 from finetune_operator.core.manifests import integer, label, mapping, number, suspended, terminating, text
 from finetune_operator.core.times import format_time
+from finetune_operator.observe.graders import blamed
 from finetune_operator.observe.outcome import AttemptOutcome, explained, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
 from finetune_operator.observe.trouble import Trouble, scheduled, steady, unmounted
@@ -172,7 +173,7 @@ def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) ->
     outcome = outcome_of(stage.name, child, pods, run.now)
     if outcome is not None:
         had_nodes = any(text(pod, "spec", "nodeName") for pod in pods)
-        told = explained(outcome, child, attempt.disruption)
+        told = explained(blamed(run.job, pods, outcome), child, attempt.disruption)
         return _record(run, stage, attempt, told, had_nodes=had_nodes)
     if child is None:
         left = leftovers(run, [attempt])

@@ -252,6 +252,7 @@ async def test_the_limit_is_sent_by_its_newer_name_where_the_endpoint_asks_for_i
 ELSEWHERE = [
     {"name": "certain", "type": "Perplexity"},
     {"name": "runs", "type": "CodeAssert", "tests": "assert True"},
+    {"name": "polite", "type": "Container", "image": "r/polite@sha256:" + "a" * 64},
     {"name": "calls", "type": "ToolCall"},
 ]
 
@@ -283,7 +284,7 @@ async def test_a_grader_that_decides_and_needs_the_cluster_ends_with_64(
     pairs = {"name": "pairs", "type": "JudgePairwise", "criteria": ["It is better"]}
     evaluation = {
         "dataset": {"source": "configmap://rows/holdout.jsonl"},
-        "graders": [ELSEWHERE[2], pairs],
+        "graders": [ELSEWHERE[3], pairs],
         "primary": primary,
         "judge": {"url": "http://127.0.0.1:9/v1", "model": "judge"},
     }

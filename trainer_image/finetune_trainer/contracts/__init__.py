@@ -1,6 +1,8 @@
 """The JSON documents that enter and leave the trainer (docs/contracts.md)."""
 
 from finetune_trainer.contracts.evaluation import (
+    IN_OWN_POD,
+    JUDGED,
     EvaluationSpec,
     GateSpec,
     GraderSpec,
@@ -43,6 +45,8 @@ from finetune_trainer.contracts.schema import json_schemas
 from finetune_trainer.contracts.sources import BaseModelSpec, DatasetSpec, TrainingDatasetSpec
 
 __all__ = [
+    "IN_OWN_POD",
+    "JUDGED",
     "AcceleratorSpec",
     "AdapterManifest",
     "BaseModelSpec",

@@ -24,8 +24,12 @@ GraderType = Literal[
     "JudgeCriteria",
     "JudgePairwise",
     "CodeAssert",
+    "Container",
 ]
 SimilarityMetric = Literal["RougeL", "ChrF"]
+IN_OWN_POD: frozenset[GraderType] = frozenset({"CodeAssert", "Container"})
+"""The types that run code of a model or of a user, in a pod without network."""
+_PROGRAM_SECONDS = 60
 JUDGED: frozenset[GraderType] = frozenset({"JudgeCriteria", "JudgePairwise"})
 """The types that another model grades: they need `judge`."""
 
@@ -44,6 +48,7 @@ SETTINGS: dict[GraderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Perplexity": ((), ()),
     "Python": (("grader",), ()),
     "CodeAssert": ((), ("tests", "timeout_seconds")),
+    "Container": (("image",), ("command", "timeout_seconds")),
 }
 # Types whose score says too little about whether an answer is right to decide anything.
 SECONDARY: frozenset[GraderType] = frozenset({"Similarity", "Perplexity"})
@@ -74,7 +79,16 @@ class GraderSpec(Document):
     )
 
     tests: str | None = Field(None, min_length=1, description="Python code that every answer has to pass")
-    timeout_seconds: int | None = Field(None, ge=1, le=60, description="how long one answer may run")
+    timeout_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=3600,
+        description="how long one answer may run (CodeAssert: at most 60) or a container",
+    )
+    image: str | None = Field(None, pattern=r"@sha256:[0-9a-f]{64}$", description="with its digest")
+    command: tuple[str, ...] | None = Field(
+        None, min_length=1, description="what runs instead of the image's entry point"
+    )
 
     @model_validator(mode="after")
     def _has_what_its_type_needs(self) -> "GraderSpec":
@@ -85,6 +99,8 @@ class GraderSpec(Document):
                 raise ValueError(f"grader {self.name!r} of type {self.type} needs `{_public(name)}`")
             if given and name not in needed + optional:
                 raise ValueError(f"grader {self.name!r} of type {self.type} takes no `{_public(name)}`")
+        if self.type == "CodeAssert" and (self.timeout_seconds or 0) > _PROGRAM_SECONDS:
+            raise ValueError(f"grader {self.name!r}: a program may run for {_PROGRAM_SECONDS} s at most")
         return self
 
     @property
@@ -266,9 +282,9 @@ class EvaluationSpec(Document):
 
     @property
     def runs_code(self) -> bool:
-        """Whether answers are programs that have to run to be graded, which takes a pod of their own."""
+        """Whether grading runs code of a model or of a user, which takes a pod of its own."""
         graders = [*self.graders, *(suite.grader for suite in self.suites)]
-        return any(grader.type == "CodeAssert" for grader in graders)
+        return any(grader.type in IN_OWN_POD for grader in graders)
 
     @property
     def baseline_grader(self) -> GraderSpec:

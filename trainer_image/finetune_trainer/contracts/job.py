@@ -205,12 +205,12 @@ class Job(Document):
         return self
 
     @model_validator(mode="after")
-    def _programs_come_from_an_own_engine(self) -> "Job":
+    def _is_graded_once_from_an_own_engine(self) -> "Job":
         runs_code = self.spec.evaluation is not None and self.spec.evaluation.runs_code
         if runs_code and self.engine is not None and self.engine.server is not None:
             raise ValueError(
-                "graders of type CodeAssert run the programs of the base once, and a ModelServer may roll "
-                "before the tuned model is asked; remove `engine.server`"
+                "graders of type CodeAssert and Container grade the base's answers once, and a ModelServer "
+                "may roll before the tuned model is asked; remove `engine.server`"
             )
         return self
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from types import FrameType
 
 from finetune_trainer.chat.calls import CallSyntax, read_calls
-from finetune_trainer.contracts import GraderSpec, GraderType
+from finetune_trainer.contracts import IN_OWN_POD, JUDGED, GraderSpec, GraderType
 from finetune_trainer.grading import calls, own, similarities, structures, texts
 from finetune_trainer.grading.grades import Grade, ungraded
 
 # Types that need a network or a pod of their own: their rows are graded after all answers are stored.
-DEFERRED: frozenset[GraderType] = frozenset({"Perplexity", "JudgeCriteria", "JudgePairwise", "CodeAssert"})
+DEFERRED: frozenset[GraderType] = frozenset({"Perplexity", *JUDGED, *IN_OWN_POD})
 NOT_YET = "not graded yet"
 _SECONDS = 5.0  # for one row
 

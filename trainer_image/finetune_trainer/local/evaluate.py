@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from finetune_trainer import verdicts
-from finetune_trainer.contracts import EvaluationSpec, GraderSpec, GraderType, Job
+from finetune_trainer.contracts import IN_OWN_POD, EvaluationSpec, GraderSpec, GraderType, Job
 from finetune_trainer.data.findings import errors
 from finetune_trainer.data.holdout import duplicate_ids, eval_no_reference, split_reference
 from finetune_trainer.data.load import Watch
@@ -37,9 +37,9 @@ from finetune_trainer.stages.judging import judge_summary
 from finetune_trainer.words import printable
 
 _ANSWER_SECONDS = 120.0
-# Perplexity asks the engine itself, programs run in a pod without network, and calls are read as the base's
-# chat template writes them.
-_ONLY_IN_THE_CLUSTER: frozenset[GraderType] = frozenset({"Perplexity", "CodeAssert", "ToolCall"})
+# Perplexity asks the engine itself, programs and images run in a pod without network, and calls are read as
+# the base's chat template writes them.
+_ONLY_IN_THE_CLUSTER: frozenset[GraderType] = frozenset({"Perplexity", "ToolCall", *IN_OWN_POD})
 
 
 @dataclass(frozen=True)

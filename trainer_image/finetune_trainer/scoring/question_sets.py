@@ -16,7 +16,8 @@ from finetune_trainer.workspace import Workspace
 class QuestionSet:
     """Questions, the evaluation whose graders judge the answers, and the key that stored answers go by.
 
-    `place` is where among the stored answers those to it are, before the model's name.
+    `place` is where among the stored answers those to it are, before the model's name; `suite` the name of
+    the suite that it is.
     """
 
     title: str
@@ -24,6 +25,7 @@ class QuestionSet:
     questions: list[Question]
     evaluation: EvaluationSpec
     key: str
+    suite: str | None = None
 
     def answers_of(self, model: str) -> str:
         """The first part of the name of the file with a model's answers (`base` or `tuned`)."""
@@ -54,11 +56,11 @@ def asked_of(
 ) -> Asked:
     """The questions that prepare wrote: the hold-out, the same for each rival, and each suite."""
 
-    def written(path: Path, title: str, scored_by: EvaluationSpec) -> QuestionSet:
+    def written(path: Path, title: str, scored_by: EvaluationSpec, suite: str | None = None) -> QuestionSet:
         asked = f"{path.parent.name}/{path.name}"
         key = baseline_key(prepared.summary, scored_by, engine, prepared.files[asked])
         questions = read_questions(path, template_kwargs(prepared.summary))
-        return QuestionSet(title, f"{path.parent.name}/{path.stem}-", questions, scored_by, key)
+        return QuestionSet(title, f"{path.parent.name}/{path.stem}-", questions, scored_by, key, suite)
 
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     key = baseline_key(prepared.summary, evaluation, engine)
@@ -69,7 +71,10 @@ def asked_of(
     }
     suites = {
         suite.name: written(
-            workspace.suites_dir / f"{suite.name}.jsonl", f"suite {suite.name}", evaluation.of_suite(suite)
+            workspace.suites_dir / f"{suite.name}.jsonl",
+            f"suite {suite.name}",
+            evaluation.of_suite(suite),
+            suite.name,
         )
         for suite in evaluation.suites
     }

@@ -17,14 +17,13 @@ from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
-from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
 from finetune_trainer.scoring.regression import covered
 from finetune_trainer.scoring.rows import GradedRow, cut, cut_sentence, read_rows, regraded, write_rows
 from finetune_trainer.scoring.server import engine_for
-from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
+from finetune_trainer.stages.code import answered, await_code, graded_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
 from finetune_trainer.statistics import Interval, count_groups
 from finetune_trainer.words import plural
@@ -83,7 +82,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     judge = judge_summary(job, found.use, found.warnings)
     told = {"cached": found.cached, "holdoutUses": uses, **judge}
     if evaluation.runs_code:
-        return ask_sandbox(job, workspace, "base", programs(asked.of_base, found.rows), told)
+        return await_code(job, workspace, "base", asked.of_base, found.rows, told)
     return _conclude(job, asked, found.rows, told)
 
 
@@ -103,11 +102,11 @@ def ask_base(job: Job, workspace: Workspace, asked: Asked, access: JudgeAccess) 
 
 
 def grade_programs(job: Job, workspace: Workspace) -> Result:
-    """grade-base: what baseline says once the base's programs have run."""
+    """grade-base: what baseline says once the base's answers are graded."""
     prepared = check_prepared(workspace, job)
     asked = asked_of(workspace, prepared, required_evaluation(job), job.engine)
-    rows = run_rows(workspace, "base", asked.of_base)
-    return _conclude(job, asked, rows, answered(workspace, "baseline"))
+    rows, warnings = graded_rows(workspace, "base", asked.of_base)
+    return _conclude(job, asked, rows, answered(workspace, "baseline", warnings))
 
 
 def _conclude(job: Job, asked: Asked, rows: Mapping[str, list[GradedRow]], told: dict[str, Any]) -> Result:

@@ -1,57 +1,113 @@
-"""Programs between a stage that got them as answers and the one that scores them, after a sandbox ran them.
+"""Answers between the stage that got them and the one that scores them, after foreign code has run.
 
-The pod of grade-base and grade-tuned has no network. Its first container runs the programs (sandbox/) and
-sees nothing but them; the second one reads what came of them.
+The pod of grade-base and grade-tuned has no network. Its first containers run the programs among the answers
+(sandbox/) and the graders that are images of the user's own; each sees nothing but what it works on. The last
+container reads what came of all that.
 """
 
 import json
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from finetune_trainer.container_graders.questions import (
+    ContainerQuestion,
+    container_of,
+    graded_by_containers,
+    questions,
+)
+from finetune_trainer.container_graders.results import Said, read_results
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import read_json_lines, write_lines
 from finetune_trainer.results import latest_succeeded, succeeded
 from finetune_trainer.scoring.baseline_store import rows_path
-from finetune_trainer.scoring.code import Ran, graded_by_running
+from finetune_trainer.scoring.code import Ran, graded_by_running, programs
 from finetune_trainer.scoring.question_sets import QuestionSet, stored_rows
 from finetune_trainer.scoring.rows import GradedRow, write_rows
 from finetune_trainer.workspace import Workspace
 
 RESULTS = Path("/run/sandbox/results.jsonl")
+CONTAINER_RESULTS = Path("/run/graders")
+_Rows = Mapping[str, Sequence[GradedRow]]  # by the title of the questions
 
 
-def ask_sandbox(
-    job: Job, workspace: Workspace, model: str, programs: Iterable[dict[str, Any]], told: dict[str, Any]
+def await_code(
+    job: Job, workspace: Workspace, model: str, sets: Sequence[QuestionSet], rows: _Rows, told: dict[str, Any]
 ) -> Result:
-    """Leave the programs for the next stage, which the summary asks for."""
-    write_lines(workspace.programs(model), (json.dumps(program) + "\n" for program in programs))
-    message = f"The {model} model has answered; next its programs are run."
+    """Leave for the next stage, which the summary asks for, what is to be run and graded there."""
+    write_lines(workspace.programs(model), map(_line, programs(sets, rows)))
+    _write_questions(workspace.questions_for_containers(model), list(questions(sets, rows)), sets)
+    message = f"The {model} model has answered; next its answers are graded in a pod without network."
     return succeeded(job, message, {**told, "awaits": "code"}, "Answered")
 
 
-def answered(workspace: Workspace, stage: Literal["baseline", "evaluate"]) -> dict[str, Any]:
-    """What the stage that asked said beside scores; what its judge cost counts once, in that stage."""
+def _write_questions(folder: Path, asked: Sequence[ContainerQuestion], sets: Iterable[QuestionSet]) -> None:
+    """A file for each container, also where no answer is there to be graded."""
+    for container in _containers(sets):
+        own = (_line(question.line()) for question in asked if question.container == container)
+        write_lines(folder / container / "questions.jsonl", own)
+
+
+def _containers(sets: Iterable[QuestionSet]) -> list[str]:
+    found = (container_of(asked, spec) for asked in sets for spec in asked.evaluation.graders_of("Container"))
+    return list(dict.fromkeys(found))
+
+
+def _line(document: dict[str, Any]) -> str:
+    return json.dumps(document) + "\n"  # in ASCII: rows may hold halves of characters
+
+
+def answered(
+    workspace: Workspace, stage: Literal["baseline", "evaluate"], warnings: Sequence[str]
+) -> dict[str, Any]:
+    """What the stage that asked said beside scores, and more warnings.
+
+    What its judge cost counts once, in that stage.
+    """
     result = latest_succeeded(workspace, stage)
     told = {key: value for key, value in (result.summary if result else {}).items() if key != "awaits"}
     if "judge" in told:
         told["judge"] = {key: value for key, value in told["judge"].items() if key != "cost"}
-    return told
+    return {**told, "warnings": [*told.get("warnings", []), *warnings]}
 
 
-def run_rows(workspace: Workspace, model: str, sets: Iterable[QuestionSet]) -> dict[str, list[GradedRow]]:
-    """The stored rows with the grades of what came of their programs; UserError without any results."""
-    ran, found = _results(), dict[str, list[GradedRow]]()
+def graded_rows(
+    workspace: Workspace, model: str, sets: Sequence[QuestionSet]
+) -> tuple[dict[str, list[GradedRow]], list[str]]:
+    """The stored rows with the grades of what came of programs and containers, and warnings.
+
+    UserError where programs ran without any results.
+    """
+    stored = {asked.title: stored_rows(workspace, model, asked) for asked in sets}
+    ran = _ran() if any(asked.evaluation.graders_of("CodeAssert") for asked in sets) else {}
+    rows = {asked.title: graded_by_running(asked, stored[asked.title], ran) for asked in sets}
+    said = _said(sets, rows)
+    rows = graded_by_containers(sets, rows, said)
     for asked in sets:
-        rows = graded_by_running(asked, stored_rows(workspace, model, asked), ran)
-        write_rows(rows_path(workspace, asked.answers_of(model), asked.key), rows)
-        found[asked.title] = rows
-    return found
+        write_rows(rows_path(workspace, asked.answers_of(model), asked.key), rows[asked.title])
+    warnings = [f"In the results of {name} {text}." for name in said for text in said[name].warnings]
+    return rows, warnings
 
 
-def _results() -> dict[str, Ran]:
+def _said(sets: Sequence[QuestionSet], rows: _Rows) -> dict[str, Said]:
+    """What every container says; of one that failed the operator tells how."""
+    root = Path(os.environ.get("FT_GRADER_RESULTS", CONTAINER_RESULTS))
+    failed: dict[str, str] = json.loads(os.environ.get("FT_FAILED_GRADERS", "{}"))
+    ids = defaultdict[str, set[str]](set)
+    for asked in questions(sets, rows):
+        ids[asked.container].add(asked.id)
+    return {
+        name: Said({}, failed[name].rstrip("."))
+        if name in failed
+        else read_results(root / name / "results.jsonl", ids[name])
+        for name in _containers(sets)
+    }
+
+
+def _ran() -> dict[str, Ran]:
     """What came of every program; UserError where the sandbox would run none."""
     path = Path(os.environ.get("FT_SANDBOX_RESULTS", RESULTS))
     try:

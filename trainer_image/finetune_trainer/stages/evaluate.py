@@ -16,7 +16,6 @@ from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import rows_path
-from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import (
     Comparison,
     SuiteResult,
@@ -33,7 +32,7 @@ from finetune_trainer.scoring.regression import in_summary, judge_suites, senten
 from finetune_trainer.scoring.rows import GradedRow, cut, cut_of_both, write_rows
 from finetune_trainer.scoring.server import Offer, engine_for
 from finetune_trainer.stages.baseline import Answered, ask_base, graded_scores, required_evaluation
-from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
+from finetune_trainer.stages.code import answered, await_code, graded_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.stages.publish import publish_candidate, withdraw_candidate
 from finetune_trainer.statistics import Interval
@@ -69,17 +68,17 @@ def run(job: Job, workspace: Workspace) -> Result:
     uses = record_use(job, prepared.summary["holdoutDigest"])
     told = {"holdoutUses": uses, **judge_summary(job, before + judged.use, judged.warnings, judged.flip_rate)}
     if evaluation.runs_code:
-        return ask_sandbox(job, workspace, "tuned", programs(asked.of_tuned, tuned), told)
+        return await_code(job, workspace, "tuned", asked.of_tuned, tuned, told)
     return _conclude(job, workspace, asked, base, tuned, told)
 
 
 def grade_programs(job: Job, workspace: Workspace) -> Result:
-    """grade-tuned: what evaluate says once the tuned model's programs have run."""
+    """grade-tuned: what evaluate says once the tuned model's answers are graded."""
     prepared = check_prepared(workspace, job)
     asked = asked_of(workspace, prepared, required_evaluation(job), job.engine)
     base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
-    tuned = run_rows(workspace, "tuned", asked.of_tuned)
-    return _conclude(job, workspace, asked, base, tuned, answered(workspace, "evaluate"))
+    tuned, warnings = graded_rows(workspace, "tuned", asked.of_tuned)
+    return _conclude(job, workspace, asked, base, tuned, answered(workspace, "evaluate", warnings))
 
 
 def _conclude(

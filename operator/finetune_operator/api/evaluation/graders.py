@@ -23,6 +23,7 @@ GraderType: TypeAlias = Literal[
     "JudgeCriteria",
     "JudgePairwise",
     "CodeAssert",
+    "Container",
 ]
 SimilarityMetric: TypeAlias = Literal["RougeL", "ChrF"]
 IS_FRACTION = Cel(
@@ -30,6 +31,9 @@ IS_FRACTION = Cel(
     'must be a fraction from 0 to 1 as a string, for example "0.05" for five points',
 )
 JUDGED: tuple[GraderType, ...] = ("JudgeCriteria", "JudgePairwise")
+IN_OWN_POD: tuple[GraderType, ...] = ("CodeAssert", "Container")
+"""The types that run code of a model or of a user, in a pod without network."""
+CONTAINER_SECONDS = 600
 IS_NAME = Cel(
     "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
     "must be lower-case letters, digits and hyphens",
@@ -70,7 +74,14 @@ class Grader(ApiModel):
         Cel("self.type != 'Regex' || has(self.pattern)", "type Regex needs a regular expression", ".pattern"),
         _takes("tolerance", ("FieldMatch",)),
         _takes("tests", ("CodeAssert",)),
-        _takes("timeoutSeconds", ("CodeAssert",)),
+        _takes("timeoutSeconds", IN_OWN_POD),
+        Cel(
+            "self.type != 'CodeAssert' || !has(self.timeoutSeconds) || self.timeoutSeconds <= 60",
+            "one answer of type CodeAssert may run for at most 60 seconds",
+            ".timeoutSeconds",
+        ),
+        _needs("image", ("Container",), "name it with its digest, as registry/name@sha256:..."),
+        _takes("command", ("Container",)),
     )
 
     name: Annotated[str, IS_NAME] = Field(
@@ -86,7 +97,8 @@ class Grader(ApiModel):
         "image; JudgeCriteria asks another model (evaluation.judge) whether the "
         "answer meets each of `criteria`; JudgePairwise asks it which of both models' answers is better by "
         "them, in both orders; CodeAssert runs the answer's Python code and then `tests`, or the column "
-        "`tests` of the row, in a pod of its own without network; the expected answer has to pass them too."
+        "`tests` of the row, in a pod of its own without network; the expected answer has to pass them too; "
+        "Container asks an image of your own, in that pod."
     )
     fields: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
@@ -169,5 +181,33 @@ class Grader(ApiModel):
         max_length=16384,
     )
     timeout_seconds: int | None = Field(
-        None, description="CodeAssert: how long one answer may run (default 10).", ge=1, le=60
+        None,
+        description="CodeAssert: how long one answer may run (default 10, at most 60). Container: how long "
+        f"all answers of a model may take (default {CONTAINER_SECONDS}).",
+        ge=1,
+        le=3600,
+    )
+    image: (
+        Annotated[
+            str,
+            Cel(
+                "self.matches('^[a-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}$')",
+                "must name the image with its digest, as registry/name@sha256: and 64 hex digits: a tag may "
+                "be another image for the tuned model than for its base",
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Container: the image, with its digest. It is pulled with spec.podTemplate's "
+        "imagePullSecrets, and gets the paths of two files as arguments: the questions to read and the "
+        "results to write.",
+        min_length=1,
+        max_length=512,
+    )
+    command: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] | None = Field(
+        None,
+        description="Container: what runs instead of the image's entry point, with the same arguments.",
+        min_length=1,
+        max_length=32,
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias, get_args
 from pydantic import Field
 
 from finetune_operator.api.datasets import DatasetSource
-from finetune_operator.api.evaluation.graders import IS_FRACTION, JUDGED, Grader
+from finetune_operator.api.evaluation.graders import IN_OWN_POD, IS_FRACTION, JUDGED, Grader
 from finetune_operator.api.evaluation.services import Export, Judge, ScoringEngine
 from finetune_operator.api.evaluation.suites import Regression, Rival
 from finetune_operator.api.parts import ObjectName
@@ -17,8 +17,10 @@ Acceptance: TypeAlias = Literal[
     "EvalMissing", "PromptingLikelyEnough", "CheckTaskOrData", "NoClearImprovement", "Regressed"
 ]
 ACCEPTABLE: tuple[str, ...] = get_args(Acceptance)
-_HAS_CODE_GRADER = "has(self.graders) && self.graders.exists(g, g.type == 'CodeAssert')"
-_HAS_CODE_SUITE = "has(self.regression) && self.regression.suites.exists(s, s.grader.type == 'CodeAssert')"
+_HAS_CODE_GRADER = f"has(self.graders) && self.graders.exists(g, g.type in {list(IN_OWN_POD)})"
+_HAS_CODE_SUITE = (
+    f"has(self.regression) && self.regression.suites.exists(s, s.grader.type in {list(IN_OWN_POD)})"
+)
 _ASKS_A_JUDGE = f"has(self.graders) && self.graders.exists(g, g.type in {list(JUDGED)})"
 
 
@@ -90,8 +92,8 @@ class Evaluation(ApiModel):
         ),
         Cel(
             f"!has(self.engine) || !(({_HAS_CODE_GRADER}) || ({_HAS_CODE_SUITE}))",
-            "graders of type CodeAssert run the programs of the base once, and a ModelServer may roll before "
-            "the tuned model is asked; remove engine, so that the run has an engine of its own",
+            "graders of type CodeAssert and Container grade the base's answers once, and a ModelServer may "
+            "roll before the tuned model is asked; remove engine, so that the run has an engine of its own",
             ".engine",
         ),
     )
@@ -132,8 +134,8 @@ class Evaluation(ApiModel):
     )
     engine: ScoringEngine | None = Field(
         None,
-        description="Score on a shared ModelServer, without GPUs for scoring; not with CodeAssert. Default: "
-        "an engine of the run's own.",
+        description="Score on a shared ModelServer, without GPUs for scoring; not with CodeAssert or "
+        "Container. Default: an engine of the run's own.",
     )
     judge: Judge | None = Field(None, description="The model that JudgeCriteria and JudgePairwise ask.")
     export: Export | None = Field(None, description="Where the evaluation is sent to as well.")
@@ -149,9 +151,15 @@ class Evaluation(ApiModel):
 
     @property
     def runs_code(self) -> bool:
-        """Whether answers are programs that have to run to be graded."""
+        """Whether grading runs code of a model or of a user, which takes a pod of its own."""
+        return any(grader.type in IN_OWN_POD for grader in self.named_graders.values())
+
+    @property
+    def named_graders(self) -> dict[str, Grader]:
+        """Every grader by a name that no other has: `grader-NAME`, and `suite-NAME` for that of a suite."""
         suites = self.regression.suites if self.regression is not None else ()
-        return any(g.type == "CodeAssert" for g in (*self.graders, *(suite.grader for suite in suites)))
+        own = {f"grader-{grader.name}": grader for grader in self.graders}
+        return own | {f"suite-{suite.name}": suite.grader for suite in suites}
 
     @property
     def datasets(self) -> dict[str, DatasetSource]:
