@@ -245,6 +245,7 @@ async def test_calls_are_read_in_the_syntax_of_the_template(
 @pytest.mark.parametrize(
     "engine",
     [
+        pytest.param({"image": "serving:2"}, id="another image"),
         pytest.param({"args": ["--quantization", "fp8"]}, id="arguments"),
         pytest.param({"env": {"VLLM_USE_DEEP_GEMM": "0"}}, id="variables"),
     ],
