@@ -17,7 +17,6 @@ from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
-from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
@@ -83,7 +82,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     judge = judge_summary(job, found.use, found.warnings)
     told = {"cached": found.cached, "holdoutUses": uses, **judge}
     if evaluation.runs_code:
-        return ask_sandbox(job, workspace, "base", programs(asked.of_base, found.rows), told)
+        return ask_sandbox(job, workspace, "base", asked.of_base, found.rows, told)
     return _conclude(job, asked, found.rows, told)
 
 

@@ -16,7 +16,6 @@ from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import answer_sets
 from finetune_trainer.scoring.baseline_store import rows_path
-from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import (
     Comparison,
     SuiteResult,
@@ -69,7 +68,7 @@ def run(job: Job, workspace: Workspace) -> Result:
     uses = record_use(job, prepared.summary["holdoutDigest"])
     told = {"holdoutUses": uses, **judge_summary(job, before + judged.use, judged.warnings, judged.flip_rate)}
     if evaluation.runs_code:
-        return ask_sandbox(job, workspace, "tuned", programs(asked.of_tuned, tuned), told)
+        return ask_sandbox(job, workspace, "tuned", asked.of_tuned, tuned, told)
     return _conclude(job, workspace, asked, base, tuned, told)
 
 
