@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from finetune_trainer.chat.calls import Call
 from finetune_trainer.errors import UserError
 
 TRIES = 3
@@ -45,12 +46,16 @@ class Unusable(Exception):  # noqa: N818 - a property of one answer
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model wrote, and the tokens that the endpoint counted."""
+    """What the model wrote, and the tokens that the endpoint counted.
+
+    `calls` are those of functions that it returned apart from the text; left out are unreadable ones.
+    """
 
     text: str
     finish: str
     input_tokens: int
     output_tokens: int
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -202,14 +207,26 @@ def completion(content: bytes) -> Completion:
     try:
         document = json.loads(content)
         first, usage = document["choices"][0], document.get("usage") or {}
+        message = first["message"]
         return Completion(
-            str(first["message"].get("content") or ""),
+            str(message.get("content") or ""),
             str(first.get("finish_reason")),
             _tokens(usage.get("prompt_tokens")),
             _tokens(usage.get("completion_tokens")),
+            tuple(_calls(message.get("tool_calls") or ())),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Unusable("what it answers is no chat completion") from error
+
+
+def _calls(made: Sequence[Any]) -> Iterator[Call]:
+    for function in (call["function"] for call in made):
+        try:
+            arguments = json.loads(function.get("arguments") or "{}")
+        except ValueError:
+            continue  # the model wrote no JSON, so it calls nothing
+        if isinstance(arguments, dict):
+            yield Call(str(function["name"]), arguments)
 
 
 def retry_after(value: str | None) -> float:
