@@ -10,7 +10,7 @@ from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.grading import Grade
 from finetune_trainer.judging.judge import JudgeUnavailable, JudgeUse
-from finetune_trainer.judging.patience import Silence
+from finetune_trainer.judging.patience import Silence, away_seconds
 from finetune_trainer.judging.replies import Replies
 from finetune_trainer.judging.session import JudgeAccess, Judged, examine_references, judge_one, judge_two
 from finetune_trainer.scoring.client import Answer, Prompt
@@ -200,24 +200,32 @@ async def test_a_judge_that_goes_for_good_leaves_the_other_rows_ungraded() -> No
 @pytest.mark.parametrize(
     ("silence", "of_the_question", "of_the_judge"),
     [
-        (Silence(first=0, last=90, heard=50, now=95), True, False),
-        (Silence(first=0, last=40, heard=50, now=95), False, False),
-        (Silence(first=60, last=90, heard=50, now=95), False, False),
-        (Silence(first=40, last=90, heard=50, now=95), False, False),
-        (Silence(first=60, last=640, heard=50, now=650), False, True),
+        (Silence(first=0, last=90, heard=50, now=95, most=600), True, False),
+        (Silence(first=0, last=40, heard=50, now=95, most=600), False, False),
+        (Silence(first=60, last=90, heard=50, now=95, most=600), False, False),
+        (Silence(first=40, last=90, heard=50, now=95, most=600), False, False),
+        (Silence(first=60, last=640, heard=50, now=650, most=600), False, True),
     ],
     ids=[
         "others get replies and this question does not",
         "the judge came back after the question was asked last",
         "the judge has been away since the question was asked first",
         "the question has waited for less than a minute",
-        "nobody got a reply for ten minutes",
+        "nobody got a reply for as long as that may last",
     ],
 )
 def test_a_silence_is_of_one_question_or_an_outage(
     silence: Silence, of_the_question: bool, of_the_judge: bool
 ) -> None:
     assert (silence.concerns_one_question, silence.is_an_outage) == (of_the_question, of_the_judge)
+
+
+@pytest.mark.parametrize(
+    ("request_seconds", "seconds"), [(60, 600), (600, 3600)], ids=["ten minutes", "time for two questions"]
+)
+def test_a_question_at_which_the_judge_hangs_is_no_outage(request_seconds: float, seconds: float) -> None:
+    assert away_seconds(request_seconds) == seconds
+    assert seconds > 3 * request_seconds
 
 
 async def test_judging_ends_after_four_hours_whatever_the_number_of_rows_and_models() -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from finetune_trainer.contracts import JudgeSpec
 from finetune_trainer.errors import StageError
-from finetune_trainer.judging.patience import MOST_SECONDS, JudgingTime, Silence
+from finetune_trainer.judging.patience import MOST_SECONDS, JudgingTime, Silence, away_seconds
 from finetune_trainer.judging.prompts import JudgeQuestion
 from finetune_trainer.judging.replies import Replies, reply_key
 from finetune_trainer.scoring.endpoint import (
@@ -64,7 +64,7 @@ class Judge:
         self._places = asyncio.Semaphore(spec.concurrency)
         self._seconds = max(_LEAST_SECONDS, questions * spec.request_seconds / spec.concurrency)
         self._began = self._heard = self._deadline = 0.0
-        self._replied, self._outage = False, ""
+        self._away, self._replied, self._outage = away_seconds(spec.request_seconds), False, ""
 
     async def __aenter__(self) -> "Judge":
         self._began = self._heard = self._time.now()
@@ -125,7 +125,8 @@ class Judge:
                 try:
                     return await self._once(request, parameters, read)
                 except NoReply as error:
-                    self._check_silence(Silence(first, last, self._heard, self._time.now()), error)
+                    silence = Silence(first, last, self._heard, self._time.now(), self._away)
+                    self._check_silence(silence, error)
             await self._time.sleep(pause)
             pause = min(2 * pause, _MOST_PAUSE)
 

@@ -5,9 +5,16 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from finetune_trainer.scoring.endpoint import TRIES
+
 MOST_SECONDS = 4 * 3600.0  # for all judging of a stage, whatever its number of rows
 _AWAY_SECONDS = 600.0  # without a reply to anything, after which nothing more is asked
 _ALONE_SECONDS = 60.0  # without a reply to one question, while others get theirs
+
+
+def away_seconds(request_seconds: float) -> float:
+    """How long a judge may reply to nothing: ten minutes, or while it may hang at two questions."""
+    return max(_AWAY_SECONDS, 2 * TRIES * request_seconds)
 
 
 class JudgingTime:
@@ -30,13 +37,14 @@ class Silence:
     """A question that got no reply by `now`, in seconds of one clock.
 
     `first` and `last` are when it was asked first and last, `heard` when the judge replied to any question
-    last, or began to be asked.
+    last, or began to be asked; for `most` it may reply to none.
     """
 
     first: float
     last: float
     heard: float
     now: float
+    most: float
 
     @property
     def concerns_one_question(self) -> bool:
@@ -46,4 +54,4 @@ class Silence:
     @property
     def is_an_outage(self) -> bool:
         """Whether nobody has heard of the judge for so long that it is not waited for any more."""
-        return self.now - self.heard >= _AWAY_SECONDS
+        return self.now - self.heard >= self.most

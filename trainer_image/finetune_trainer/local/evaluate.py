@@ -101,7 +101,7 @@ def _scored_here(evaluation: EvaluationSpec) -> tuple[EvaluationSpec, list[str]]
             text = f"Grader {spec.name} decides, and {spec.type} is graded in the cluster only"
             why = _ONLY_IN_THE_CLUSTER[spec.type]
             raise UserError(
-                f"{text}: {why}. Run the job there, or let evaluation.primary name another grader."
+                f"{text}: {why}. Run the job there, or name another grader in evaluation.primary."
             )
     here = tuple(spec for spec in evaluation.graders if spec.type not in _ONLY_IN_THE_CLUSTER)
     others = [spec for spec in evaluation.graders if spec.type in _ONLY_IN_THE_CLUSTER]
