@@ -155,12 +155,14 @@ def away(clock: SkippingClock, *outages: tuple[float, float]) -> Script:
 
 
 @pytest.mark.usefixtures("_tried_once")
-async def test_a_judge_that_is_away_for_minutes_judges_every_row() -> None:
+async def test_a_judge_that_is_away_for_minutes_judges_every_row(caplog: pytest.LogCaptureFixture) -> None:
     clock = SkippingClock()
     judged, server = await by_criteria(
         away(clock, (0, 500)), *[f"red {n}" for n in range(6)], clock=clock, maxConcurrency=2
     )
     assert scores(judged.rows, "JudgeCriteria") == [0.5] * 6
+    said = "the judge gives no reply (it failed 1 times, at last: HTTP 503 back soon); it is waited for up to 10 min"
+    assert [record.message for record in caplog.records if "judge" in record.name] == [said]
     assert server.most == 2
 
 

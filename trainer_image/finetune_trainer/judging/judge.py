@@ -1,6 +1,7 @@
 """The judge: asks its endpoint within bounds of time, and remembers what it replied."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,12 +20,14 @@ from finetune_trainer.scoring.endpoint import (
     Unusable,
     Usage,
 )
+from finetune_trainer.words import printable
 
 _MOST_TOKENS = 4096  # of a reply, reasoning included
 FIRST_WAIT = 1.0  # seconds before the second of three tries
 _FIRST_PAUSE, _MOST_PAUSE = 5.0, 60.0  # seconds before three more
 _LEAST_SECONDS = 3600.0  # for all questions together
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class JudgeUnavailable(StageError):  # noqa: N818
@@ -63,7 +66,7 @@ class Judge:
         self._replies, self._cached, self._time = replies, 0, time
         self._places = asyncio.Semaphore(spec.concurrency)
         self._seconds = max(_LEAST_SECONDS, questions * spec.request_seconds / spec.concurrency)
-        self._began = self._heard = self._deadline = 0.0
+        self._began = self._heard = self._told = self._deadline = 0.0
         self._away, self._replied, self._outage = away_seconds(spec.request_seconds), False, ""
 
     async def __aenter__(self) -> "Judge":
@@ -154,13 +157,17 @@ class Judge:
         """NotJudged where the question waits no longer; JudgeUnavailable where there never was a reply."""
         if silence.concerns_one_question:
             raise NotJudged(f"the judge did not judge it: {error}") from error
+        minutes, why = (silence.now - silence.heard) / 60, printable(str(error))
         if silence.is_an_outage:
-            self._outage = (
-                f"the judge gave no reply for {(silence.now - silence.heard) / 60:.0f} min ({error})"
-            )
+            self._outage = f"the judge gave no reply for {minutes:.0f} min ({why})"
             if not self._replied:
                 self.check_present()
             raise NotJudged(self._outage) from error
+        if self._told != self._heard:  # once for each silence
+            self._told = self._heard
+            _log.warning(
+                "the judge gives no reply (%s); it is waited for up to %.0f min", why, self._away / 60
+            )
 
     def _too_long(self) -> str:
         seconds = self._seconds if self._seconds <= self._time.left else MOST_SECONDS
