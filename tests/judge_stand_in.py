@@ -6,9 +6,12 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from aiohttp import web
+
+from finetune_trainer.judging.patience import JudgingTime
 
 _ENCLOSED = re.compile(r"<<<(\w+) ([\w ]+)>>>\n(.*?)\n<<<\1 end of \2>>>", re.DOTALL)
 _CRITERION = re.compile(r"^(c\d+): (.*)$", re.MULTILINE)
@@ -27,6 +30,27 @@ class Reply:
 
 
 Script = Callable[[dict[str, Any]], Reply]
+
+
+@dataclass
+class SkippingClock:
+    """Time that nobody has to wait for: it goes on, and jumps to the end of every wait."""
+
+    skipped: float = 0.0
+
+    def now(self) -> float:
+        """Seconds since any moment."""
+        return monotonic() + self.skipped
+
+    async def sleep(self, seconds: float) -> None:
+        """Jump; waits that begin at the same time end at the same time."""
+        end = self.now() + seconds
+        await asyncio.sleep(0)
+        self.skipped += max(0.0, end - self.now())
+
+    def time(self) -> JudgingTime:
+        """What a judge reads."""
+        return JudgingTime(self.now, self.sleep)
 
 
 @dataclass

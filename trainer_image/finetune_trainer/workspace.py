@@ -105,6 +105,11 @@ class Workspace:
         return self.results_dir / "graders" / model
 
     @property
+    def ran(self) -> Path:
+        """What came of the programs of both models so far."""
+        return self.results_dir / "code" / "ran.jsonl"
+
+    @property
     def of_one_run(self) -> tuple[Path, ...]:
         """The folders that belong to one run; only the base may serve the next."""
         return self.dataset_dir, self.checkpoints, self.root / "output", self.results_dir

@@ -140,10 +140,11 @@ class JobServer(Written):
 
 
 class JobEngine(Written):
-    """How the engine that scores runs: the administrator's arguments and the profile's variables of one
-    beside the scorer, or the ModelServer.
+    """How the engine that scores runs: image, the administrator's arguments and the profile's variables of
+    one beside the scorer, or the ModelServer.
     """
 
+    image: str | None = None
     args: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
     server: JobServer | None = None

@@ -135,8 +135,9 @@ def _engine(
     recorded = job.status.pinned
     if stage not in _SCORING_STAGES or (recorded is not None and recorded.engine_profile is None):
         return None
-    profile = scoring_profile(job, settings)
-    return JobEngine(args=(*pinned(job, settings).engine_args, *profile.args), env=profile.env)
+    kept, profile = pinned(job, settings), scoring_profile(job, settings)
+    args = (*kept.engine_args, *profile.args)
+    return JobEngine(image=kept.images.serving, args=args, env=profile.env)
 
 
 def _server(job: FineTuneJob, server: ModelServer) -> JobServer:

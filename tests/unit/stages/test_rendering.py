@@ -426,6 +426,7 @@ def test_the_engine_beside_a_scorer_runs_by_its_profile_and_the_scorer_is_told(s
     assert (engine["A"], engine["PROXY"], scorer["PROXY"]) == ("1", "mine", "none")
     job = json.loads(world.others["ConfigMap", world.running()]["data"]["job.json"])
     assert job["engine"] == {
+        "image": "serving:1",
         "args": ["--enforce-eager", "--quantization", "fp8"],
         "env": {"A": "1", "PROXY": "mine"},
     }

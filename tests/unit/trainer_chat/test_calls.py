@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from finetune_trainer.chat.calls import Call, CallSyntax, learn, read_calls
+from finetune_trainer.chat.calls import ADDED, Call, CallSyntax, learn, read_calls, with_added
 from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data.formats import Row
@@ -85,6 +87,21 @@ def test_an_answer_without_a_call_is_its_own_reference(tokenizer_of: TokenizerOf
     row = held_out(tokenizer_of("qwen3"), content="It rains.")
     assert (row.reference, read(row)) == ("It rains.", [])
     assert row.to_json()["callSyntax"]["opening"] == '", "arguments": '
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+CALLS = st.builds(
+    Call, st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True), st.dictionaries(st.text(), JSON, max_size=3)
+)
+
+
+@given(st.lists(CALLS, max_size=3))
+def test_calls_that_are_added_to_a_text_are_read_from_it(calls: list[Call]) -> None:
+    assert read_calls(ADDED, with_added('Let me {"look": "up"}.', calls)) == calls
 
 
 def test_what_fails_to_write_calls_has_no_syntax() -> None:

@@ -9,7 +9,8 @@ import pytest
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.grading import Grade
-from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.judge import JudgeUnavailable, JudgeUse
+from finetune_trainer.judging.patience import Silence, away_seconds
 from finetune_trainer.judging.replies import Replies
 from finetune_trainer.judging.session import JudgeAccess, Judged, examine_references, judge_one, judge_two
 from finetune_trainer.scoring.client import Answer, Prompt
@@ -18,6 +19,7 @@ from finetune_trainer.scoring.rows import GradedRow, Question, graded
 from tests.judge_stand_in import (
     JudgeStandIn,
     Reply,
+    SkippingClock,
     decided,
     in_turn,
     judge_stand_in,
@@ -55,11 +57,13 @@ def answered(spec: EvaluationSpec, *outputs: str | None) -> tuple[list[Question]
     return questions, [graded(asked, answer, spec.graders) for asked, answer in pairs]
 
 
-async def by_criteria(script: Script, *outputs: str | None, **judge: Any) -> tuple[Judged, JudgeStandIn]:
+async def by_criteria(
+    script: Script, *outputs: str | None, clock: SkippingClock | None = None, **judge: Any
+) -> tuple[Judged, JudgeStandIn]:
     async with judge_stand_in(script) as server:
         spec = evaluation(server.url, "JudgeCriteria", **judge)
         questions, rows = answered(spec, *outputs)
-        access = JudgeAccess("key", Replies())
+        access = JudgeAccess("key", Replies(), (clock or SkippingClock()).time())
         return await judge_one(spec, access, questions, rows, lambda _: None), server
 
 
@@ -74,6 +78,11 @@ def scores(rows: list[GradedRow], name: str) -> list[float | None]:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_trainer.judging.judge.FIRST_WAIT", 0.001)
+
+
+@pytest.fixture
+def _tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_trainer.scoring.endpoint.TRIES", 1)
 
 
 async def test_each_row_has_the_share_of_criteria_that_its_answer_meets() -> None:
@@ -102,9 +111,9 @@ async def test_an_empty_answer_scores_0_and_one_that_is_missing_nothing() -> Non
         (Reply('{"c1": {"reason": "r", "met": true}}'), "does not name each of c1, c2 once"),
         (Reply("{", finish="length"), "cut off after 10 tokens"),
         (Reply(status=500, body="down"), "HTTP 500 down"),
-        (Reply(hangs=True), "no answer within 1 s"),
+        (Reply(body="<html>"), "what it answers is no chat completion"),
     ],
-    ids=["garbage", "another schema", "an answer that is cut off", "errors", "a judge that hangs"],
+    ids=["garbage", "another schema", "an answer that is cut off", "errors", "another document"],
 )
 async def test_a_row_that_the_judge_fails_is_ungraded_with_the_reason_and_the_others_are_not(
     reply: Reply, reason: str
@@ -118,13 +127,126 @@ async def test_a_row_that_the_judge_fails_is_ungraded_with_the_reason_and_the_ot
     assert reason in failed.reason
 
 
-async def test_a_judge_that_never_answers_is_soon_not_asked_any_more() -> None:
-    judged, server = await by_criteria(in_turn(Reply(status=503)), *["red"] * 40, maxConcurrency=2)
-    assert scores(judged.rows, "JudgeCriteria") == [None] * 40
-    assert len(server.bodies) <= 22 * 3
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_row_at_which_the_judge_hangs_is_ungraded_and_the_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("finetune_trainer.judging.patience._ALONE_SECONDS", 1)
+
+    def script(body: dict[str, Any]) -> Reply:
+        return Reply(hangs=True) if texts_of(body)["answer"] == "red" else judges_by_words(body)
+
+    judged, _ = await by_criteria(script, "red", "blue", timeoutSeconds=1)
+    assert scores(judged.rows, "JudgeCriteria") == [None, 0.5]
+    assert "no answer within 1 s" in grades(judged.rows, "JudgeCriteria")[0].reason
+
+
+def away(clock: SkippingClock, *outages: tuple[float, float]) -> Script:
+    """A judge that is right, and away between these seconds."""
+    began = clock.now()
+
+    def script(body: dict[str, Any]) -> Reply:
+        passed = clock.now() - began
+        if any(start <= passed < end for start, end in outages):
+            return Reply(status=503, body="back soon")
+        return judges_by_words(body)
+
+    return script
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_judge_that_is_away_for_minutes_judges_every_row(caplog: pytest.LogCaptureFixture) -> None:
+    clock = SkippingClock()
+    judged, server = await by_criteria(
+        away(clock, (0, 500)), *[f"red {n}" for n in range(6)], clock=clock, maxConcurrency=2
+    )
+    assert scores(judged.rows, "JudgeCriteria") == [0.5] * 6
+    said = "the judge gives no reply (it failed 1 times, at last: HTTP 503 back soon); it is waited for up to 10 min"
+    assert [record.message for record in caplog.records if "judge" in record.name] == [said]
+    assert server.most == 2
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_row_that_stood_in_line_for_long_has_its_whole_patience_left() -> None:
+    clock = SkippingClock()
+
+    def takes_two_minutes(body: dict[str, Any]) -> Reply:
+        clock.skipped += 120
+        return judges_by_words(body)
+
+    script = in_turn(takes_two_minutes, takes_two_minutes, Reply(status=503), judges_by_words)
+    judged, _ = await by_criteria(script, "red", "blue", "red and so on", clock=clock, maxConcurrency=1)
+    assert scores(judged.rows, "JudgeCriteria") == [0.5] * 3
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_judge_that_was_never_there_ends_the_attempt_and_another_one_may_find_it() -> None:
+    with pytest.raises(
+        JudgeUnavailable, match=r"no reply for \d\d min .*HTTP 503 back.*see that it runs"
+    ) as caught:
+        await by_criteria(in_turn(Reply(status=503, body="back soon")), *["red"] * 6, maxConcurrency=2)
+    assert (caught.value.reason, caught.value.exit_code) == ("Unknown", 1)
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_judge_that_goes_for_good_leaves_the_other_rows_ungraded() -> None:
+    there = [judges_by_words] * 3
+    outputs = [f"red {number}" for number in range(7)]
+    judged, server = await by_criteria(in_turn(*there, Reply(status=503)), *outputs, maxConcurrency=1)
+    reasons = [grade.reason for grade in grades(judged.rows, "JudgeCriteria") if grade.score is None]
+    assert len(reasons) == 4
+    assert all("the judge gave no reply for" in reason and "HTTP 503" in reason for reason in reasons)
+    assert len(server.bodies) < 3 + 4 * 20
+
+
+@pytest.mark.parametrize(
+    ("silence", "of_the_question", "of_the_judge"),
+    [
+        (Silence(first=0, last=90, heard=50, now=95, most=600), True, False),
+        (Silence(first=0, last=40, heard=50, now=95, most=600), False, False),
+        (Silence(first=60, last=90, heard=50, now=95, most=600), False, False),
+        (Silence(first=40, last=90, heard=50, now=95, most=600), False, False),
+        (Silence(first=60, last=640, heard=50, now=650, most=600), False, True),
+    ],
+    ids=[
+        "others get replies and this question does not",
+        "the judge came back after the question was asked last",
+        "the judge has been away since the question was asked first",
+        "the question has waited for less than a minute",
+        "nobody got a reply for as long as that may last",
+    ],
+)
+def test_a_silence_is_of_one_question_or_an_outage(
+    silence: Silence, of_the_question: bool, of_the_judge: bool
+) -> None:
+    assert (silence.concerns_one_question, silence.is_an_outage) == (of_the_question, of_the_judge)
+
+
+@pytest.mark.parametrize(
+    ("request_seconds", "seconds"), [(60, 600), (600, 3600)], ids=["ten minutes", "time for two questions"]
+)
+def test_a_question_at_which_the_judge_hangs_is_no_outage(request_seconds: float, seconds: float) -> None:
+    assert away_seconds(request_seconds) == seconds
+    assert seconds > 3 * request_seconds
+
+
+async def test_judging_ends_after_four_hours_whatever_the_number_of_rows_and_models() -> None:
+    clock = SkippingClock()
+
+    def slowly(body: dict[str, Any]) -> Reply:
+        clock.skipped += 1000
+        return judges_by_words(body)
+
+    async with judge_stand_in(slowly) as server:
+        spec = evaluation(server.url, "JudgeCriteria", timeoutSeconds=600, maxConcurrency=1)
+        questions, rows = answered(spec, *[f"red {number}" for number in range(100)])
+        access = JudgeAccess(None, Replies(), clock.time())
+        for _ in range(2):
+            judged = await judge_one(spec, access, questions, rows, lambda _: None)
+    assert len(server.bodies) == 15
     assert (
         grades(judged.rows, "JudgeCriteria")[-1].reason
-        == "the judge was not asked any more after 20 failures in a row"
+        == "the judge took more than the 240 min that all rows have together"
     )
 
 
@@ -231,11 +353,12 @@ async def test_a_pair_without_one_of_the_answers_is_ungraded() -> None:
     assert grades(judged.rows, "JudgePairwise")[0].reason == "there is no answer to compare: refused"
 
 
-async def references(script: Script, kind: str, *texts: str) -> list[str]:
+async def references(script: Script, kind: str, *texts: str, **judge: Any) -> list[str]:
     async with judge_stand_in(script) as server:
-        spec = evaluation(server.url, kind)
+        spec = evaluation(server.url, kind, **judge)
         questions = [question(number, text) for number, text in enumerate(texts)]
-        warnings, _ = await examine_references(spec, JudgeAccess(None, Replies()), questions)
+        access = JudgeAccess(None, Replies(), SkippingClock().time())
+        warnings, _ = await examine_references(spec, access, questions)
         return warnings
 
 
@@ -260,6 +383,19 @@ async def test_a_criterion_that_no_reference_meets_ends_the_run_before_training(
 async def test_a_judge_that_cannot_be_used_ends_the_run_before_training(kind: str) -> None:
     with pytest.raises(UserError, match=r"refuses access .HTTP 401.; give it a valid API key"):
         await references(in_turn(Reply(status=401)), kind, "red and blue", "blue and red")
+
+
+@pytest.mark.parametrize("kind", ["JudgeCriteria", "JudgePairwise"])
+@pytest.mark.parametrize(
+    "replies",
+    [(Reply(status=503),), (*[Reply("certainly!")] * 3, Reply(status=503))],
+    ids=["from the start", "after a reply"],
+)
+async def test_a_judge_that_is_away_when_references_are_shown_is_no_error_of_the_user(
+    kind: str, replies: tuple[Reply, ...]
+) -> None:
+    with pytest.raises(JudgeUnavailable, match="the judge gave no reply for"):
+        await references(in_turn(*replies), kind, "red and blue", "blue and red", "both", maxConcurrency=1)
 
 
 async def test_text_that_asks_for_full_marks_is_judged_like_any_other() -> None:

@@ -249,11 +249,99 @@ async def test_the_limit_is_sent_by_its_newer_name_where_the_endpoint_asks_for_i
     assert all(len(LIMITS & body.keys()) == 1 for body in endpoint.bodies)
 
 
+TIDE = {
+    "type": "function",
+    "function": {
+        "name": "tide",
+        "description": "When it is high",
+        "parameters": {"type": "object", "properties": {"port": {"type": "string"}}},
+    },
+}
+CALLS = {
+    "dataset": {"source": "configmap://rows/holdout.jsonl"},
+    "graders": [{"name": "calls", "type": "ToolCall"}],
+}
+
+
+def calling(*calls: tuple[str, str], content: str | None = None) -> dict[str, Any]:
+    """An answer with calls (name and arguments as JSON text), as the API writes it."""
+    made = [
+        {"id": f"call_{place}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for place, (name, arguments) in enumerate(calls)
+    ]
+    return {"role": "assistant", "content": content, **({"tool_calls": made} if made else {})}
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> Path:
+    """Rows that offer a function; the last one is to be answered without a call."""
+    path = tmp_path / "ports.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"When is high tide in port {n}?"},
+                calling(("tide", json.dumps({"port": str(n)}))) if n < 59 else calling(content="Ask me."),
+            ],
+            "tools": [TIDE],
+        }
+        for n in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def completed(message: dict[str, Any]) -> Reply:
+    return Reply(body=json.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}]}))
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        pytest.param(lambda n: calling(("tide", f'{{"port": "{n}"}}'), content="Let me look."), 59 / 60, id="right calls"),
+        pytest.param(lambda _: calling(("tide", '{"port": "x"}')), 0.0, id="other arguments"),
+        pytest.param(lambda _: calling(("tide", '{"port": ')), 1 / 60, id="arguments that are no JSON"),
+        pytest.param(lambda _: calling(content="I do not know."), 1 / 60, id="no calls"),
+    ],
+)  # fmt: skip
+async def test_calls_of_a_hosted_model_are_graded(
+    write_job: Write,
+    ports: Path,
+    endpoint: JudgeStandIn,
+    capsys: Capture,
+    answer: Callable[[str], dict[str, Any]],
+    score: float,
+) -> None:
+    endpoint.script = lambda body: completed(answer(body["messages"][-1]["content"].split()[-1].strip("?")))
+    named = ("--holdout", ports, "--endpoint", endpoint.url, "--model", "good", "--output", "json")
+    assert await evaluated("--job", write_job(evaluation=CALLS), *named) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["metric"], summary["score"], summary["graded"]) == (
+        "calls",
+        pytest.approx(score, abs=1e-4),
+        1.0,
+    )
+    assert {(body["tool_choice"], body["tools"][0]["function"]["name"]) for body in endpoint.bodies} == {
+        ("auto", "tide")
+    }
+
+
+async def test_without_a_grader_of_calls_a_hosted_model_is_asked_for_text(
+    write_job: Write, ports: Path, endpoint: JudgeStandIn
+) -> None:
+    endpoint.script = lambda _: completed(calling(content="Ask me."))
+    evaluation = {
+        "dataset": CALLS["dataset"],
+        "graders": [{"name": "calls", "type": "Contains", "values": ["Ask"]}],
+    }
+    named = ("--holdout", ports, "--endpoint", endpoint.url, "--model", "good")
+    assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 0
+    assert {body["tool_choice"] for body in endpoint.bodies} == {"none"}
+
+
 ELSEWHERE = [
     {"name": "certain", "type": "Perplexity"},
     {"name": "runs", "type": "CodeAssert", "tests": "assert True"},
     {"name": "polite", "type": "Container", "image": "r/polite@sha256:" + "a" * 64},
-    {"name": "calls", "type": "ToolCall"},
 ]
 
 
@@ -270,27 +358,28 @@ async def test_a_grader_that_needs_the_cluster_is_left_out_and_told(
     assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["graders"], summary["graded"]) == ({"exact": 1.0}, 1.0)
-    assert summary["warnings"] == [
-        f"Grader {grader['name']} is left out: {grader['type']} is graded in the cluster only."
-    ]
+    [warning] = summary["warnings"]
+    assert warning.startswith(
+        f"Grader {grader['name']} is left out: {grader['type']} is graded in the cluster only, for "
+    )
 
 
-@pytest.mark.parametrize(
-    "primary", ["calls", "pairs"], ids=["it is the primary", "it scores one model alone"]
-)
+@pytest.mark.parametrize("primary", ["runs", "pairs"], ids=["it is the primary", "it scores one model alone"])
 async def test_a_grader_that_decides_and_needs_the_cluster_ends_with_64(
     write_job: Write, holdout: Path, capsys: Capture, primary: str
 ) -> None:
     pairs = {"name": "pairs", "type": "JudgePairwise", "criteria": ["It is better"]}
     evaluation = {
         "dataset": {"source": "configmap://rows/holdout.jsonl"},
-        "graders": [ELSEWHERE[3], pairs],
+        "graders": [ELSEWHERE[1], pairs],
         "primary": primary,
         "judge": {"url": "http://127.0.0.1:9/v1", "model": "judge"},
     }
     named = ("--holdout", holdout, "--endpoint", "http://127.0.0.1:9/v1", "--model", "good")
     assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 64
-    assert "Grader calls decides, and ToolCall is graded in the cluster only" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Grader runs decides, and CodeAssert is graded in the cluster only: programs that a model" in said
+    assert "Run the job there, or name another grader in evaluation.primary." in said
 
 
 WRONG = [

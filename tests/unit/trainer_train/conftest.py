@@ -138,7 +138,7 @@ class StandIn:
     """A stand-in for the engine that can fail: `answer` decides what a chat request gets.
 
     It tokenises the last message alone, a token for a character. `silence` keeps it from answering chat
-    requests until it is set.
+    requests until it is set; `most` is how many tokens it was asked for at once.
     """
 
     socket: Path
@@ -147,6 +147,7 @@ class StandIn:
     loaded: list[dict[str, Any]] = field(default_factory=list)
     tokenized: list[dict[str, Any]] = field(default_factory=list)
     completed: list[dict[str, Any]] = field(default_factory=list)
+    most: int = 0
     unhealthy: int = 0
     silence: asyncio.Event | None = None
 
@@ -212,10 +213,17 @@ def _application(server: StandIn) -> web.Application:
         content = asked["prompt"] if "prompt" in asked else asked["messages"][-1]["content"]
         return web.json_response({"tokens": [ord(letter) for letter in content]})
 
+    under_way = 0
+
     async def complete(request: web.Request) -> web.Response:
         """Tokens are letters, of which vowels are likely and the letter x ends in a refusal."""
+        nonlocal under_way
         body = await request.json()
         server.completed.append(body)
+        under_way += 1
+        server.most = max(server.most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
         [token] = body["allowed_token_ids"]
         if chr(token) == "x":
             return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)

@@ -98,6 +98,53 @@ async def test_the_code_of_both_models_is_run_and_decides(
     assert (compared.summary["tuned"]["score"], compared.summary["verdict"]) == (1.0, "Promote")
 
 
+def what_runs(run: Any, model: str) -> list[str]:
+    """The programs that the sandbox is told to run."""
+    return [json.loads(line)["program"] for line in run.workspace.programs(model).read_text().splitlines()]
+
+
+async def test_each_program_runs_once_with_the_same_tests(
+    make_run: Any, stand_in: Start, chat_answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base answers wrongly, with and without a rival's prompt; the tuned model as the references say."""
+    tuned = [f"def f(): return {n}" for n in range(50)]
+
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        asked = int(body["messages"][-1]["content"].split()[-1].rstrip("."))
+        return chat_answer(
+            tuned[asked] if body["model"] == "tuned" else "x = 1", -0.1 if body["model"] == "tuned" else -1
+        )
+
+    await stand_in(answer)
+    run = make_run("baseline", holdout=HOLDOUT, rivals={"careful": HOLDOUT}, evaluation=RUN)
+    await stage(baseline.run, run)
+    assert sorted(what_runs(run, "base")) == sorted([row["reference"] for row in HOLDOUT] + ["x = 1"] * 50)
+    run_programs(run, "base", monkeypatch)
+    baseline.grade_programs(run.job, run.workspace)
+    await asyncio.to_thread(evaluate.run, run.job, run.workspace)
+    assert what_runs(run, "tuned") == []
+    run_programs(run, "tuned", monkeypatch)
+    compared = evaluate.grade_programs(run.job, run.workspace)
+    assert (compared.summary["tuned"]["score"], compared.summary["base"]["score"]) == (1.0, 0.0)
+
+
+async def test_what_a_machine_could_not_run_is_run_again(
+    make_run: Any, stand_in: Start, chat_answer: Answer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    await stand_in(right_when_tuned(chat_answer))
+    run = make_run("baseline", holdout=HOLDOUT, evaluation=RUN)
+    await stage(baseline.run, run)
+    ids = [json.loads(line)["id"] for line in run.workspace.programs("base").read_text().splitlines()]
+    busy = {"passed": None, "reason": "it could not be run: the process did not start"}
+    path = tmp_path / "left.jsonl"
+    path.write_text("".join(json.dumps({"id": key, **busy}) + "\n" for key in ids))
+    monkeypatch.setenv("FT_SANDBOX_RESULTS", str(path))
+    scored = baseline.grade_programs(run.job, run.workspace)
+    assert scored.summary["verdict"] == "Ungraded"
+    await asyncio.to_thread(evaluate.run, run.job, run.workspace)
+    assert {row["reference"] for row in HOLDOUT} <= set(what_runs(run, "tuned"))
+
+
 async def test_what_is_published_after_programs_ran_has_their_scores_and_the_report(
     make_run: Any, stand_in: Start, chat_answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

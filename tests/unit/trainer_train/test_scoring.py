@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from finetune_trainer import grading
-from finetune_trainer.contracts import EngineSpec, GraderSpec, Result
+from finetune_trainer.contracts import EngineSpec, EvaluationSpec, GraderSpec, Result
 from finetune_trainer.data.corpus.related import Related
 from finetune_trainer.errors import TemplateDrift, UserError
 from finetune_trainer.report.store import read_report, write_reports
+from finetune_trainer.scoring.ask import answer_all
 from finetune_trainer.scoring.client import GREEDY, Engine, EngineUnavailable, Prompt, Refused, on_socket
+from finetune_trainer.scoring.rows import Question
 from finetune_trainer.stages import baseline, evaluate
 from tests.unit.trainer_report.examples import clean
+from tests.unit.trainer_train.conftest import EVALUATION
 
 HOLDOUT = [
     {"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}], "reference": "right"}
@@ -227,6 +230,29 @@ async def test_perplexity_is_how_likely_the_reference_is(
     )
 
 
+async def test_perplexity_is_asked_of_several_rows_at_once_and_their_progress_is_told(
+    stand_in: Start, chat_answer: Answer
+) -> None:
+    server = await stand_in(lambda _: chat_answer("right"))
+    graders = (
+        GraderSpec(name="format", type="JsonSchema", schema="{}"),
+        GraderSpec(name="p", type="Perplexity"),
+    )
+    spec = EvaluationSpec.model_validate(EVALUATION | {"graders": graders, "primary": "format"})
+    questions = [Question(row["id"], PROMPT, "at") for row in HOLDOUT]
+    told: list[tuple[int, int]] = []
+
+    def done(rows: int) -> None:
+        told.append((rows, len(server.completed)))
+
+    async with Engine(on_socket(server.socket)) as engine:
+        rows = await answer_all(engine, "base", questions, spec, done)
+    assert all(row.score("p") == pytest.approx((0.5 * 0.25) ** 0.5) for row in rows)
+    assert [count for count, _ in told] == list(range(1, 61))
+    assert told[0][1] < 2 * len(HOLDOUT) <= told[-1][1]
+    assert 2 < server.most <= Engine.places
+
+
 async def test_calls_are_read_in_the_syntax_of_the_template(
     make_run: Any, stand_in: Start, chat_answer: Answer
 ) -> None:
@@ -245,6 +271,7 @@ async def test_calls_are_read_in_the_syntax_of_the_template(
 @pytest.mark.parametrize(
     "engine",
     [
+        pytest.param({"image": "serving:2"}, id="another image"),
         pytest.param({"args": ["--quantization", "fp8"]}, id="arguments"),
         pytest.param({"env": {"VLLM_USE_DEEP_GEMM": "0"}}, id="variables"),
     ],

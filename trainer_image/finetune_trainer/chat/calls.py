@@ -53,6 +53,18 @@ class CallSyntax:
         return asdict(self)
 
 
+# How calls that an endpoint returns apart from the text of an answer are added to it.
+ADDED = CallSyntax('<tool_call>\n{"name": "', '", "arguments": ')
+
+
+def with_added(text: str, calls: Sequence[Call]) -> str:
+    """The text of an answer with its calls after it, in the syntax ADDED."""
+    written = (
+        f"<tool_call>\n{json.dumps(call.to_json(), ensure_ascii=False)}\n</tool_call>" for call in calls
+    )
+    return "\n".join(filter(None, [text, *written]))
+
+
 def learn(write: Write) -> CallSyntax | None:
     """The syntax of what `write` makes of calls; None when it writes none, or in another way."""
     call = Call(_FUNCTION, dict(zip(_KEYS, _TEXTS, strict=True)))

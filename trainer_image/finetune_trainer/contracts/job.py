@@ -159,8 +159,12 @@ class ServerSpec(Document):
 
 
 class EngineSpec(Document):
-    """How the engine that scores runs: arguments and variables of the one beside the scorer, or a server."""
+    """How the engine that scores runs: image, arguments and variables of one beside the scorer, or a server.
 
+    `image` is null in runs that an older operator started.
+    """
+
+    image: str | None = None
     args: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
     server: ServerSpec | None = None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_trainer.chat.calls import Call, CallSyntax, learn, read_calls
+from finetune_trainer.chat.calls import ADDED, Call, CallSyntax, learn, read_calls, with_added
 from finetune_trainer.chat.messages import calls_of
 from finetune_trainer.chat.reasoning import opens, split_reasoning
 from finetune_trainer.chat.tokenizer import ChatTokenizer
@@ -70,6 +70,15 @@ def with_calls(tokenizer: ChatTokenizer, rows: Sequence[HoldoutRow]) -> list[Hol
         return list(rows)
     syntax = learn(lambda calls: _answer_text(tokenizer, (_ASKED_FOR,), _calling(calls), tools))
     return [_with_calls(tokenizer, row, syntax) if row.tools else row for row in rows]
+
+
+def with_calls_added(row: HoldoutRow) -> HoldoutRow:
+    """The row for an endpoint that returns calls apart from the text: they follow it, as in the reference."""
+    if not row.tools:
+        return row
+    made = calls_of(row.answer) if row.answer else []
+    calls = [Call(call["name"], call.get("arguments") or {}) for call in made]
+    return replace(row, reference=with_added(row.reference, calls), syntax=ADDED)
 
 
 def _with_calls(tokenizer: ChatTokenizer, row: HoldoutRow, syntax: CallSyntax | None) -> HoldoutRow:

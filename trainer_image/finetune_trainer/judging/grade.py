@@ -3,15 +3,14 @@
 What fails for one row leaves that row ungraded, with the reason.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
 from finetune_trainer.chat.reasoning import split_reasoning
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import StageError, UserError
 from finetune_trainer.grading import Grade, scored, ungraded
 from finetune_trainer.judging.criteria import Decision, criteria_grade, criteria_question
 from finetune_trainer.judging.judge import Judge, NotJudged
@@ -23,6 +22,7 @@ from finetune_trainer.judging.pairwise import (
     pairwise_question,
 )
 from finetune_trainer.judging.prompts import TooLong, conversation
+from finetune_trainer.scoring.client import all_of
 from finetune_trainer.scoring.rows import GradedRow, Question
 
 REFERENCES = 20  # that are judged before anything else
@@ -30,7 +30,6 @@ _COMPARED = 3  # pairs of references that a judge is tried with
 _NAMED = 3  # findings that are told
 Done = Callable[[], None]
 T = TypeVar("T")
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ async def grade_by_criteria(
             done()
         return replace(row, grades=grades)
 
-    return await _all(one, rows) if graders else list(rows)
+    return await all_of(map(one, rows)) if graders else list(rows)
 
 
 async def grade_pairs(
@@ -91,7 +90,7 @@ async def grade_pairs(
             done()
             return found
 
-        for key, found in zip(paired, await _all(one, paired), strict=True):
+        for key, found in zip(paired, await all_of(map(one, paired)), strict=True):
             pair = _ungraded_pair(found) if isinstance(found, str) else found
             before[key] = _with_grade(before[key], spec, pair.base)
             after[key] = _with_grade(after[key], spec, pair.tuned)
@@ -106,7 +105,7 @@ async def judge_references(
     """What the judge finds missing in the first references, which must have full marks: rows and criteria.
 
     UserError when it could judge none of them, or when a criterion is met by none: then no training can be
-    measured with it.
+    measured with it. JudgeUnavailable when it is away.
     """
     findings: list[str] = []
     shown = [question for question in questions if question.reference][:REFERENCES]
@@ -117,7 +116,8 @@ async def judge_references(
         async def one(question: Question, spec: GraderSpec = spec) -> tuple[Decision, ...] | str:
             return await _or_reason(_decide(question, question.reference, spec, judge))
 
-        found = dict(zip([question.id for question in shown], await _all(one, shown), strict=True))
+        found = dict(zip([question.id for question in shown], await all_of(map(one, shown)), strict=True))
+        judge.check_present()
         findings += _missed(spec, found)
     return findings[:_NAMED] + ([f"and {len(findings) - _NAMED} more"] if len(findings) > _NAMED else [])
 
@@ -130,6 +130,7 @@ async def _check_comparing(shown: Sequence[Question], spec: GraderSpec, judge: J
         if not isinstance(found, str):
             return
         problem = found
+    judge.check_present()
     if problem:
         raise UserError(f"Grader {spec.name} could compare no two references: {problem}.")
 
@@ -200,14 +201,10 @@ async def _or_reason(decided: Coroutine[None, None, T]) -> T | str:
         return await decided
     except (NotJudged, TooLong) as error:
         return str(error)
+    except StageError:
+        raise
     except Exception as error:  # a defect met by one row must not end an evaluation of thousands
         return f"judging failed with {type(error).__name__}"
-
-
-async def _all(one: Callable[[Item], Coroutine[None, None, T]], items: Iterable[Item]) -> list[T]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(item)) for item in items]
-    return [task.result() for task in tasks]
 
 
 def _content(question: Question, row: GradedRow) -> str:

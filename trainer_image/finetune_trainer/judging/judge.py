@@ -1,27 +1,40 @@
 """The judge: asks its endpoint within bounds of time, and remembers what it replied."""
 
 import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
 from finetune_trainer.contracts import JudgeSpec
+from finetune_trainer.errors import StageError
+from finetune_trainer.judging.patience import MOST_SECONDS, JudgingTime, Silence, away_seconds
 from finetune_trainer.judging.prompts import JudgeQuestion
 from finetune_trainer.judging.replies import Replies, reply_key
 from finetune_trainer.scoring.endpoint import (
     Completion,
     Endpoint,
     EndpointFailed,
-    RequestRefused,
+    NoReply,
     Unusable,
     Usage,
 )
+from finetune_trainer.words import printable
 
 _MOST_TOKENS = 4096  # of a reply, reasoning included
-FIRST_WAIT = 1.0  # seconds before the second try
-_LEAST_SECONDS = 3600.0  # for all questions of a stage together
-_FAILURES = 20  # questions in a row without any reply, after which no other is asked
+FIRST_WAIT = 1.0  # seconds before the second of three tries
+_FIRST_PAUSE, _MOST_PAUSE = 5.0, 60.0  # seconds before three more
+_LEAST_SECONDS = 3600.0  # for all questions together
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class JudgeUnavailable(StageError):  # noqa: N818
+    """The judge replied to nothing at all; another attempt may find it."""
+
+    reason = "Unknown"
+    exit_code = 1
 
 
 class NotJudged(Exception):  # noqa: N818 - of one row; the others go on
@@ -42,23 +55,29 @@ class JudgeUse:
 class Judge:
     """Asks the model that a job names as judge; an async context manager.
 
-    All questions together have an hour, or the time in which every one could use its whole timeout.
+    All questions together have an hour, or the time in which every one could use its whole timeout, but never
+    more than `time` has left.
     """
 
-    def __init__(self, spec: JudgeSpec, key: str | None, replies: Replies, questions: int) -> None:
+    def __init__(
+        self, spec: JudgeSpec, key: str | None, replies: Replies, questions: int, time: JudgingTime
+    ) -> None:
         self._endpoint = Endpoint(spec.url, spec.model, key, spec.request_seconds, FIRST_WAIT)
-        self._replies, self._cached, self._failures = replies, 0, 0
+        self._replies, self._cached, self._time = replies, 0, time
         self._places = asyncio.Semaphore(spec.concurrency)
         self._seconds = max(_LEAST_SECONDS, questions * spec.request_seconds / spec.concurrency)
-        self._deadline = float("inf")
+        self._began = self._heard = self._told = self._deadline = 0.0
+        self._away, self._replied, self._outage = away_seconds(spec.request_seconds), False, ""
 
     async def __aenter__(self) -> "Judge":
-        self._deadline = asyncio.get_running_loop().time() + self._seconds
+        self._began = self._heard = self._time.now()
+        self._deadline = self._began + min(self._seconds, self._time.left)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._time.spend(self._time.now() - self._began)
         await self._endpoint.__aexit__(kind, error, trace)
 
     @property
@@ -67,7 +86,10 @@ class Judge:
         return JudgeUse(self._endpoint.usage, self._cached)
 
     async def decide(self, question: JudgeQuestion[T]) -> T:
-        """The judge's decision, or the one that it gave before; NotJudged."""
+        """The judge's decision, or the one that it gave before; NotJudged.
+
+        JudgeUnavailable where it has replied to nothing so far, for ten minutes.
+        """
         parameters = _parameters(question)
         key = reply_key(self._endpoint.url, self._endpoint.model, question.messages, parameters)
         known = self._replies.get(key)
@@ -83,33 +105,73 @@ class Judge:
         self._replies.add(key, text)
         return decision
 
+    def check_present(self) -> None:
+        """JudgeUnavailable once the judge has been away for so long that it is not asked any more."""
+        if self._outage:
+            text = f"Nothing more could be judged at {self._endpoint.url}: {self._outage}"
+            raise JudgeUnavailable(f"{text}; see that it runs and can be reached from here.")
+
     async def _ask(self, question: JudgeQuestion[T], parameters: dict[str, Any]) -> tuple[str, T]:
+        """The reply and the decision; while a question waits for a judge that is away, others are asked."""
+
         def read(answer: Completion) -> tuple[str, T]:
             if answer.finish == "length":
                 raise Unusable(f"its reply was cut off after {answer.output_tokens} tokens")
             return answer.text, question.read(answer.text)
 
-        async with self._places:
-            self._check_bounds()
-            try:
-                async with asyncio.timeout_at(self._deadline):
-                    found = await self._endpoint.ask({"messages": question.messages}, parameters, read)
-            except TimeoutError as error:
-                raise NotJudged(self._too_long()) from error
-            except EndpointFailed as error:
-                self._failures += not isinstance(error, RequestRefused)
-                raise NotJudged(f"the judge did not judge it: {error}") from error
-        self._failures = 0
+        request, pause = {"messages": question.messages}, _FIRST_PAUSE
+        first: float | None = None
+        while True:
+            async with self._places:
+                last = self._time.now()
+                first = last if first is None else first  # not while it stood in line
+                try:
+                    return await self._once(request, parameters, read)
+                except NoReply as error:
+                    silence = Silence(first, last, self._heard, self._time.now(), self._away)
+                    self._check_silence(silence, error)
+            await self._time.sleep(pause)
+            pause = min(2 * pause, _MOST_PAUSE)
+
+    async def _once(
+        self, request: dict[str, Any], parameters: dict[str, Any], read: Callable[[Completion], T]
+    ) -> T:
+        """What `read` makes of the reply; NoReply, or NotJudged for any other reason."""
+        left = self._deadline - self._time.now()
+        if self._outage or left <= 0:
+            raise NotJudged(self._outage or self._too_long())
+        try:
+            async with asyncio.timeout(left):
+                found = await self._endpoint.ask(request, parameters, read)
+        except NoReply:
+            raise
+        except TimeoutError as error:
+            raise NotJudged(self._too_long()) from error
+        except EndpointFailed as error:
+            self._replied, self._heard = True, self._time.now()
+            raise NotJudged(f"the judge did not judge it: {error}") from error
+        self._replied, self._heard = True, self._time.now()
         return found
 
-    def _check_bounds(self) -> None:
-        if asyncio.get_running_loop().time() >= self._deadline:
-            raise NotJudged(self._too_long())
-        if self._failures >= _FAILURES:
-            raise NotJudged(f"the judge was not asked any more after {_FAILURES} failures in a row")
+    def _check_silence(self, silence: Silence, error: NoReply) -> None:
+        """NotJudged where the question waits no longer; JudgeUnavailable where there never was a reply."""
+        if silence.concerns_one_question:
+            raise NotJudged(f"the judge did not judge it: {error}") from error
+        minutes, why = (silence.now - silence.heard) / 60, printable(str(error))
+        if silence.is_an_outage:
+            self._outage = f"the judge gave no reply for {minutes:.0f} min ({why})"
+            if not self._replied:
+                self.check_present()
+            raise NotJudged(self._outage) from error
+        if self._told != self._heard:  # once for each silence
+            self._told = self._heard
+            _log.warning(
+                "the judge gives no reply (%s); it is waited for up to %.0f min", why, self._away / 60
+            )
 
     def _too_long(self) -> str:
-        return f"the judge took more than the {self._seconds / 60:.0f} min that all rows have together"
+        seconds = self._seconds if self._seconds <= self._time.left else MOST_SECONDS
+        return f"the judge took more than the {seconds / 60:.0f} min that all rows have together"
 
 
 def _parameters(question: JudgeQuestion[Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from finetune_trainer.judging.grade import (
     judge_references,
 )
 from finetune_trainer.judging.judge import Judge, JudgeUse
+from finetune_trainer.judging.patience import JudgingTime
 from finetune_trainer.judging.replies import Replies
 from finetune_trainer.scoring.rows import GradedRow, Question
 
@@ -26,10 +27,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class JudgeAccess:
-    """How the judge is reached: its API key, if it wants one, and the replies that it gave before."""
+    """How the judge is reached: its API key, if it wants one, the replies that it gave before, its time."""
 
     key: str | None
     replies: Replies
+    time: JudgingTime = field(default_factory=JudgingTime)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class Judged:
 async def examine_references(
     evaluation: EvaluationSpec, access: JudgeAccess, questions: Sequence[Question]
 ) -> tuple[list[str], JudgeUse]:
-    """What the judge misses in the first references; UserError where it cannot be used with them."""
+    """What the judge misses in the first references; UserError where it cannot be used with them.
+
+    JudgeUnavailable where it is away.
+    """
     if evaluation.judge is None:
         return [], JudgeUse()
     return await _ask(
@@ -133,5 +138,5 @@ async def _ask(
     evaluation: EvaluationSpec, access: JudgeAccess, count: int, work: Callable[[Judge], Awaitable[T]]
 ) -> tuple[T, JudgeUse]:
     assert evaluation.judge is not None
-    async with Judge(evaluation.judge, access.key, access.replies, 2 * count) as judge:
+    async with Judge(evaluation.judge, access.key, access.replies, 2 * count, access.time) as judge:
         return await work(judge), judge.use

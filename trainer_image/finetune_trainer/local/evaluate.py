@@ -14,9 +14,14 @@ from typing import Any
 import httpx
 
 from finetune_trainer import verdicts
-from finetune_trainer.contracts import IN_OWN_POD, EvaluationSpec, GraderSpec, GraderType, Job
+from finetune_trainer.contracts import EvaluationSpec, GraderSpec, GraderType, Job
 from finetune_trainer.data.findings import errors
-from finetune_trainer.data.holdout import duplicate_ids, eval_no_reference, split_reference
+from finetune_trainer.data.holdout import (
+    duplicate_ids,
+    eval_no_reference,
+    split_reference,
+    with_calls_added,
+)
 from finetune_trainer.data.load import Watch
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import write_lines
@@ -37,9 +42,15 @@ from finetune_trainer.stages.judging import judge_summary
 from finetune_trainer.words import printable
 
 _ANSWER_SECONDS = 120.0
-# Perplexity asks the engine itself, programs and images run in a pod without network, and calls are read as
-# the base's chat template writes them.
-_ONLY_IN_THE_CLUSTER: frozenset[GraderType] = frozenset({"Perplexity", "ToolCall", *IN_OWN_POD})
+# Why, and what can be scored here.
+_ONLY_IN_THE_CLUSTER: dict[GraderType, str] = {
+    "Perplexity": "it needs the probability of every token of a reference, which no chat endpoint tells; "
+    "Similarity can be scored here",
+    # The sandbox keeps them from the network, and not from the files of whoever runs this.
+    "CodeAssert": "programs that a model wrote run in a pod without network and without files of yours; "
+    "JudgeCriteria can be scored here",
+    "Container": "its image runs in a pod without network; a Python grader can be run here",
+}
 
 
 @dataclass(frozen=True)
@@ -89,14 +100,18 @@ def _scored_here(evaluation: EvaluationSpec) -> tuple[EvaluationSpec, list[str]]
     for spec in (evaluation.primary_grader, evaluation.baseline_grader):
         if spec.type in _ONLY_IN_THE_CLUSTER:
             text = f"Grader {spec.name} decides, and {spec.type} is graded in the cluster only"
-            raise UserError(f"{text}; set evaluation.primary to a grader of another type.")
+            why = _ONLY_IN_THE_CLUSTER[spec.type]
+            raise UserError(
+                f"{text}: {why}. Run the job there, or name another grader in evaluation.primary."
+            )
     here = tuple(spec for spec in evaluation.graders if spec.type not in _ONLY_IN_THE_CLUSTER)
     others = [spec for spec in evaluation.graders if spec.type in _ONLY_IN_THE_CLUSTER]
     return evaluation.model_copy(update={"graders": here}), list(map(_left_out, others))
 
 
 def _left_out(spec: GraderSpec) -> str:
-    return f"Grader {spec.name} is left out: {spec.type} is graded in the cluster only."
+    why = _ONLY_IN_THE_CLUSTER[spec.type]
+    return f"Grader {spec.name} is left out: {spec.type} is graded in the cluster only, for {why}."
 
 
 def _cut(evaluation: EvaluationSpec, scored: _Scored) -> str:
@@ -124,12 +139,14 @@ def _questions(
     """The held-out rows; UserError for rows that cannot be scored."""
     loaded = load_local_holdout(evaluation, options, scratch, watch)
     held = [split_reference(row) for row in loaded.rows]
+    if evaluation.graders_of("ToolCall"):
+        held = list(map(with_calls_added, held))
     found = [*loaded.findings, duplicate_ids(held), eval_no_reference(held, evaluation.graders)]
     wrong = errors([finding for finding in found if finding is not None])
     if wrong or not held:
         raise UserError(wrong[0].message if wrong else f"{loaded.source} holds no row to score.")
     return [
-        Question(row.id, Prompt(tuple(row.messages), row.tools), row.reference, group=row.group)
+        Question(row.id, Prompt(row.messages, row.tools), row.reference, group=row.group, syntax=row.syntax)
         for row in held
     ]
 

@@ -53,13 +53,15 @@ async def answer_all(
     async def one(question: Question) -> GradedRow:
         async with places:
             answer = await _answer(engine, model, question, evaluation.output_tokens)
+            row = graded(question, answer, evaluation.graders)
+            row = await grade_perplexity(engine, model, question, row, evaluation)
         done(next(finished))
-        return graded(question, answer, evaluation.graders)
+        return row
 
     rows = await all_of(map(one, questions))
     if rows and all(row.problem for row in rows):
         raise UserError(f"The engine refused every prompt of {title}; it said: {rows[0].problem}")
-    return await grade_perplexity(engine, model, questions, rows, evaluation)
+    return rows
 
 
 async def _answer(engine: Engine, model: str, question: Question, max_tokens: int) -> Answer | str:

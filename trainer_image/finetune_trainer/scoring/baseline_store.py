@@ -20,6 +20,7 @@ def baseline_key(
 ) -> str:
     """What the base's graded answers depend on: base, engine, questions, graders, decoding (64 hex digits).
 
+    Not what a judge is asked about them: its replies are stored on their own, and answers are judged anew.
     `asked` is the digest of the questions, where they are not those of the hold-out as it is.
     """
     parts = {
@@ -28,7 +29,8 @@ def baseline_key(
         "engine": _runs_by(engine or EngineSpec()),
         "holdout": asked or summary["holdoutDigest"],
         "graders": [
-            spec.model_dump(mode="json", by_alias=True, exclude={"margin"}) for spec in evaluation.graders
+            spec.model_dump(mode="json", by_alias=True, exclude={"margin", "criteria"})
+            for spec in evaluation.graders
         ],
         "decoding": {"maxTokens": evaluation.output_tokens, **GREEDY},
         "template": template_kwargs(summary),
@@ -38,7 +40,7 @@ def baseline_key(
 
 def _runs_by(engine: EngineSpec) -> dict[str, Any]:
     template = None if engine.server is None else engine.server.template
-    return {"args": engine.args, "env": engine.env, "server": template}
+    return {"image": engine.image, "args": engine.args, "env": engine.env, "server": template}
 
 
 def template_kwargs(summary: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Answers that are programs: what has to run for CodeAssert, and grades of what came of it (sandbox/).
 
-A program runs after the one that the reference is: a reference that fails its own tests says that they are
-wrong, and leaves the row ungraded.
+The reference runs too: one that fails its own tests says that they are wrong, and leaves the row ungraded.
+A program with its tests is known by its digest, so what several models, prompts or rows share runs once.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 from finetune_trainer.contracts import GraderSpec
@@ -33,19 +35,20 @@ def code_of(answer: str) -> str:
 
 
 def programs(
-    sets: Iterable[QuestionSet], rows: Mapping[str, Sequence[GradedRow]]
+    sets: Iterable[QuestionSet], rows: Mapping[str, Sequence[GradedRow]], known: Mapping[str, Ran]
 ) -> Iterator[dict[str, Any]]:
-    """What the sandbox is to run, as its input: each reference and each answer with the row's tests."""
+    """What the sandbox is to run, as its input: references and answers with their tests, each once.
+
+    Left out is what is known; what could not be run before is not.
+    """
+    told = {key for key, ran in known.items() if ran.passed is not None}
     for asked in sets:
         for question, row, grader in _runnable(asked, rows[asked.title]):
-            answer = question.content(row.output or "")
-            for what, text in (("reference", question.reference), ("answer", answer)):
-                yield {
-                    "id": _key(asked, row, grader, what),
-                    "program": code_of(text),
-                    "tests": question.tests or grader.tests,
-                    "seconds": grader.timeout_seconds or SECONDS,
-                }
+            for text in (question.reference, question.content(row.output or "")):
+                program = _program(question, grader, text)
+                if (key := _key(program)) not in told:
+                    told.add(key)
+                    yield {"id": key, **program}
 
 
 def graded_by_running(
@@ -53,8 +56,9 @@ def graded_by_running(
 ) -> list[GradedRow]:
     """The rows with the grades of every CodeAssert."""
     found: dict[str, dict[str, Grade]] = {}
-    for _, row, grader in _runnable(asked, rows):
-        reference, answer = (ran.get(_key(asked, row, grader, what)) for what in ("reference", "answer"))
+    for question, row, grader in _runnable(asked, rows):
+        texts = (question.reference, question.content(row.output or ""))
+        reference, answer = (ran.get(_key(_program(question, grader, text))) for text in texts)
         found.setdefault(row.id, {})[grader.name] = _grade(reference, answer)
     return [replace(row, grades={**row.grades, **found.get(row.id, {})}) for row in rows]
 
@@ -69,8 +73,17 @@ def _runnable(
                 yield question, row, grader
 
 
-def _key(asked: QuestionSet, row: GradedRow, grader: GraderSpec, what: str) -> str:
-    return "\n".join((asked.title, row.id, grader.name, what))
+def _program(question: Question, grader: GraderSpec, text: str) -> dict[str, Any]:
+    """What decides the outcome of a text: its code, the tests and the time for both."""
+    return {
+        "program": code_of(text),
+        "tests": question.tests or grader.tests,
+        "seconds": grader.timeout_seconds or SECONDS,
+    }
+
+
+def _key(program: dict[str, Any]) -> str:
+    return sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()
 
 
 def _grade(reference: Ran | None, answer: Ran | None) -> Grade:

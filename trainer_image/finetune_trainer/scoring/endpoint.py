@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from finetune_trainer.chat.calls import Call
 from finetune_trainer.errors import UserError
 
 TRIES = 3
@@ -35,18 +36,26 @@ class RequestRefused(EndpointFailed):
     """The endpoint answers and does not take this request, such as one longer than its model's context."""
 
 
+class NoReply(EndpointFailed):
+    """The endpoint was away, or too busy, at every try; it may come back."""
+
+
 class Unusable(Exception):  # noqa: N818 - a property of one answer
     """An answer is not what was asked for; asking again may help."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model wrote, and the tokens that the endpoint counted."""
+    """What the model wrote, and the tokens that the endpoint counted.
+
+    `calls` are those of functions that it returned apart from the text; left out are unreadable ones.
+    """
 
     text: str
     finish: str
     input_tokens: int
     output_tokens: int
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class Endpoint:
         read: Callable[[Completion], T],
         limited: bool = False,
     ) -> T:
-        """What `read` makes of the answer; EndpointFailed after three tries.
+        """What `read` makes of the answer; EndpointFailed after three tries, NoReply if nothing came back.
 
         `read` raises Unusable for an answer that is worth another try. `request` (messages, tools) is sent as
         it is; one of the parameters that the endpoint does not take is left out, and once that has helped, it
@@ -138,7 +147,7 @@ class Endpoint:
             return found
 
     async def _tried(self, body: dict[str, Any], read: Callable[[Completion], T]) -> T:
-        problem = ""
+        problem, replied = "", False
         for attempt in range(TRIES):
             # An endpoint that repeats itself for the same seed would give the same unusable answer again.
             again = {"seed": body["seed"] + attempt} if "seed" in body else {}
@@ -148,14 +157,15 @@ class Endpoint:
             except _Passing as failure:
                 problem, wait = str(failure), failure.wait
             except Unusable as failure:
-                problem, wait = str(failure), 0.0
+                problem, wait, replied = str(failure), 0.0, True
             except TimeoutError:
                 problem, wait = f"it gave no answer within {self._seconds:g} s", 0.0
             except httpx.HTTPError as failure:
                 problem, wait = f"it cannot be reached ({type(failure).__name__}: {failure})", 0.0
             if attempt + 1 < TRIES:
                 await asyncio.sleep(max(wait, self._first_wait * 2**attempt))
-        raise EndpointFailed(f"it failed {TRIES} times, at last: {self._without_key(problem)}")
+        kind = EndpointFailed if replied else NoReply
+        raise kind(f"it failed {TRIES} times, at last: {self._without_key(problem)}")
 
     async def _once(self, body: dict[str, Any]) -> Completion:
         self.usage += Usage(requests=1)
@@ -193,18 +203,30 @@ def untaken_parameter(said: str, sent: Sequence[str]) -> str | None:
 
 
 def completion(content: bytes) -> Completion:
-    """The body of a chat completion; _Passing for any other document."""
+    """The body of a chat completion; Unusable for any other document."""
     try:
         document = json.loads(content)
         first, usage = document["choices"][0], document.get("usage") or {}
+        message = first["message"]
         return Completion(
-            str(first["message"].get("content") or ""),
+            str(message.get("content") or ""),
             str(first.get("finish_reason")),
             _tokens(usage.get("prompt_tokens")),
             _tokens(usage.get("completion_tokens")),
+            tuple(_calls(message.get("tool_calls") or ())),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _Passing("what it answers is no chat completion") from error
+        raise Unusable("what it answers is no chat completion") from error
+
+
+def _calls(made: Sequence[Any]) -> Iterator[Call]:
+    for function in (call["function"] for call in made):
+        try:
+            arguments = json.loads(function.get("arguments") or "{}")
+        except ValueError:
+            continue  # the model wrote no JSON, so it calls nothing
+        if isinstance(arguments, dict):
+            yield Call(str(function["name"]), arguments)
 
 
 def retry_after(value: str | None) -> float:
@@ -241,7 +263,7 @@ async def _bounded(response: httpx.Response) -> bytes:
     async for piece in response.aiter_bytes():
         content += piece
         if len(content) > _MOST_BYTES:
-            raise _Passing(f"its answer is larger than {_MOST_BYTES >> 20} MiB")
+            raise Unusable(f"its answer is larger than {_MOST_BYTES >> 20} MiB")
     return bytes(content)
 
 

@@ -5,37 +5,28 @@ the engine may write that token alone and tells how likely it was before that. T
 prefix cache.
 """
 
-import asyncio
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 from finetune_trainer.chat.reasoning import AFTER
 from finetune_trainer.contracts import EvaluationSpec
 from finetune_trainer.grading import Grade, scored, ungraded
-from finetune_trainer.scoring.client import Engine, Refused, all_of
+from finetune_trainer.scoring.client import Engine, Refused
 from finetune_trainer.scoring.rows import GradedRow, Question
 
 
 async def grade_perplexity(
-    engine: Engine,
-    model: str,
-    questions: Sequence[Question],
-    rows: Sequence[GradedRow],
-    evaluation: EvaluationSpec,
-) -> list[GradedRow]:
-    """The rows with a score for each Perplexity grader: exp(mean log-probability) of the reference's tokens.
+    engine: Engine, model: str, question: Question, row: GradedRow, evaluation: EvaluationSpec
+) -> GradedRow:
+    """The row with a score for each Perplexity grader: exp(mean log-probability) of the reference's tokens.
 
-    Of longer references the first `maxTokens` tokens count.
+    Of longer references the first `maxTokens` tokens count. One request at a time.
     """
-    names = [spec.name for spec in evaluation.graders if spec.type == "Perplexity"]
+    names = [spec.name for spec in evaluation.graders_of("Perplexity")]
     if not names:
-        return list(rows)
-    graded = []
-    for question, row in zip(questions, rows, strict=True):
-        grade = await _grade(engine, model, question, evaluation.output_tokens)
-        graded.append(replace(row, grades={**row.grades, **dict.fromkeys(names, grade)}))
-    return graded
+        return row
+    grade = await _grade(engine, model, question, evaluation.output_tokens)
+    return replace(row, grades={**row.grades, **dict.fromkeys(names, grade)})
 
 
 async def _grade(engine: Engine, model: str, question: Question, limit: int) -> Grade:
@@ -44,22 +35,13 @@ async def _grade(engine: Engine, model: str, question: Question, limit: int) -> 
         if question.opened:  # the reference says what follows the reasoning
             prompt += await engine.tokens(model, AFTER)
         answer = (await engine.tokens(model, question.reference))[:limit]
-        chances = await _log_probabilities(engine, model, prompt, answer)
+        chances = [
+            await engine.log_probability(model, [*prompt, *answer[:place]], token)
+            for place, token in enumerate(answer)
+        ]
     except Refused as error:
         return ungraded(str(error))
     if not chances:
         return ungraded("the expected output is empty")
     mean = sum(chances) / len(chances)
     return scored(min(1.0, math.exp(mean)), f"perplexity {math.exp(min(-mean, 700.0)):.3g}")
-
-
-async def _log_probabilities(
-    engine: Engine, model: str, prompt: Sequence[int], answer: Sequence[int]
-) -> list[float]:
-    places = asyncio.Semaphore(engine.places)
-
-    async def one(place: int) -> float:
-        async with places:
-            return await engine.log_probability(model, [*prompt, *answer[:place]], answer[place])
-
-    return await all_of(map(one, range(len(answer))))

@@ -9,6 +9,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,11 @@ _Rows = Mapping[str, Sequence[GradedRow]]  # by the title of the questions
 def await_code(
     job: Job, workspace: Workspace, model: str, sets: Sequence[QuestionSet], rows: _Rows, told: dict[str, Any]
 ) -> Result:
-    """Leave for the next stage, which the summary asks for, what is to be run and graded there."""
-    write_lines(workspace.programs(model), map(_line, programs(sets, rows)))
+    """Leave for the next stage, which the summary asks for, what is to be run and graded there.
+
+    What came of some programs may be known already.
+    """
+    write_lines(workspace.programs(model), map(_line, programs(sets, rows, _known(workspace))))
     _write_questions(workspace.questions_for_containers(model), list(questions(sets, rows)), sets)
     message = f"The {model} model has answered; next its answers are graded in a pod without network."
     return succeeded(job, message, {**told, "awaits": "code"}, "Answered")
@@ -82,7 +86,7 @@ def graded_rows(
     UserError where programs ran without any results.
     """
     stored = {asked.title: stored_rows(workspace, model, asked) for asked in sets}
-    ran = _ran() if any(asked.evaluation.graders_of("CodeAssert") for asked in sets) else {}
+    ran = _ran(workspace) if any(asked.evaluation.graders_of("CodeAssert") for asked in sets) else {}
     rows = {asked.title: graded_by_running(asked, stored[asked.title], ran) for asked in sets}
     said = _said(sets, rows)
     rows = graded_by_containers(sets, rows, said)
@@ -107,8 +111,15 @@ def _said(sets: Sequence[QuestionSet], rows: _Rows) -> dict[str, Said]:
     }
 
 
-def _ran() -> dict[str, Ran]:
-    """What came of every program; UserError where the sandbox would run none."""
+def _ran(workspace: Workspace) -> dict[str, Ran]:
+    """What came of every program, now and in earlier stages, which is kept for the next one."""
+    ran = _known(workspace) | _results()
+    write_lines(workspace.ran, (_line({"id": key, **asdict(each)}) for key, each in ran.items()))
+    return ran
+
+
+def _results() -> dict[str, Ran]:
+    """UserError where the sandbox would run none."""
     path = Path(os.environ.get("FT_SANDBOX_RESULTS", RESULTS))
     try:
         lines = read_json_lines(path)
@@ -117,4 +128,16 @@ def _ran() -> dict[str, Ran]:
     refused = next((line["refused"] for line in lines if "refused" in line), None)
     if refused is not None:
         raise UserError(f"No code of a model is run in this cluster: {refused}.")
+    return _outcomes(lines)
+
+
+def _known(workspace: Workspace) -> dict[str, Ran]:
+    """What came of the programs of earlier stages of this run."""
+    try:
+        return _outcomes(read_json_lines(workspace.ran))
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _outcomes(lines: Iterable[dict[str, Any]]) -> dict[str, Ran]:
     return {line["id"]: Ran(line["passed"], line["reason"]) for line in lines}
