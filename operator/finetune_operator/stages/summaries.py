@@ -141,6 +141,7 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         graders=_bounded(graders),
         rivals=_rivals(summary),
         regression=_regression(summary),
+        prompt_alone=_text(summary, "promptAlone", 512),
         cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
         ungraded=_count(summary, "ungraded"),

@@ -22,6 +22,7 @@ from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means,
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
 from finetune_trainer.scoring.regression import covered
+from finetune_trainer.scoring.rivals import best_rival
 from finetune_trainer.scoring.rows import GradedRow, cut, cut_sentence, read_rows, regraded, write_rows
 from finetune_trainer.scoring.server import engine_for
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
@@ -47,17 +48,10 @@ class Scored:
     suites: Mapping[str, Interval]
 
     @property
-    def best_rival(self) -> str | None:
-        """The rival that scores highest, if it beats the base as it is."""
-        best = max(self.rivals, key=lambda name: self.rivals[name].score, default=None)
-        if best is None or (self.base is not None and self.rivals[best].score <= self.base.score):
-            return None
-        return best
-
-    @property
     def best(self) -> Interval | None:
         """What the base reaches with the best prompt that it was given: training has to beat that."""
-        return self.base if self.best_rival is None else self.rivals[self.best_rival]
+        best = best_rival(self.base, self.rivals)
+        return self.base if best is None else self.rivals[best]
 
 
 @dataclass(frozen=True)
@@ -273,7 +267,7 @@ def _if_any(key: str, entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(evaluation: EvaluationSpec, rows: int, scored: Scored, verdict: str) -> str:
-    name, metric = scored.best_rival, evaluation.baseline_grader.name
+    name, metric = best_rival(scored.base, scored.rivals), evaluation.baseline_grader.name
     rival = "" if name is None else f", and with the prompt {name} {_in_words(scored.rivals[name])}"
     return f"The base scores {_in_words(scored.base)} by {metric} on {plural(rows, 'row')}{rival}: {verdict}."
 

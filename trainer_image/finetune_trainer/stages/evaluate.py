@@ -30,6 +30,7 @@ from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, is_stored, stored_rows
 from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
+from finetune_trainer.scoring.rivals import prompt_alone
 from finetune_trainer.scoring.rows import GradedRow, cut, cut_of_both, write_rows
 from finetune_trainer.scoring.server import Offer, engine_for
 from finetune_trainer.stages.baseline import Answered, ask_base, graded_scores, required_evaluation
@@ -159,6 +160,7 @@ def _result(
     outcome = compare(base, tuned, evaluation, list(regression.values()))
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
+    prompt = prompt_alone(outcome.base, outcome.tuned, rivals)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(tuned),
@@ -173,22 +175,12 @@ def _result(
         "cut": {"base": cut(base), "tuned": cut(tuned)},
         **({"regression": in_summary(regression)} if regression else {}),
         **({"rivals": {name: rounded(found) for name, found in rivals.items()}} if rivals else {}),
+        **({"promptAlone": prompt} if prompt else {}),
         **told,
     }
     cuts = cut_of_both(cut(base), cut(tuned), evaluation.output_tokens)
-    said = [_sentence(metric, outcome), cuts, *_rivalled(outcome.tuned, rivals), *sentences(regression)]
+    said = [_sentence(metric, outcome), cuts, prompt, *sentences(regression)]
     return succeeded(job, " ".join(filter(None, said)), summary)
-
-
-def _rivalled(tuned: Interval | None, rivals: Mapping[str, Interval]) -> list[str]:
-    """The best prompt, where the tuned model is not clearly better than the base with it."""
-    best = max(rivals, key=lambda name: rivals[name].score, default=None)
-    if best is None or tuned is None or rivals[best].score < tuned.low:
-        return []
-    return [
-        f"With the prompt {best} the base alone scores {rivals[best].score:.1%}, which is within the tuned "
-        "model's interval or above it: the prompt may be enough."
-    ]
 
 
 def _sentence(metric: str, outcome: Comparison) -> str:
