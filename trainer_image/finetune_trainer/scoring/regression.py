@@ -46,7 +46,8 @@ def in_summary(results: Mapping[str, SuiteResult]) -> dict[str, Any]:
             "rows": result.coverage.graded,
             "base": _rounded(result.base),
             "tuned": _rounded(result.tuned),
-            "low": _rounded(result.found.low),
+            "delta": round(result.found.delta, 4),
+            "low": round(result.found.low, 4),
             "margin": result.found.margin,
             "holds": result.holds,
         }

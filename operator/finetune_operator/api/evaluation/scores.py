@@ -60,8 +60,8 @@ class Scores(ApiModel):
     )
     prompt_alone: str | None = Field(
         None,
-        description="Says so where a prompt of spec.evaluation.rivals may do without training: the tuned model "
-        "is not clearly better than the base with it.",
+        description="Says so where a prompt of spec.evaluation.rivals may do without training: the tuned "
+        "model is not clearly better than the base with it.",
         max_length=512,
     )
     regression: dict[str, GraderScore] = Field(
