@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import FiniteFloat, NonNegativeInt
+from pydantic import Field, FiniteFloat, NonNegativeInt
 
 from finetune_trainer.contracts.document import Document
 
@@ -140,7 +140,7 @@ class Evaluation(Document):
     base: Score
     tuned: Score
     delta: Score
-    rivals: dict[str, Score] = {}
+    rivals: dict[str, Score] = Field(default_factory=dict)
     prompt_alone: str | None = None
     graders: tuple[GraderScores, ...]
     graded_share: FiniteFloat | None = None
