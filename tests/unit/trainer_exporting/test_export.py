@@ -96,6 +96,7 @@ def test_mlflow_gets_settings_scores_and_curves_in_an_experiment_that_is_made(se
         0.683,
         0.542,
     )
+    assert values["rivals/shots", 0] == 0.31
     losses = evaluation().curves
     assert losses is not None
     assert [values["train/loss", step] for step in (1, 222)] == [losses.loss[0], losses.loss[-1]]
