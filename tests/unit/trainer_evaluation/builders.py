@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from finetune_trainer.evaluation.pairs import Pair, StoredPairs
-from finetune_trainer.evaluation.traces import HOLDOUT, Answered, of_pairs
+from finetune_trainer.evaluation.traces import HOLDOUT, AnsweredRow, of_pairs
 from finetune_trainer.grading import Grade
 from finetune_trainer.scoring.client import Prompt
 from finetune_trainer.scoring.rows import GradedRow, Question, write_rows
@@ -43,7 +43,7 @@ def stored(folder: Path, pairs: Sequence[Pair]) -> StoredPairs:
     return files
 
 
-def answers(pairs: Iterable[Pair]) -> Iterator[Answered]:
+def answers(pairs: Iterable[Pair]) -> Iterator[AnsweredRow]:
     """The answers of both models to rows of the hold-out."""
     return of_pairs(pairs, HOLDOUT, PRIMARY)
 

@@ -54,7 +54,7 @@ Trace = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredRow:
     """A row of an evaluation: to which questions it belongs (`holdout` or `suite NAME`), and who answered it.
 
     `arm` is `base`, `tuned` or, where the base answered with another prompt, `rival NAME`; `grader` is the
@@ -68,7 +68,7 @@ class Answered:
     row: GradedRow
 
 
-def all_answers(workspace: Workspace, evaluation: EvaluationSpec) -> Iterator[Answered] | None:
+def all_answers(workspace: Workspace, evaluation: EvaluationSpec) -> Iterator[AnsweredRow] | None:
     """What the newest evaluation stored: of the hold-out, of its rivals, of the suites.
 
     None where the workspace has no answers to the hold-out; rivals and suites without any are left out.
@@ -80,14 +80,14 @@ def all_answers(workspace: Workspace, evaluation: EvaluationSpec) -> Iterator[An
     return chain(holdout, _of_rivals(workspace, evaluation), _of_suites(workspace, evaluation))
 
 
-def of_pairs(pairs: Iterable[Pair], questions: str, grader: str) -> Iterator[Answered]:
+def of_pairs(pairs: Iterable[Pair], questions: str, grader: str) -> Iterator[AnsweredRow]:
     """The answers of both models, for each question first that of the base."""
     for pair in pairs:
         for arm, row in (("base", pair.base), ("tuned", pair.tuned)):
-            yield Answered(questions, arm, grader, pair.question, row)
+            yield AnsweredRow(questions, arm, grader, pair.question, row)
 
 
-def write_traces(answers: Iterable[Answered], folder: Path) -> None:
+def write_traces(answers: Iterable[AnsweredRow], folder: Path) -> None:
     """Write both files into a folder in one pass; a batch of rows is held at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -100,7 +100,7 @@ def write_traces(answers: Iterable[Answered], folder: Path) -> None:
             parquet.write_table(pa.Table.from_pylist([_cells(row) for row, _ in batch], SCHEMA))
 
 
-def trace(answered: Answered) -> Trace:
+def trace(answered: AnsweredRow) -> Trace:
     """A row of the JSON lines; `score`, `passed` and `reason` are those of the grader that counts."""
     question, row = answered.question, answered.row
     decisive = row.grades[answered.grader]
@@ -128,15 +128,15 @@ def trace(answered: Answered) -> Trace:
     }
 
 
-def _of_rivals(workspace: Workspace, evaluation: EvaluationSpec) -> Iterator[Answered]:
+def _of_rivals(workspace: Workspace, evaluation: EvaluationSpec) -> Iterator[AnsweredRow]:
     grader = evaluation.baseline_grader.name
     for rival in evaluation.rivals or ():
         arm = f"rival {rival.name}"
         for question, row in _known(rival_answers(workspace, rival.name), arm):
-            yield Answered(HOLDOUT, arm, grader, question, row)
+            yield AnsweredRow(HOLDOUT, arm, grader, question, row)
 
 
-def _of_suites(workspace: Workspace, evaluation: EvaluationSpec) -> Iterator[Answered]:
+def _of_suites(workspace: Workspace, evaluation: EvaluationSpec) -> Iterator[AnsweredRow]:
     for suite in evaluation.suites:
         questions = f"suite {suite.name}"
         yield from of_pairs(

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from finetune_trainer.contracts import Job
-from finetune_trainer.evaluation.traces import Answered, Trace, trace
+from finetune_trainer.evaluation.traces import AnsweredRow, Trace, trace
 from finetune_trainer.exporting.connection import Connection
 
 _SPANS = 100  # in one request
@@ -21,7 +21,7 @@ _CLIENT = 3  # the kind of a span
 Span = dict[str, Any]
 
 
-def send_spans(connection: Connection, job: Job, answers: Iterable[Answered]) -> None:
+def send_spans(connection: Connection, job: Job, answers: Iterable[AnsweredRow]) -> None:
     """Send the spans, a hundred at a time; sent again they have the same ids."""
     now = time.time_ns()
     for part in _parts(span(job.uid, trace(answered), now) for answered in answers):

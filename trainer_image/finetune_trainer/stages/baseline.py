@@ -1,7 +1,8 @@
 """baseline: score the untuned base on everything that is asked, before any accelerator trains."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from finetune_trainer.judging.session import JudgeAccess, decisions, examine_ref
 from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
-from finetune_trainer.scoring.ask import answer_sets
+from finetune_trainer.scoring.ask import Answered, ask
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
+from finetune_trainer.scoring.client import Engine
 from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
@@ -32,7 +34,6 @@ from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
 _WARNINGS = 5
-Answered = dict[str, list[GradedRow]]  # by the title of the questions
 
 
 @dataclass(frozen=True)
@@ -149,27 +150,19 @@ def _worth_keeping(rows: list[GradedRow], evaluation: EvaluationSpec) -> bool:
 
 
 def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
-    if not sets:
-        return {}
-    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
-    return asyncio.run(_answers(job, workspace, sets, server))
-
-
-async def _answers(
-    job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
-) -> Answered:
-    answered: Answered = {}
-
     def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:
-        answered[asked.title] = rows
         write_rows(rows_path(workspace, asked.answers_of("base"), asked.key), rows)
         if _worth_keeping(rows, asked.evaluation):
             cache_baseline(job, asked.key, rows)  # without a judge's grades, which its own cache holds
 
+    return ask(sets, _base(job), server, keep) if sets else {}
+
+
+@asynccontextmanager
+async def _base(job: Job) -> AsyncIterator[tuple[Engine, str]]:
     async with engine_for(job.engine) as engine:
         await engine.wait_ready()
-        await answer_sets(engine, await engine.base_name(), sets, server, keep)
-    return answered
+        yield engine, await engine.base_name()
 
 
 def _judged(

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from finetune_trainer.contracts import Job, Result
@@ -14,8 +14,9 @@ from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
-from finetune_trainer.scoring.ask import answer_sets
+from finetune_trainer.scoring.ask import Answered, ask
 from finetune_trainer.scoring.baseline_store import rows_path
+from finetune_trainer.scoring.client import Engine
 from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.compare import (
     Comparison,
@@ -31,9 +32,9 @@ from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, is_stored, stored_rows
 from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
 from finetune_trainer.scoring.rivals import prompt_alone
-from finetune_trainer.scoring.rows import GradedRow, cut, cut_of_both, write_rows
+from finetune_trainer.scoring.rows import GradedRow, Question, cut, cut_of_both, write_rows
 from finetune_trainer.scoring.server import Offer, engine_for
-from finetune_trainer.stages.baseline import Answered, ask_base, graded_scores, required_evaluation
+from finetune_trainer.stages.baseline import ask_base, graded_scores, required_evaluation
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.stages.publish import publish_candidate, withdraw_candidate
@@ -103,28 +104,25 @@ def _conclude(
 
 
 def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
-    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
-    return asyncio.run(_answers(job, workspace, sets, server))
-
-
-async def _answers(
-    job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
-) -> Answered:
-    answered: Answered = {}
-
     def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:  # before a judge, which may fail
-        answered[asked.title] = rows
         write_rows(rows_path(workspace, asked.answers_of("tuned"), asked.key), rows)
 
+    return ask(sets, _tuned(job, workspace, server, sets[0].questions), server, keep)
+
+
+@asynccontextmanager
+async def _tuned(
+    job: Job, workspace: Workspace, server: ProgressServer, probes: Sequence[Question]
+) -> AsyncIterator[tuple[Engine, str]]:
+    """The engine with its adapter, which answers the probes otherwise than the base; of method Full its model."""
     with _offering(job, workspace, server) as offer:
         async with engine_for(job.engine, offer) as engine:
             await engine.wait_ready()
             base = model = await engine.base_name()
             if job.spec.trains_adapter:
                 model = await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-                await check_effect(engine, base, model, sets[0].questions)
-            await answer_sets(engine, model, sets, server, keep)
-    return answered
+                await check_effect(engine, base, model, probes)
+            yield engine, model
 
 
 @contextmanager
