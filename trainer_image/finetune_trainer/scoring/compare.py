@@ -137,6 +137,11 @@ def rounded(interval: Interval | None) -> dict[str, Any]:
     return {name: round(value, 4) for name, value in asdict(interval).items()}
 
 
+def if_any(**parts: Any) -> dict[str, Any]:
+    """The parts of a summary that say anything."""
+    return {name: value for name, value in parts.items() if value}
+
+
 def grouped(rows: Sequence[GradedRow]) -> dict[str, int]:
     """How many groups the rows are in, as it stands in a summary; nothing where no row has a group."""
     groups = [row.group for row in rows]

@@ -20,7 +20,7 @@ from finetune_trainer.scoring.ask import Answered, ask
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
 from finetune_trainer.scoring.client import Engine
 from finetune_trainer.scoring.code import programs
-from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
+from finetune_trainer.scoring.compare import Coverage, coverage, grouped, if_any, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
 from finetune_trainer.scoring.regression import covered
@@ -246,17 +246,15 @@ def _result(
         "detectable": None if effect is None else round(effect, 4),
         "rowsNeeded": None if base is None else _rows_needed(base.score, evaluation.min_delta),
         "cut": cut(rows),
-        **_if_any("rivals", {name: rounded(found) for name, found in scored.rivals.items()}),
-        **_if_any("regression", {name: {"base": round(s.score, 4)} for name, s in scored.suites.items()}),
+        **if_any(
+            rivals={name: rounded(found) for name, found in scored.rivals.items()},
+            regression={name: {"base": round(found.score, 4)} for name, found in scored.suites.items()},
+        ),
         **circumstances,
     }
     text = _sentence(evaluation, len(rows), scored, judged.verdict)
     said = [text, cut_sentence(cut(rows), len(rows), evaluation.output_tokens), found.sentence()]
     return succeeded(job, " ".join([*filter(None, said), *circumstances["warnings"]]), summary)
-
-
-def _if_any(key: str, entries: dict[str, Any]) -> dict[str, Any]:
-    return {key: entries} if entries else {}
 
 
 def _sentence(evaluation: EvaluationSpec, rows: int, scored: Scored, verdict: str) -> str:

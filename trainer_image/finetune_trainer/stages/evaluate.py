@@ -23,6 +23,7 @@ from finetune_trainer.scoring.compare import (
     SuiteResult,
     compare,
     grouped,
+    if_any,
     kept,
     means,
     rounded,
@@ -114,7 +115,7 @@ def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: Pr
 async def _tuned(
     job: Job, workspace: Workspace, server: ProgressServer, probes: Sequence[Question]
 ) -> AsyncIterator[tuple[Engine, str]]:
-    """The engine with its adapter, which answers the probes otherwise than the base; of method Full its model."""
+    """The engine with its adapter, which answers the probes otherwise than the base, or (Full) its model."""
     with _offering(job, workspace, server) as offer:
         async with engine_for(job.engine, offer) as engine:
             await engine.wait_ready()
@@ -171,9 +172,11 @@ def _result(
         **outcome.coverage.summary(),
         "verdict": outcome.verdict,
         "cut": {"base": cut(base), "tuned": cut(tuned)},
-        **({"regression": in_summary(regression)} if regression else {}),
-        **({"rivals": {name: rounded(found) for name, found in rivals.items()}} if rivals else {}),
-        **({"promptAlone": prompt} if prompt else {}),
+        **if_any(
+            regression=in_summary(regression),
+            rivals={name: rounded(found) for name, found in rivals.items()},
+            promptAlone=prompt,
+        ),
         **told,
     }
     cuts = cut_of_both(cut(base), cut(tuned), evaluation.output_tokens)
