@@ -286,12 +286,12 @@ def _refused(decision: Decision, verdict: str, scored: str) -> Decision:
     return decision.adding(Fact("Promoted", False, verdict, message)).ending_in(ending)
 
 
-def _lacks(summary: Summary) -> str | None:
-    return None if text(summary, "verdict") or _awaits_code(summary) else "a verdict"
-
-
 def _lacks_verdict(summary: Summary) -> str | None:
     return None if text(summary, "verdict") else "a verdict"
+
+
+def _lacks(summary: Summary) -> str | None:
+    return None if _awaits_code(summary) else _lacks_verdict(summary)
 
 
 BASELINE = Stage(
