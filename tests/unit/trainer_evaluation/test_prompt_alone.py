@@ -2,8 +2,8 @@
 
 import pytest
 
-from finetune_trainer.scoring.rivals import best_rival, prompt_alone
-from finetune_trainer.statistics import Interval
+from finetune_trainer.gate.rivals import best_rival, prompt_alone
+from finetune_trainer.gate.statistics import Interval
 
 
 def around(score: float) -> Interval:

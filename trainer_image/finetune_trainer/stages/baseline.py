@@ -6,30 +6,30 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.gate import verdicts
+from finetune_trainer.gate.compare import Coverage, coverage, grouped, if_any, means, rounded, score
+from finetune_trainer.gate.power import detectable, differing_share, rows_needed
+from finetune_trainer.gate.regression import covered
+from finetune_trainer.gate.rivals import best_rival
+from finetune_trainer.gate.statistics import Interval, count_groups
 from finetune_trainer.grading import DEFERRED
 from finetune_trainer.judging.judge import JudgeUse
 from finetune_trainer.judging.session import JudgeAccess, decisions, examine_references, judge_one
-from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
 from finetune_trainer.scoring.ask import Answered, ask
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
 from finetune_trainer.scoring.client import Engine
 from finetune_trainer.scoring.code import programs
-from finetune_trainer.scoring.compare import Coverage, coverage, grouped, if_any, means, rounded, score
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
-from finetune_trainer.scoring.regression import covered
-from finetune_trainer.scoring.rivals import best_rival
 from finetune_trainer.scoring.rows import GradedRow, cut, cut_sentence, read_rows, regraded, write_rows
 from finetune_trainer.scoring.server import engine_for
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
-from finetune_trainer.statistics import Interval, count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 

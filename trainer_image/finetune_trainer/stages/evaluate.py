@@ -9,16 +9,7 @@ from typing import Any
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.evaluation.report import evaluated_report
-from finetune_trainer.judging.judge import JudgeUse
-from finetune_trainer.judging.session import decisions, judge_two
-from finetune_trainer.progress import ProgressServer
-from finetune_trainer.report.store import write_reports
-from finetune_trainer.results import succeeded
-from finetune_trainer.scoring.ask import Answered, ask
-from finetune_trainer.scoring.baseline_store import rows_path
-from finetune_trainer.scoring.client import Engine
-from finetune_trainer.scoring.code import programs
-from finetune_trainer.scoring.compare import (
+from finetune_trainer.gate.compare import (
     Comparison,
     SuiteResult,
     compare,
@@ -28,19 +19,28 @@ from finetune_trainer.scoring.compare import (
     means,
     rounded,
 )
+from finetune_trainer.gate.regression import in_summary, judge_suites, sentences
+from finetune_trainer.gate.rivals import prompt_alone
+from finetune_trainer.gate.statistics import Interval
+from finetune_trainer.gate.verdicts import GRADED_SHARE
+from finetune_trainer.judging.judge import JudgeUse
+from finetune_trainer.judging.session import decisions, judge_two
+from finetune_trainer.progress import ProgressServer
+from finetune_trainer.report.store import write_reports
+from finetune_trainer.results import succeeded
+from finetune_trainer.scoring.ask import Answered, ask
+from finetune_trainer.scoring.baseline_store import rows_path
+from finetune_trainer.scoring.client import Engine
+from finetune_trainer.scoring.code import programs
 from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, is_stored, stored_rows
-from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
-from finetune_trainer.scoring.rivals import prompt_alone
 from finetune_trainer.scoring.rows import GradedRow, Question, cut, cut_of_both, write_rows
 from finetune_trainer.scoring.server import Offer, engine_for
 from finetune_trainer.stages.baseline import ask_base, graded_scores, required_evaluation
 from finetune_trainer.stages.code import answered, ask_sandbox, run_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.stages.publish import publish_candidate, withdraw_candidate
-from finetune_trainer.statistics import Interval
-from finetune_trainer.verdicts import GRADED_SHARE
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"

@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 from typing import Any
 
-from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec
-from finetune_trainer.scoring.rows import GradedRow
-from finetune_trainer.statistics import (
+from finetune_trainer.gate import verdicts
+from finetune_trainer.gate.statistics import (
     Interval,
     count_groups,
     paired_delta,
     paired_lower_bound,
     score_interval,
 )
-from finetune_trainer.verdicts import NonInferiority
+from finetune_trainer.gate.verdicts import NonInferiority
+from finetune_trainer.scoring.rows import GradedRow
 from finetune_trainer.words import shortened
 
 _REASON = 300  # bytes of a grader's reason in a summary, which has to fit into a termination message

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from finetune_trainer.statistics import Interval
+from finetune_trainer.gate.statistics import Interval
 
 
 def best_rival(base: Interval | None, rivals: Mapping[str, Interval]) -> str | None:

@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from finetune_trainer.contracts import SuiteSpec
-from finetune_trainer.scoring.compare import Coverage, Pairs, SuiteResult, coverage, non_inferiority, paired
+from finetune_trainer.gate.compare import Coverage, Pairs, SuiteResult, coverage, non_inferiority, paired
 from finetune_trainer.scoring.rows import GradedRow
 
 ALL_SUITES = "all suites"  # no suite can have this name
