@@ -26,24 +26,26 @@ class Pair:
 
 @dataclass(frozen=True)
 class StoredAnswers:
-    """One model's rows in the workspace's files, to be read as often as needed and never held at once."""
+    """Questions and the answers of one or more models in the workspace's files.
+
+    They can be read as often as needed and are never held at once.
+    """
 
     questions: Path
-    answers: Path
+    answers: tuple[Path, ...]
 
-    def __iter__(self) -> Iterator[tuple[Question, GradedRow]]:
+    def __iter__(self) -> Iterator[tuple[Question, tuple[GradedRow, ...]]]:
         """In the order of the questions; ValueError when the files are not of the same rows."""
-        for question, row in zip(
-            stream_questions(self.questions, {}), stream_rows(self.answers), strict=True
-        ):
-            if question.id != row.id:
+        answers = zip(*map(stream_rows, self.answers), strict=True)
+        for question, rows in zip(stream_questions(self.questions, {}), answers, strict=True):
+            if any(row.id != question.id for row in rows):
                 raise ValueError(f"the stored answers of row {question.id} are those of another row")
-            yield question, row
+            yield question, rows
 
 
 @dataclass(frozen=True)
 class StoredPairs:
-    """The rows of both models, read in the same way."""
+    """Questions with the answers of both models, read in the same way."""
 
     questions: Path
     base: Path
@@ -51,8 +53,7 @@ class StoredPairs:
 
     def __iter__(self) -> Iterator[Pair]:
         """In the order of the questions; ValueError when the files are not of the same rows."""
-        models = (StoredAnswers(self.questions, answers) for answers in (self.base, self.tuned))
-        for (question, base), (_, tuned) in zip(*models, strict=True):
+        for question, (base, tuned) in StoredAnswers(self.questions, (self.base, self.tuned)):
             yield Pair(question, base, tuned)
 
 
@@ -71,7 +72,7 @@ def rival_answers(workspace: Workspace, name: str) -> StoredAnswers | None:
     """What the base answered to the hold-out with a rival's prompt; None where that is not there."""
     questions = workspace.rivals_dir / f"{name}.jsonl"
     found = _newest_first(workspace, f"{place_of(questions)}base")
-    return StoredAnswers(questions, found[0]) if found and questions.is_file() else None
+    return StoredAnswers(questions, (found[0],)) if found and questions.is_file() else None
 
 
 def _pairs(workspace: Workspace, questions: Path, place: str) -> StoredPairs | None:

@@ -132,7 +132,7 @@ def _of_rivals(workspace: Workspace, evaluation: EvaluationSpec) -> Iterator[Ans
     grader = evaluation.baseline_grader.name
     for rival in evaluation.rivals or ():
         arm = f"rival {rival.name}"
-        for question, row in _known(rival_answers(workspace, rival.name), arm):
+        for question, (row,) in _known(rival_answers(workspace, rival.name), arm):
             yield AnsweredRow(HOLDOUT, arm, grader, question, row)
 
 
