@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_trainer.evaluation import drawings
 from finetune_trainer.evaluation.document import GradedAnswer, ShownRow
 from finetune_trainer.evaluation.rows import cut
 from finetune_trainer.report.document import DataFile, Datasets, DataSummary, Example, Report, Token
@@ -179,6 +180,13 @@ def test_prompts_stand_between_base_and_tuned_model_with_their_intervals() -> No
     )
     places = [table.index(row) for row in rows]
     assert places == sorted(places)
+
+
+def test_a_long_name_of_a_prompt_is_cut_in_the_drawing_and_whole_in_the_table() -> None:
+    name = "p" * 40
+    judged = evaluation().model_copy(update={"rivals": {name: evaluation().base}})
+    assert f">{'p' * 17}…</text>" in drawings.scores(judged)
+    assert f"<code>{name}</code>" in report_html(full().model_copy(update={"evaluation": judged}))
 
 
 def test_that_a_prompt_may_be_enough_stands_before_the_scores() -> None:
