@@ -12,9 +12,9 @@ from functools import cache
 
 import numpy as np
 
-from finetune_trainer.power import detectable
-from finetune_trainer.statistics import paired_delta, paired_lower_bound, paired_test
-from finetune_trainer.verdicts import NonInferiority
+from finetune_trainer.gate.power import detectable
+from finetune_trainer.gate.statistics import paired_delta, paired_lower_bound, paired_test
+from finetune_trainer.gate.verdicts import NonInferiority
 
 _SEED = 7
 

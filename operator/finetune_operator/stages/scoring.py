@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from finetune_operator.api.conditions import Fact
@@ -228,19 +228,13 @@ def compared(scores: Scores) -> str:
     )
     graders = [_lost(f"By {name}", found) for name, found in scores.graders.items() if found.holds is False]
     suites = [_lost(f"On {name}", found) for name, found in scores.regression.items() if found.holds is False]
-    return " ".join([scored, *_rivalled(scores), *graders, *suites, *_ungraded(scores)])
+    prompt = [scores.prompt_alone] if scores.prompt_alone else []
+    return " ".join([scored, *prompt, *graders, *suites, *_ungraded(scores)])
 
 
 def _prompted(scores: Scores) -> str:
     best = best_rival(scores)
     return "" if best is None else f", and {points(best[1])} with the prompt {best[0]}"
-
-
-def _rivalled(scores: Scores) -> Iterator[str]:
-    """The best prompt, where the tuned model is not clearly better than the base with it."""
-    best, low = best_rival(scores), as_number(scores.tuned.low) if scores.tuned is not None else None
-    if best is not None and low is not None and (as_number(best[1].score) or 0.0) >= low:
-        yield f"With the prompt {best[0]} the base alone scores {points(best[1])}: it may be enough."
 
 
 def _lost(where: str, found: GraderScore) -> str:
@@ -306,12 +300,12 @@ def _refused(decision: Decision, verdict: str, scored: str) -> Decision:
     return decision.adding(Fact("Promoted", False, verdict, message)).ending_in(ending)
 
 
-def _lacks(summary: Summary) -> str | None:
-    return None if text(summary, "verdict") or _awaits_code(summary) else "a verdict"
-
-
 def _lacks_verdict(summary: Summary) -> str | None:
     return None if text(summary, "verdict") else "a verdict"
+
+
+def _lacks(summary: Summary) -> str | None:
+    return None if _awaits_code(summary) else _lacks_verdict(summary)
 
 
 BASELINE = Stage(

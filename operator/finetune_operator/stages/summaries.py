@@ -106,21 +106,13 @@ def advice(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def baseline_scores(summary: Mapping[str, Any]) -> Scores:
     """`status.scores` of the summary of baseline."""
     graders = {name: GraderScore(base=decimal(value)) for name, value in mapping(summary, "graders").items()}
-    return Scores(
-        metric=_text(summary, "metric", 64),
-        rows=_count(summary, "rows"),
-        groups=_count(summary, "groups"),
+    return _scores(
+        summary,
         base=_interval(summary),
         graders=_bounded(graders),
-        rivals=_rivals(summary),
-        regression=_regression(summary),
         cut=None if (count := _count(summary, "cut")) is None else CutAnswers(base=count),
         baseline_verdict=_text(summary, "verdict", 64),
         detectable=_detectable(summary),
-        ungraded=_count(summary, "ungraded"),
-        ungraded_reason=_text(summary, "ungradedReason", 512),
-        holdout_uses=_count(summary, "holdoutUses"),
-        warnings=_warnings(summary),
     )
 
 
@@ -131,23 +123,32 @@ def comparison(summary: Mapping[str, Any]) -> Scores:
         name: _grader_score(mapping(pair), mapping(kept, name))
         for name, pair in mapping(summary, "graders").items()
     }
-    return Scores(
-        metric=_text(summary, "metric", 64),
-        rows=_count(summary, "rows"),
+    return _scores(
+        summary,
         base=_interval(mapping(summary, "base")),
         tuned=_interval(mapping(summary, "tuned")),
         delta=_interval(mapping(summary, "delta")),
-        groups=_count(summary, "groups"),
         graders=_bounded(graders),
-        rivals=_rivals(summary),
-        regression=_regression(summary),
+        prompt_alone=_text(summary, "promptAlone", 512),
         cut=_cut(mapping(summary, "cut")),
         verdict=_text(summary, "verdict", 64),
+        flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
+    )
+
+
+def _scores(summary: Mapping[str, Any], **of_the_stage: Any) -> Scores:
+    """What baseline and evaluate report alike, with what only one of them does."""
+    return Scores(
+        metric=_text(summary, "metric", 64),
+        rows=_count(summary, "rows"),
+        groups=_count(summary, "groups"),
+        rivals=_rivals(summary),
+        regression=_regression(summary),
         ungraded=_count(summary, "ungraded"),
         ungraded_reason=_text(summary, "ungradedReason", 512),
         holdout_uses=_count(summary, "holdoutUses"),
-        flip_rate=decimal(mapping(summary, "judge").get("flipRate")),
         warnings=_warnings(summary),
+        **of_the_stage,
     )
 
 

@@ -186,13 +186,12 @@ def test_the_best_prompt_is_told_with_the_bases_score() -> None:
     assert world.status["scores"]["rivals"]["weak"]["score"] == "0.2000"
 
 
-def test_a_prompt_as_good_as_the_tuned_model_is_told_after_training() -> None:
-    rivals = {"shots": {"score": 0.86, "low": 0.8, "high": 0.9}}
-    world = KubernetesSimulation().to("baseline")
-    world.end(result_of("baseline", rivals=rivals))
-    world.to("publish")
+def test_that_a_prompt_may_be_enough_is_told_in_the_words_of_the_trainer() -> None:
+    said = "With the prompt shots the base alone scores 86.0 % [80.0, 90.0]: the prompt may be enough."
+    world = KubernetesSimulation().to("evaluate")
+    world.end(result_of("evaluate", promptAlone=said))
+    assert world.status["scores"]["promptAlone"] == said
     world.end()
-    said = "With the prompt shots the base alone scores 86.0 % [80.0, 90.0]: it may be enough."
     assert said in world.message("Promoted")
 
 

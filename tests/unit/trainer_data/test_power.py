@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_trainer.power import POWER, detectable, differing_share, power, rows_needed
+from finetune_trainer.gate.power import POWER, detectable, differing_share, power, rows_needed
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import pytest
 
 from finetune_trainer.contracts import EvaluationSpec, SuiteSpec
+from finetune_trainer.gate.compare import SuiteResult, compare
+from finetune_trainer.gate.regression import ALL_SUITES, in_summary, judge_suites
 from finetune_trainer.grading import Grade
-from finetune_trainer.scoring.compare import SuiteResult, compare
-from finetune_trainer.scoring.regression import ALL_SUITES, in_summary, judge_suites
 from finetune_trainer.scoring.rows import GradedRow
 
 

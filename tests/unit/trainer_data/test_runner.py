@@ -22,7 +22,7 @@ from finetune_trainer.errors import (
     TemplateDrift,
     UserError,
 )
-from finetune_trainer.scoring.compare import Coverage
+from finetune_trainer.gate.compare import Coverage
 from finetune_trainer.workspace import Workspace
 
 Make = Callable[..., dict[str, Any]]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from finetune_trainer.statistics import (
+from finetune_trainer.gate.statistics import (
     count_groups,
     paired_delta,
     paired_lower_bound,

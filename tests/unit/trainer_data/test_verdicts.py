@@ -2,8 +2,8 @@
 
 import pytest
 
-from finetune_trainer import verdicts
-from finetune_trainer.statistics import Interval
+from finetune_trainer.gate import verdicts
+from finetune_trainer.gate.statistics import Interval
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Questions, graded answers and their files as the tests need them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from finetune_trainer.evaluation.pairs import Pair, StoredPairs
+from finetune_trainer.evaluation.traces import HOLDOUT, AnsweredRow, of_pairs
 from finetune_trainer.grading import Grade
 from finetune_trainer.scoring.client import Prompt
 from finetune_trainer.scoring.rows import GradedRow, Question, write_rows
@@ -36,10 +37,15 @@ def pair(name: str, base: float | None, tuned: float | None, output: str | None 
 def stored(folder: Path, pairs: Sequence[Pair]) -> StoredPairs:
     """The same in the workspace's files."""
     files = StoredPairs(folder / "holdout.jsonl", folder / "base.jsonl", folder / "tuned.jsonl")
-    files.holdout.write_text("".join(_line(each.question) for each in pairs), encoding="utf-8")
+    files.questions.write_text("".join(_line(each.question) for each in pairs), encoding="utf-8")
     write_rows(files.base, [each.base for each in pairs])
     write_rows(files.tuned, [each.tuned for each in pairs])
     return files
+
+
+def answers(pairs: Iterable[Pair]) -> Iterator[AnsweredRow]:
+    """The answers of both models to rows of the hold-out."""
+    return of_pairs(pairs, HOLDOUT, PRIMARY)
 
 
 def _line(asked: Question) -> str:

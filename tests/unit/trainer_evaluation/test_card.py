@@ -10,7 +10,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from finetune_trainer.contracts import AdapterManifest, Job
 from finetune_trainer.evaluation.card import code, license_of, model_card, public_source
 from finetune_trainer.report.document import Report
-from tests.unit.trainer_report.examples import evaluated, full
+from tests.unit.trainer_report.examples import evaluated, evaluation, full
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -74,6 +74,17 @@ def test_the_results_are_the_figures_of_the_report_by_the_schema_of_the_hub() ->
     ]
     for figure in ("68.3", "14.1", "+54.2", "46.8", "61.1"):
         assert figure in text
+
+
+def test_the_card_has_prompts_and_suites_as_the_report_has_them() -> None:
+    judged = evaluation().model_copy(update={"prompt_alone": "The prompt may be enough."})
+    text = model_card(make_job(), make_manifest(), full().model_copy(update={"evaluation": judged}))
+    plain = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "+61.1 points). The prompt may be enough." in plain
+    assert "| base with the prompt `shots` | 31.0 % | 24.0 % to 39.0 % |" in plain
+    assert (
+        "| `arithmetic` | 90 | 31.0 % | 25.0 % | -6.0 points | -11.0 points | 5.0 % | may be worse |" in plain
+    )
 
 
 def test_what_is_not_on_the_hub_is_no_metadata_but_said() -> None:

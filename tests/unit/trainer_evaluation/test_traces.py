@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer.evaluation.pairs import Pair
 from finetune_trainer.evaluation.traces import JSONL, PARQUET, SCHEMA, write_traces
-from tests.unit.trainer_evaluation.builders import PRIMARY, graded_row, pair, question, stored
+from tests.unit.trainer_evaluation.builders import answers, graded_row, pair, question, stored
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -23,13 +23,13 @@ def read_lines(folder: Path) -> list[dict[str, object]]:
 
 
 def test_each_row_has_a_trace_of_each_model_in_the_order_of_the_hold_out(tmp_path: Path) -> None:
-    write_traces([pair("a", 0.0, 1.0), pair("b", None, 0.5, output=None)], PRIMARY, tmp_path)
+    write_traces(answers([pair("a", 0.0, 1.0), pair("b", None, 0.5, output=None)]), tmp_path)
     lines = read_lines(tmp_path)
     assert [(line["id"], line["model"], line["score"]) for line in lines] == [
         ("a", "base", 0.0), ("a", "tuned", 1.0), ("b", "base", None), ("b", "tuned", 0.5),
     ]  # fmt: skip
     assert lines[0] == {
-        "id": "a", "model": "base", "group": "g1", "prompt": [{"role": "user", "content": "What?"}], "tools": None,
+        "questions": "holdout", "arm": "base", "id": "a", "model": "base", "group": "g1", "prompt": [{"role": "user", "content": "What?"}], "tools": None,
         "reference": "this", "output": "that", "problem": None, "finish": "stop", "tokens": 3, "seconds": 0.25,
         "score": 0.0, "passed": False, "reason": "differs",
         "grades": [
@@ -52,7 +52,7 @@ def test_both_files_say_the_same_of_any_text(
         )
         for place, (asked, said) in enumerate(texts)
     ]
-    write_traces(stored(folder, rows), PRIMARY, folder)
+    write_traces(answers(stored(folder, rows)), folder)
     table = pq.read_table(folder / PARQUET)
     assert table.schema == SCHEMA
     cells = [
@@ -66,7 +66,7 @@ def test_both_files_say_the_same_of_any_text(
 def test_rows_of_another_hold_out_are_not_mixed_up(tmp_path: Path) -> None:
     rows = [pair("a", 0.0, 1.0), Pair(question("b"), graded_row("c", 0.0), graded_row("b", 1.0))]
     with pytest.raises(ValueError, match="row b are those of another row"):
-        write_traces(stored(tmp_path, rows), PRIMARY, tmp_path / "traces")
+        write_traces(answers(stored(tmp_path, rows)), tmp_path / "traces")
     assert list((tmp_path / "traces").iterdir()) == []
 
 
@@ -82,7 +82,7 @@ def test_memory_is_that_of_a_batch_however_many_rows_of_100_kb_there_are(tmp_pat
 
     tracemalloc.start()
     try:
-        write_traces(rows(), PRIMARY, tmp_path)
+        write_traces(answers(rows()), tmp_path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.evaluation.traces import traces
+from finetune_trainer.evaluation.traces import trace
 from finetune_trainer.exporting.connection import Connection, ExportFailed
 from finetune_trainer.exporting.export import Published, export
 from finetune_trainer.exporting.mlflow import send_run
 from finetune_trainer.exporting.open_telemetry import send_spans, span
 from finetune_trainer.workspace import Workspace
-from tests.unit.trainer_evaluation.builders import PRIMARY, pair
+from tests.unit.trainer_evaluation.builders import PRIMARY, answers, pair
 from tests.unit.trainer_evaluation.test_card import DIGEST, make_job, make_manifest
 from tests.unit.trainer_exporting.receiver import Answer, Receiver
 from tests.unit.trainer_report.examples import evaluation
@@ -96,6 +96,7 @@ def test_mlflow_gets_settings_scores_and_curves_in_an_experiment_that_is_made(se
         0.683,
         0.542,
     )
+    assert values["rivals/shots", 0] == 0.31
     losses = evaluation().curves
     assert losses is not None
     assert [values["train/loss", step] for step in (1, 222)] == [losses.loss[0], losses.loss[-1]]
@@ -120,7 +121,7 @@ def test_a_collector_gets_a_span_for_each_answer_with_the_same_ids_each_time(ser
     pairs = [pair(f"r{place}", 0.0, 1.0) for place in range(60)]
     for _ in range(2):
         with Connection(receiver.address, None) as connection:
-            send_spans(connection, exporting_job(), PRIMARY, pairs)
+            send_spans(connection, exporting_job(), answers(pairs))
     assert {path for path, _ in receiver.seen} == {"/v1/traces"}
     assert receiver.tokens == {None}
     spans = [
@@ -136,8 +137,8 @@ def test_a_collector_gets_a_span_for_each_answer_with_the_same_ids_each_time(ser
 
 
 def test_a_span_has_the_form_that_otlp_asks_for() -> None:
-    _, tuned = traces([pair("a", 0.0, 1.0)], PRIMARY)
-    made = span("u", tuned, 10**18)
+    _, tuned = answers([pair("a", 0.0, 1.0)])
+    made = span("u", trace(tuned), 10**18)
     assert (len(made["traceId"]), len(made["spanId"])) == (32, 16)
     assert int(made["endTimeUnixNano"]) - int(made["startTimeUnixNano"]) == 250_000_000
     named = {attribute["key"]: attribute["value"] for attribute in made["attributes"]}

@@ -158,10 +158,15 @@ def evaluation() -> Evaluation:
             GraderScores(name="fields", primary=True, base=0.141, tuned=0.683),
             GraderScores(name="valid", primary=False, base=0.153, tuned=1.0),
         ),
-        secondary=(Margin(name="valid", base=0.153, tuned=1.0, low=0.79, margin=0.03, holds=True),),
+        rivals={"shots": Score(score=0.31, low=0.24, high=0.39)},
+        secondary=(Margin(name="valid", base=0.153, tuned=1.0, delta=0.847, low=0.79, margin=0.03, holds=True),),
         regression=(
-            Margin(name="general", base=0.62, tuned=0.605, low=-0.041, margin=0.05, holds=True),
-            Margin(name="arithmetic", base=0.31, tuned=0.295, low=-0.038, margin=0.05, holds=True),
+            Margin(
+                name="general", rows=129, base=0.62, tuned=0.605, delta=-0.015, low=-0.041, margin=0.05, holds=True,
+            ),
+            Margin(
+                name="arithmetic", rows=90, base=0.31, tuned=0.25, delta=-0.06, low=-0.11, margin=0.05, holds=False,
+            ),
         ),
         answers={
             "base": Answers(seconds=1.82, slow_seconds=2.4, tokens=38.2, cut=21),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_trainer.evaluation import drawings
 from finetune_trainer.evaluation.document import GradedAnswer, ShownRow
 from finetune_trainer.evaluation.rows import cut
 from finetune_trainer.report.document import DataFile, Datasets, DataSummary, Example, Report, Token
@@ -167,6 +168,39 @@ def test_every_shown_row_has_its_texts_and_the_kind_that_the_filter_looks_for() 
     assert page.tags.count("details") == page.tags.count("summary") == len(kinds)
     values = {value for name, value in page.attributes if name == "value"}
     assert values == set(kinds)
+
+
+def test_prompts_stand_between_base_and_tuned_model_with_their_intervals() -> None:
+    text = Page(report_html(evaluated())).text.replace("\N{NO-BREAK SPACE}", " ")
+    table = text[text.index("Better prompts") : text.index("Other graders")]
+    rows = (
+        "base 14.1 % 9.7 % to 19.7 %",
+        "base with the prompt shots 31.0 % 24.0 % to 39.0 %",
+        "tuned 68.3 %",
+    )
+    places = [table.index(row) for row in rows]
+    assert places == sorted(places)
+
+
+def test_a_long_name_of_a_prompt_is_cut_in_the_drawing_and_whole_in_the_table() -> None:
+    name = "p" * 40
+    judged = evaluation().model_copy(update={"rivals": {name: evaluation().base}})
+    assert f">{'p' * 17}…</text>" in drawings.scores(judged)
+    assert f"<code>{name}</code>" in report_html(full().model_copy(update={"evaluation": judged}))
+
+
+def test_that_a_prompt_may_be_enough_stands_before_the_scores() -> None:
+    said = "With the prompt <shots> the base alone scores 66.0 %: the prompt may be enough."
+    judged = evaluation().model_copy(update={"prompt_alone": said})
+    text = Page(report_html(full().model_copy(update={"evaluation": judged}))).text
+    assert text.index("Result") < text.index(said) < text.index("Mean score")
+    assert "may be enough" not in Page(report_html(evaluated())).text
+
+
+def test_suites_have_rows_scores_difference_margin_and_verdict() -> None:
+    text = Page(report_html(evaluated())).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "general 129 62.0 % 60.5 % -1.5 points -4.1 points 5.0 % holds" in text
+    assert "arithmetic 90 31.0 % 25.0 % -6.0 points -11.0 points 5.0 % may be worse" in text
 
 
 HOSTILE = "</pre></details></script><script>alert(1)</script><!--<img src=x onerror=alert(1)>\u202eevil"

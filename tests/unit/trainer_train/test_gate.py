@@ -31,6 +31,18 @@ async def stage(run: Any, function: Any) -> Result:
     return result
 
 
+async def both_stages(run: Any) -> Result:
+    """What evaluate says after baseline."""
+    await stage(run, baseline)
+    return await stage(run, evaluate)
+
+
+@pytest.fixture
+async def each_right_by_another_grader(stand_in: Start, chat_answer: Answer) -> None:
+    """An engine whose base answers valid JSON that is wrong, and its tuned model what is right and no JSON."""
+    await stand_in(lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("{}"))
+
+
 def of_another_run(run: Any, uid: str) -> Any:
     return replace(run, job=run.job.model_copy(update={"uid": uid}))
 
@@ -96,31 +108,24 @@ async def test_rows_that_only_one_model_could_not_be_graded_on_count(
 
     await stand_in(answer)
     run = make_run("evaluate", holdout=HOLDOUT)
-    await stage(run, baseline)
-    result = await stage(run, evaluate)
+    result = await both_stages(run)
     assert (result.summary["verdict"], result.summary["ungraded"]) == ("Ungraded", 3)
     assert result.summary["delta"]["score"] == 1.0
     assert "the prompt is too long" in result.message
 
 
-async def test_a_model_that_wins_by_one_grader_and_loses_by_another_is_regressed(
-    make_run: Any, stand_in: Start, chat_answer: Answer
-) -> None:
-    # The base answers valid JSON that is wrong, the tuned model what is right and no JSON.
-    await stand_in(lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("{}"))
+@pytest.mark.usefixtures("each_right_by_another_grader")
+async def test_a_model_that_wins_by_one_grader_and_loses_by_another_is_regressed(make_run: Any) -> None:
     run = make_run("evaluate", holdout=HOLDOUT)
-    await stage(run, baseline)
-    result = await stage(run, evaluate)
+    result = await both_stages(run)
     assert result.summary["verdict"] == "Regressed"
     lost = result.summary["secondary"]["json"]
     assert (lost["delta"], lost["margin"], lost["holds"]) == (-1.0, 0.05, False)
     assert "By json it may have lost more than 5.0%: -100.0%" in result.message
 
 
-async def test_a_use_of_the_hold_out_counts_once_for_each_run(
-    make_run: Any, stand_in: Start, chat_answer: Answer
-) -> None:
-    await stand_in(lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("{}"))
+@pytest.mark.usefixtures("each_right_by_another_grader")
+async def test_a_use_of_the_hold_out_counts_once_for_each_run(make_run: Any) -> None:
     first = make_run("evaluate", holdout=HOLDOUT)
     await stage(first, baseline)
     for _ in range(2):
@@ -149,17 +154,14 @@ def test_a_place_that_cannot_be_written_ends_no_evaluation(
     assert "the use of the hold-out is not noted" in caplog.text
 
 
-async def test_the_summaries_of_eight_graders_fit_into_a_termination_message(
-    make_run: Any, stand_in: Start, chat_answer: Answer
-) -> None:
-    await stand_in(lambda b: chat_answer("right", -0.1) if b["model"] == "tuned" else chat_answer("{}"))
+@pytest.mark.usefixtures("each_right_by_another_grader")
+async def test_the_summaries_of_eight_graders_fit_into_a_termination_message(make_run: Any) -> None:
     run = make_run("evaluate", holdout=HOLDOUT)
     graders = [{"name": f"{place}-{'x' * 38}", "type": "ExactMatch"} for place in range(8)]
     given = {**run.job.model_dump(by_alias=True, mode="json")}
     given["spec"]["evaluation"] |= {"graders": graders, "primary": graders[0]["name"]}
     run = replace(run, job=type(run.job).model_validate(given))
-    await stage(run, baseline)
-    result = await stage(run, evaluate)
+    result = await both_stages(run)
     assert len(json.dumps(result.summary)) < 3000
 
 

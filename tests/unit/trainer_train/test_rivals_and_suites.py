@@ -1,6 +1,7 @@
 """Rivals and suites through baseline and evaluate, against a stand-in engine."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,7 +9,10 @@ import pytest
 
 from finetune_trainer.contracts import Result
 from finetune_trainer.errors import UserError
+from finetune_trainer.evaluation.traces import all_answers, trace
+from finetune_trainer.report.store import read_report, write_reports
 from finetune_trainer.stages import baseline, evaluate
+from tests.unit.trainer_report.examples import clean
 
 Start = Callable[..., Awaitable[Any]]
 Answer = Callable[..., tuple[int, Any]]
@@ -91,7 +95,9 @@ async def test_a_rival_as_good_as_the_tuned_model_is_named_after_training(
     result = await compared(run)
     assert result.summary["verdict"] == "Promote"
     assert result.summary["rivals"]["shots"]["score"] == 1.0
-    assert "With the prompt shots the base alone scores 100.0 %" in result.message.replace("%", " %")
+    said = result.summary["promptAlone"]
+    assert said.startswith("With the prompt shots the base alone scores 100.0 % [")
+    assert said in result.message
 
 
 @pytest.mark.parametrize(
@@ -186,3 +192,53 @@ async def test_a_rival_of_which_few_answers_exist_is_not_compared(
     assert result.summary["warnings"] == [
         "Too few answers with the prompt shots could be graded to compare it."
     ]
+
+
+async def test_report_and_traces_have_the_answers_to_rivals_and_suites(
+    make_run: Any, engine: Callable[..., Awaitable[Any]]
+) -> None:
+    # Names that could be taken for a part of a file's.
+    asked = {
+        "rivals": {"base-1": questions("task", before="Say right.")},
+        "suites": {"tuned": GENERAL["general"]},
+    }
+
+    def right(body: dict[str, Any]) -> bool:
+        said_before = len(body["messages"]) > 1
+        return body["model"] == "tuned" or said_before or not said(body).startswith("task")
+
+    await engine(right)
+    run = make_run("evaluate", holdout=HOLDOUT, **asked)
+    write_reports(run.workspace, clean())
+    await scored(run)
+    result = await compared(run)
+    report = read_report(run.workspace)
+    assert report is not None
+    assert report.evaluation is not None
+    assert report.evaluation.rivals["base-1"].score == 1.0
+    assert report.evaluation.prompt_alone == result.summary["promptAlone"]
+    [suite] = report.evaluation.regression
+    assert (suite.name, suite.rows, suite.base, suite.tuned, suite.delta) == ("tuned", 60, 1.0, 1.0, 0.0)
+    traces = map(trace, all_answers(run.workspace, run.job.spec.evaluation) or ())
+    counted = Counter((row["questions"], row["arm"], row["model"], row["score"]) for row in traces)
+    assert counted == {
+        ("holdout", "base", "base", 0.0): 60,
+        ("holdout", "tuned", "tuned", 1.0): 60,
+        ("holdout", "rival base-1", "base", 1.0): 60,
+        ("suite tuned", "base", "base", 1.0): 60,
+        ("suite tuned", "tuned", "tuned", 1.0): 60,
+    }
+
+
+async def test_the_traces_lack_only_what_the_workspace_has_no_more(
+    make_run: Any, engine: Callable[..., Awaitable[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    await engine(lambda body: body["model"] == "tuned")
+    run = make_run("evaluate", holdout=HOLDOUT, suites=GENERAL)
+    await scored(run)
+    await compared(run)
+    for path in (run.workspace.results_dir / "rows" / "suites").iterdir():
+        path.unlink()
+    found = list(all_answers(run.workspace, run.job.spec.evaluation) or ())
+    assert {answered.questions for answered in found} == {"holdout"}
+    assert "the traces lack the answers of suite general" in caplog.text

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import FiniteFloat, NonNegativeInt
+from pydantic import Field, FiniteFloat, NonNegativeInt
 
 from finetune_trainer.contracts.document import Document
 
@@ -29,14 +29,16 @@ class GraderScores(Document):
 
 
 class Margin(Document):
-    """A difference that must not lie below -`margin`; `low` is its lower bound.
+    """A mean difference, tuned - base, that must not lie below -`margin`; `low` is its lower bound.
 
-    `name` is a secondary grader's or a regression suite's.
+    `name` is a secondary grader's or a regression suite's, which has `rows`.
     """
 
     name: str
+    rows: NonNegativeInt | None = None
     base: FiniteFloat | None = None
     tuned: FiniteFloat | None = None
+    delta: FiniteFloat
     low: FiniteFloat
     margin: FiniteFloat
     holds: bool
@@ -127,7 +129,8 @@ class Judge(Document):
 class Evaluation(Document):
     """How base and tuned model did on the hold-out. `promoted` and `accepted` are null before publishing.
 
-    `outcomes` counts all rows, `shown` are some of them, the worst first.
+    `rivals` are the base's scores there with other prompts, by their names; `prompt_alone` says so where one
+    of them may do without training. `outcomes` counts all rows, `shown` are some of them, the worst first.
     """
 
     metric: str
@@ -137,8 +140,11 @@ class Evaluation(Document):
     base: Score
     tuned: Score
     delta: Score
+    rivals: dict[str, Score] = Field(default_factory=dict)
+    prompt_alone: str | None = None
     graders: tuple[GraderScores, ...]
     graded_share: FiniteFloat | None = None
+    ungraded_reason: str | None = None
     secondary: tuple[Margin, ...] = ()
     regression: tuple[Margin, ...] = ()
     answers: dict[str, Answers]

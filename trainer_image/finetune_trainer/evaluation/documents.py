@@ -5,9 +5,8 @@ from pathlib import Path
 
 from finetune_trainer.contracts import AdapterManifest, Job
 from finetune_trainer.evaluation.card import model_card
-from finetune_trainer.evaluation.pairs import stored_pairs
 from finetune_trainer.evaluation.report import evaluated_report
-from finetune_trainer.evaluation.traces import write_traces
+from finetune_trainer.evaluation.traces import all_answers, write_traces
 from finetune_trainer.files import write_atomically
 from finetune_trainer.report.html import report_html
 from finetune_trainer.results import latest_evaluation
@@ -25,8 +24,8 @@ def write_documents(job: Job, workspace: Workspace, manifest: AdapterManifest, f
     if report:
         write_atomically(folder / PAGE, report_html(report))
     if evaluated and (spec := job.spec.evaluation):
-        pairs = stored_pairs(workspace)
-        if pairs is None:
+        answers = all_answers(workspace, spec)
+        if answers is None:
             _log.warning("no traces are published: the graded answers are not in the workspace any more")
             return
-        write_traces(pairs, spec.primary_grader.name, folder / FOLDER)
+        write_traces(answers, folder / FOLDER)

@@ -7,7 +7,9 @@ from finetune_trainer.report import svg
 from finetune_trainer.report.scale import MARGIN, Axis, Mark, labels, pointers, spoken, ticks
 from finetune_trainer.words import number, percent, points
 
-_NAMES = 52  # the width of the names at the left
+_NAMES = 52  # the width of the names at the left, where none is longer than `tuned`
+_LETTERS = 18  # of a name at most; tables have it whole
+_LETTER = 6.3  # the width of a letter
 _VALUES = 60  # the width of the values at the left of a curve
 _ROW = 34  # the height of an interval's row
 _HEIGHT = 110  # of a curve
@@ -17,9 +19,11 @@ Write = Callable[[float], str]
 
 
 def scores(evaluation: Evaluation) -> str:
-    """Base and tuned model on a scale from 0 to 100 %."""
-    rows = (("base", evaluation.base), ("tuned", evaluation.tuned))
-    return _intervals(f"Scores by {evaluation.metric}", rows, Axis(0, 1, left=_NAMES), percent)
+    """Base, base with other prompts and tuned model on a scale from 0 to 100 %."""
+    rivals = ((_cut(name), found) for name, found in evaluation.rivals.items())
+    rows = [("base", evaluation.base), *rivals, ("tuned", evaluation.tuned)]
+    left = max(_NAMES, 16 + _LETTER * max(len(name) for name, _ in rows))
+    return _intervals(f"Scores by {evaluation.metric}", rows, Axis(0, 1, left=left), percent)
 
 
 def difference(evaluation: Evaluation) -> str:
@@ -61,10 +65,14 @@ def _intervals(
 
 
 def _interval(axis: Axis, top: float, name: str, value: Score) -> Iterable[str]:
-    yield svg.label("tick end", _NAMES - 10, top + _ROW / 2 + 4, name)
+    yield svg.label("tick end", axis.left - 10, top + _ROW / 2 + 4, name)
     yield svg.rect("track", axis.x(axis.low), top + 11, axis.x(axis.high) - axis.x(axis.low), 12)
     yield svg.rect("band", axis.x(value.low), top + 5, axis.x(value.high) - axis.x(value.low), 24)
     yield svg.dot("expected", axis.x(value.score), top + _ROW / 2, 6)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 
 def _curve(title: str, values: Sequence[float], stride: int, write: Write) -> str:

@@ -57,7 +57,10 @@ def _scores(spec: EvaluationSpec, summary: Summary) -> dict[str, Any]:
         "verdict": summary["verdict"],
         "rows": summary["rows"],
         "min_delta": spec.min_delta,
+        "rivals": {name: _score(found) for name, found in summary.get("rivals", {}).items()},
+        "prompt_alone": summary.get("promptAlone"),
         "graded_share": summary.get("graded"),
+        "ungraded_reason": summary.get("ungradedReason"),
         "graders": tuple(_grader(name, means, spec) for name, means in summary["graders"].items()),
         "secondary": tuple(_margins(summary.get("secondary"), summary["graders"])),
         "regression": tuple(_margins(summary.get("regression"), {})),
@@ -79,9 +82,7 @@ def _grader(name: str, means: Summary, spec: EvaluationSpec) -> GraderScores:
 def _margins(checks: Mapping[str, Summary] | None, means: Mapping[str, Summary]) -> Iterable[Margin]:
     """What must not get worse; `means` has the scores that a check does not have itself."""
     for name, check in (checks or {}).items():
-        scores = {**means.get(name, {}), **check}
-        known = {key: scores.get(key) for key in ("base", "tuned")}
-        yield Margin(name=name, low=check["low"], margin=check["margin"], holds=check["holds"], **known)
+        yield Margin(name=name, **means.get(name, {}), **check)
 
 
 def _judge(told: Summary) -> Judge:

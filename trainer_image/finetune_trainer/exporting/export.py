@@ -7,8 +7,8 @@ from functools import partial
 
 from finetune_trainer.contracts import AdapterManifest, EvaluationSpec, Job
 from finetune_trainer.contracts.evaluation import MlflowSpec
-from finetune_trainer.evaluation.pairs import stored_pairs
 from finetune_trainer.evaluation.report import evaluated_report
+from finetune_trainer.evaluation.traces import all_answers
 from finetune_trainer.exporting.connection import Connection, ExportFailed
 from finetune_trainer.exporting.mlflow import send_run
 from finetune_trainer.exporting.open_telemetry import send_spans
@@ -51,7 +51,7 @@ def _targets(published: Published, evaluation: EvaluationSpec) -> Iterator[_Targ
     if wanted and (mlflow := wanted.mlflow):
         yield _Target("MLflow", "mlflow", mlflow.tracking_uri, partial(_to_mlflow, published, mlflow))
     if wanted and (collector := wanted.open_telemetry):
-        send = partial(_to_collector, published, evaluation.primary_grader.name)
+        send = partial(_to_collector, published, evaluation)
         yield _Target("OpenTelemetry", "open-telemetry", collector.endpoint, send)
 
 
@@ -75,8 +75,8 @@ def _to_mlflow(published: Published, spec: MlflowSpec, connection: Connection) -
     send_run(connection, spec, job, published.manifest, published.digest, report.evaluation)
 
 
-def _to_collector(published: Published, primary: str, connection: Connection) -> None:
-    pairs = stored_pairs(published.workspace)
-    if pairs is None:
+def _to_collector(published: Published, evaluation: EvaluationSpec, connection: Connection) -> None:
+    answers = all_answers(published.workspace, evaluation)
+    if answers is None:
         raise ExportFailed("the workspace holds no graded answers any more")
-    send_spans(connection, published.job, primary, pairs)
+    send_spans(connection, published.job, answers)

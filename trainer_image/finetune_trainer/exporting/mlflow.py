@@ -45,6 +45,8 @@ def metrics(evaluation: Evaluation, now: int) -> Iterator[Metric]:
         for model, value in (("base", grader.base), ("tuned", grader.tuned)):
             if value is not None:
                 yield _metric(f"{grader.name}/{model}", value, now)
+    for name, found in evaluation.rivals.items():
+        yield _metric(f"rivals/{name}", found.score, now)
     for name in ("score", "low", "high"):
         yield _metric(f"delta/{name}", getattr(evaluation.delta, name), now)
     for check in (*evaluation.secondary, *evaluation.regression):

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import verdicts
 from finetune_trainer.errors import UserError
-from finetune_trainer.local.verdict import FINE, REFUSED
-from finetune_trainer.reading.lines import Line, parse_line, split_lines
-from finetune_trainer.statistics import (
+from finetune_trainer.gate import verdicts
+from finetune_trainer.gate.statistics import (
     Interval,
     PairedTest,
     count_groups,
@@ -19,6 +17,8 @@ from finetune_trainer.statistics import (
     paired_test,
     score_interval,
 )
+from finetune_trainer.local.verdict import FINE, REFUSED
+from finetune_trainer.reading.lines import Line, parse_line, split_lines
 from finetune_trainer.words import plural
 
 _SHOWN = 60  # characters of what a row holds

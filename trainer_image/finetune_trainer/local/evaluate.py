@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 
-from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec, GraderType, Job
 from finetune_trainer.data.findings import errors
 from finetune_trainer.data.holdout import (
@@ -25,6 +24,8 @@ from finetune_trainer.data.holdout import (
 from finetune_trainer.data.load import Watch
 from finetune_trainer.errors import UserError
 from finetune_trainer.files import write_lines
+from finetune_trainer.gate import verdicts
+from finetune_trainer.gate.compare import compare, coverage, kept, means, rounded, score
 from finetune_trainer.judging.judge import JudgeUse
 from finetune_trainer.judging.replies import Replies
 from finetune_trainer.judging.session import JudgeAccess, Judged, examine_references, judge_one, judge_two
@@ -33,7 +34,6 @@ from finetune_trainer.local.manifest import job_of, read_manifest
 from finetune_trainer.local.progress import terminal_progress
 from finetune_trainer.local.verdict import FINE, REFUSED
 from finetune_trainer.scoring.client import Prompt
-from finetune_trainer.scoring.compare import compare, coverage, kept, means, rounded, score
 from finetune_trainer.scoring.endpoint import Endpoint
 from finetune_trainer.scoring.hosted import answer_hosted
 from finetune_trainer.scoring.rows import GradedRow, Question, cut, cut_of_both, cut_sentence

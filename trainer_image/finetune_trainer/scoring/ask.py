@@ -1,7 +1,9 @@
-"""Ask one model all questions of a set at once, and grade what it answers."""
+"""Ask one model the questions of sets, those of one at once, and grade what it answers."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from itertools import count
 
 from finetune_trainer.contracts import EvaluationSpec
@@ -13,24 +15,32 @@ from finetune_trainer.scoring.perplexity import grade_perplexity
 from finetune_trainer.scoring.question_sets import QuestionSet
 from finetune_trainer.scoring.rows import GradedRow, Question, graded
 
+Answered = dict[str, list[GradedRow]]  # by the title of the questions
+Ready = AbstractAsyncContextManager[tuple[Engine, str]]  # an engine that is ready, and the model to ask there
+Keep = Callable[[QuestionSet, list[GradedRow]], None]
 
-async def answer_sets(
-    engine: Engine,
-    model: str,
-    sets: Sequence[QuestionSet],
-    server: ProgressServer,
-    keep: Callable[[QuestionSet, list[GradedRow]], None],
-) -> None:
-    """Ask the sets one after the other; `keep` gets the rows of each as soon as it is answered."""
-    before = 0
-    for asked in sets:
-        server.update(message=f"asking the questions of {asked.title}")
 
-        def done(rows: int, before: int = before) -> None:
-            server.stepped(step=before + rows)
+def ask(sets: Sequence[QuestionSet], ready: Ready, server: ProgressServer, keep: Keep) -> Answered:
+    """Ask a model the sets one after the other; `keep` gets the rows of each as soon as it is answered."""
+    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
+    return asyncio.run(_ask(sets, ready, server, keep))
 
-        keep(asked, await answer_all(engine, model, asked.questions, asked.evaluation, done, asked.title))
-        before += len(asked.questions)
+
+async def _ask(sets: Sequence[QuestionSet], ready: Ready, server: ProgressServer, keep: Keep) -> Answered:
+    answered: Answered = {}
+    async with ready as (engine, model):
+        for asked in sets:
+            server.update(message=f"asking the questions of {asked.title}")
+            before = sum(map(len, answered.values()))
+            done = partial(_stepped, server, before)
+            rows = await answer_all(engine, model, asked.questions, asked.evaluation, done, asked.title)
+            answered[asked.title] = rows
+            keep(asked, rows)
+    return answered
+
+
+def _stepped(server: ProgressServer, before: int, rows: int) -> None:
+    server.stepped(step=before + rows)
 
 
 async def answer_all(

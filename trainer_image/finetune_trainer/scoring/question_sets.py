@@ -60,7 +60,7 @@ def asked_of(
         asked = f"{path.parent.name}/{path.name}"
         key = baseline_key(prepared.summary, scored_by, engine, prepared.files[asked])
         questions = read_questions(path, template_kwargs(prepared.summary))
-        return QuestionSet(title, f"{path.parent.name}/{path.stem}-", questions, scored_by, key, suite)
+        return QuestionSet(title, place_of(path), questions, scored_by, key, suite)
 
     questions = read_questions(workspace.holdout, template_kwargs(prepared.summary))
     key = baseline_key(prepared.summary, evaluation, engine)
@@ -79,6 +79,11 @@ def asked_of(
         for suite in evaluation.suites
     }
     return Asked(holdout, rivals, suites)
+
+
+def place_of(questions: Path) -> str:
+    """Where the stored answers to the questions of a rival or a suite are, before the model's name."""
+    return f"{questions.parent.name}/{questions.stem}-"
 
 
 def is_stored(workspace: Workspace, model: str, asked: QuestionSet) -> bool:

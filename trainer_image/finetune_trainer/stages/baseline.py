@@ -1,36 +1,38 @@
 """baseline: score the untuned base on everything that is asked, before any accelerator trains."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.gate import verdicts
+from finetune_trainer.gate.compare import Coverage, coverage, grouped, if_any, means, rounded, score
+from finetune_trainer.gate.power import detectable, differing_share, rows_needed
+from finetune_trainer.gate.regression import covered
+from finetune_trainer.gate.rivals import best_rival
+from finetune_trainer.gate.statistics import Interval, count_groups
 from finetune_trainer.grading import DEFERRED
 from finetune_trainer.judging.judge import JudgeUse
 from finetune_trainer.judging.session import JudgeAccess, decisions, examine_references, judge_one
-from finetune_trainer.power import detectable, differing_share, rows_needed
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.results import succeeded
-from finetune_trainer.scoring.ask import answer_sets
+from finetune_trainer.scoring.ask import Answered, ask
 from finetune_trainer.scoring.baseline_store import cache_baseline, cached_baseline, rows_path
-from finetune_trainer.scoring.compare import Coverage, coverage, grouped, means, rounded, score
+from finetune_trainer.scoring.client import Engine
 from finetune_trainer.scoring.holdout_uses import earlier_uses
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of
-from finetune_trainer.scoring.regression import covered
 from finetune_trainer.scoring.rows import GradedRow, cut, cut_sentence, read_rows, regraded, write_rows
 from finetune_trainer.scoring.server import engine_for
 from finetune_trainer.stages.code import answered, await_code, graded_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress, share_replies
-from finetune_trainer.statistics import Interval, count_groups
 from finetune_trainer.words import plural
 from finetune_trainer.workspace import Workspace
 
 _WARNINGS = 5
-Answered = dict[str, list[GradedRow]]  # by the title of the questions
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,10 @@ class Scored:
     suites: Mapping[str, Interval]
 
     @property
-    def best_rival(self) -> str | None:
-        """The rival that scores highest, if it beats the base as it is."""
-        best = max(self.rivals, key=lambda name: self.rivals[name].score, default=None)
-        if best is None or (self.base is not None and self.rivals[best].score <= self.base.score):
-            return None
-        return best
-
-    @property
     def best(self) -> Interval | None:
         """What the base reaches with the best prompt that it was given: training has to beat that."""
-        return self.base if self.best_rival is None else self.rivals[self.best_rival]
+        best = best_rival(self.base, self.rivals)
+        return self.base if best is None else self.rivals[best]
 
 
 @dataclass(frozen=True)
@@ -154,27 +149,19 @@ def _worth_keeping(rows: list[GradedRow], evaluation: EvaluationSpec) -> bool:
 
 
 def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
-    if not sets:
-        return {}
-    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
-    return asyncio.run(_answers(job, workspace, sets, server))
-
-
-async def _answers(
-    job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
-) -> Answered:
-    answered: Answered = {}
-
     def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:
-        answered[asked.title] = rows
         write_rows(rows_path(workspace, asked.answers_of("base"), asked.key), rows)
         if _worth_keeping(rows, asked.evaluation):
             cache_baseline(job, asked.key, rows)  # without a judge's grades, which its own cache holds
 
+    return ask(sets, _base(job), server, keep) if sets else {}
+
+
+@asynccontextmanager
+async def _base(job: Job) -> AsyncIterator[tuple[Engine, str]]:
     async with engine_for(job.engine) as engine:
         await engine.wait_ready()
-        await answer_sets(engine, await engine.base_name(), sets, server, keep)
-    return answered
+        yield engine, await engine.base_name()
 
 
 def _judged(
@@ -258,8 +245,10 @@ def _result(
         "detectable": None if effect is None else round(effect, 4),
         "rowsNeeded": None if base is None else _rows_needed(base.score, evaluation.min_delta),
         "cut": cut(rows),
-        **_if_any("rivals", {name: rounded(found) for name, found in scored.rivals.items()}),
-        **_if_any("regression", {name: {"base": round(s.score, 4)} for name, s in scored.suites.items()}),
+        **if_any(
+            rivals={name: rounded(found) for name, found in scored.rivals.items()},
+            regression={name: {"base": round(found.score, 4)} for name, found in scored.suites.items()},
+        ),
         **circumstances,
     }
     text = _sentence(evaluation, len(rows), scored, judged.verdict)
@@ -267,12 +256,8 @@ def _result(
     return succeeded(job, " ".join([*filter(None, said), *circumstances["warnings"]]), summary)
 
 
-def _if_any(key: str, entries: dict[str, Any]) -> dict[str, Any]:
-    return {key: entries} if entries else {}
-
-
 def _sentence(evaluation: EvaluationSpec, rows: int, scored: Scored, verdict: str) -> str:
-    name, metric = scored.best_rival, evaluation.baseline_grader.name
+    name, metric = best_rival(scored.base, scored.rivals), evaluation.baseline_grader.name
     rival = "" if name is None else f", and with the prompt {name} {_in_words(scored.rivals[name])}"
     return f"The base scores {_in_words(scored.base)} by {metric} on {plural(rows, 'row')}{rival}: {verdict}."
 

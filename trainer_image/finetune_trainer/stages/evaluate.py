@@ -2,41 +2,44 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from finetune_trainer.contracts import Job, Result
 from finetune_trainer.data.prepared import check_prepared
 from finetune_trainer.evaluation.report import evaluated_report
+from finetune_trainer.gate.compare import (
+    Comparison,
+    SuiteResult,
+    compare,
+    grouped,
+    if_any,
+    kept,
+    means,
+    rounded,
+)
+from finetune_trainer.gate.regression import in_summary, judge_suites, sentences
+from finetune_trainer.gate.rivals import prompt_alone
+from finetune_trainer.gate.statistics import Interval
+from finetune_trainer.gate.verdicts import GRADED_SHARE
 from finetune_trainer.judging.judge import JudgeUse
 from finetune_trainer.judging.session import decisions, judge_two
 from finetune_trainer.progress import ProgressServer
 from finetune_trainer.report.store import write_reports
 from finetune_trainer.results import succeeded
-from finetune_trainer.scoring.ask import answer_sets
+from finetune_trainer.scoring.ask import Answered, ask
 from finetune_trainer.scoring.baseline_store import rows_path
-from finetune_trainer.scoring.compare import (
-    Comparison,
-    SuiteResult,
-    compare,
-    grouped,
-    kept,
-    means,
-    rounded,
-)
+from finetune_trainer.scoring.client import Engine
 from finetune_trainer.scoring.effect import check_effect
 from finetune_trainer.scoring.holdout_uses import record_use
 from finetune_trainer.scoring.question_sets import Asked, QuestionSet, asked_of, is_stored, stored_rows
-from finetune_trainer.scoring.regression import in_summary, judge_suites, sentences
-from finetune_trainer.scoring.rows import GradedRow, cut, cut_of_both, write_rows
+from finetune_trainer.scoring.rows import GradedRow, Question, cut, cut_of_both, write_rows
 from finetune_trainer.scoring.server import Offer, engine_for
-from finetune_trainer.stages.baseline import Answered, ask_base, graded_scores, required_evaluation
+from finetune_trainer.stages.baseline import ask_base, graded_scores, required_evaluation
 from finetune_trainer.stages.code import answered, await_code, graded_rows
 from finetune_trainer.stages.judging import judge_access, judge_summary, judging_progress
 from finetune_trainer.stages.publish import publish_candidate, withdraw_candidate
-from finetune_trainer.statistics import Interval
-from finetune_trainer.verdicts import GRADED_SHARE
 from finetune_trainer.workspace import Workspace
 
 ADAPTER_NAME = "tuned"
@@ -101,28 +104,25 @@ def _conclude(
 
 
 def _ask(job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer) -> Answered:
-    server.update(total_steps=sum(len(asked.questions) for asked in sets), message="waiting for the engine")
-    return asyncio.run(_answers(job, workspace, sets, server))
-
-
-async def _answers(
-    job: Job, workspace: Workspace, sets: Sequence[QuestionSet], server: ProgressServer
-) -> Answered:
-    answered: Answered = {}
-
     def keep(asked: QuestionSet, rows: list[GradedRow]) -> None:  # before a judge, which may fail
-        answered[asked.title] = rows
         write_rows(rows_path(workspace, asked.answers_of("tuned"), asked.key), rows)
 
+    return ask(sets, _tuned(job, workspace, server, sets[0].questions), server, keep)
+
+
+@asynccontextmanager
+async def _tuned(
+    job: Job, workspace: Workspace, server: ProgressServer, probes: Sequence[Question]
+) -> AsyncIterator[tuple[Engine, str]]:
+    """The engine with its adapter, which answers the probes otherwise than the base, or (Full) its model."""
     with _offering(job, workspace, server) as offer:
         async with engine_for(job.engine, offer) as engine:
             await engine.wait_ready()
             base = model = await engine.base_name()
             if job.spec.trains_adapter:
                 model = await engine.load_adapter(ADAPTER_NAME, workspace.adapter_dir)
-                await check_effect(engine, base, model, sets[0].questions)
-            await answer_sets(engine, model, sets, server, keep)
-    return answered
+                await check_effect(engine, base, model, probes)
+            yield engine, model
 
 
 @contextmanager
@@ -158,6 +158,7 @@ def _result(
     outcome = compare(base, tuned, evaluation, list(regression.values()))
     metric = evaluation.primary_grader.name
     before, after = means(base, evaluation), means(tuned, evaluation)
+    prompt = prompt_alone(outcome.base, outcome.tuned, rivals)
     summary: dict[str, Any] = {
         "metric": metric,
         "rows": len(tuned),
@@ -170,24 +171,16 @@ def _result(
         **outcome.coverage.summary(),
         "verdict": outcome.verdict,
         "cut": {"base": cut(base), "tuned": cut(tuned)},
-        **({"regression": in_summary(regression)} if regression else {}),
-        **({"rivals": {name: rounded(found) for name, found in rivals.items()}} if rivals else {}),
+        **if_any(
+            regression=in_summary(regression),
+            rivals={name: rounded(found) for name, found in rivals.items()},
+            promptAlone=prompt,
+        ),
         **told,
     }
     cuts = cut_of_both(cut(base), cut(tuned), evaluation.output_tokens)
-    said = [_sentence(metric, outcome), cuts, *_rivalled(outcome.tuned, rivals), *sentences(regression)]
+    said = [_sentence(metric, outcome), cuts, prompt, *sentences(regression)]
     return succeeded(job, " ".join(filter(None, said)), summary)
-
-
-def _rivalled(tuned: Interval | None, rivals: Mapping[str, Interval]) -> list[str]:
-    """The best prompt, where the tuned model is not clearly better than the base with it."""
-    best = max(rivals, key=lambda name: rivals[name].score, default=None)
-    if best is None or tuned is None or rivals[best].score < tuned.low:
-        return []
-    return [
-        f"With the prompt {best} the base alone scores {rivals[best].score:.1%}, which is within the tuned "
-        "model's interval or above it: the prompt may be enough."
-    ]
 
 
 def _sentence(metric: str, outcome: Comparison) -> str:

@@ -58,6 +58,12 @@ class Scores(ApiModel):
         description="Scores of the base model with the prompts of spec.evaluation.rivals.",
         max_length=4,
     )
+    prompt_alone: str | None = Field(
+        None,
+        description="Says so where a prompt of spec.evaluation.rivals may do without training: the tuned "
+        "model is not clearly better than the base with it.",
+        max_length=512,
+    )
     regression: dict[str, GraderScore] = Field(
         default_factory=dict,
         description="Scores on the suites of spec.evaluation.regression; `all suites` are two or more with "

@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 from typing import Any
 
-from finetune_trainer import verdicts
 from finetune_trainer.contracts import EvaluationSpec, GraderSpec
-from finetune_trainer.scoring.rows import GradedRow
-from finetune_trainer.statistics import (
+from finetune_trainer.gate import verdicts
+from finetune_trainer.gate.statistics import (
     Interval,
     count_groups,
     paired_delta,
     paired_lower_bound,
     score_interval,
 )
-from finetune_trainer.verdicts import NonInferiority
+from finetune_trainer.gate.verdicts import NonInferiority
+from finetune_trainer.scoring.rows import GradedRow
 from finetune_trainer.words import shortened
 
 _REASON = 300  # bytes of a grader's reason in a summary, which has to fit into a termination message
@@ -135,6 +135,11 @@ def rounded(interval: Interval | None) -> dict[str, Any]:
     if interval is None:
         return {field.name: None for field in fields(Interval)}
     return {name: round(value, 4) for name, value in asdict(interval).items()}
+
+
+def if_any(**parts: Any) -> dict[str, Any]:
+    """The parts of a summary that say anything."""
+    return {name: value for name, value in parts.items() if value}
 
 
 def grouped(rows: Sequence[GradedRow]) -> dict[str, int]:

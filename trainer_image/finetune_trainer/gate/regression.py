@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from finetune_trainer.contracts import SuiteSpec
-from finetune_trainer.scoring.compare import Coverage, Pairs, SuiteResult, coverage, non_inferiority, paired
+from finetune_trainer.gate.compare import Coverage, Pairs, SuiteResult, coverage, non_inferiority, paired
 from finetune_trainer.scoring.rows import GradedRow
 
 ALL_SUITES = "all suites"  # no suite can have this name
@@ -46,7 +46,8 @@ def in_summary(results: Mapping[str, SuiteResult]) -> dict[str, Any]:
             "rows": result.coverage.graded,
             "base": _rounded(result.base),
             "tuned": _rounded(result.tuned),
-            "low": _rounded(result.found.low),
+            "delta": round(result.found.delta, 4),
+            "low": round(result.found.low, 4),
             "margin": result.found.margin,
             "holds": result.holds,
         }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from finetune_trainer.statistics import Interval
+from finetune_trainer.gate.statistics import Interval
 
 PROMPTING_ENOUGH = 0.85
 SMALL_HEADROOM = 0.70

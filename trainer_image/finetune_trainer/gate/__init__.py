@@ -1,0 +1,1 @@
+"""How the gate decides: intervals, power, comparisons and verdicts, as pure functions of graded rows."""
