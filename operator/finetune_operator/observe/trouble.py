@@ -145,11 +145,11 @@ def steady(pod: Manifest) -> bool:
     return text(pod, "status", "phase") == "Running" and not ended and not terminating(pod)
 
 
-def unmounted(pod: Manifest, now: datetime) -> bool:
-    """Whether a pod has waited on its node for longer than its volumes usually take."""
+def unmounted(pod: Manifest, now: datetime, patience: timedelta = PLACE_PATIENCE) -> bool:
+    """Whether a pod has waited on its node for its volumes (or its network) for so long."""
     since = placed_at(pod)
     ready = text(condition(pod, "PodReadyToStartContainers"), "status")
-    return ready == "False" and since is not None and now - since >= PLACE_PATIENCE
+    return ready == "False" and since is not None and now - since >= patience
 
 
 def _of_gang(trouble: Trouble, wanted: int, placed: Sequence[Manifest], settings: Settings) -> Trouble:
@@ -292,8 +292,7 @@ def _not_started(
     if text(pod, "status", "phase") != "Pending":
         return
     since = placed_at(pod)
-    ready = text(condition(pod, "PodReadyToStartContainers"), "status")
-    if ready != "False" or since is None or now - since < MOUNT_PATIENCE:
+    if not unmounted(pod, now, MOUNT_PATIENCE):
         return
     node, name = text(pod, "spec", "nodeName"), name_of(pod)
     mounted = ", ".join([*secrets, *_claims(pod)])

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from finetune_operator.api.conditions import Fact
-from finetune_operator.api.finetunejobstatus import Attempt, Waiting
-from finetune_operator.core.actions import Refusal
+from finetune_operator.api.finetunejobstatus import Attempt, MemoryPlan, Waiting
+from finetune_operator.core.actions import Manifest, Refusal
+from finetune_operator.core.manifests import integer, mapping, number
 from finetune_operator.core.times import moment_of
-from finetune_operator.observe.trouble import Trouble
+from finetune_operator.observe.trouble import Trouble, steady
+from finetune_operator.stages import summaries
+from finetune_operator.stages.attempts import with_checkpoint
 from finetune_operator.stages.blockers import Blocker
 from finetune_operator.stages.cleanup import Leftovers, stopping, whereabouts
 from finetune_operator.stages.decision import Decision, Stage, event
+from finetune_operator.stages.money import judged
 from finetune_operator.stages.observed import Run
 from finetune_operator.stages.running import waiting_for
 
+BUDGET_SECONDS = 60
+"""How soon to look at the cost of a run that has a budget."""
 QUIET_SECONDS = 300
 """How soon to look again where a watch or the poller tells of every change."""
 NOTHING_WRONG = Fact("Stalled", False, "Progressing", "Nothing is wrong.")
@@ -30,6 +37,35 @@ def working(stage: Stage, attempt: Attempt) -> tuple[Fact, ...]:
     """The attempt works."""
     message = f"Attempt {attempt.number} of {stage.name} is running."
     return (*shown(stage, message), Fact(stage.condition, None, stage.activity, message))
+
+
+def current(reason: str, message: str) -> Fact:
+    """From here on the run is current for kstatus: a long training is not "in progress"."""
+    return Fact("Reconciling", False, reason, message)
+
+
+def works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest], *, placed: bool) -> Decision:
+    """How the pods of an attempt get on. `placed`: all of them have their nodes."""
+    admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
+    told = mapping(run.observed.progress)
+    moved = with_checkpoint(attempt, integer(told, "checkpointStep"))
+    moved = judged(moved, summaries.decimal(number(told, "judgeCost"), 6))
+    saving = summaries.decimal(told.get("checkpointSeconds"), 1)
+    facts = (*working(stage, attempt), current(stage.activity, "The run works."), NOTHING_WRONG)
+    return Decision(
+        attempts=(moved,),
+        facts=(*facts, *([admitted] if placed else [])),
+        title=stage.title,
+        plan=MemoryPlan(checkpoint_seconds=saving) if stage.name == "train" else None,
+        again=_look_again(run, pods),
+    )
+
+
+def _look_again(run: Run, pods: Sequence[Manifest]) -> float:
+    """Soon while pods start or end, for no event tells that one takes long; else the poller tells enough."""
+    if not pods or not all(steady(pod) for pod in pods):
+        return run.settings.progress_seconds
+    return QUIET_SECONDS if run.job.spec.budget is None else BUDGET_SECONDS
 
 
 def waits(run: Run, stage: Stage, wait: Waiting, *, stalled: bool) -> Decision:

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from finetune_operator.api.conditions import Fact, is_true
-from finetune_operator.api.finetunejobstatus import CODE_STAGES, Attempt, MemoryPlan
+from finetune_operator.api.finetunejobstatus import CODE_STAGES, Attempt
 from finetune_operator.contracts.job import JobDocument
 from finetune_operator.contracts.settings import pins
 from finetune_operator.core.actions import Action, Confirm, Create, Manifest
-from finetune_operator.core.manifests import integer, label, mapping, number, suspended, terminating, text
+from finetune_operator.core.manifests import label, mapping, suspended, terminating, text
 from finetune_operator.core.times import format_time
 from finetune_operator.observe.graders import blamed
 from finetune_operator.observe.outcome import AttemptOutcome, explained, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
-from finetune_operator.observe.trouble import Trouble, scheduled, steady, unmounted
+from finetune_operator.observe.trouble import Trouble, scheduled, unmounted
 from finetune_operator.render import job as children
 from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY, workspace_name
 from finetune_operator.render.pod import PodParts
@@ -32,7 +32,6 @@ from finetune_operator.stages.attempts import (
     next_attempt,
     of_stage,
     retry,
-    with_checkpoint,
 )
 from finetune_operator.stages.blockers import Blocker, blocker, halt, unfit_server
 from finetune_operator.stages.cleanup import leftovers
@@ -48,18 +47,16 @@ from finetune_operator.stages.running import (
 )
 from finetune_operator.stages.shown import (
     NOTHING_WRONG,
-    QUIET_SECONDS,
     backing_off,
     blocked,
+    current,
     refused,
     shown,
     waiting_for_leftovers,
     waits,
     working,
+    works,
 )
-
-BUDGET_SECONDS = 60
-"""How soon to look at the cost of a run that has a budget."""
 
 
 def step(run: Run, stage: Stage) -> Decision:
@@ -213,7 +210,7 @@ def _released(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Deci
     return Decision(
         actions=actions,
         attempts=(attempt.model_copy(update={"state": "Running"}),),
-        facts=(_current(stage.activity, "The run works."), *working(stage, attempt)),
+        facts=(current(stage.activity, "The run works."), *working(stage, attempt)),
         title=stage.title,
         again=run.settings.progress_seconds,
     )
@@ -228,11 +225,6 @@ def _needed(run: Run, attempt: Attempt, child: Manifest) -> Iterator[Create]:
     if attempt.stage in CODE_STAGES:
         yield Create(children.isolated(run.job, attempt, child))
     yield Create(_job_file(run, attempt, child))
-
-
-def _current(reason: str, message: str) -> Fact:
-    """From here on the run is current for kstatus: a long training is not "in progress"."""
-    return Fact("Reconciling", False, reason, message)
 
 
 def _resuming(run: Run, attempt: Attempt, child: Manifest) -> tuple[Action, ...]:
@@ -261,18 +253,18 @@ def _watch(run: Run, stage: Stage, attempt: Attempt, child: Manifest, pods: Sequ
         return Decision(again=run.settings.progress_seconds)  # its pods are about to come
     begun = at_work(attempt, pods)
     if trouble is None:
-        works = _works(run, stage, begun, pods, placed=scheduled(child, pods))
+        shows = works(run, stage, begun, pods, placed=scheduled(child, pods))
         hang = seconds_until_hang(run, begun, progress)
-        looks = [seconds for seconds in (works.again, hang) if seconds is not None]
+        looks = [seconds for seconds in (shows.again, hang) if seconds is not None]
         again = min(looks, default=None)
-        return replace(works, progress=progress, candidate=asked, scored=scored, again=again)
+        return replace(shows, progress=progress, candidate=asked, scored=scored, again=again)
     wait = waiting_for(run, trouble)
     outcome = given_up(run, trouble, wait)
     if outcome is not None:
         return _record(run, stage, attempt, outcome, had_nodes=False)
     shows = waits(run, stage, wait, stalled=trouble.stalled)
     shows = replace(shows, attempts=(begun,), candidate=asked, scored=scored)
-    return shows.adding(_current(wait.reason, wait.message))
+    return shows.adding(current(wait.reason, wait.message))
 
 
 def _halted(run: Run, stage: Stage, attempt: Attempt, child: Manifest, held: Blocker) -> Decision:
@@ -293,29 +285,6 @@ def _suspended(run: Run, stage: Stage, attempt: Attempt, child: Manifest) -> Dec
         return Decision(actions=resuming, again=run.settings.progress_seconds)
     wait = waiting_for(run, Trouble(why.reason, why.message))
     return replace(waits(run, stage, wait, stalled=False).adding(actions=resuming), idle=True)
-
-
-def _works(run: Run, stage: Stage, attempt: Attempt, pods: Sequence[Manifest], *, placed: bool) -> Decision:
-    admitted = Fact("Admitted", True, "Scheduled", f"The pods of {stage.name} have their nodes.")
-    told = mapping(run.observed.progress)
-    moved = with_checkpoint(attempt, integer(told, "checkpointStep"))
-    moved = judged(moved, summaries.decimal(number(told, "judgeCost"), 6))
-    saving = summaries.decimal(told.get("checkpointSeconds"), 1)
-    facts = (*working(stage, attempt), _current(stage.activity, "The run works."), NOTHING_WRONG)
-    return Decision(
-        attempts=(moved,),
-        facts=(*facts, *([admitted] if placed else [])),
-        title=stage.title,
-        plan=MemoryPlan(checkpoint_seconds=saving) if stage.name == "train" else None,
-        again=_look_again(run, pods),
-    )
-
-
-def _look_again(run: Run, pods: Sequence[Manifest]) -> float:
-    """Soon while pods start or end, for no event tells that one takes long; else the poller tells enough."""
-    if not pods or not all(steady(pod) for pod in pods):
-        return run.settings.progress_seconds
-    return QUIET_SECONDS if run.job.spec.budget is None else BUDGET_SECONDS
 
 
 def _record(
