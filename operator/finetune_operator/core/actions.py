@@ -26,12 +26,9 @@ class Confirm:
 class Create:
     """Create a child. One that exists and has the manifest's controller is success (names are deterministic);
     an object of somebody else with this name is a Refusal.
-
-    `dependents` are created right after it; their owner reference gets its uid, which nobody knows before.
     """
 
     manifest: Manifest
-    dependents: tuple[Manifest, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ class Patch:
 class Delete:
     """Delete a child in the background, only if it still is the object with this uid.
 
-    `resource_version` is the version that the decision was made from, where a later one may not be deleted.
+    `resource_version` is the version that the decision was made from, of a Job that stays if it has ended
+    since.
     `grace_seconds` 0 removes a pod without waiting for its node, None leaves the pod its own grace period.
     `optional` as for a Patch.
     """
@@ -92,16 +90,22 @@ class Emit:
 @dataclass(frozen=True)
 class Refusal:
     """A child that the API server refused for good at the last write (quota, webhook, role, name taken), or
-    keeps failing to write.
+    fails to write for some time.
 
-    `reason` is Refused, or NameConflict where an object of somebody else has the name; `message` is a
-    sentence with the server's words. It is observed like anything else: the plan shows it in the status.
+    `reason` is Refused, NameConflict where an object of somebody else has the name, or WriteFailed, which
+    may pass by itself; `message` is a sentence with the server's words. It is observed like anything else:
+    the plan shows it in the status.
     """
 
     kind: str
     name: str
-    reason: Literal["Refused", "NameConflict"]
+    reason: Literal["Refused", "NameConflict", "WriteFailed"]
     message: str
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may end without a person: the server recovers, or a quota becomes free."""
+        return self.reason == "WriteFailed" or "exceeded quota" in self.message
 
 
 Action: TypeAlias = Confirm | Create | Apply | Patch | Delete | Emit

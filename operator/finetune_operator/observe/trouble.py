@@ -145,13 +145,6 @@ def steady(pod: Manifest) -> bool:
     return text(pod, "status", "phase") == "Running" and not ended and not terminating(pod)
 
 
-def unmounted(pod: Manifest, now: datetime, patience: timedelta = PLACE_PATIENCE) -> bool:
-    """Whether a pod has waited on its node for its volumes (or its network) for so long."""
-    since = placed_at(pod)
-    ready = text(condition(pod, "PodReadyToStartContainers"), "status")
-    return ready == "False" and since is not None and now - since >= patience
-
-
 def _of_gang(trouble: Trouble, wanted: int, placed: Sequence[Manifest], settings: Settings) -> Trouble:
     """A gang that is placed in part holds GPUs that compute nothing, so it may not wait for long.
 
@@ -292,7 +285,8 @@ def _not_started(
     if text(pod, "status", "phase") != "Pending":
         return
     since = placed_at(pod)
-    if not unmounted(pod, now, MOUNT_PATIENCE):
+    ready = text(condition(pod, "PodReadyToStartContainers"), "status")
+    if ready != "False" or since is None or now - since < MOUNT_PATIENCE:
         return
     node, name = text(pod, "spec", "nodeName"), name_of(pod)
     mounted = ", ".join([*secrets, *_claims(pod)])

@@ -42,7 +42,7 @@ _SCORING_STAGES = {"baseline", "evaluate", *CODE_STAGES}
 
 
 def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Manifest:
-    """The Job of an attempt, suspended where `waits_for_release` says so.
+    """The Job of an attempt, suspended: its ConfigMap can be owned by it only once it has a uid.
 
     The operator resumes it, which its annotation says; one with a queue is Kueue's to resume. Such a Job has
     its queue from the start: without one Kueue's webhook would put it into the namespace's default queue.
@@ -53,10 +53,9 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
     carried = stage_labels(job, attempt.stage, attempt.number)
     queue = None if parts.command == "reemit" else queue_of(job, attempt.stage)
     admitted = {QUEUE_LABEL: queue} if queue else {}
-    suspended = waits_for_release(job, attempt)
     metadata = {
         **_metadata(job, attempt.job, {**carried, **admitted}),
-        "annotations": {SUSPENDED_BY: MANAGED_BY} if suspended and not queue else {},
+        "annotations": {} if queue else {SUSPENDED_BY: MANAGED_BY},
         "ownerReferences": [job.owner_reference()],
     }
     return {
@@ -64,7 +63,7 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
         "kind": "Job",
         "metadata": metadata,
         "spec": {
-            "suspend": suspended,
+            "suspend": True,
             "backoffLimit": 0,
             "completionMode": "Indexed",
             "completions": parts.nodes,
@@ -73,13 +72,6 @@ def stage_job(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
             "template": stage_pod(job, settings, attempt, parts),
         },
     }
-
-
-def waits_for_release(job: FineTuneJob, attempt: Attempt) -> bool:
-    """Whether the Job of an attempt has pods only once the run says so: where they may hold GPUs, which the
-    status tells first, and where they run the model's programs, whose network is closed first.
-    """
-    return not attempt.reemits and (on_gpus(job, attempt.stage) or attempt.stage in CODE_STAGES)
 
 
 def queue_of(job: FineTuneJob, stage: str) -> str | None:

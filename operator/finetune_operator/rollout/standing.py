@@ -20,6 +20,7 @@ WAITING = frozenset(
         "WaitingForSlot",
         "NotResolved",
         "WaitingForTurn",
+        "WriteFailed",
         "Holding",
         "WaitingForRequests",
         "Inconclusive",

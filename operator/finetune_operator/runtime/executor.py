@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
 
 from finetune_operator.core.actions import (
     Action,
@@ -20,9 +21,8 @@ from finetune_operator.core.actions import (
 )
 from finetune_operator.core.manifests import (
     controller_uid,
-    items,
+    finished,
     label,
-    mapping,
     name_conflict,
     name_of,
     terminating,
@@ -38,7 +38,14 @@ from finetune_operator.runtime.statuses import StatusWriter
 
 PERMANENT = frozenset({400, 403, 405, 413, 422})
 log = logging.getLogger(__name__)
-_WORDS = {Create: "create", Apply: "apply", Patch: "change", Delete: "delete"}
+_WORDS: dict[type[Action], str] = {
+    Confirm: "read",
+    Create: "create",
+    Apply: "apply",
+    Patch: "change",
+    Delete: "delete",
+    Emit: "tell of",
+}
 
 
 class ExecutionResult(enum.Enum):
@@ -84,51 +91,40 @@ class Executor:
         Raises RefusedError when an action is refused for good; where trying again may help FailedError of an
         action, ApiError of the status.
         """
-        result = await self._act(key, owner, plan.actions)
-        if result is ExecutionResult.STALE:
-            return result
+        results = {ExecutionResult.UNCHANGED}
+        for action in plan.actions:
+            results.add(await self._attempt(key, owner, action))
+            if ExecutionResult.STALE in results:
+                return ExecutionResult.STALE
+            self._metrics.acted(type(action).__name__)
         try:
             written = await self._statuses.write(key, owner, plan.status)
         except ApiError as error:
             if error.status in (404, 409):
                 return ExecutionResult.STALE
             raise
-        return ExecutionResult.WRITTEN if written else result
-
-    async def _act(self, key: Key, owner: Object, actions: Iterable[Action]) -> ExecutionResult:
-        """STALE as soon as one action is, WRITTEN when one changed something."""
-        result = ExecutionResult.UNCHANGED
-        for action in actions:
-            done = await self._attempt(key, owner, action)
-            if done is ExecutionResult.STALE:
-                return done
-            self._metrics.acted(type(action).__name__)
-            result = result if done is ExecutionResult.UNCHANGED else done
-        return result
+        changed = written or ExecutionResult.WRITTEN in results
+        return ExecutionResult.WRITTEN if changed else ExecutionResult.UNCHANGED
 
     async def _attempt(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
-        if isinstance(action, Confirm):
-            return await self._confirm(key, owner)
         try:
             return await self._perform(key, owner, action)
         except ApiError as error:
-            refusal = _refusal(action, error)
-            if error.status not in PERMANENT:
-                raise FailedError(refusal, error) from error
+            refusal = _refusal(key, action, error)
             if isinstance(action, Patch | Delete) and action.optional:
                 log.warning("refused", extra={"namespace": key.namespace, "error": refusal.message})
                 return ExecutionResult.UNCHANGED
+            if error.status not in PERMANENT:
+                raise FailedError(refusal, error) from error
             raise RefusedError(refusal) from error
 
     async def _perform(self, key: Key, owner: Object, action: Action) -> ExecutionResult:
         """STALE when the action was decided from something that has changed since, and was not done."""
         match action:
-            case Create(manifest, dependents):
-                result, made = await self._create(key.namespace, manifest)
-                if made is None:
-                    return result
-                rest = await self._act(key, owner, (Create(_owned(one, made)) for one in dependents))
-                return result if rest is ExecutionResult.UNCHANGED else rest
+            case Confirm():
+                return await self._confirm(key, owner)
+            case Create(manifest):
+                return await self._create(key.namespace, manifest)
             case Apply(manifest, uid, version):
                 done = await self._apply(key.namespace, manifest, uid, version)
                 return ExecutionResult.WRITTEN if done else ExecutionResult.STALE
@@ -147,19 +143,18 @@ class Executor:
         same = live is not None and text(live, "metadata", "resourceVersion") == planned
         return ExecutionResult.UNCHANGED if same else ExecutionResult.STALE
 
-    async def _create(self, namespace: str, manifest: Manifest) -> tuple[ExecutionResult, Object | None]:
-        """The result, and the object as it is on the server unless the result is STALE."""
+    async def _create(self, namespace: str, manifest: Manifest) -> ExecutionResult:
         try:
-            return ExecutionResult.WRITTEN, await self._api.create(_resource(manifest), namespace, manifest)
+            await self._api.create(_resource(manifest), namespace, manifest)
         except ApiError as error:
             if (error.status, error.reason) != (409, "AlreadyExists"):
                 raise
-        live = await self._live(namespace, manifest)
-        if live is None:
-            return ExecutionResult.STALE, None
-        _refuse_foreign(manifest, live)
-        same = _is_child(manifest, live)
-        return (ExecutionResult.UNCHANGED, live) if same else (ExecutionResult.STALE, None)
+            live = await self._live(namespace, manifest)
+            if live is None:
+                return ExecutionResult.STALE
+            _refuse_foreign(manifest, live)
+            return ExecutionResult.UNCHANGED if _is_child(manifest, live) else ExecutionResult.STALE
+        return ExecutionResult.WRITTEN
 
     async def _apply(self, namespace: str, manifest: Manifest, uid: str | None, version: str | None) -> bool:
         if uid is None and (live := await self._live(namespace, manifest)) is not None:
@@ -190,7 +185,7 @@ class Executor:
         return True
 
     async def _delete(self, namespace: str, action: Delete) -> None:
-        """One that is gone (404), replaced or changed since (409) is left alone."""
+        """One that is gone (404) or replaced (409) is what was asked for."""
         resource = resource_of(action.api_version, action.kind)
         asked = {"uid": action.uid, "resourceVersion": action.resource_version}
         preconditions = {name: value for name, value in asked.items() if value is not None}
@@ -199,12 +194,14 @@ class Executor:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+            if error.status == 409 and action.resource_version is not None:
+                await self._delete_unfinished(namespace, action)
 
-
-def _owned(manifest: Manifest, owner: Object) -> Manifest:
-    metadata = mapping(manifest, "metadata")
-    references = [{**entry, "uid": uid_of(owner)} for entry in items(metadata, "ownerReferences")]
-    return {**manifest, "metadata": {**metadata, "ownerReferences": references}}
+    async def _delete_unfinished(self, namespace: str, action: Delete) -> None:
+        """It has changed since it was seen, and the watch may be cut: whether it has ended is read live."""
+        live = await self._api.get(resource_of(action.api_version, action.kind), namespace, action.name)
+        if live is not None and uid_of(live) == action.uid and not finished(live):
+            await self._delete(namespace, replace(action, resource_version=None))
 
 
 def _is_of_another_uid(error: ApiError) -> bool:
@@ -228,18 +225,18 @@ def _refuse_foreign(wanted: Manifest, live: Object) -> None:
         raise RefusedError(Refusal(kind, name, "NameConflict", name_conflict(live)))
 
 
-def _refusal(action: Action, error: ApiError) -> Refusal:
+def _refusal(key: Key, action: Action, error: ApiError) -> Refusal:
     match action:
         case Create(manifest) | Apply(manifest):
             kind, name = str(manifest["kind"]), name_of(manifest)
         case Patch(kind=kind, name=name) | Delete(kind=kind, name=name):
             pass
         case _:
-            kind, name = "Event", ""
-    word = _WORDS.get(type(action), "write")
-    verb = "refuses" if error.status in PERMANENT else "fails"
-    message = f"The API server {verb} to {word} {kind} {name}: {error.message.rstrip('.')}."
-    return Refusal(kind, name, "Refused", message)
+            kind, name = key.kind, key.name
+    passes = error.status not in PERMANENT
+    said = f"The API server {'fails' if passes else 'refuses'} to {_WORDS[type(action)]} {kind} {name}"
+    reason: Literal["WriteFailed", "Refused"] = "WriteFailed" if passes else "Refused"
+    return Refusal(kind, name, reason, f"{said}: {error.message.rstrip('.')}.")
 
 
 def _resource(manifest: Manifest) -> Resource:

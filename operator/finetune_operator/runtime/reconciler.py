@@ -124,7 +124,8 @@ class Reconciler:
             return await self._refused(key, owner, decide, error.refusal)
         except FailedError as error:
             return await self._failed(key, owner, decide, error)
-        self._failing_since.pop(key, None)
+        if result is not ExecutionResult.STALE:  # else not all of it was tried
+            self._failing_since.pop(key, None)
         await self._follow_up(key, plan, result)
         return result.value
 
@@ -148,6 +149,7 @@ class Reconciler:
         """Show what the server refuses for good (quota, admission, a missing role, a name that is taken) and
         try again later: most of it can be mended without a change of the object.
         """
+        self._failing_since.pop(key, None)
         self._metrics.refused(refusal.kind, refusal.reason)
         shown = await self._show(key, owner, decide, refusal)
         delay = self.queue.backoff(key, at_most=REFUSED_SECONDS if shown else REWRITE_SECONDS)
@@ -167,9 +169,13 @@ class Reconciler:
     async def _show(self, key: Key, owner: Object, decide: Decide, refusal: Refusal) -> bool:
         """Whether the status shows it: the object may have changed, and is then read live."""
         self._recorder.record(owner, "Warning", refusal.reason, refusal.message)
-        result = await self._execute(key, owner, Plan(status=decide(refusal).status))
-        if result is ExecutionResult.STALE:
-            await self._read_live(key)
+        try:
+            result = await self._execute(key, owner, Plan(status=decide(refusal).status))
+            if result is ExecutionResult.STALE:
+                await self._read_live(key)
+        except ApiError as error:
+            log.warning("status not written", extra=_fields(key, error=str(error)))
+            return False
         return result is not ExecutionResult.STALE
 
     async def _follow_up(self, key: Key, plan: Plan, result: ExecutionResult) -> None:

@@ -140,7 +140,8 @@ def _as_specified(observed: Observed, decided: Decided) -> bool:
 def _blocked(observed: Observed, decided: Decided) -> Trouble | None:
     """What keeps the server from being as its spec says, whatever its pods do."""
     if observed.refusal is not None:
-        return Trouble(observed.refusal.reason, observed.refusal.message, stalled=True)
+        refusal = observed.refusal
+        return Trouble(refusal.reason, refusal.message, stalled=not refusal.passes)
     for taken in sorted(decided.taken, key=lambda entry: entry.passing):
         reason = "WaitingForDeletion" if taken.passing else "NameConflict"
         return Trouble(reason, taken.message, stalled=not taken.passing)

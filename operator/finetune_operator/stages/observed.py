@@ -25,8 +25,8 @@ class Observed:
     that needs them starts: claims while no attempt runs, ConfigMaps before prepare. `progress` is the last
     document that the running stage served, None before the first, `progress_at` when it last answered, and
     `progress_failed` whether the last question got no answer; with many pods minutes lie between questions.
-    `runs` are the finished FineTuneJobs of the namespace that measured an MFU, shown only while the job.json
-    of prepare may be written. `refusal` is
+    `runs` are the finished FineTuneJobs of the namespace that measured an MFU, shown only when the job.json
+    of prepare is about to be written. `refusal` is
     what the API server refused of the plan before this one. `workloads` are those that Kueue made of Jobs,
     by the Job's name; `kueue` says whether the cluster has Kueue, and `kueue_problem` why its Workloads
     cannot be listed, "" while they can. `server` is the ModelServer that scores, None while it does not exist

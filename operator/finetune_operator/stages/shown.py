@@ -100,9 +100,9 @@ def blocked(run: Run, stage: Stage, found: Blocker) -> Decision:
 
 
 def refused(stage: Stage, refusal: Refusal) -> Decision:
-    """A quota may be free later; anything else that the API server refuses takes a person."""
+    """What the API server refuses takes a person, unless it may pass by itself."""
     reason, message = refusal.reason, refusal.message
-    stalled = [NOTHING_WRONG] if "exceeded quota" in message else _stalled(reason, message)
+    stalled = [NOTHING_WRONG] if refusal.passes else _stalled(reason, message)
     facts = (Fact("Admitted", False, reason, message), *shown(stage, message, reason), *stalled)
     return Decision(facts=facts, title=stage.title)
 

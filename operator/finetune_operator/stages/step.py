@@ -18,7 +18,7 @@ from finetune_operator.core.times import format_time
 from finetune_operator.observe.graders import blamed
 from finetune_operator.observe.outcome import AttemptOutcome, explained, outcome_of
 from finetune_operator.observe.queue import let_run, stop, waiting
-from finetune_operator.observe.trouble import Trouble, scheduled, unmounted
+from finetune_operator.observe.trouble import Trouble, scheduled
 from finetune_operator.render import job as children
 from finetune_operator.render.names import MANAGED_BY, QUEUE_LABEL, SUSPENDED_BY, workspace_name
 from finetune_operator.render.pod import PodParts
@@ -113,18 +113,13 @@ def _begin(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     The first Job of a run is created at once: it holds no GPU, and no other can have been before it.
     """
     message = f"Attempt {attempt.number} of {stage.name} starts."
-    mended = (
-        [Fact("Reconciling", True, stage.activity, message)]
-        if is_true(run.status.conditions, "Stalled")
-        else []
-    )
     pending = Fact(stage.condition, None, "Pending", message)
     first = stage.name == "prepare" and attempt.number == 1
     created = _creating(run, stage, attempt) if first else ()
     return Decision(
         attempts=(attempt,),
         pinned=pins(run.job, run.settings),
-        facts=(*shown(stage, message), NOTHING_WRONG, *mended, pending),
+        facts=(*shown(stage, message), *_mended(run, stage, message), pending),
         title=stage.title,
         actions=(*created, event("Normal", f"{stage.title}Started", message)),
         again=run.settings.progress_seconds,
@@ -141,7 +136,17 @@ def _create(run: Run, stage: Stage, attempt: Attempt) -> Decision:
     found = blocker(run, stage.name, reemits=attempt.reemits is True)
     if found is not None:
         return blocked(run, stage, found)
-    return Decision(actions=(Confirm(), *_creating(run, stage, attempt)), again=run.settings.progress_seconds)
+    return Decision(
+        actions=(Confirm(), *_creating(run, stage, attempt)),
+        facts=_mended(run, stage, f"Attempt {attempt.number} of {stage.name} starts."),
+        again=run.settings.progress_seconds,
+    )
+
+
+def _mended(run: Run, stage: Stage, message: str) -> tuple[Fact, ...]:
+    """What kept the run from going on is over."""
+    was_stalled = is_true(run.status.conditions, "Stalled")
+    return (NOTHING_WRONG, *([Fact("Reconciling", True, stage.activity, message)] if was_stalled else []))
 
 
 def _creating(run: Run, stage: Stage, attempt: Attempt) -> tuple[Action, ...]:
@@ -149,13 +154,7 @@ def _creating(run: Run, stage: Stage, attempt: Attempt) -> tuple[Action, ...]:
     missing = workspace_claim(run.job) == ours and ours not in run.observed.claims
     volumes = [Create(children.workspace(run.job))] if missing else []
     job = children.stage_job(run.job, run.settings, attempt, _parts(run, stage, attempt))
-    if children.waits_for_release(run.job, attempt):
-        return (*volumes, Create(job))
-    return (*volumes, Create(job, (_job_file(run, attempt, job),)))
-
-
-def _job_file(run: Run, attempt: Attempt, child: Manifest) -> Manifest:
-    return children.job_config_map(run.job, attempt, _document(run, attempt), child)
+    return (*volumes, Create(job))
 
 
 def _parts(run: Run, stage: Stage, attempt: Attempt) -> PodParts:
@@ -177,12 +176,7 @@ def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) ->
         return waiting_for_leftovers(run, stage, left) if left is not None else Decision()
     if attempt.state == "Recorded" and (_resuming(run, attempt, child) or _queued(run, attempt, child)):
         return _released(run, stage, attempt, child)
-    watched = _watch(run, stage, attempt, child, pods)
-    lacking = not terminating(child) and any(unmounted(pod, run.now) for pod in pods)
-    if not lacking or unfit_server(run, stage.name) is not None:
-        return watched
-    # The operator died before it created it, or somebody deleted it.
-    return watched.adding(actions=(Create(_job_file(run, attempt, child)),))
+    return _watch(run, stage, attempt, child, pods)
 
 
 def _queued(run: Run, attempt: Attempt, child: Manifest) -> bool:
@@ -224,7 +218,7 @@ def _needed(run: Run, attempt: Attempt, child: Manifest) -> Iterator[Create]:
         yield from map(Create, children.rendezvous(run.job, attempt, child))
     if attempt.stage in CODE_STAGES:
         yield Create(children.isolated(run.job, attempt, child))
-    yield Create(_job_file(run, attempt, child))
+    yield Create(children.job_config_map(run.job, attempt, _document(run, attempt), child))
 
 
 def _resuming(run: Run, attempt: Attempt, child: Manifest) -> tuple[Action, ...]:

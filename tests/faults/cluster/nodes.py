@@ -14,11 +14,9 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.core.manifests import index_of, items, label, terminating, text
-from finetune_operator.core.times import format_time
+from finetune_operator.core.manifests import index_of, label, terminating, text
 from tests.faults.cluster.client import ApiServerError, Client, Object
 from tests.faults.cluster.history import History, Hub, Revision
 
@@ -47,24 +45,6 @@ class PlayedPod:
         target = {"apiVersion": "v1", "kind": "Node", "name": node}
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": self.name}, "target": target}
         await self.client.tell_pod(body, self.namespace, "binding")
-
-    async def mount(self) -> None:
-        """Wait for the ConfigMaps that it mounts, as a kubelet does."""
-        wanted = [
-            name for v in items(self.manifest, "spec", "volumes") if (name := text(v, "configMap", "name"))
-        ]
-        if not self._there(wanted):
-            placed = {
-                "type": "PodScheduled",
-                "status": "True",
-                "lastTransitionTime": format_time(datetime.now(UTC)),
-            }
-            waits = {**placed, "type": "PodReadyToStartContainers", "status": "False"}
-            await self._status({"phase": "Pending", "conditions": [placed, waits]})
-            await self.history.until(lambda: self._there(wanted))
-
-    def _there(self, config_maps: Sequence[str]) -> bool:
-        return all(("ConfigMap", name) in self.history.objects for name in config_maps)
 
     async def run(self, ready: bool = True) -> None:
         """Its containers run, and are ready or not."""
@@ -191,7 +171,7 @@ class Nodes:
         """The fate, until the pod is to be deleted; whatever is gone needs no status."""
         try:
             await pod.bind()
-            living = asyncio.ensure_future(_lived(pod, cast))
+            living = asyncio.ensure_future(cast.next(pod)(pod))
             deletion = asyncio.ensure_future(pod.deletion.wait())
             try:
                 await asyncio.wait([living, deletion], return_when=asyncio.FIRST_COMPLETED)
@@ -211,11 +191,6 @@ class Nodes:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.faults.append(repr(error))
-
-
-async def _lived(pod: PlayedPod, cast: Cast) -> None:
-    await pod.mount()
-    await cast.next(pod)(pod)
 
 
 def _reserve_network() -> tuple[socket.socket, int]:

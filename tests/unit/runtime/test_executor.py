@@ -80,8 +80,28 @@ async def test_what_may_work_later_is_an_error_and_no_refusal(
     server.fault("POST", JOBS, 500, "InternalError")
     with pytest.raises(FailedError, match="InternalError on purpose") as caught:
         await executor.execute(KEY, owner, Plan((Create(JOB),), STATUS))
-    told = "The API server fails to create Job j: InternalError on purpose."
+    refusal = caught.value.refusal
+    assert refusal.message == "The API server fails to create Job j: InternalError on purpose."
+    assert (refusal.reason, refusal.passes) == ("WriteFailed", True)
+
+
+async def test_an_owner_that_cannot_be_read_is_named(server: Any, executor: Executor, owner: Any) -> None:
+    server.fault("GET", OWNER, 503, "ServiceUnavailable")
+    with pytest.raises(FailedError) as caught:
+        await executor.execute(KEY, owner, Plan((Confirm(), Create(JOB)), STATUS))
+    told = "The API server fails to read FineTuneJob run: ServiceUnavailable on purpose."
     assert caught.value.refusal.message == told
+    assert server.seen == [("GET", OWNER)]
+
+
+@pytest.mark.parametrize("status", [403, 500])
+async def test_an_action_that_nothing_depends_on_hides_nothing_else(
+    server: Any, executor: Executor, owner: Any, status: int
+) -> None:
+    server.fault("DELETE", f"{JOBS}/old", status, "on purpose")
+    plan = Plan((Delete("batch/v1", "Job", "old", "uid-old", optional=True), Create(JOB)), STATUS)
+    assert await executor.execute(KEY, owner, plan) is RESULT.WRITTEN
+    assert f"{JOBS}/j" in server.objects
 
 
 async def test_what_an_old_owner_asks_for_is_not_created(server: Any, executor: Executor, owner: Any) -> None:
@@ -103,50 +123,24 @@ async def test_a_child_of_a_confirmed_owner_is_created(server: Any, executor: Ex
     assert f"{JOBS}/j" in server.objects
 
 
-async def test_a_job_that_changed_since_it_was_seen_is_not_deleted(
-    server: Any, executor: Executor, owner: Any
+@pytest.mark.parametrize(
+    ("conditions", "stays"),
+    [([{"type": "Complete", "status": "True"}], True), ([], False)],
+    ids=["it has ended", "it goes on"],
+)
+async def test_a_job_that_changed_since_it_was_seen_is_deleted_unless_it_has_ended(
+    server: Any, executor: Executor, owner: Any, conditions: Any, stays: bool
 ) -> None:
     seen = server.put(f"{JOBS}/j", **JOB)["metadata"]
-    server.put(f"{JOBS}/j", **JOB, status={"succeeded": 1})
+    server.put(f"{JOBS}/j", **JOB, status={"active": 1, "conditions": conditions})
     delete = Delete("batch/v1", "Job", "j", seen["uid"], resource_version=seen["resourceVersion"])
     await executor.execute(KEY, owner, Plan((delete,), STATUS))
-    assert f"{JOBS}/j" in server.objects
+    assert (f"{JOBS}/j" in server.objects) == stays
 
 
 async def test_creating_what_is_there_is_success(server: Any, executor: Executor, owner: Any) -> None:
     server.put(f"{JOBS}/j", **JOB)
     assert await executor.execute(KEY, owner, Plan((Create(JOB),), STATUS)) is RESULT.WRITTEN
-
-
-JOB_FILE: dict[str, Any] = {
-    **CONFIGMAP,
-    "metadata": {
-        "name": "c",
-        "namespace": "demo",
-        "ownerReferences": [{"kind": "Job", "name": "j", "uid": ""}],
-    },
-}
-
-
-async def test_a_dependent_is_created_after_its_owner_and_with_its_uid(
-    server: Any, executor: Executor, owner: Any
-) -> None:
-    await executor.execute(KEY, owner, Plan((Create(JOB, (JOB_FILE,)),), STATUS))
-    assert server.seen[:2] == [("POST", JOBS), ("POST", CONFIGMAPS)]
-    (reference,) = server.objects[f"{CONFIGMAPS}/c"]["metadata"]["ownerReferences"]
-    assert reference["uid"] == server.objects[f"{JOBS}/j"]["metadata"]["uid"]
-
-
-async def test_a_dependent_that_failed_is_created_when_its_owner_is_there_already(
-    server: Any, executor: Executor, owner: Any
-) -> None:
-    plan = Plan((Create(JOB, (JOB_FILE,)),), STATUS)
-    server.fault("POST", CONFIGMAPS, 500, "InternalError")
-    with pytest.raises(FailedError, match="InternalError") as caught:
-        await executor.execute(KEY, owner, plan)
-    assert caught.value.refusal.kind == "ConfigMap"
-    assert await executor.execute(KEY, owner, plan) is RESULT.WRITTEN
-    assert f"{CONFIGMAPS}/c" in server.objects
 
 
 _TAKEN = [

@@ -141,16 +141,6 @@ async def test_an_attempt_that_this_process_just_recorded_needs_no_look(world: W
     assert ("GET", f"{JOBS}/j") in world.requests, "it is not new any more"
 
 
-async def test_a_job_that_ended_before_its_attempt_was_recorded_has_its_pods_read_live(
-    world: World, server: Any
-) -> None:
-    await world.observe(run())
-    world.stores.jobs.put(job(done=True))
-    server.put(f"{PODS}/p", **{**pod("p"), "status": {"phase": "Succeeded", "message": "last words"}})
-    observed = await world.observe(run(attempt("Recorded", "prepare")))
-    assert observed.pods["j"][0]["status"]["message"] == "last words"
-
-
 async def test_an_attempt_that_another_process_recorded_is_looked_for(world: World) -> None:
     await world.observe(run(attempt("Recorded", "prepare")))
     assert ("GET", f"{JOBS}/j") in world.requests
@@ -211,11 +201,10 @@ async def test_measured_runs_are_shown_only_while_prepare_waits_for_its_document
     about = {"name": "old", "namespace": "demo", "uid": "o", "resourceVersion": "1"}
     key = Key("FineTuneJob", "demo", "old")
     world.owners.brought(key, {"metadata": about, "spec": {}, "status": status}, deleted=False)
-    world.stores.jobs.put(job())
-    assert len((await world.observe(run())).runs) == 1
+    waiting = {**job(), "spec": {"suspend": True}}
+    world.stores.jobs.put(waiting)
     assert len((await world.observe(run(attempt("Recorded", "prepare")))).runs) == 1
-    assert (await world.observe(run(attempt("Running", "prepare")))).runs == ()
-    assert (await world.observe(run(PREPARED, attempt("Recorded", "train")))).runs == ()
+    assert (await world.observe(run(attempt("Recorded", "train")))).runs == ()
 
 
 async def test_a_stage_that_does_not_answer_is_seen_to_be_asked_in_vain(world: World) -> None:

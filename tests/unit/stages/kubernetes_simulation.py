@@ -250,14 +250,8 @@ class KubernetesSimulation:
 
     def _perform(self, action: Any) -> bool:
         match action:
-            case Create(manifest, dependents):
-                created = self._create(json.loads(json.dumps(manifest)))
-                for dependent in dependents:
-                    owned = json.loads(json.dumps(dependent))
-                    uid = self.jobs[manifest["metadata"]["name"]]["metadata"]["uid"]
-                    owned["metadata"]["ownerReferences"][0]["uid"] = uid
-                    created |= self._create(owned)
-                return created
+            case Create(manifest):
+                return self._create(json.loads(json.dumps(manifest)))
             case Patch(_, "Job", name, body):
                 before = json.dumps(self.jobs[name], sort_keys=True)
                 self.jobs[name] = merged(self.jobs[name], body)

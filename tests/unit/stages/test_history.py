@@ -68,23 +68,6 @@ def test_the_first_job_of_a_run_is_created_with_its_record() -> None:
     assert len(world.created) == 1
 
 
-@pytest.mark.parametrize("seconds", [1, 6])
-def test_a_job_json_that_its_pod_waits_for_is_put_back_after_some_seconds(seconds: int) -> None:
-    world = KubernetesSimulation()
-    world.reconcile()
-    (name,) = world.jobs
-    config_map = world.others.pop(("ConfigMap", name))
-    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": world.now.isoformat()}
-    waits = {**placed, "type": "PodReadyToStartContainers", "status": "False"}
-    pod = {"metadata": {"name": f"{name}-0-abcde"}, "spec": {"nodeName": "node-1"}}
-    world.pods[name] = [{**pod, "status": {"phase": "Pending", "conditions": [placed, waits]}}]
-    world.pass_time(seconds)
-    world.reconcile()
-    there = world.others.get(("ConfigMap", name))
-    assert (there is not None) == (seconds > 5)
-    assert there is None or there["data"] == config_map["data"]
-
-
 def test_kstatus_sees_progress_only_until_the_first_child_exists() -> None:
     world = KubernetesSimulation()
     world.reconcile()

@@ -31,8 +31,7 @@ def run(queue: str | None) -> FineTuneJob:
 
 def job_of(stage: StageName, queue: str | None, command: str | None = None) -> dict[str, Any]:
     job = run(queue)
-    reemits = command == "reemit" or None
-    attempt = Attempt(stage=stage, number=1, job=f"run-{stage}-1", state="Recorded", reemits=reemits)
+    attempt = Attempt(stage=stage, number=1, job=f"run-{stage}-1", state="Recorded")
     parts = PodParts(command or stage, common(job, attempt.job), cpu_stage_resources(SETTINGS))
     return dict(stage_job(job, SETTINGS, attempt, parts))
 
@@ -49,26 +48,24 @@ def test_a_stage_that_holds_gpus_is_created_suspended_in_its_queue_and_is_not_th
     assert waiting(job, None, kueue=True, now=datetime(2026, 1, 1, tzinfo=UTC)) is not None
 
 
-def test_a_stage_that_holds_gpus_and_has_no_queue_is_the_operators_to_resume() -> None:
-    job = job_of("train", None)
+@pytest.mark.parametrize(
+    ("stage", "queue", "command"),
+    [
+        ("prepare", "team", None),
+        ("publish", "team", None),
+        ("train", "team", "reemit"),
+        ("train", None, None),
+    ],
+)
+def test_other_jobs_are_not_queued_and_the_operator_resumes_them(
+    stage: StageName, queue: str | None, command: str | None
+) -> None:
+    job = job_of(stage, queue, command)
     assert job["spec"]["suspend"] is True
     assert QUEUE not in job["metadata"]["labels"]
-    patch = let_run(job, None, None, kueue=True)
+    patch = let_run(job, None, queue, kueue=True)
     assert patch is not None
     assert patch.body["spec"] == {"suspend": False}
-
-
-@pytest.mark.parametrize("stage", ["grade-base", "grade-tuned"])
-def test_a_stage_that_runs_programs_waits_until_its_network_is_closed(stage: StageName) -> None:
-    assert let_run(job_of(stage, "team"), None, "team", kueue=True) is not None
-
-
-@pytest.mark.parametrize(("stage", "command"), [("prepare", None), ("publish", None), ("train", "reemit")])
-def test_a_stage_without_gpus_is_in_no_queue_and_runs_at_once(stage: StageName, command: str | None) -> None:
-    job = job_of(stage, "team", command)
-    assert job["spec"]["suspend"] is False
-    assert QUEUE not in job["metadata"]["labels"]
-    assert let_run(job, None, "team", kueue=True) is None
 
 
 @pytest.mark.parametrize(

@@ -203,16 +203,17 @@ def test_a_run_without_an_evaluation_needs_no_server() -> None:
 @pytest.mark.parametrize("stage", ["prepare", "baseline", "evaluate"])
 def test_a_server_that_goes_before_job_json_is_written_is_waited_for(stage: str) -> None:
     world = simulation(server(), **NO_QUEUE)
-    while stage not in ("prepare", *(attempt["stage"] for attempt in world.status.get("attempts", ()))):
+    while not any(f"-{stage}-" in name for name in world.jobs):
         if not world.reconcile():
             prepares = "-prepare-" in world.running()
             world.end_job(result_of("prepare", baseFingerprint=BASE) if prepares else None)
     world.server = None
-    world.settle()
-    assert not any(f"-{stage}-" in name for name in world.jobs)
+    name = world.settle().running()
+    assert f"-{stage}-" in name
+    assert ("ConfigMap", name) not in world.others
     assert world.condition("Stalled") == ("True", "ServerNotFound")
     world.server = server()
-    name = world.settle().running()
+    world.settle()
     document = json.loads(world.others["ConfigMap", name]["data"]["job.json"])
     assert document["engine"]["server"]["model"] == "small"
     assert world.condition("Stalled")[0] == "False"

@@ -62,7 +62,7 @@ class JobObserver:
             progress=answer.document,
             progress_at=answer.at,
             progress_failed=answer.failed,
-            runs=self._runs(job),
+            runs=self._runs(job, jobs),
             workloads=self._workloads(jobs),
             kueue=kueue.served,
             kueue_problem=kueue.problem,
@@ -87,8 +87,8 @@ class JobObserver:
         self._behind.discard(key)
 
     def _recorded_just_now(self, job: FineTuneJob) -> frozenset[str]:
-        """The Jobs of attempts that this process recorded and did not look at since. One that the store lacks
-        was not created yet, or just now, so it is not looked for: creating it once more changes nothing.
+        """The Jobs of attempts that this process recorded and did not look at since. Nothing can have run
+        under these names before, so nothing is read live: creating such a Job once more changes nothing.
         """
         key = _key(job)
         names = frozenset(attempt.job for attempt in job.status.attempts)
@@ -119,9 +119,8 @@ class JobObserver:
         kept = self.stores.pods.owned_by(job.metadata.namespace, job.metadata.uid)
         found = dict(manifests.by_job(pod for pod in kept if _made_by_job(pod)))
         doubted = self._doubted(job)
-        for name in (attempt.job for attempt in _open(job)):
-            gone = name not in jobs and name not in never
-            if doubted or gone or (name in jobs and manifests.finished(jobs[name])):
+        for name in (attempt.job for attempt in _open(job) if attempt.job not in never):
+            if doubted or name not in jobs or manifests.finished(jobs[name]):
                 live = await self._live_pods(job, name)
                 if doubted:
                     self._compare(_key(job), found.get(name, ()), live)
@@ -143,14 +142,13 @@ class JobObserver:
         live, _ = await self.api.list_all(POD, job.metadata.namespace, f"{manifests.JOB_LABEL}={name}")
         return tuple(p for p in live if _made_by_job(p) and labelled_uid(p) == job.metadata.uid)
 
-    def _runs(self, job: FineTuneJob) -> tuple[Manifest, ...]:
-        """What finished runs measured, for the calibration in the job.json of prepare, which is written with
-        its Job.
+    def _runs(self, job: FineTuneJob, jobs: Mapping[str, Manifest]) -> tuple[Manifest, ...]:
+        """What finished runs measured, for the calibration in the job.json of prepare, which is written while
+        its Job is still suspended.
         """
-        starts = not job.status.attempts or any(
-            attempt.stage == "prepare" and attempt.state == "Recorded" for attempt in _open(job)
-        )
-        return tuple(self.owners.measured(job.metadata.namespace)) if starts else ()
+        preparing = [attempt.job for attempt in _open(job) if attempt.stage == "prepare"]
+        waiting = any(manifests.suspended(jobs[name]) for name in preparing if name in jobs)
+        return tuple(self.owners.measured(job.metadata.namespace)) if waiting else ()
 
     def _workloads(self, jobs: Mapping[str, Manifest]) -> Mapping[str, Manifest]:
         found = {name: self.stores.workloads.of(child) for name, child in jobs.items()}
