@@ -188,6 +188,80 @@ async def test_a_judge_that_was_never_there_ends_the_attempt_and_another_one_may
     assert (caught.value.reason, caught.value.exit_code) == ("Unknown", 1)
 
 
+def never_answers(text: str) -> Script:
+    """A judge that is right, and whose proxy fails at every question with this text in an answer."""
+
+    def script(body: dict[str, Any]) -> Reply:
+        answers = (value for name, value in texts_of(body).items() if name.startswith("answer"))
+        return Reply(status=500, body="proxy") if text in answers else judges_by_words(body)
+
+    return script
+
+
+def questions_of_no_row(server: JudgeStandIn) -> int:
+    """How often it was only asked whether it is there."""
+    return sum(not texts_of(body) for body in server.bodies)
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_question_that_alone_is_asked_and_never_answered_is_no_outage() -> None:
+    judged, server = await by_criteria(never_answers("red"), "red")
+    [grade] = grades(judged.rows, "JudgeCriteria")
+    assert (grade.score, "HTTP 500 proxy" in grade.reason) == (None, True)
+    assert questions_of_no_row(server) == 1
+    assert judged.use.usage.requests == len(server.bodies)
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_row_of_the_base_that_is_never_answered_keeps_no_grade_from_the_tuned_rows() -> None:
+    async with judge_stand_in(never_answers("red")) as server:
+        spec = evaluation(server.url, "JudgeCriteria", "JudgePairwise", maxConcurrency=1)
+        questions, base = answered(spec, "red", None)
+        _, tuned = answered(spec, "red, blue", "blue")
+        access = JudgeAccess(None, Replies(), SkippingClock().time())
+        judged = await judge_two(spec, access, questions, base, tuned, lambda _: None)
+    assert judged.base is not None
+    assert scores(judged.base, "JudgeCriteria") == [None, None]
+    assert scores(judged.rows, "JudgeCriteria") == [1.0, 0.5]
+    assert "HTTP 500 proxy" in grades(judged.rows, "JudgePairwise")[0].reason
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_many_questions_that_get_no_reply_ask_once_whether_the_judge_is_there() -> None:
+    judged, server = await by_criteria(never_answers("red"), *["red"] * 20, maxConcurrency=8)
+    assert scores(judged.rows, "JudgeCriteria") == [None] * 20
+    assert questions_of_no_row(server) == 1
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_judge_that_comes_back_as_it_is_given_up_judges_the_row() -> None:
+    clock = SkippingClock()
+    judged, _ = await by_criteria(away(clock, (0, 599)), "red", clock=clock)
+    assert scores(judged.rows, "JudgeCriteria") == [0.5]
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_a_judge_that_hangs_when_asked_whether_it_is_there_is_away() -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        return Reply(status=503) if texts_of(body) else Reply(hangs=True)
+
+    with pytest.raises(JudgeUnavailable):
+        await by_criteria(script, "red", timeoutSeconds=1)
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_once_a_model_is_trained_a_judge_that_is_away_leaves_its_rows_ungraded() -> None:
+    async with judge_stand_in(in_turn(Reply(status=503, body="back soon"))) as server:
+        spec = evaluation(server.url, "JudgeCriteria", "JudgePairwise")
+        questions, base = answered(spec, "red", "red")
+        _, tuned = answered(spec, "blue", "red, blue")
+        access = JudgeAccess(None, Replies(), SkippingClock().time(), required=False)
+        judged = await judge_two(spec, access, questions, base, tuned, lambda _: None)
+    found = [grade for name in ("JudgeCriteria", "JudgePairwise") for grade in grades(judged.rows, name)]
+    assert [grade.score for grade in found] == [None] * 4
+    assert all("no reply for 10 min" in grade.reason and "HTTP 503" in grade.reason for grade in found)
+
+
 @pytest.mark.usefixtures("_tried_once")
 async def test_a_judge_that_goes_for_good_leaves_the_other_rows_ungraded() -> None:
     there = [judges_by_words] * 3
@@ -223,11 +297,20 @@ def test_a_silence_is_of_one_question_or_an_outage(
 
 
 @pytest.mark.parametrize(
-    ("request_seconds", "seconds"), [(60, 600), (600, 3600)], ids=["ten minutes", "time for two questions"]
+    ("request_seconds", "all_seconds", "seconds"),
+    [(60, 3600, 600), (200, 3600, 1200), (600, 3600, 1800), (600, 14400, 3600), (60, 600, 300)],
+    ids=[
+        "ten minutes",
+        "time for two questions",
+        "half of an hour that all questions have",
+        "time for two long questions",
+        "half of what is left",
+    ],
 )
-def test_a_question_at_which_the_judge_hangs_is_no_outage(request_seconds: float, seconds: float) -> None:
-    assert away_seconds(request_seconds) == seconds
-    assert seconds > 3 * request_seconds
+def test_a_judge_is_waited_for_as_long_as_two_questions_and_half_the_time_of_all(
+    request_seconds: float, all_seconds: float, seconds: float
+) -> None:
+    assert away_seconds(request_seconds, all_seconds) == seconds
 
 
 async def test_judging_ends_after_four_hours_whatever_the_number_of_rows_and_models() -> None:
@@ -396,6 +479,18 @@ async def test_a_judge_that_is_away_when_references_are_shown_is_no_error_of_the
 ) -> None:
     with pytest.raises(JudgeUnavailable, match="the judge gave no reply for"):
         await references(in_turn(*replies), kind, "red and blue", "blue and red", "both", maxConcurrency=1)
+
+
+@pytest.mark.usefixtures("_tried_once")
+@pytest.mark.parametrize("kind", ["JudgeCriteria", "JudgePairwise"])
+async def test_a_judge_that_may_take_ten_minutes_and_is_away_is_no_error_of_the_user(kind: str) -> None:
+    with pytest.raises(JudgeUnavailable, match="the judge gave no reply for"):
+        await references(in_turn(Reply(status=503)), kind, "red and blue", "blue and red", timeoutSeconds=600)
+
+
+@pytest.mark.usefixtures("_tried_once")
+async def test_references_that_are_never_compared_are_passed_over() -> None:
+    assert await references(never_answers("red"), "JudgePairwise", "red", "blue", "red and blue") == []
 
 
 async def test_text_that_asks_for_full_marks_is_judged_like_any_other() -> None:

@@ -26,6 +26,7 @@ _MOST_TOKENS = 4096  # of a reply, reasoning included
 FIRST_WAIT = 1.0  # seconds before the second of three tries
 _FIRST_PAUSE, _MOST_PAUSE = 5.0, 60.0  # seconds before three more
 _LEAST_SECONDS = 3600.0  # for all questions together
+_ANYTHING = {"messages": ({"role": "user", "content": "Answer with OK."},)}  # whether the judge is there
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -56,22 +57,30 @@ class Judge:
     """Asks the model that a job names as judge; an async context manager.
 
     All questions together have an hour, or the time in which every one could use its whole timeout, but never
-    more than `time` has left.
+    more than `time` has left. Where it is `required`, an attempt that never gets a reply ends.
     """
 
     def __init__(
-        self, spec: JudgeSpec, key: str | None, replies: Replies, questions: int, time: JudgingTime
+        self,
+        spec: JudgeSpec,
+        key: str | None,
+        replies: Replies,
+        questions: int,
+        time: JudgingTime,
+        required: bool,
     ) -> None:
         self._endpoint = Endpoint(spec.url, spec.model, key, spec.request_seconds, FIRST_WAIT)
         self._replies, self._cached, self._time = replies, 0, time
-        self._places = asyncio.Semaphore(spec.concurrency)
+        self._places, self._doubt = asyncio.Semaphore(spec.concurrency), asyncio.Lock()
         self._seconds = max(_LEAST_SECONDS, questions * spec.request_seconds / spec.concurrency)
-        self._began = self._heard = self._told = self._deadline = 0.0
-        self._away, self._replied, self._outage = away_seconds(spec.request_seconds), False, ""
+        self._request_seconds, self._required = spec.request_seconds, required
+        self._began = self._heard = self._told = self._deadline = self._away = 0.0
+        self._replied, self._outage = False, ""
 
     async def __aenter__(self) -> "Judge":
         self._began = self._heard = self._time.now()
-        self._deadline = self._began + min(self._seconds, self._time.left)
+        seconds = min(self._seconds, self._time.left)
+        self._deadline, self._away = self._began + seconds, away_seconds(self._request_seconds, seconds)
         return self
 
     async def __aexit__(
@@ -88,7 +97,7 @@ class Judge:
     async def decide(self, question: JudgeQuestion[T]) -> T:
         """The judge's decision, or the one that it gave before; NotJudged.
 
-        JudgeUnavailable where it has replied to nothing so far, for ten minutes.
+        JudgeUnavailable where it is required and has replied to nothing so far, for ten minutes.
         """
         parameters = _parameters(question)
         key = reply_key(self._endpoint.url, self._endpoint.model, question.messages, parameters)
@@ -129,7 +138,7 @@ class Judge:
                     return await self._once(request, parameters, read)
                 except NoReply as error:
                     silence = Silence(first, last, self._heard, self._time.now(), self._away)
-                    self._check_silence(silence, error)
+                    await self._check_silence(silence, error)
             await self._time.sleep(pause)
             pause = min(2 * pause, _MOST_PAUSE)
 
@@ -153,21 +162,40 @@ class Judge:
         self._replied, self._heard = True, self._time.now()
         return found
 
-    def _check_silence(self, silence: Silence, error: NoReply) -> None:
-        """NotJudged where the question waits no longer; JudgeUnavailable where there never was a reply."""
+    async def _check_silence(self, silence: Silence, error: NoReply) -> None:
+        """NotJudged where the question waits no longer; JudgeUnavailable as `_check_outage`."""
         if silence.concerns_one_question:
             raise NotJudged(f"the judge did not judge it: {error}") from error
-        minutes, why = (silence.now - silence.heard) / 60, printable(str(error))
         if silence.is_an_outage:
-            self._outage = f"the judge gave no reply for {minutes:.0f} min ({why})"
-            if not self._replied:
-                self.check_present()
-            raise NotJudged(self._outage) from error
-        if self._told != self._heard:  # once for each silence
+            await self._check_outage(silence, error)
+        elif self._told != self._heard:  # once for each silence
             self._told = self._heard
-            _log.warning(
-                "the judge gives no reply (%s); it is waited for up to %.0f min", why, self._away / 60
-            )
+            why, minutes = printable(str(error)), self._away / 60
+            _log.warning("the judge gives no reply (%s); it is waited for up to %.0f min", why, minutes)
+
+    async def _check_outage(self, silence: Silence, error: NoReply) -> None:
+        """NotJudged where the judge replies to nothing, JudgeUnavailable where it is required and never did.
+
+        Where it does reply, the question is asked again, and left ungraded alone if it still gets no reply.
+        """
+        async with self._doubt:  # whoever waited here takes what was found for the first
+            if not self._outage:
+                if self._heard > silence.heard or await self._answers_anything():
+                    return
+                minutes, why = (silence.now - silence.heard) / 60, printable(str(error))
+                self._outage = f"the judge gave no reply for {minutes:.0f} min ({why})"
+        if self._required and not self._replied:
+            self.check_present()
+        raise NotJudged(self._outage) from error
+
+    async def _answers_anything(self) -> bool:
+        """Whether the judge replies to a question that concerns no row, within the time of one request."""
+        try:
+            async with asyncio.timeout(self._request_seconds):
+                await self._once(_ANYTHING, {"max_tokens": _MOST_TOKENS}, lambda answer: answer)
+        except (NoReply, TimeoutError):
+            return False
+        return True
 
     def _too_long(self) -> str:
         seconds = self._seconds if self._seconds <= self._time.left else MOST_SECONDS

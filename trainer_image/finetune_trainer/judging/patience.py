@@ -12,9 +12,12 @@ _AWAY_SECONDS = 600.0  # without a reply to anything, after which nothing more i
 _ALONE_SECONDS = 60.0  # without a reply to one question, while others get theirs
 
 
-def away_seconds(request_seconds: float) -> float:
-    """How long a judge may reply to nothing: ten minutes, or while it may hang at two questions."""
-    return max(_AWAY_SECONDS, 2 * TRIES * request_seconds)
+def away_seconds(request_seconds: float, all_seconds: float) -> float:
+    """How long a judge may reply to nothing: ten minutes, or while it may hang at two questions.
+
+    But at most half of the seconds that all questions have: they must not end before that is noticed.
+    """
+    return min(max(_AWAY_SECONDS, 2 * TRIES * request_seconds), all_seconds / 2)
 
 
 class JudgingTime:
@@ -53,5 +56,5 @@ class Silence:
 
     @property
     def is_an_outage(self) -> bool:
-        """Whether nobody has heard of the judge for so long that it is not waited for any more."""
+        """Whether nobody has heard of the judge for so long that it may be away for good."""
         return self.now - self.heard >= self.most

@@ -27,11 +27,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class JudgeAccess:
-    """How the judge is reached: its API key, if it wants one, the replies that it gave before, its time."""
+    """How the judge is reached: its API key, if it wants one, the replies that it gave before, its time.
+
+    One that is `required` ends the attempt when it gives no reply (JudgeUnavailable); any other leaves rows
+    ungraded.
+    """
 
     key: str | None
     replies: Replies
     time: JudgingTime = field(default_factory=JudgingTime)
+    required: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,5 +143,7 @@ async def _ask(
     evaluation: EvaluationSpec, access: JudgeAccess, count: int, work: Callable[[Judge], Awaitable[T]]
 ) -> tuple[T, JudgeUse]:
     assert evaluation.judge is not None
-    async with Judge(evaluation.judge, access.key, access.replies, 2 * count, access.time) as judge:
+    async with Judge(
+        evaluation.judge, access.key, access.replies, 2 * count, access.time, access.required
+    ) as judge:
         return await work(judge), judge.use
