@@ -23,7 +23,7 @@ from finetune_trainer.progress import ProgressServer
 from finetune_trainer.stages import baseline, evaluate
 from finetune_trainer.workspace import Workspace
 from tests.engine_stand_in import StandInEngine
-from tests.judge_stand_in import judge_stand_in, judges_by_words, texts_of
+from tests.judge_stand_in import JudgeStandIn, Reply, in_turn, judge_stand_in, judges_by_words, texts_of
 from tests.unit.server import builders
 from tests.unit.server.test_candidates import candidate, run
 from tests.unit.serving.conftest import tiny_weights
@@ -216,20 +216,38 @@ async def test_a_server_that_runs_otherwise_since_is_asked_for_the_base_again(cl
     assert cluster.engine.seen.count("small") >= asked + ROWS
 
 
+async def judged_with_the_base(cluster: Cluster, judge: JudgeStandIn) -> Result:
+    """The result of an evaluate stage that asks the base again and has both models judged."""
+    prices = {"pricePerMillionInputTokens": "1", "pricePerMillionOutputTokens": "10"}
+    style = {"name": "style", "type": "JudgeCriteria", "criteria": ["It says acne"]}
+    evaluation = {
+        "graders": [{"name": "fields", "type": "FieldMatch", "fields": ["condition"]}, style],
+        "primary": "fields",
+        "judge": {"url": judge.url, "model": "judge", **prices},
+    }
+    job, workspace = cluster.job("evaluate", evaluation=evaluation)
+    operating = asyncio.create_task(cluster.operate(job))
+    cluster.train(workspace)
+    result = await asyncio.to_thread(evaluate.run, job, workspace)
+    operating.cancel()
+    return result
+
+
+async def test_a_judge_that_is_away_when_the_base_is_asked_again_does_not_end_a_run_that_has_trained(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.scoring.endpoint.TRIES", 1)
+    monkeypatch.setattr("finetune_trainer.judging.patience.TRIES", 0)
+    monkeypatch.setattr("finetune_trainer.judging.patience._AWAY_SECONDS", 0)
+    async with judge_stand_in(in_turn(Reply(status=503))) as judge:
+        result = await judged_with_the_base(cluster, judge)
+    assert (result.outcome, result.summary["graders"]["style"]["tuned"]) == ("Succeeded", None)
+    assert result.summary["tuned"]["score"] == 1.0
+
+
 async def test_what_judging_a_base_costs_that_is_asked_again_counts_too(cluster: Cluster) -> None:
     async with judge_stand_in(judges_by_words) as judge:
-        prices = {"pricePerMillionInputTokens": "1", "pricePerMillionOutputTokens": "10"}
-        style = {"name": "style", "type": "JudgeCriteria", "criteria": ["It says acne"]}
-        evaluation = {
-            "graders": [{"name": "fields", "type": "FieldMatch", "fields": ["condition"]}, style],
-            "primary": "fields",
-            "judge": {"url": judge.url, "model": "judge", **prices},
-        }
-        job, workspace = cluster.job("evaluate", evaluation=evaluation)
-        operating = asyncio.create_task(cluster.operate(job))
-        cluster.train(workspace)
-        result = await asyncio.to_thread(evaluate.run, job, workspace)
-        operating.cancel()
+        result = await judged_with_the_base(cluster, judge)
     told = result.summary["judge"]
     assert {"none", "acne"} <= {json.loads(texts_of(body)["answer"])["condition"] for body in judge.bodies}
     assert told["requests"] == len(judge.bodies)

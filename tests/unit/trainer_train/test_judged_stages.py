@@ -10,6 +10,7 @@ import pytest
 
 from finetune_trainer.contracts import Result
 from finetune_trainer.errors import UserError
+from finetune_trainer.judging.judge import JudgeUnavailable
 from finetune_trainer.stages import baseline, evaluate
 from tests.judge_stand_in import (
     JudgeStandIn,
@@ -124,6 +125,38 @@ async def test_answers_are_kept_when_the_judge_fails_and_are_judged_in_the_next_
     before = await stage(baseline.run, run)
     assert (before.summary["cached"], before.summary["score"]) == (True, 0.5)
     assert len(engine.requests) == asked
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge is away as soon as one question gets no reply at one try."""
+    monkeypatch.setattr("finetune_trainer.scoring.endpoint.TRIES", 1)
+    monkeypatch.setattr("finetune_trainer.judging.patience.TRIES", 0)
+    monkeypatch.setattr("finetune_trainer.judging.patience._AWAY_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_judge_that_is_away_after_training_leaves_the_model_ungraded_and_ends_nothing(
+    make_run: Any, engine: Any, judge: JudgeStandIn
+) -> None:
+    run = make_run("evaluate", holdout=HOLDOUT, evaluation=judged_by(judge.url, "JudgePairwise"))
+    await stage(baseline.run, run)
+    judge.script = in_turn(Reply(status=503, body="back soon"))
+    after = await stage(evaluate.run, run)
+    assert (after.outcome, after.summary["verdict"]) == ("Succeeded", "Ungraded")
+    assert after.summary["ungraded"] == len(HOLDOUT)
+    assert "the judge gave no reply for" in after.summary["ungradedReason"]
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_judge_that_is_away_before_training_ends_the_attempt(
+    make_run: Any, engine: Any, judge: JudgeStandIn
+) -> None:
+    judge.script = in_turn(Reply(status=503))
+    run = make_run("baseline", holdout=HOLDOUT, evaluation=judged_by(judge.url, "JudgeCriteria"))
+    with pytest.raises(JudgeUnavailable):
+        await stage(baseline.run, run)
+    assert engine.requests == []
 
 
 async def test_a_second_run_with_the_same_base_and_hold_out_asks_the_judge_nothing(

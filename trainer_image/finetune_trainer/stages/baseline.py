@@ -56,14 +56,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class AskedBase:
-    """The graded rows of the base, and what the judge took and misses in the references.
-
-    `cached` where all answers were known.
-    """
+    """The graded rows of the base, and what the judge took so far; `cached` where all answers were known."""
 
     rows: Answered
     use: JudgeUse
-    warnings: Sequence[str]
     cached: bool
 
 
@@ -72,28 +68,33 @@ def run(job: Job, workspace: Workspace) -> Result:
     prepared = check_prepared(workspace, job)
     evaluation = required_evaluation(job)
     asked = asked_of(workspace, prepared, evaluation, job.engine)
-    found = ask_base(job, workspace, asked, judge_access(job, workspace))
+    access = judge_access(job, workspace, required=True)
+    with ProgressServer("baseline") as server:
+        warnings, use = asyncio.run(examine_references(evaluation, access, asked.holdout.questions))
+        found = ask_base(job, workspace, asked, access, server, use)
     uses = earlier_uses(job, prepared.summary["holdoutDigest"])
-    judge = judge_summary(job, found.use, found.warnings)
+    judge = judge_summary(job, found.use, warnings)
     told = {"cached": found.cached, "holdoutUses": uses, **judge}
     if evaluation.runs_code:
         return await_code(job, workspace, "base", asked.of_base, found.rows, told)
     return _conclude(job, asked, found.rows, told)
 
 
-def ask_base(job: Job, workspace: Workspace, asked: Asked, access: JudgeAccess) -> AskedBase:
-    """Ask the base every question, or take what an earlier run stored of the same base; store graded rows."""
-    evaluation = required_evaluation(job)
-    with ProgressServer("baseline") as server:
-        warnings, use = asyncio.run(examine_references(evaluation, access, asked.holdout.questions))
-        stored = _stored(job, workspace, asked.of_base)
-        missing = [found for found in asked.of_base if found.title not in stored]
-        rows = stored | _ask(job, workspace, missing, server)
-        rows, use = _judged(job, access, asked.of_base, rows, server, use)
+def ask_base(
+    job: Job, workspace: Workspace, asked: Asked, access: JudgeAccess, server: ProgressServer, use: JudgeUse
+) -> AskedBase:
+    """Ask the base every question, or take what an earlier run stored of the same base; store graded rows.
+
+    `use` is what the judge took before.
+    """
+    stored = _stored(job, workspace, asked.of_base)
+    missing = [found for found in asked.of_base if found.title not in stored]
+    rows = stored | _ask(job, workspace, missing, server)
+    rows, use = _judged(job, access, asked.of_base, rows, server, use)
     for found in asked.of_base:
         write_rows(rows_path(workspace, found.answers_of("base"), found.key), rows[found.title])
     share_replies(job, access)
-    return AskedBase(rows, use, warnings, cached=not missing)
+    return AskedBase(rows, use, cached=not missing)
 
 
 def grade_programs(job: Job, workspace: Workspace) -> Result:

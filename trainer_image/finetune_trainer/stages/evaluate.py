@@ -52,13 +52,14 @@ def run(job: Job, workspace: Workspace) -> Result:
     evaluation = required_evaluation(job)
     asked = asked_of(workspace, prepared, evaluation, job.engine)
     on_server = job.engine is not None and job.engine.server is not None
-    access, before = judge_access(job, workspace), JudgeUse()
-    if on_server and not all(is_stored(workspace, "base", found) for found in asked.of_base):
-        # The server runs otherwise than when the base was scored.
-        before = ask_base(job, workspace, asked, access).use
-    base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
+    # A model is trained: a judge that is away must not cost it.
+    access, before = judge_access(job, workspace, required=False), JudgeUse()
     title = asked.holdout.title
     with ProgressServer("evaluate") as server:
+        if on_server and not all(is_stored(workspace, "base", found) for found in asked.of_base):
+            # The server runs otherwise than when the base was scored.
+            before = ask_base(job, workspace, asked, access, server, before).use
+        base = {found.title: stored_rows(workspace, "base", found) for found in asked.of_base}
         tuned = _ask(job, workspace, asked.of_tuned, server)
         decided = decisions(evaluation, len(tuned[title]), paired=True)
         watch = judging_progress(job, server, decided, before)

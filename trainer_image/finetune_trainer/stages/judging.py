@@ -16,9 +16,10 @@ from finetune_trainer.workspace import Workspace, destination_dir
 _WARNINGS = 5
 
 
-def judge_access(job: Job, workspace: Workspace) -> JudgeAccess:
+def judge_access(job: Job, workspace: Workspace, *, required: bool) -> JudgeAccess:
     """The mounted key, and the replies of this run and of earlier ones with the same destination folder."""
-    return JudgeAccess(credential("judge", "token"), Replies(_own_replies(workspace), _shared_replies(job)))
+    replies = Replies(_own_replies(workspace), _shared_replies(job))
+    return JudgeAccess(credential("judge", "token"), replies, required=required)
 
 
 def share_replies(job: Job, access: JudgeAccess) -> None:
