@@ -39,9 +39,15 @@ def grading(settings: Any = SETTINGS, model: str = "base", /, **changes: Any) ->
     return world
 
 
+def template_of(world: KubernetesSimulation) -> Object:
+    """The template of the pod that runs."""
+    template: Object = world.jobs[world.running()]["spec"]["template"]
+    return template
+
+
 def pod_of(world: KubernetesSimulation) -> Object:
     """The spec of the pod that runs."""
-    spec: Object = world.jobs[world.running()]["spec"]["template"]["spec"]
+    spec: Object = template_of(world)["spec"]
     return spec
 
 
@@ -79,7 +85,9 @@ def test_an_image_of_the_user_sees_its_questions_and_nothing_of_ours() -> None:
     [_, container] = pod_of(grading())["initContainers"]
     assert container["image"] == IMAGE
     assert container["args"] == ["/grading/questions/questions.jsonl", "/grading/results/results.jsonl"]
-    assert mounts_of(container) == {"/grading/questions": True, "/grading/results": False, "/tmp": False}
+    assert mounts_of(container) == {
+        "/grading/questions": True, "/grading/results": False, "/tmp": False, "/dev/shm": False,
+    }  # fmt: skip
     assert container["volumeMounts"][0]["subPath"] == "results/graders/base/grader-polite"
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -122,6 +130,36 @@ def test_pods_that_run_foreign_code_pull_with_the_secrets_of_the_run_but_have_no
     world = grading(with_settings(allowedServiceAccounts=["reader"]), podTemplate=carried)
     assert pod_of(world)["imagePullSecrets"] == [{"name": "registry"}]
     assert "serviceAccountName" not in pod_of(world)
+
+
+def test_no_label_or_annotation_of_the_user_opens_a_pod_that_runs_foreign_code() -> None:
+    carried = {
+        "labels": {"egress": "allowed"},
+        "annotations": {"k8s.v1.cni.cncf.io/networks": "storage"},
+    }
+    metadata = template_of(grading(podTemplate=carried))["metadata"]
+    assert metadata == template_of(grading())["metadata"]
+    assert metadata.keys() == {"labels"}
+    assert all("finetune.dev/" in key or key.startswith("app.kubernetes.io/") for key in metadata["labels"])
+
+
+def test_containers_with_foreign_code_share_no_memory() -> None:
+    others = [POLITE, {**POLITE, "name": "kind"}, {"name": "tests", "type": "CodeAssert", "tests": "f()"}]
+    pod = pod_of(grading(SETTINGS, evaluation={"graders": others, "primary": "tests"}))
+    shared = {
+        container["name"]: mount["name"]
+        for container in pod["initContainers"]
+        for mount in container.get("volumeMounts", ())
+        if mount["mountPath"] == "/dev/shm"
+    }
+    assert shared.keys() == {"grader-polite", "grader-kind", "sandbox"}
+    volumes = [volume for volume in pod["volumes"] if volume["name"] in shared.values()]
+    assert [volume["emptyDir"] for volume in volumes] == 3 * [{"medium": "Memory", "sizeLimit": "64Mi"}]
+    assert pod["securityContext"]["sysctls"] == [{"name": "kernel.shm_rmid_forced", "value": "1"}]
+
+
+def test_other_pods_set_no_kernel_parameter() -> None:
+    assert "sysctls" not in pod_of(KubernetesSimulation().to("train"))["securityContext"]
 
 
 CRASHES = [
