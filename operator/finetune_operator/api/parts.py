@@ -118,7 +118,11 @@ Tolerations: TypeAlias = Annotated[tuple[Toleration, ...], Field(max_length=32)]
 class PodTemplate(ApiModel):
     """What the pods carry beyond what the operator gives them."""
 
-    labels: Labels = Field(default_factory=dict, description="Labels of the pods, for policies and reports.")
+    labels: Labels = Field(
+        default_factory=dict,
+        description="Labels of the pods, for policies and reports. Pods of grade-base and grade-tuned, which "
+        "run code of others, carry neither these labels nor the annotations.",
+    )
     annotations: Annotations = Field(
         default_factory=dict,
         description='Annotations of the pods, for example sidecar.istio.io/inject: "false".',

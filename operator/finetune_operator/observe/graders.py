@@ -27,13 +27,18 @@ from finetune_operator.render.graders import NETWORK_CHECK, NETWORK_FOUND, conta
 FAILED = "GraderFailed"
 _LOG_LENGTH = 400
 _PULLS = "spec.podTemplate.imagePullSecrets may pull it"
+_OWN_CODES = range(1, 126)
+"""Exit codes that a program chooses; above are those of shells, container runtimes and signals."""
 _OF_CONTAINERS = frozenset({"ImagePull", "ContainerConfig", "PodNotStarted"})
 
 
-def blamed(job: FineTuneJob, pods: Sequence[Manifest], outcome: AttemptOutcome) -> AttemptOutcome:
+def blamed(
+    job: FineTuneJob, pods: Sequence[Manifest], outcome: AttemptOutcome, *, failed_before: bool
+) -> AttemptOutcome:
     """The outcome; of a pod that ended because of a grader's container, what that container did.
 
-    Where something took the pod away, the cluster ended the container.
+    Where something took the pod away, the cluster ended the container. An end that may be the node's fault is
+    held against the grader only where an earlier attempt has failed too (`failed_before`).
     """
     if outcome.succeeded or outcome.reason not in ("Unknown", "OutOfMemory"):
         return outcome
@@ -41,11 +46,11 @@ def blamed(job: FineTuneJob, pods: Sequence[Manifest], outcome: AttemptOutcome) 
     for pod in pods:
         for container in items(pod, "status", "initContainerStatuses"):
             ended, name = mapping(container, "state", "terminated"), text(container, "name")
-            if name in graders and integer(ended, "exitCode"):
+            if name in graders and integer(ended, "exitCode") and (failed_before or _its_own(ended)):
                 message = f"{_described(job, name)} {_end(pod, name, ended)}"
                 return AttemptOutcome(False, FAILED, message, grader=name)
             if name == NETWORK_CHECK and integer(ended, "exitCode") == NETWORK_FOUND:
-                return AttemptOutcome(False, "UserError", _no_isolation(ended))
+                return AttemptOutcome(False, "Unknown", _no_isolation(job, ended))
     return outcome
 
 
@@ -110,6 +115,12 @@ def _short(image: str) -> str:
     return f"{where}@sha256:{digest[:12]}"
 
 
+def _its_own(ended: Manifest) -> bool:
+    """Whether the grader itself is why its container ended so, and not the node or its runtime."""
+    reason, code = text(ended, "reason"), integer(ended, "exitCode")
+    return reason == "OOMKilled" or (reason == "Error" and code in _OWN_CODES)
+
+
 def _end(pod: Manifest, name: str, ended: Manifest) -> str:
     if text(ended, "reason") == "OOMKilled":
         spec = next((c for c in container_specs(pod) if c.get("name") == name), {})
@@ -119,9 +130,11 @@ def _end(pod: Manifest, name: str, ended: Manifest) -> str:
     return f"exited with code {integer(ended, 'exitCode')}: {log}"
 
 
-def _no_isolation(ended: Manifest) -> str:
+def _no_isolation(job: FineTuneJob, ended: Manifest) -> str:
     found = text(ended, "message").strip().rstrip(".") or "its pod reaches the network"
     return (
-        f"No image of a user grades answers in this cluster: {found}. Ask the administrator for a network "
-        "plugin that enforces NetworkPolicies, or take graders of other types."
+        f"No image of a user graded answers: {found}. Either the cluster's network plugin enforces no "
+        f"NetworkPolicies, or another NetworkPolicy of namespace {job.metadata.namespace} lets this pod out. "
+        "Ask the administrator for a plugin that enforces them, have that policy leave out pods whose label "
+        "finetune.dev/stage is grade-base or grade-tuned, or take graders of other types."
     )

@@ -26,6 +26,7 @@ RESULTS = "/run/graders"
 QUESTIONS_PATH, RESULTS_PATH = "/grading/questions", "/grading/results"
 _RESULTS_SIZE = "64Mi"  # in memory, so that a full one refuses and evicts nobody
 _FILES_SIZE = "256Mi"
+_SHARED_SIZE = "64Mi"  # what a pod has; of its own, so that graders leave each other nothing there
 
 
 def container_graders(job: FineTuneJob) -> dict[str, Grader]:
@@ -65,6 +66,7 @@ def _grader(
     mounts.claim(workspace_claim(job), QUESTIONS_PATH, read_only=True, folder=folder)
     mounts.memory_dir(f"results-{name}", RESULTS_PATH, _RESULTS_SIZE)
     mounts.memory_dir(f"tmp-{name}", "/tmp", _FILES_SIZE)  # noqa: S108
+    mounts.shared_memory(_SHARED_SIZE, f"shm-{name}")
     command: dict[str, Any] = {} if grader.command is None else {"command": [*map(literal, grader.command)]}
     return {
         "name": name,

@@ -34,9 +34,11 @@ class Mounts:
         """A folder in which containers meet at a socket."""
         self.empty_dir(name, path, _SOCKETS_SIZE)
 
-    def shared_memory(self, size: str) -> None:
-        """Shared memory, in which workers and engines exchange tensors; a container's own is 64 MiB."""
-        self.memory_dir("shm", "/dev/shm", size)  # noqa: S108
+    def shared_memory(self, size: str, name: str = "shm") -> None:
+        """Shared memory, in which workers and engines exchange tensors; without it all containers of a pod
+        share 64 MiB.
+        """
+        self.memory_dir(name, "/dev/shm", size)  # noqa: S108
 
     def empty_dir(self, name: str, path: str, size: str | None = None, *, read_only: bool = False) -> None:
         """A folder that lives as long as the pod; a pod that fills more than `size` is evicted."""

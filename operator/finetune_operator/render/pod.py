@@ -14,6 +14,7 @@ from finetune_operator.render.mounts import Mounts
 from finetune_operator.render.names import stage_labels
 from finetune_operator.render.placement import away_from, cpu_stage, gang_affinity, gpu_type, with_gpus
 from finetune_operator.render.resources import on_gpus
+from finetune_operator.render.security import SYSCTLS_OF_FOREIGN_CODE
 from finetune_operator.render.volumes import JOB_FILE, workspace_claim, workspace_folder
 
 PROGRESS_PORT = 8080
@@ -60,13 +61,18 @@ def stage_pod(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: Pod
         special["affinity"] = affinity
     labels = stage_labels(job, attempt.stage, attempt.number)
     template = place.pod_template(settings, labels, parts.mounts, special)
-    return _without_account(template) if attempt.stage in CODE_STAGES else template
+    return _of_foreign_code(template, labels) if attempt.stage in CODE_STAGES else template
 
 
-def _without_account(template: Manifest) -> Manifest:
-    """Where code of a model or of a user runs, no cloud's webhook may mount a token for the account."""
+def _of_foreign_code(template: Manifest, labels: dict[str, str]) -> Manifest:
+    """The template where code of a model or of a user runs: of spec.podTemplate it has the pull secrets only.
+
+    NetworkPolicies add up, so one that selects a label of the user would open the pod; an annotation may
+    attach a second network; and for a service account a cloud's webhook mounts a token.
+    """
     spec = {key: value for key, value in template["spec"].items() if key != "serviceAccountName"}
-    return {**template, "spec": spec}
+    security = {**spec["securityContext"], "sysctls": SYSCTLS_OF_FOREIGN_CODE}
+    return {"metadata": {"labels": labels}, "spec": {**spec, "securityContext": security}}
 
 
 def _main(job: FineTuneJob, settings: Settings, attempt: Attempt, parts: PodParts) -> Container:

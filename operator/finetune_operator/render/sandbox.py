@@ -18,6 +18,7 @@ PROGRAMS = "/run/programs"
 RESULTS = "/run/sandbox"
 _RESULTS_SIZE = "256Mi"
 _FILES_SIZE = "256Mi"  # of all programs: in memory, so that a full one refuses and evicts nobody
+_SHARED_SIZE = "64Mi"
 
 
 def sandbox(job: FineTuneJob, settings: Settings, model: str, pod: Mounts) -> Container:
@@ -28,6 +29,7 @@ def sandbox(job: FineTuneJob, settings: Settings, model: str, pod: Mounts) -> Co
     mounts.claim(workspace_claim(job), PROGRAMS, read_only=True, folder=folder)
     mounts.empty_dir("sandbox-results", RESULTS, _RESULTS_SIZE)
     mounts.memory_dir("sandbox-tmp", "/tmp", _FILES_SIZE)  # noqa: S108
+    mounts.shared_memory(_SHARED_SIZE, "sandbox-shm")
     files = ["--programs", f"{PROGRAMS}/{model}.jsonl", "--results", f"{RESULTS}/results.jsonl"]
     return {
         **container("sandbox", pinned(job, settings).images.trainer, settings, {}),

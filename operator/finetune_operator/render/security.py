@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+SYSCTLS_OF_FOREIGN_CODE = [{"name": "kernel.shm_rmid_forced", "value": "1"}]
+"""System V shared memory ends with the processes that use it, so no container of the pod leaves it to the
+next. One of the parameters that Kubernetes holds to be safe and `restricted` admits.
+"""
+
 
 def pod_security(user: int | None) -> dict[str, Any]:
     """The pod's securityContext: an unprivileged user whose group owns the volumes.

@@ -59,9 +59,14 @@ def retry(attempts: Sequence[Attempt]) -> Retry | None:
         return None
     runs = [attempt for attempt in attempts if not attempt.reemits]
     standstills = _standstills(runs)
-    if sum(run.reason in FAULTS for run in runs) >= FAILURES or standstills >= STANDSTILLS:
+    if faults(runs) >= FAILURES or standstills >= STANDSTILLS:
         return None
     return Retry(_ended_at(last) + _wait(runs, standstills), reemits=False)
+
+
+def faults(attempts: Iterable[Attempt]) -> int:
+    """How often the work of a stage, or its node, failed."""
+    return sum(attempt.reason in FAULTS for attempt in attempts if not attempt.reemits)
 
 
 def next_attempt(job: FineTuneJob, stage: StageName, attempts: Sequence[Attempt], now: datetime) -> Attempt:
@@ -173,7 +178,7 @@ def _standstills(runs: Sequence[Attempt]) -> int:
 
 def _wait(runs: Sequence[Attempt], standstills: int) -> timedelta:
     """The first retry follows at once."""
-    repeats = max(standstills, sum(run.reason in FAULTS for run in runs)) - 1
+    repeats = max(standstills, faults(runs)) - 1
     if repeats < 1:
         return timedelta(0)
     return timedelta(seconds=min(FIRST_WAIT_SECONDS * 2.0 ** (repeats - 1), LONGEST_WAIT_SECONDS))

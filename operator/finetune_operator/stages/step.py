@@ -29,6 +29,7 @@ from finetune_operator.stages.attempts import (
     at_work,
     bad_nodes,
     ended_as,
+    faults,
     next_attempt,
     of_stage,
     retry,
@@ -169,7 +170,9 @@ def _follow(run: Run, stage: Stage, attempt: Attempt, child: Manifest | None) ->
     outcome = outcome_of(stage.name, child, pods, run.now)
     if outcome is not None:
         had_nodes = any(text(pod, "spec", "nodeName") for pod in pods)
-        told = explained(blamed(run.job, pods, outcome), child, attempt.disruption)
+        failed_before = faults(of_stage(run.status.attempts, stage.name)) > 0
+        cause = blamed(run.job, pods, outcome, failed_before=failed_before)
+        told = explained(cause, child, attempt.disruption)
         return _record(run, stage, attempt, told, had_nodes=had_nodes)
     if child is None:
         left = leftovers(run, [attempt])

@@ -39,9 +39,15 @@ def grading(settings: Any = SETTINGS, model: str = "base", /, **changes: Any) ->
     return world
 
 
+def template_of(world: KubernetesSimulation) -> Object:
+    """The template of the pod that runs."""
+    template: Object = world.jobs[world.running()]["spec"]["template"]
+    return template
+
+
 def pod_of(world: KubernetesSimulation) -> Object:
     """The spec of the pod that runs."""
-    spec: Object = world.jobs[world.running()]["spec"]["template"]["spec"]
+    spec: Object = template_of(world)["spec"]
     return spec
 
 
@@ -79,7 +85,9 @@ def test_an_image_of_the_user_sees_its_questions_and_nothing_of_ours() -> None:
     [_, container] = pod_of(grading())["initContainers"]
     assert container["image"] == IMAGE
     assert container["args"] == ["/grading/questions/questions.jsonl", "/grading/results/results.jsonl"]
-    assert mounts_of(container) == {"/grading/questions": True, "/grading/results": False, "/tmp": False}
+    assert mounts_of(container) == {
+        "/grading/questions": True, "/grading/results": False, "/tmp": False, "/dev/shm": False,
+    }  # fmt: skip
     assert container["volumeMounts"][0]["subPath"] == "results/graders/base/grader-polite"
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -124,6 +132,36 @@ def test_pods_that_run_foreign_code_pull_with_the_secrets_of_the_run_but_have_no
     assert "serviceAccountName" not in pod_of(world)
 
 
+def test_no_label_or_annotation_of_the_user_opens_a_pod_that_runs_foreign_code() -> None:
+    carried = {
+        "labels": {"egress": "allowed"},
+        "annotations": {"k8s.v1.cni.cncf.io/networks": "storage"},
+    }
+    metadata = template_of(grading(podTemplate=carried))["metadata"]
+    assert metadata == template_of(grading())["metadata"]
+    assert metadata.keys() == {"labels"}
+    assert all("finetune.dev/" in key or key.startswith("app.kubernetes.io/") for key in metadata["labels"])
+
+
+def test_containers_with_foreign_code_share_no_memory() -> None:
+    others = [POLITE, {**POLITE, "name": "kind"}, {"name": "tests", "type": "CodeAssert", "tests": "f()"}]
+    pod = pod_of(grading(SETTINGS, evaluation={"graders": others, "primary": "tests"}))
+    shared = {
+        container["name"]: mount["name"]
+        for container in pod["initContainers"]
+        for mount in container.get("volumeMounts", ())
+        if mount["mountPath"] == "/dev/shm"
+    }
+    assert shared.keys() == {"grader-polite", "grader-kind", "sandbox"}
+    volumes = [volume for volume in pod["volumes"] if volume["name"] in shared.values()]
+    assert [volume["emptyDir"] for volume in volumes] == 3 * [{"medium": "Memory", "sizeLimit": "64Mi"}]
+    assert pod["securityContext"]["sysctls"] == [{"name": "kernel.shm_rmid_forced", "value": "1"}]
+
+
+def test_other_pods_set_no_kernel_parameter() -> None:
+    assert "sysctls" not in pod_of(KubernetesSimulation().to("train"))["securityContext"]
+
+
 CRASHES = [
     pytest.param(
         {"exitCode": 3, "reason": "Error", "message": "$(PROXY)\nno module named nltk\n"},
@@ -131,6 +169,7 @@ CRASHES = [
         id="an exit code",
     ),
     pytest.param({"exitCode": 1, "reason": "Error"}, "exited with code 1: it wrote no log", id="no log"),
+    pytest.param({"exitCode": 125, "reason": "Error"}, "exited with code 125", id="the last code of its own"),
     pytest.param(
         {"exitCode": 137, "reason": "OOMKilled"}, "needed more memory than 4Gi", id="too little memory"
     ),
@@ -165,23 +204,64 @@ def test_every_grader_may_fail_once() -> None:
         evaluation={"graders": [*others, {"name": "exact", "type": "ExactMatch"}], "primary": "exact"}
     )
     for number in range(6):
-        ends(world, f"grader-g{number}", exitCode=1)
+        ends(world, f"grader-g{number}", exitCode=1, reason="Error")
     assert "-grade-base-7-" in world.running()
     assert "initContainers" not in pod_of(world)
 
 
 def test_a_grader_cannot_speak_for_the_trainer() -> None:
-    forged = {"exitCode": 1, "message": result_of("grade-base")}
+    forged = {"exitCode": 1, "reason": "Error", "message": result_of("grade-base")}
     world = ends(grading(), "grader-polite", **forged)
     assert last(world)["reason"] == "GraderFailed"
     assert world.condition("BaselineScored")[0] == "Unknown"
 
 
-def test_a_pod_that_reaches_the_network_ends_the_run_with_what_to_do() -> None:
+NOT_SURELY_ITS_OWN = [
+    pytest.param({"exitCode": 255, "reason": "Unknown"}, id="a runtime that lost it"),
+    pytest.param({"exitCode": 137, "reason": "ContainerStatusUnknown"}, id="a node that started again"),
+    pytest.param({"exitCode": 128, "reason": "StartError"}, id="one that did not start"),
+    pytest.param({"exitCode": 137, "reason": "Error"}, id="a signal"),
+    pytest.param({"exitCode": 127, "reason": "Error"}, id="a shell that finds no program"),
+]
+
+
+@pytest.mark.parametrize("ended", NOT_SURELY_ITS_OWN)
+def test_a_grader_is_tried_again_before_it_is_blamed_for_what_the_node_may_have_done(ended: Object) -> None:
+    world = ends(grading(), "grader-polite", **ended)
+    assert (last(world)["reason"], last(world).get("failedGrader")) == ("Unknown", None)
+    assert "grader-polite" in [container["name"] for container in pod_of(world)["initContainers"]]
+    ends(world, "grader-polite", **ended)
+    assert (last(world)["reason"], last(world).get("failedGrader")) == ("GraderFailed", "grader-polite")
+    assert f"exited with code {ended['exitCode']}" in last(world)["message"]
+
+
+def test_what_another_grader_did_says_nothing_about_a_fault_of_the_node() -> None:
+    evaluation = {"graders": [POLITE, {**POLITE, "name": "kind"}], "primary": "polite"}
+    world = ends(grading(evaluation=evaluation), "grader-kind", exitCode=3, reason="Error")
+    ends(world, "grader-polite", exitCode=137, reason="ContainerStatusUnknown")
+    assert (last(world)["reason"], last(world).get("failedGrader")) == ("Unknown", None)
+
+
+@pytest.mark.parametrize("model", ["base", "tuned"])
+def test_a_pod_that_reaches_the_network_is_tried_three_times_and_told_with_both_causes(model: str) -> None:
     said = "a pod that NetworkPolicies cut off reaches the API server at 10.0.0.1 port 443\n"
-    world = ends(grading(), "network-check", exitCode=NETWORK_FOUND, message=said)
-    assert world.condition("Succeeded") == ("False", "UserError")
-    assert "reaches the API server at 10.0.0.1 port 443. Ask the administrator" in world.message("Succeeded")
+    world = grading(SETTINGS, model)
+    for _ in range(2):
+        ends(world, "network-check", exitCode=NETWORK_FOUND, reason="Error", message=said)
+        assert last(world)["reason"] == "Unknown"
+        world.pass_time(60)
+    ends(world, "network-check", exitCode=NETWORK_FOUND, reason="Error", message=said)
+    assert world.condition("Succeeded") == ("False", "Unknown")
+    told = world.message("Succeeded")
+    assert "reaches the API server at 10.0.0.1 port 443" in told
+    assert "network plugin enforces no NetworkPolicies" in told
+    assert "another NetworkPolicy of namespace demo lets this pod out" in told
+
+
+def test_a_tuned_model_is_graded_once_a_slow_network_plugin_has_closed_the_pod() -> None:
+    world = ends(grading(SETTINGS, "tuned"), "network-check", exitCode=NETWORK_FOUND, reason="Error")
+    world.end(result_of("grade-tuned")).end(result_of("publish"))
+    assert world.condition("Succeeded")[0] == "True"
 
 
 def test_a_check_of_the_network_that_crashes_is_tried_again() -> None:

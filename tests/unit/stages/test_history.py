@@ -713,7 +713,7 @@ def test_the_pod_that_runs_programs_sees_nothing_but_them_and_is_cut_off() -> No
     pod = world.jobs[name]["spec"]["template"]["spec"]
     [sandbox] = pod["initContainers"]
     assert {mount["mountPath"]: mount.get("readOnly", False) for mount in sandbox["volumeMounts"]} == {
-        "/run/programs": True, "/run/sandbox": False, "/tmp": False,
+        "/run/programs": True, "/run/sandbox": False, "/tmp": False, "/dev/shm": False,
     }  # fmt: skip
     [programs] = [mount for mount in sandbox["volumeMounts"] if mount["mountPath"] == "/run/programs"]
     assert programs["subPath"] == "results/code"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.chat.calls import ADDED, Call, CallSyntax, learn, read_calls, with_added
+from finetune_trainer.chat.calls import ADDED, Call, CallSyntax, has_unreadable, learn, read_calls, with_added
 from finetune_trainer.chat.tokenizer import ChatTokenizer
 from finetune_trainer.contracts import GraderSpec
 from finetune_trainer.data.formats import Row
@@ -101,7 +101,17 @@ CALLS = st.builds(
 
 @given(st.lists(CALLS, max_size=3))
 def test_calls_that_are_added_to_a_text_are_read_from_it(calls: list[Call]) -> None:
-    assert read_calls(ADDED, with_added('Let me {"look": "up"}.', calls)) == calls
+    text = with_added('Let me {"look": "up"}.', calls)
+    assert (read_calls(ADDED, text), has_unreadable(text)) == (calls, False)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ['{"name": "now", "arguments": "{"}', Call("what now", {}), Call("", {}), Call("n" * 129, {})],
+    ids=["arguments that are no object", "a blank in the name", "no name", "a name that is too long"],
+)
+def test_a_call_that_cannot_be_read_is_told_wherever_it_stands(broken: Call | str) -> None:
+    assert all(has_unreadable(with_added("", calls)) for calls in ([broken], [broken, NOW], [NOW, broken]))
 
 
 def test_what_fails_to_write_calls_has_no_syntax() -> None:

@@ -299,7 +299,12 @@ def completed(message: dict[str, Any]) -> Reply:
     [
         pytest.param(lambda n: calling(("tide", f'{{"port": "{n}"}}'), content="Let me look."), 59 / 60, id="right calls"),
         pytest.param(lambda _: calling(("tide", '{"port": "x"}')), 0.0, id="other arguments"),
-        pytest.param(lambda _: calling(("tide", '{"port": ')), 1 / 60, id="arguments that are no JSON"),
+        pytest.param(lambda _: calling(("tide", '{"port": ')), 0.0, id="arguments that are no JSON"),
+        pytest.param(lambda _: calling(("tide", '{"port": "</think>')), 0.0, id="arguments that seem to end a reasoning"),
+        pytest.param(lambda _: calling(("tide", '["x"]')), 0.0, id="arguments that are no object"),
+        pytest.param(lambda _: calling(("tide", '{"port": ' + "[" * 5000)), 0.0, id="arguments of too many levels"),
+        pytest.param(lambda _: calling(("the tide", "{}")), 0.0, id="a name that no function has"),
+        pytest.param(lambda n: calling(("tide", f'{{"port": "{n}"}}'), ("tide", "{")), 0.0, id="a right call and a broken one"),
         pytest.param(lambda _: calling(content="I do not know."), 1 / 60, id="no calls"),
     ],
 )  # fmt: skip
@@ -364,22 +369,64 @@ async def test_a_grader_that_needs_the_cluster_is_left_out_and_told(
     )
 
 
-@pytest.mark.parametrize("primary", ["runs", "pairs"], ids=["it is the primary", "it scores one model alone"])
-async def test_a_grader_that_decides_and_needs_the_cluster_ends_with_64(
-    write_job: Write, holdout: Path, capsys: Capture, primary: str
+PAIRS = {"name": "pairs", "type": "JudgePairwise", "criteria": ["It is better"]}
+EXACT = {"name": "exact", "type": "ExactMatch"}
+
+
+async def test_beside_a_primary_that_compares_the_next_grader_that_needs_no_cluster_scores_one_model(
+    write_job: Write, holdout: Path, endpoint: JudgeStandIn, capsys: Capture
 ) -> None:
-    pairs = {"name": "pairs", "type": "JudgePairwise", "criteria": ["It is better"]}
     evaluation = {
         "dataset": {"source": "configmap://rows/holdout.jsonl"},
-        "graders": [ELSEWHERE[1], pairs],
+        "graders": [PAIRS, ELSEWHERE[2], EXACT],
+        "primary": "pairs",
+        "judge": {"url": endpoint.url, "model": "judge"},
+    }
+    named = ("--holdout", holdout, "--endpoint", endpoint.url, "--model", "good", "--output", "json")
+    assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["metric"], summary["score"], summary["graded"]) == ("exact", 1.0, 1.0)
+    assert summary["warnings"][0].startswith("Grader polite is left out: Container is graded in the cluster")
+
+
+REFUSED = [
+    pytest.param(
+        [ELSEWHERE[1], EXACT], "runs", "Run the job there, or name exact in evaluation.primary.",
+        id="the primary, and another could decide",
+    ),
+    pytest.param(
+        [ELSEWHERE[1], PAIRS], "runs",
+        "Run the job there, or add a grader that scores one model here and name it in evaluation.primary.",
+        id="the primary, and no other could decide",
+    ),
+    pytest.param(
+        [ELSEWHERE[1], PAIRS], "pairs", "Run the job there, or add a grader that scores one model here.",
+        id="all that score one model alone",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("graders", "primary", "advice"), REFUSED)
+async def test_a_grader_that_decides_and_needs_the_cluster_ends_with_64(
+    write_job: Write,
+    holdout: Path,
+    capsys: Capture,
+    graders: list[dict[str, Any]],
+    primary: str,
+    advice: str,
+) -> None:
+    judge = {"judge": {"url": "http://127.0.0.1:9/v1", "model": "judge"}} if PAIRS in graders else {}
+    evaluation = {
+        "dataset": {"source": "configmap://rows/holdout.jsonl"},
+        "graders": graders,
         "primary": primary,
-        "judge": {"url": "http://127.0.0.1:9/v1", "model": "judge"},
+        **judge,
     }
     named = ("--holdout", holdout, "--endpoint", "http://127.0.0.1:9/v1", "--model", "good")
     assert await evaluated("--job", write_job(evaluation=evaluation), *named) == 64
     said = capsys.readouterr().err
     assert "Grader runs decides, and CodeAssert is graded in the cluster only: programs that a model" in said
-    assert "Run the job there, or name another grader in evaluation.primary." in said
+    assert advice in said
 
 
 WRONG = [

@@ -230,6 +230,20 @@ async def test_report_and_traces_have_the_answers_to_rivals_and_suites(
     }
 
 
+async def test_traces_have_the_answers_that_were_compared_and_not_newer_ones_of_another_server(
+    make_run: Any, engine: Callable[..., Awaitable[Any]]
+) -> None:
+    await engine(lambda _: True)
+    run = make_run("evaluate", holdout=HOLDOUT, rivals={"shots": questions("task", before="Say right.")})
+    await scored(run)
+    [kept] = (run.workspace.results_dir / "rows" / "rivals").iterdir()
+    lines = kept.read_text().replace('"output": "right"', '"output": "of another server"')
+    kept.with_name("shots-base-0123456789ab.jsonl").write_text(lines)
+    await compared(run)
+    found = list(all_answers(run.workspace, run.job.spec.evaluation) or ())
+    assert {answered.row.output for answered in found if answered.arm == "rival shots"} == {"right"}
+
+
 async def test_the_traces_lack_only_what_the_workspace_has_no_more(
     make_run: Any, engine: Callable[..., Awaitable[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,14 +55,29 @@ class CallSyntax:
 
 # How calls that an endpoint returns apart from the text of an answer are added to it.
 ADDED = CallSyntax('<tool_call>\n{"name": "', '", "arguments": ')
+# The end of an answer with a call that cannot be read; behind all calls, so that nothing in them cuts it off.
+_UNREADABLE = "<unreadable_tool_call/>"
 
 
-def with_added(text: str, calls: Sequence[Call]) -> str:
-    """The text of an answer with its calls after it, in the syntax ADDED."""
-    written = (
-        f"<tool_call>\n{json.dumps(call.to_json(), ensure_ascii=False)}\n</tool_call>" for call in calls
-    )
-    return "\n".join(filter(None, [text, *written]))
+def with_added(text: str, calls: Sequence[Call | str]) -> str:
+    """The text of an answer with its calls after it, in the syntax ADDED.
+
+    A call is text, as the model wrote it, where its arguments are no JSON object. Of one that cannot be read
+    back, by its arguments or its name, `has_unreadable` tells.
+    """
+    written = list(map(_added, calls))
+    readable = all(read_calls(ADDED, one) == [call] for one, call in zip(written, calls, strict=True))
+    return "\n".join(filter(None, [text, *written, "" if readable else _UNREADABLE]))
+
+
+def has_unreadable(text: str) -> bool:
+    """Whether a call that was added to a text cannot be read."""
+    return text.endswith(_UNREADABLE)
+
+
+def _added(call: Call | str) -> str:
+    written = call if isinstance(call, str) else json.dumps(call.to_json(), ensure_ascii=False)
+    return f"<tool_call>\n{written}\n</tool_call>"
 
 
 def learn(write: Write) -> CallSyntax | None:

@@ -271,7 +271,7 @@ class EvaluationSpec(Document):
             raise ValueError(f"grader {judged[0]!r} needs a judge; set `judge` to its url and model")
         if self.judge is not None and not judged:
             raise ValueError("no grader asks `judge`; remove it, or add a JudgeCriteria or JudgePairwise")
-        if self.graders_of("JudgePairwise") and not self._alone:
+        if self.graders_of("JudgePairwise") and not self.deciding_alone:
             text = "JudgePairwise compares two models; add a grader that scores the base alone"
             raise ValueError(f"{text}, before training")
         return self
@@ -289,7 +289,7 @@ class EvaluationSpec(Document):
     @property
     def baseline_grader(self) -> GraderSpec:
         """What scores the base alone: the primary grader, or the first other where that one compares."""
-        return self.primary_grader if self.primary_grader in self._alone else self._alone[0]
+        return self.primary_grader if self.primary_grader in self.deciding_alone else self.deciding_alone[0]
 
     @property
     def baseline_graders(self) -> list[GraderSpec]:
@@ -297,7 +297,7 @@ class EvaluationSpec(Document):
         return [grader for grader in self.graders if grader.type != "JudgePairwise"]
 
     @property
-    def _alone(self) -> list[GraderSpec]:
+    def deciding_alone(self) -> list[GraderSpec]:
         """The graders that can decide about one model."""
         return [grader for grader in self.graders if grader.type not in ("JudgePairwise", *SECONDARY)]
 

@@ -161,7 +161,7 @@ class ServerSpec(Document):
 class EngineSpec(Document):
     """How the engine that scores runs: image, arguments and variables of one beside the scorer, or a server.
 
-    `image` is null in runs that an older operator started.
+    `image` is null in runs that are scored on a ModelServer.
     """
 
     image: str | None = None

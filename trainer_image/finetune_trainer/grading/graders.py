@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from finetune_trainer.chat.calls import CallSyntax, read_calls
+from finetune_trainer.chat.calls import CallSyntax, has_unreadable, read_calls
 from finetune_trainer.contracts import IN_OWN_POD, JUDGED, GraderSpec, GraderType
 from finetune_trainer.grading import calls, own, similarities, structures, texts
 from finetune_trainer.grading.grades import Grade, ungraded
@@ -98,8 +98,11 @@ def grade_reference(spec: GraderSpec, reference: str) -> Grade:
 
 
 def as_read(spec: GraderSpec, text: str, syntax: CallSyntax | None) -> str:
-    """A text as this type of grader reads it: for ToolCall the calls in it, as a JSON list."""
-    if spec.type != "ToolCall" or syntax is None:
+    """A text as this type of grader reads it: for ToolCall the calls in it, as a JSON list.
+
+    A text with a call that cannot be read stays as it is, and is no list of calls.
+    """
+    if spec.type != "ToolCall" or syntax is None or has_unreadable(text):
         return text
     try:
         return json.dumps([call.to_json() for call in read_calls(syntax, text)], ensure_ascii=False)

@@ -95,18 +95,25 @@ def _job(options: argparse.Namespace) -> tuple[Job, EvaluationSpec]:
 def _scored_here(evaluation: EvaluationSpec) -> tuple[EvaluationSpec, list[str]]:
     """The evaluation with the graders that need no cluster, and what to know of the others.
 
-    UserError when one of these decides.
+    UserError when the primary grader is one of these, or no other scores one model alone.
     """
-    for spec in (evaluation.primary_grader, evaluation.baseline_grader):
-        if spec.type in _ONLY_IN_THE_CLUSTER:
-            text = f"Grader {spec.name} decides, and {spec.type} is graded in the cluster only"
-            why = _ONLY_IN_THE_CLUSTER[spec.type]
-            raise UserError(
-                f"{text}: {why}. Run the job there, or name another grader in evaluation.primary."
-            )
-    here = tuple(spec for spec in evaluation.graders if spec.type not in _ONLY_IN_THE_CLUSTER)
+    graders = tuple(spec for spec in evaluation.graders if spec.type not in _ONLY_IN_THE_CLUSTER)
+    here = evaluation.model_copy(update={"graders": graders})
+    if evaluation.primary_grader not in graders or not here.deciding_alone:
+        raise UserError(_refusal(evaluation, here))
     others = [spec for spec in evaluation.graders if spec.type in _ONLY_IN_THE_CLUSTER]
-    return evaluation.model_copy(update={"graders": here}), list(map(_left_out, others))
+    return here, list(map(_left_out, others))
+
+
+def _refusal(evaluation: EvaluationSpec, here: EvaluationSpec) -> str:
+    primary = evaluation.primary_grader
+    wrong = evaluation.baseline_grader if primary in here.graders else primary
+    able = next((spec.name for spec in here.deciding_alone), None)
+    advice = f"name {able}" if able else "add a grader that scores one model here"
+    if wrong == primary:
+        advice += " in evaluation.primary" if able else " and name it in evaluation.primary"
+    text = f"Grader {wrong.name} decides, and {wrong.type} is graded in the cluster only"
+    return f"{text}: {_ONLY_IN_THE_CLUSTER[wrong.type]}. Run the job there, or {advice}."
 
 
 def _left_out(spec: GraderSpec) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -48,14 +48,15 @@ class Unusable(Exception):  # noqa: N818 - a property of one answer
 class Completion:
     """What the model wrote, and the tokens that the endpoint counted.
 
-    `calls` are those of functions that it returned apart from the text; left out are unreadable ones.
+    `calls` are those of functions that it returned apart from the text; one whose arguments are no JSON
+    object is the text of the function, as JSON.
     """
 
     text: str
     finish: str
     input_tokens: int
     output_tokens: int
-    calls: tuple[Call, ...] = ()
+    calls: tuple[Call | str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -213,20 +214,18 @@ def completion(content: bytes) -> Completion:
             str(first.get("finish_reason")),
             _tokens(usage.get("prompt_tokens")),
             _tokens(usage.get("completion_tokens")),
-            tuple(_calls(message.get("tool_calls") or ())),
+            tuple(_call(made["function"]) for made in message.get("tool_calls") or ()),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Unusable("what it answers is no chat completion") from error
 
 
-def _calls(made: Sequence[Any]) -> Iterator[Call]:
-    for function in (call["function"] for call in made):
-        try:
-            arguments = json.loads(function.get("arguments") or "{}")
-        except ValueError:
-            continue  # the model wrote no JSON, so it calls nothing
-        if isinstance(arguments, dict):
-            yield Call(str(function["name"]), arguments)
+def _call(function: Mapping[str, Any]) -> Call | str:
+    try:
+        arguments = json.loads(function.get("arguments") or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    return Call(str(function["name"]), arguments) if isinstance(arguments, dict) else json.dumps(function)
 
 
 def retry_after(value: str | None) -> float:

@@ -67,8 +67,9 @@ def run(job: Job, workspace: Workspace) -> Result:
             judge_two(evaluation, access, asked.holdout.questions, base[title], tuned[title], watch)
         )
     base[title], tuned[title] = judged.base or base[title], judged.rows
-    for model, rows in (("base", base), ("tuned", tuned)):
-        write_rows(rows_path(workspace, asked.holdout.answers_of(model), asked.holdout.key), rows[title])
+    write_rows(rows_path(workspace, asked.holdout.answers_of("tuned"), asked.holdout.key), tuned[title])
+    for found in asked.of_base:  # the newest are then those that were compared, whatever other attempts asked
+        write_rows(rows_path(workspace, found.answers_of("base"), found.key), base[found.title])
     uses = record_use(job, prepared.summary["holdoutDigest"])
     told = {"holdoutUses": uses, **judge_summary(job, before + judged.use, judged.warnings, judged.flip_rate)}
     if evaluation.runs_code:
