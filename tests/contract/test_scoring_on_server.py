@@ -177,11 +177,10 @@ async def test_a_run_is_scored_by_a_server_that_keeps_nothing_of_it(
     assert told == [None], "no candidate is asked for while a judge works"
     assert (before.summary["score"], after.summary["tuned"]["score"]) == (0.0, 1.0)
     assert after.summary["verdict"] == "Promote"
-    loaded = [name for name in cluster.engine.loras if name != "small"]
-    assert len(loaded) == 1
-    assert loaded[0].startswith("candidate.run--")
+    # What the engine still holds depends on how far the operator's loop has come by now.
     assert [] in cluster.operated
-    assert loaded in cluster.operated
+    (loaded,) = {tuple(names) for names in cluster.operated if names}
+    assert [name.startswith("candidate.run--") for name in loaded] == [True]
     assert not list(cluster.store.glob("_candidates/*")), "the copy in the store is gone with the scorer"
     for _ in range(3):
         cluster.reconcile()
