@@ -160,9 +160,7 @@ class Executor:
         if uid is None and (live := await self._live(namespace, manifest)) is not None:
             _refuse_foreign(manifest, live)
             return False  # it was decided without a look at what is there
-        asked = {"uid": uid, "resourceVersion": version}
-        identity = {name: value for name, value in asked.items() if value is not None}
-        body = {**manifest, "metadata": {**manifest["metadata"], **identity}}
+        body = {**manifest, "metadata": {**manifest["metadata"], **_identity(uid, version)}}
         try:
             # What is new is not forced: had somebody else made it just now, its fields would conflict.
             await self._api.apply(_resource(manifest), namespace, body, force=uid is not None)
@@ -187,8 +185,7 @@ class Executor:
     async def _delete(self, namespace: str, action: Delete) -> None:
         """One that is gone (404) or replaced (409) is what was asked for."""
         resource = resource_of(action.api_version, action.kind)
-        asked = {"uid": action.uid, "resourceVersion": action.resource_version}
-        preconditions = {name: value for name, value in asked.items() if value is not None}
+        preconditions = _identity(action.uid, action.resource_version)
         try:
             await self._api.delete(resource, namespace, action.name, preconditions, action.grace_seconds)
         except ApiError as error:
@@ -202,6 +199,12 @@ class Executor:
         live = await self._api.get(resource_of(action.api_version, action.kind), namespace, action.name)
         if live is not None and uid_of(live) == action.uid and not finished(live):
             await self._delete(namespace, replace(action, resource_version=None))
+
+
+def _identity(uid: str | None, version: str | None) -> dict[str, str]:
+    """What the stored object must be for a write to be done; None asks nothing."""
+    asked = {"uid": uid, "resourceVersion": version}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _is_of_another_uid(error: ApiError) -> bool:

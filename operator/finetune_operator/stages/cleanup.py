@@ -46,9 +46,7 @@ def stopping(run: Run, left: Leftovers) -> tuple[Action, ...]:
     limit = timedelta(seconds=run.settings.stuck_deadline_seconds)
     dead = [pod for pod in left.pods if overdue(pod, run.now - limit)]
     forced = (Delete("v1", "Pod", name_of(pod), uid_of(pod), grace_seconds=0) for pod in dead)
-    jobs = {uid_of(job): text(job, "metadata", "resourceVersion") for job in left.jobs}
-    deletes = deleting("batch/v1", "Job", left.jobs)
-    return (*(replace(delete, resource_version=jobs[delete.uid]) for delete in deletes), *forced)
+    return (*deleting("batch/v1", "Job", left.jobs, as_seen=True), *forced)
 
 
 def whereabouts(left: Leftovers) -> str:
@@ -83,10 +81,24 @@ def after_end(run: Run) -> Decision:
     return Decision(actions=actions, again=min(filter(None, (left, waits)), default=None))
 
 
-def deleting(api_version: str, kind: str, children: Iterable[Manifest]) -> tuple[Delete, ...]:
-    """Delete children, unless they are on their way already; pods, ConfigMap and Service go with a Job."""
+def deleting(
+    api_version: str, kind: str, children: Iterable[Manifest], *, as_seen: bool = False
+) -> tuple[Delete, ...]:
+    """Delete children, unless they are on their way already; pods, ConfigMap and Service go with a Job.
+
+    `as_seen`: a Job that has ended since it was seen stays.
+    """
     alive = (child for child in children if uid_of(child) and not terminating(child))
-    return tuple(Delete(api_version, kind, name_of(child), uid_of(child)) for child in alive)
+    return tuple(
+        Delete(
+            api_version,
+            kind,
+            name_of(child),
+            uid_of(child),
+            resource_version=text(child, "metadata", "resourceVersion") if as_seen else None,
+        )
+        for child in alive
+    )
 
 
 def _everything(run: Run) -> tuple[Action, ...]:
